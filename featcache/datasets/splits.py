@@ -1,0 +1,146 @@
+"""The nouns of a dataset: splits of uint8 RGB images with labels and ids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes or items done, total)."""
+
+
+class UnreadableImageError(Exception):
+    """One image cannot be decoded; the text is the reason that the cache records."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayImages:
+    """Images of one size, all in memory.
+
+    Attributes:
+        pixels: (N, H, W, 3) uint8.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> ArrayImages:
+        """Keep these rows, in this order."""
+        return ArrayImages(np.ascontiguousarray(self.pixels[rows]))
+
+    def digests(self) -> Iterator[bytes]:
+        """Yield bytes that change when any pixel, the order or the image size does."""
+        yield repr(self.pixels.shape).encode()
+        for start in range(0, len(self.pixels), 1024):
+            yield hashlib.sha256(np.ascontiguousarray(self.pixels[start : start + 1024])).digest()
+
+
+class FileImages(Protocol):
+    """Images that are decoded one at a time, in worker processes; picklable."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: npt.NDArray[np.int64]) -> FileImages:
+        """Keep these rows, in this order."""
+        ...
+
+    def decode(self, row: int) -> Image.Image:
+        """Open one image in mode RGB.
+
+        Raises:
+            UnreadableImageError: If it cannot be decoded, with the reason.
+        """
+        ...
+
+    def digests(self) -> Iterator[bytes]:
+        """Yield, per image, bytes that change when the image file's content does."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split of a dataset.
+
+    Attributes:
+        name: "train", "val", "test", ...
+        images: The images, in order.
+        labels: (N,) int64, indices into the dataset's class names.
+        ids: N ids, unique within the split: the relative path, or the index. Bytes of a file name
+            that are not UTF-8 stand as surrogate escapes.
+    """
+
+    name: str
+    images: ArrayImages | FileImages
+    labels: npt.NDArray[np.int64]
+    ids: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def limited(self, n: int) -> Split:
+        """Keep at most `n` images, evenly spaced, so that a folder sorted by class keeps all."""
+        if n >= len(self):
+            return self
+        rows = np.arange(n, dtype=np.int64) * len(self) // n
+        return replace(
+            self,
+            images=self.images.take(rows),
+            labels=self.labels[rows],
+            ids=[self.ids[i] for i in rows],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A labelled image dataset.
+
+    Attributes:
+        name: As the user gave it, e.g. "cifar10" or "folder:pets".
+        slug: The name as a folder name.
+        class_names: K names; label k is class_names[k].
+        splits: By name, "train" first.
+        notes: What a user should be told about it, e.g. skipped files.
+    """
+
+    name: str
+    slug: str
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Split]
+    notes: tuple[str, ...] = ()
+
+    def limited(self, n: int | None) -> Dataset:
+        """Keep at most `n` images of each split; None keeps all."""
+        if n is None:
+            return self
+        return replace(self, splits={name: s.limited(n) for name, s in self.splits.items()})
+
+    def digest(self, *, on_progress: Progress | None = None) -> str:
+        """Hash class names and, per split, ordered ids, labels and image content (SHA-256, hex)."""
+        n_total = sum(len(split) for split in self.splits.values())
+        n_done = 0
+        sha = hashlib.sha256()
+        _update(sha, *(name.encode() for name in self.class_names))
+        for split in self.splits.values():
+            _update(sha, split.name.encode(), np.ascontiguousarray(split.labels).tobytes())
+            _update(sha, *(i.encode(errors="surrogateescape") for i in split.ids))
+            for i, digest in enumerate(split.images.digests()):
+                _update(sha, digest)
+                if on_progress is not None and i % 256 == 0:
+                    on_progress(min(n_done + i, n_total), n_total)
+            n_done += len(split)
+        return sha.hexdigest()
+
+
+def _update(sha: hashlib._Hash, *parts: bytes) -> None:
+    """Add each part behind its length, so that no two lists of parts hash alike."""
+    for part in parts:
+        sha.update(len(part).to_bytes(8, "little"))
+        sha.update(part)

@@ -1,0 +1,138 @@
+"""Device, precision, batch size, workers: each choice comes back with its reason."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+
+from featcache.errors import DeviceError, UsageError
+
+T = TypeVar("T")
+
+_AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Choice(NamedTuple, Generic[T]):
+    """A value that was chosen for the user, and why."""
+
+    value: T
+    why: str
+
+
+def pick_device(device: str) -> Choice[str]:
+    """Choose where the trunk runs.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        DeviceError: If a CUDA device is asked for and not visible.
+        UsageError: If the name is none of these.
+    """
+    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        if n_cuda:
+            return Choice("cuda:0", f"{torch.cuda.get_device_name(0)} is visible")
+        return Choice("cpu", "no CUDA device is visible")
+    if device == "cpu":
+        return Choice("cpu", "asked for")
+    name, _, index = device.partition(":")
+    if name != "cuda" or (index and not index.isdigit()):
+        raise UsageError(f"--device {device!r} is none of: auto, cpu, cuda, cuda:N.")
+    if int(index or 0) >= n_cuda:
+        raise DeviceError(
+            f"--device {device} was asked for, but torch {torch.__version__} sees {n_cuda} CUDA "
+            f"device(s). Nothing was started. Run with --device cpu, or install a CUDA build of "
+            f"torch (see README, Install)."
+        )
+    return Choice(f"cuda:{int(index or 0)}", "asked for")
+
+
+def pick_precision(precision: str, device: str) -> Choice[str]:
+    """Choose the trunk's arithmetic: "fp32", "tf32", "bf16" or "fp16".
+
+    Raises:
+        UsageError: If tf32 is asked for on a CPU, where it does not exist.
+    """
+    if device == "cpu":
+        if precision == "tf32":
+            raise UsageError("--precision tf32 exists only on CUDA. Use fp32 or bf16 on a CPU.")
+        if precision == "auto":
+            return Choice("fp32", "the CPU's default")
+        return Choice(precision, "asked for")
+    if precision != "auto":
+        return Choice(precision, "asked for")
+    if torch.cuda.get_device_capability(device) >= (8, 0):
+        return Choice("tf32", "cuDNN's default for convolutions on this GPU, as in the notebook")
+    return Choice("fp32", "this GPU has no TF32")
+
+
+@contextlib.contextmanager
+def arithmetic(precision: str, device: str) -> Iterator[None]:
+    """Run the trunk inside: inference mode, the asked precision, deterministic kernels."""
+    tf32 = precision == "tf32"
+    with contextlib.ExitStack() as stack:
+        if device != "cpu":
+            # TF32 only for convolutions: linear layers stay fp32, as torch's own default has it.
+            flags = torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32
+            )
+            stack.enter_context(flags)
+        if precision in _AUTOCAST_DTYPES:
+            dtype = _AUTOCAST_DTYPES[precision]
+            stack.enter_context(torch.autocast(torch.device(device).type, dtype=dtype))
+        stack.enter_context(torch.inference_mode())
+        yield
+
+
+def numeric_class(*, device: str, precision: str, batch_size: int) -> dict[str, Any]:
+    """Name what decides the bits of a feature beside the identity of its cache.
+
+    Two runs of one class write the same bytes; two classes may differ in the last digits.
+    """
+    facts: dict[str, Any] = {
+        "torch": torch.__version__,
+        "precision": precision,
+        "batch_size": batch_size,
+        "memory_format": "channels_last",
+    }
+    if device == "cpu":
+        facts["device"] = f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        facts["threads"] = torch.get_num_threads()
+    else:
+        facts["device"] = torch.cuda.get_device_name(device)
+        facts["cudnn"] = torch.backends.cudnn.version()
+    return facts
+
+
+def free_memory_bytes(device: str) -> int:
+    """Bytes that can still be allocated on `device`."""
+    if device != "cpu":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def pick_n_workers(n_workers: int | None) -> Choice[int]:
+    """Choose how many processes decode image files."""
+    if n_workers is not None:
+        return Choice(n_workers, "asked for")
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Choice(min(8, n_cores or 1), f"{n_cores} cores")
+
+
+def is_out_of_memory(err: BaseException) -> bool:
+    """Tell whether `err` means that the device or the machine has no memory left."""
+    if isinstance(err, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(err, RuntimeError) and "can't allocate memory" in str(err)
