@@ -1,0 +1,55 @@
+"""The HDF5 cache: how it is written, read and trusted. See docs/format.md."""
+
+from featcache.store.catalog import (
+    CacheSummary,
+    cache_path,
+    find_cache,
+    list_caches,
+    near_misses,
+    remove_cache,
+    summarise,
+)
+from featcache.store.check import Damage, VerifyReport, verify_cache
+from featcache.store.files import human_bytes, require_space
+from featcache.store.format import Block, rows_per_block
+from featcache.store.lock import locked
+from featcache.store.reader import (
+    Cache,
+    CacheSplit,
+    CacheState,
+    open_cache,
+    read_state,
+    read_trunk_statistics,
+)
+from featcache.store.skeleton import FilePlan, SplitPlan
+from featcache.store.writer import CacheWriter, SplitRows, partial_path, plan_nbytes
+
+__all__ = [
+    "Block",
+    "Cache",
+    "CacheSplit",
+    "CacheState",
+    "CacheSummary",
+    "CacheWriter",
+    "Damage",
+    "FilePlan",
+    "SplitPlan",
+    "SplitRows",
+    "VerifyReport",
+    "cache_path",
+    "find_cache",
+    "human_bytes",
+    "list_caches",
+    "locked",
+    "near_misses",
+    "open_cache",
+    "partial_path",
+    "plan_nbytes",
+    "read_state",
+    "read_trunk_statistics",
+    "remove_cache",
+    "require_space",
+    "rows_per_block",
+    "summarise",
+    "verify_cache",
+]

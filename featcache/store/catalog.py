@@ -1,0 +1,138 @@
+"""Find, list and remove caches in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.errors import CacheMissingError, FeatcacheError, UsageError, nearest
+from featcache.specs import differing_fields
+from featcache.store.lock import locked
+from featcache.store.reader import read_state
+from featcache.store.writer import partial_path
+
+
+@dataclass(frozen=True)
+class CacheSummary:
+    """One line of a listing.
+
+    Attributes:
+        path: The file.
+        state: "complete", "incomplete" or "damaged".
+        dataset: Name of the dataset; empty if the file is damaged.
+        backbone: Name of the trunk.
+        n_features: Length of a row.
+        n_rows: Rows of all splits.
+        n_rows_done: Rows that are written.
+        nbytes: Size of the file.
+        fingerprint: 64 hex digits.
+        problem: What is wrong with a damaged file.
+    """
+
+    path: Path
+    state: str
+    dataset: str = ""
+    backbone: str = ""
+    n_features: int = 0
+    n_rows: int = 0
+    n_rows_done: int = 0
+    nbytes: int = 0
+    fingerprint: str = ""
+    problem: str = ""
+
+
+def cache_path(cache_dir: str | Path, slug: str, backbone: str, fingerprint: str) -> Path:
+    """Name the file of a cache: `<cache_dir>/<dataset>/<backbone>-<8 hex>.h5`."""
+    return Path(cache_dir) / slug / f"{backbone}-{fingerprint[:8]}.h5"
+
+
+def list_caches(cache_dir: str | Path) -> list[CacheSummary]:
+    """List the caches below a folder, complete or not, by path."""
+    paths = [*Path(cache_dir).glob("*/*.h5"), *Path(cache_dir).glob("*/*.h5.partial")]
+    return [summarise(path) for path in sorted(paths)]
+
+
+def summarise(path: Path) -> CacheSummary:
+    """Read one file's line of a listing; a file that cannot be read is "damaged", not an error."""
+    try:
+        state = read_state(path)
+    except FeatcacheError as err:
+        nbytes = path.lstat().st_size if path.is_symlink() or path.exists() else 0
+        return CacheSummary(path, "damaged", nbytes=nbytes, problem=str(err))
+    manifest = state.manifest
+    features = next(iter(manifest.splits.values())).columns["features"]
+    word = "complete" if state.is_complete else "incomplete"
+    return CacheSummary(
+        path=path,
+        state="damaged" if state.damaged_slots else word,
+        dataset=str(manifest.provenance.get("dataset", "")),
+        backbone=str(manifest.identity.get("backbone", "")),
+        n_features=features.n_values,
+        n_rows=state.n_rows,
+        n_rows_done=state.n_rows_done,
+        nbytes=manifest.file_size,
+        fingerprint=manifest.fingerprint,
+        problem="slots of its ledger are damaged" if state.damaged_slots else "",
+    )
+
+
+def find_cache(name: str | Path, *, cache_dir: str | Path) -> Path:
+    """Find a cache by its path, or by part of its name below `cache_dir`.
+
+    Raises:
+        CacheMissingError: If there is none, with the nearest names.
+        UsageError: If several fit.
+    """
+    direct = Path(name)
+    if direct.suffix in (".h5", ".partial") and (direct.exists() or direct.is_symlink()):
+        return direct
+    listed = {str(c.path.relative_to(cache_dir)): c.path for c in list_caches(cache_dir)}
+    fits = [path for text, path in listed.items() if str(name) in text or str(path) == str(name)]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise UsageError(f"{str(name)!r} fits several caches: {', '.join(map(str, fits))}.")
+    near = nearest(str(name), listed)
+    hint = f" Did you mean {', '.join(near)}?" if near else ""
+    raise CacheMissingError(
+        f"There is no cache {str(name)!r}, neither at that path nor in {cache_dir}.{hint} See what "
+        f"there is with: featcache cache ls"
+    )
+
+
+def near_misses(path: Path, identity: Mapping[str, Any]) -> list[tuple[Path, list[str]]]:
+    """List caches of the same dataset folder and trunk, with the fields in which they differ."""
+    misses = []
+    for other in sorted(path.parent.glob("*.h5")):
+        try:
+            found = read_state(other).manifest.identity
+        except FeatcacheError:
+            continue
+        if other != path and found.get("backbone") == identity.get("backbone"):
+            misses.append((other, differing_fields(found, identity)))
+    return misses
+
+
+def remove_cache(path: Path) -> list[Path]:
+    """Remove a cache, its partial file and its lock.
+
+    Returns:
+        The files that were removed.
+
+    Raises:
+        LockedError: If it is being written.
+        CacheMissingError: If there is nothing to remove.
+    """
+    if path.suffix == ".partial":
+        path = path.with_suffix("")
+    targets = [path, partial_path(path), path.with_name(path.name + ".new")]
+    present = [p for p in targets if p.exists() or p.is_symlink()]
+    if not present:
+        raise CacheMissingError(f"There is no cache at {path}. Nothing was removed.")
+    with locked(path):
+        for target in present:
+            target.unlink()
+        path.with_name(path.name + ".lock").unlink(missing_ok=True)
+    return present

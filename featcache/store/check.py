@@ -1,0 +1,131 @@
+"""Verify a cache: every digest against the bytes in the file."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.errors import CorruptError, UsageError
+from featcache.store.digest import block_digest, statistics_digest
+from featcache.store.format import Block
+from featcache.store.ledger import STATISTICS_SLOT
+from featcache.store.reader import CacheState, open_readonly, read_state
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A block whose bytes are not those that were written.
+
+    Attributes:
+        split: The split's name; "trunk" for the trunk's statistics.
+        block: The block's number within the file.
+        first_row: Its first row within the split.
+        last_row: Its last row, inclusive.
+        what: What is wrong.
+    """
+
+    split: str
+    block: int
+    first_row: int
+    last_row: int
+    what: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify_cache` found.
+
+    Attributes:
+        path: The file.
+        n_rows_checked: Rows whose digest was compared.
+        n_rows: Rows of the file.
+        n_blocks_checked: Blocks whose digest was compared.
+        n_blocks: Blocks of the file.
+        n_missing: Blocks that are not written yet.
+        damages: What is damaged, in file order.
+    """
+
+    path: Path
+    n_rows_checked: int
+    n_rows: int
+    n_blocks_checked: int
+    n_blocks: int
+    n_missing: int
+    damages: tuple[Damage, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether all that was checked is what was written."""
+        return not self.damages
+
+
+def verify_cache(
+    path: str | os.PathLike[str],
+    *,
+    subset: float = 1.0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> VerifyReport:
+    """Compare the digests of a cache, complete or not, with its bytes.
+
+    Manifest, HDF5 structure and ledger are always checked whole.
+
+    Args:
+        path: The file.
+        subset: Share of the blocks to read, drawn anew in each call; at least one block.
+        on_progress: Called with (blocks done, blocks to do).
+
+    Raises:
+        CorruptError: If manifest or structure are damaged, so that no row can be trusted.
+        CacheMissingError: If there is no such file.
+        UsageError: If `subset` is not within 0..1.
+    """
+    if not 0 < subset <= 1:
+        raise UsageError(f"--subset is {subset:g}, but must be above 0 and at most 1 (100%).")
+    path = Path(path)
+    state = read_state(path)
+    blocks = state.manifest.blocks()
+    written = [b for b in blocks if b.slot in state.slots]
+    n_drawn = min(len(written), max(1, round(subset * len(written))))
+    drawn = sorted(random.sample(written, n_drawn), key=lambda block: block.slot)
+    damaged_slots = set(state.damaged_slots)
+    damages = [_damage(b, blocks, "its ledger slot") for b in blocks if b.slot in damaged_slots]
+    fd = open_readonly(path)
+    try:
+        if not _statistics_are_sound(fd, state):
+            damages.append(
+                Damage("trunk", 0, 0, 0, "the trunk's running statistics are not as written")
+            )
+        for i, block in enumerate(drawn):
+            if block_digest(fd, state.manifest, block) != state.slots[block.slot].sha256:
+                damages.append(_damage(block, blocks, "the SHA-256 of its rows"))
+            if on_progress is not None:
+                on_progress(i + 1, n_drawn)
+    except EOFError as err:
+        raise CorruptError(f"{path.name} became shorter while it was read: {err}.") from err
+    finally:
+        os.close(fd)
+    return VerifyReport(
+        path=path,
+        n_rows_checked=sum(b.stop - b.start for b in drawn),
+        n_rows=state.n_rows,
+        n_blocks_checked=n_drawn,
+        n_blocks=len(blocks),
+        n_missing=len(blocks) - len(written) - sum(b.slot in damaged_slots for b in blocks),
+        damages=tuple(damages),
+    )
+
+
+def _statistics_are_sound(fd: int, state: CacheState) -> bool:
+    if STATISTICS_SLOT in state.damaged_slots and state.manifest.statistics is not None:
+        return False
+    if state.manifest.statistics is None or STATISTICS_SLOT not in state.slots:
+        return True
+    return statistics_digest(fd, state.manifest) == state.slots[STATISTICS_SLOT].sha256
+
+
+def _damage(block: Block, blocks: Sequence[Block], what: str) -> Damage:
+    number = block.slot - blocks[0].slot
+    return Damage(block.split, number, block.start, block.stop - 1, f"{what} is not as written")

@@ -1,0 +1,105 @@
+"""The few system calls that a cache rests on, with their failures named."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from featcache.errors import DiskFullError, StorageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+sync_bytes = getattr(os, "fdatasync", os.fsync)
+"""Wait until the file's bytes are on the disk (macOS has no fdatasync)."""
+
+
+@contextlib.contextmanager
+def named_failures(path: Path, *, kept: str) -> Iterator[None]:
+    """Turn an OSError inside into DiskFullError or StorageError, with `path` and what is kept."""
+    try:
+        yield
+    except (StorageError, FileNotFoundError):
+        raise
+    except OSError as err:
+        reason = f"{err.strerror or err} (errno {err.errno})"
+        if err.errno in _FULL:
+            raise DiskFullError(
+                f"No space left while writing {path}: {reason}. {kept} Make room and run the same "
+                f"command again."
+            ) from err
+        raise StorageError(
+            f"Cannot write {path}: {reason}. {kept} Mend the cause and run the same command again."
+        ) from err
+
+
+def require_space(folder: Path, *, nbytes: int, already: int = 0) -> None:
+    """Check that `nbytes` can be written to `folder`, of which `already` are allocated.
+
+    Raises:
+        DiskFullError: With what is needed, free and missing.
+    """
+    existing = next(p for p in [folder, *folder.resolve().parents] if p.exists())
+    free = shutil.disk_usage(existing).free
+    missing = nbytes - already - free
+    if missing > 0:
+        raise DiskFullError(
+            f"The cache needs {human_bytes(nbytes)} in {folder}, but {human_bytes(free)} are free "
+            f"there: {human_bytes(missing)} are missing. Nothing was written. Make room, choose "
+            f"another --cache-dir, or use --store-dtype float16 for half the size."
+        )
+
+
+def preallocate(fd: int, nbytes: int) -> None:
+    """Reserve the whole file on the disk, so that no later write can run out of space."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, nbytes)
+    else:  # macOS
+        os.ftruncate(fd, nbytes)
+
+
+def write_at(fd: int, content: bytes | memoryview, offset: int) -> None:
+    """Write all of `content` at `offset`, however many calls the system needs for it."""
+    view = memoryview(content).cast("B")
+    while view:
+        n_written = os.pwrite(fd, view, offset)
+        view = view[n_written:]
+        offset += n_written
+
+
+def read_at(fd: int, nbytes: int, offset: int) -> bytes:
+    """Read exactly `nbytes` at `offset`.
+
+    Raises:
+        EOFError: If the file ends before.
+    """
+    parts = []
+    while nbytes > 0:
+        part = os.pread(fd, nbytes, offset)
+        if not part:
+            raise EOFError(f"the file ends at byte {offset}")
+        parts.append(part)
+        nbytes -= len(part)
+        offset += len(part)
+    return b"".join(parts)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the folder's entries, a rename among them, are on the disk."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def human_bytes(nbytes: int) -> str:
+    """Write a number of bytes for people: "184.3 MB", "6.02 GB"."""
+    if nbytes < 1_000_000:
+        return f"{nbytes / 1e3:.1f} kB"
+    if nbytes < 1_000_000_000:
+        return f"{nbytes / 1e6:.1f} MB"
+    return f"{nbytes / 1e9:.2f} GB"

@@ -1,0 +1,54 @@
+"""One writer per cache file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from featcache.errors import LockedError, StorageError
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of the cache at `path`; the system frees it if this process dies.
+
+    The lock is the file `<name>.h5.lock`. It stays behind, empty of meaning: unlinking a locked
+    file would let two processes each hold "the" lock.
+
+    Raises:
+        LockedError: If another process holds it, with its host and process number.
+        StorageError: If the folder cannot be written.
+    """
+    lock_path = path.with_name(path.name + ".lock")
+    lock = filelock.FileLock(lock_path, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as err:
+        raise LockedError(
+            f"{path.name} is being written by {_holder(lock_path)}. Nothing was changed. Wait "
+            f"until it is done, or stop it; the same command then goes on from there."
+        ) from err
+    except OSError as err:
+        raise StorageError(
+            f"Cannot write in {path.parent}: {err.strerror} (errno {err.errno}). Nothing was "
+            f"changed. Choose a folder you may write to with --cache-dir."
+        ) from err
+    try:
+        lock_path.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}) + "\n")
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(lock_path: Path) -> str:
+    try:
+        holder = json.loads(lock_path.read_text())
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

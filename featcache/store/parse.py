@@ -1,0 +1,183 @@
+"""Bytes to a manifest, each value checked before it is believed. Nothing here opens a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from featcache.errors import CorruptError, MismatchError
+from featcache.specs import FORMAT_VERSION
+from featcache.store.format import (
+    COLUMNS,
+    HDF5_SIGNATURE,
+    HEADER_LENGTH,
+    MANIFEST_OFFSET,
+    Extent,
+    Manifest,
+    SplitLayout,
+    TrunkStatistics,
+)
+from featcache.store.ledger import SLOT_BYTES
+
+MANIFEST_LIMIT = 16 << 20
+_HEADER_PATTERN = re.compile(
+    rb"featcache manifest v(\d{3}) length=(\d{10}) sha256=([0-9a-f]{64})\n"
+)
+_DTYPES = re.compile(r"<f4|<f2|\|u1|<i8|\|S[1-9]\d{0,4}")
+
+
+def parse_header(header: bytes, *, name: str) -> tuple[int, str]:
+    """Read the manifest's first line.
+
+    Returns:
+        The length of the JSON behind it, in bytes, and its SHA-256.
+
+    Raises:
+        CorruptError: If this is not the first line of a manifest.
+        MismatchError: If it is one of another format version.
+    """
+    match = _HEADER_PATTERN.fullmatch(header)
+    if match is None:
+        raise CorruptError(
+            f"{name} is an HDF5 file, but not a featcache cache: byte {MANIFEST_OFFSET} should "
+            f"begin a manifest. Nothing was changed. See docs/format.md."
+        )
+    version, length, sha256 = int(match[1]), int(match[2]), match[3].decode()
+    if version != FORMAT_VERSION:
+        raise MismatchError(
+            f"{name} has format version {version}, but this featcache reads version "
+            f"{FORMAT_VERSION}. Nothing was changed. Read it with the featcache that wrote it, "
+            f"or run the extract command again in another --cache-dir."
+        )
+    if length > MANIFEST_LIMIT:
+        raise CorruptError(f"{name}: a manifest of {length} bytes is more than any cache has.")
+    return length, sha256
+
+
+def parse_manifest(body: bytes, *, sha256: str, file_size: int, name: str) -> Manifest:
+    """Turn the JSON into a Manifest, believing nothing that was not checked.
+
+    Raises:
+        CorruptError: If the bytes, the types or the places are not what a writer makes.
+    """
+    if hashlib.sha256(body).hexdigest() != sha256:
+        raise CorruptError(
+            f"{name}: the manifest is damaged (its SHA-256 differs). Its rows cannot be trusted. "
+            f"Remove the file and extract again."
+        )
+    try:
+        manifest = _manifest_from_json(
+            json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        )
+        _check_places(manifest)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as err:
+        raise CorruptError(
+            f"{name}: the manifest is not one that featcache writes ({err})."
+        ) from err
+    if manifest.file_size != file_size:
+        raise CorruptError(
+            f"{name} has {file_size} bytes, but its manifest says {manifest.file_size}: it was cut "
+            f"or extended. Copy it again from its source, or remove it and extract again."
+        )
+    return manifest
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
+
+
+def _manifest_from_json(value: dict[str, Any]) -> Manifest:
+    splits = {}
+    for split in value["splits"]:
+        columns = {name: _extent(e) for name, e in split["columns"].items()}
+        splits[_text(split["name"])] = SplitLayout(_count(split["n_rows"]), columns)
+    statistics = None
+    if value["statistics"] is not None:
+        entries = tuple(
+            (_text(name), tuple(_count(n) for n in shape))
+            for name, shape in value["statistics"]["entries"]
+        )
+        statistics = TrunkStatistics(_count(value["statistics"]["offset"]), entries)
+    manifest = Manifest(
+        identity=dict(value["identity"]),
+        numerics=dict(value["numerics"]),
+        provenance=dict(value["provenance"]),
+        class_names=tuple(_text(n) for n in value["class_names"]),
+        rows_per_block=_count(value["rows_per_block"], least=1),
+        splits=splits,
+        ledger=_extent(value["ledger"]),
+        statistics=statistics,
+        file_size=_count(value["file_size"]),
+    )
+    if manifest.fingerprint != value["fingerprint"]:
+        raise ValueError("fingerprint and identity disagree")
+    return manifest
+
+
+def _check_places(manifest: Manifest) -> None:
+    """Refuse ranges outside the file, overlapping ones, and columns of unequal length."""
+    wanted = Extent(manifest.ledger.offset, (manifest.n_slots, SLOT_BYTES), "|u1")
+    if manifest.ledger != wanted or manifest.ledger.offset % SLOT_BYTES:
+        raise ValueError(f"a ledger {manifest.ledger} for {manifest.n_slots} slots")
+    places = [
+        (MANIFEST_OFFSET, HEADER_LENGTH),
+        (manifest.ledger.offset, manifest.ledger.nbytes),
+    ]
+    if manifest.statistics is not None:
+        places.append((manifest.statistics.offset, manifest.statistics.extent.nbytes))
+    for name, split in manifest.splits.items():
+        _check_columns(name, split)
+        places += [(e.offset, e.nbytes) for e in split.columns.values()]
+    end = len(HDF5_SIGNATURE)
+    for offset, nbytes in sorted(places):
+        if offset < end:
+            raise ValueError(f"two datasets overlap at byte {offset}")
+        end = offset + nbytes
+    if end > manifest.file_size:
+        raise ValueError(f"a dataset ends at byte {end}, behind the end of the file")
+
+
+def _check_columns(split_name: str, split: SplitLayout) -> None:
+    required = {"features", "labels", "valid", "ids"}
+    if not required <= set(split.columns) <= set(COLUMNS):
+        raise ValueError(f"split {split_name!r} has columns {sorted(split.columns)}")
+    for name, extent in split.columns.items():
+        if not extent.shape or extent.shape[0] != split.n_rows:
+            raise ValueError(f"{split_name}/{name} is {extent.shape} for {split.n_rows} rows")
+        if name != "features" and len(extent.shape) != 1:
+            raise ValueError(f"{split_name}/{name} has shape {extent.shape}")
+    kinds = {name: extent.dtype for name, extent in split.columns.items()}
+    text = {kinds["ids"][:2], kinds.get("reason", "|S")[:2]}
+    if (kinds["labels"], kinds["valid"], text) != ("<i8", "|u1", {"|S"}):
+        raise ValueError(f"split {split_name!r} has dtypes {kinds}")
+    if kinds["features"] not in ("<f4", "<f2", "|u1"):
+        raise ValueError(f"{split_name}/features has dtype {kinds['features']}")
+
+
+def _extent(value: dict[str, Any]) -> Extent:
+    if not _DTYPES.fullmatch(value["dtype"]):
+        raise ValueError(f"dtype {value['dtype']!r}")
+    shape = tuple(_count(n) for n in value["shape"])
+    if len(shape) > 4:
+        raise ValueError(f"shape {shape}")
+    return Extent(_count(value["offset"]), shape, value["dtype"])
+
+
+def _count(value: Any, *, least: int = 0) -> int:
+    if type(value) is not int or not least <= value < 1 << 56:
+        raise ValueError(f"{value!r} where a count was expected")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} where text was expected")
+    return value

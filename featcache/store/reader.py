@@ -1,0 +1,272 @@
+"""Open a cache without libhdf5: read the manifest, check its places, map the rows."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.errors import CacheMissingError, CorruptError, StorageError, UnsafeFileError
+from featcache.store.digest import skeleton_digest
+from featcache.store.files import read_at
+from featcache.store.format import (
+    HDF5_SIGNATURE,
+    HEADER_LENGTH,
+    MANIFEST_OFFSET,
+    Block,
+    Extent,
+    Manifest,
+)
+from featcache.store.ledger import (
+    SKELETON_SLOT,
+    STATISTICS_SLOT,
+    Slot,
+    numeric_class_id,
+    unpack_slots,
+)
+from featcache.store.parse import parse_header, parse_manifest
+
+
+@dataclass(frozen=True, eq=False)
+class CacheSplit:
+    """One split of a cache; every array is read-only.
+
+    Attributes:
+        name: "train", "val", "test", ...
+        n_rows: N.
+    """
+
+    name: str
+    n_rows: int
+    _path: Path = field(repr=False)
+    _columns: Mapping[str, Extent] = field(repr=False)
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    @cached_property
+    def features(self) -> npt.NDArray[Any]:
+        """The features, (N, D) float32 or float16, or (N, H, W, 3) uint8 for `pixels`; mapped."""
+        return self._mapped("features")
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The labels, (N,) int64."""
+        return np.array(self._mapped("labels"))
+
+    @cached_property
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """Which rows hold features, (N,); the others' images could not be read."""
+        return np.array(self._mapped("valid"), dtype=np.bool_)
+
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        """N ids: the path within the dataset, or the index."""
+        return [raw.decode(errors="surrogateescape") for raw in self._mapped("ids")]
+
+    @cached_property
+    def failures(self) -> Mapping[str, str]:
+        """The reason, by id, for every row that is not valid."""
+        rows = [int(i) for i in np.flatnonzero(~self.valid)]
+        if "reason" not in self._columns:
+            return {self.ids[i]: "not readable" for i in rows}
+        reasons = self._mapped("reason")
+        return {self.ids[i]: reasons[i].decode(errors="replace") for i in rows}
+
+    def _mapped(self, column: str) -> npt.NDArray[Any]:
+        extent = self._columns[column]
+        return np.memmap(self._path, extent.dtype, "r", extent.offset, extent.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """A complete cache file.
+
+    Attributes:
+        path: The file.
+        splits: By name.
+        class_names: K names; label k is class_names[k].
+        fingerprint: 64 hex digits; two caches of one fingerprint hold the same features.
+        identity: What the fingerprint is the hash of: backbone, weights, preprocessing, dataset.
+        provenance: Names and versions for people.
+        n_features: D, the length of one row.
+    """
+
+    path: Path
+    splits: Mapping[str, CacheSplit]
+    class_names: tuple[str, ...]
+    fingerprint: str
+    identity: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    n_features: int
+
+    def __getitem__(self, split: str) -> CacheSplit:
+        return self.splits[split]
+
+
+@dataclass(frozen=True)
+class CacheState:
+    """How far a cache file is written.
+
+    Attributes:
+        manifest: Its manifest.
+        slots: The good slots of its ledger, by number.
+        damaged_slots: Numbers of the slots that are written but not whole.
+    """
+
+    manifest: Manifest
+    slots: Mapping[int, Slot]
+    damaged_slots: Sequence[int]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all splits."""
+        return sum(s.n_rows for s in self.manifest.splits.values())
+
+    @property
+    def n_rows_done(self) -> int:
+        """Rows that are acknowledged."""
+        return sum(b.stop - b.start for b in self.manifest.blocks() if b.slot in self.slots)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every slot is written."""
+        return len(self.slots) == self.manifest.n_slots
+
+    @property
+    def foreign_blocks(self) -> list[Block]:
+        """Blocks that another numeric class than the file's own computed."""
+        own = numeric_class_id(self.manifest.numerics)
+        blocks = self.manifest.blocks()
+        return [b for b in blocks if b.slot in self.slots and self.slots[b.slot].numeric_id != own]
+
+
+def open_cache(path: str | os.PathLike[str]) -> Cache:
+    """Open a complete cache file.
+
+    The manifest and the ledger are checked, the digests of the rows are not: that is
+    `verify_cache`.
+
+    Example:
+        >>> cache = open_cache("cache/cifar10/vgg16-1a2b3c4d.h5")  # doctest: +SKIP
+        >>> cache["train"].features.shape  # doctest: +SKIP
+        (50000, 25088)
+
+    Raises:
+        CacheMissingError: If there is no such file, or it is not complete.
+        CorruptError: If it is not a featcache file, or is damaged.
+        MismatchError: If it is of another format version.
+        UnsafeFileError: If it is not a regular file.
+    """
+    path = Path(path)
+    state = read_state(path)
+    manifest = state.manifest
+    if state.damaged_slots:
+        raise CorruptError(
+            f"{path}: {len(state.damaged_slots)} slots of its ledger are damaged. Copy it again "
+            f"from its source, or remove it and extract again."
+        )
+    if not state.is_complete:
+        raise CacheMissingError(
+            f"{path} is not complete: {state.n_rows_done} of {state.n_rows} rows are there. Run "
+            f"the extract command that began it again; it goes on from there."
+        )
+    splits = {
+        name: CacheSplit(name, layout.n_rows, path, layout.columns)
+        for name, layout in manifest.splits.items()
+    }
+    features = next(iter(manifest.splits.values())).columns["features"]
+    return Cache(
+        path=path,
+        splits=splits,
+        class_names=manifest.class_names,
+        fingerprint=manifest.fingerprint,
+        identity=manifest.identity,
+        provenance=manifest.provenance,
+        n_features=features.n_values,
+    )
+
+
+def read_state(path: Path) -> CacheState:
+    """Read manifest and ledger of a cache, complete or not; the raises are those of open_cache."""
+    fd = open_readonly(path)
+    try:
+        manifest = read_manifest(fd, name=path.name)
+        slots, damaged = unpack_slots(read_ledger(fd, manifest))
+        skeleton = slots.get(SKELETON_SLOT)
+        if skeleton is None or skeleton.sha256 != skeleton_digest(fd, manifest):
+            raise CorruptError(
+                f"{path.name} is damaged outside its rows (its skeleton's SHA-256 differs). Copy "
+                f"it again from its source, or remove it and extract again."
+            )
+    finally:
+        os.close(fd)
+    return CacheState(manifest, slots, damaged)
+
+
+def open_readonly(path: Path) -> int:
+    """Open a regular file; never waits on a FIFO or touches a device.
+
+    Raises:
+        CacheMissingError: If there is none.
+        UnsafeFileError: If it is something else than a regular file.
+        StorageError: If it may not be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as err:
+        raise CacheMissingError(
+            f"There is no cache at {path}. See what there is with: featcache cache ls"
+        ) from err
+    except OSError as err:
+        raise StorageError(f"Cannot read {path}: {err.strerror} (errno {err.errno}).") from err
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise UnsafeFileError(f"{path} is not a regular file, so it is not read.")
+    return fd
+
+
+def read_manifest(fd: int, *, name: str) -> Manifest:
+    """Read and check the manifest of an open file."""
+    file_size = os.fstat(fd).st_size
+    if os.pread(fd, len(HDF5_SIGNATURE), 0) != HDF5_SIGNATURE:
+        raise CorruptError(
+            f"{name} is not an HDF5 file ({file_size} bytes, no HDF5 signature). Nothing was "
+            f"changed. Give a file that featcache extract wrote."
+        )
+    length, sha256 = parse_header(os.pread(fd, HEADER_LENGTH, MANIFEST_OFFSET), name=name)
+    body = os.pread(fd, length, MANIFEST_OFFSET + HEADER_LENGTH)
+    return parse_manifest(body, sha256=sha256, file_size=file_size, name=name)
+
+
+def read_ledger(fd: int, manifest: Manifest) -> npt.NDArray[np.uint8]:
+    """Read the ledger, (n_slots, 64)."""
+    raw = read_at(fd, manifest.ledger.nbytes, manifest.ledger.offset)
+    return np.frombuffer(raw, np.uint8).reshape(manifest.ledger.shape)
+
+
+def read_trunk_statistics(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float32]]:
+    """Read the running statistics of an adapted trunk, by buffer name; empty for a frozen one."""
+    path = Path(path)
+    state = read_state(path)
+    if state.manifest.statistics is None or STATISTICS_SLOT not in state.slots:
+        return {}
+    extent = state.manifest.statistics.extent
+    flat = np.memmap(path, extent.dtype, "r", extent.offset, extent.shape)
+    return split_statistics(np.array(flat), state.manifest.statistics.entries)
+
+
+def split_statistics(
+    flat: npt.NDArray[np.float32], entries: Sequence[tuple[str, tuple[int, ...]]]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Cut one flat vector, (n_values,), into named arrays of the given shapes."""
+    ends = np.cumsum([int(np.prod(shape)) for _, shape in entries])
+    parts = np.split(flat, ends[:-1])
+    return {name: part.reshape(shape) for (name, shape), part in zip(entries, parts, strict=True)}

@@ -1,0 +1,183 @@
+"""The HDF5 side of a cache: h5py makes the whole file once, and never touches it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5d, h5p, h5s, h5t
+
+from featcache.store.format import (
+    HEADER_LENGTH,
+    MANIFEST_OFFSET,
+    REASON_BYTES,
+    Extent,
+    Manifest,
+    SplitLayout,
+    TrunkStatistics,
+)
+from featcache.store.ledger import SLOT_BYTES
+
+_PAGE = 4096
+_FEATURE_ALIGNMENT = 8 << 20
+_SMALL = 64 << 20
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """One split of a file that is to be made."""
+
+    n_rows: int
+    feature_shape: tuple[int, ...]
+    feature_dtype: str
+    id_nbytes: int
+    has_reasons: bool
+
+    def columns(self) -> dict[str, Extent]:
+        """The columns, at no place yet."""
+        columns = {
+            "labels": Extent(0, (self.n_rows,), "<i8"),
+            "valid": Extent(0, (self.n_rows,), "|u1"),
+            "features": Extent(0, (self.n_rows, *self.feature_shape), self.feature_dtype),
+            "ids": Extent(0, (self.n_rows,), f"|S{self.id_nbytes}"),
+        }
+        if self.has_reasons:
+            columns["reason"] = Extent(0, (self.n_rows,), f"|S{REASON_BYTES}")
+        return columns
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """A file that is to be made; the attributes are those of Manifest."""
+
+    identity: Mapping[str, Any]
+    numerics: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    rows_per_block: int
+    splits: Mapping[str, SplitPlan]
+    statistics: tuple[tuple[str, tuple[int, ...]], ...] | None = None
+
+    def draft(self) -> Manifest:
+        """The manifest without places."""
+        splits = {n: SplitLayout(p.n_rows, p.columns()) for n, p in self.splits.items()}
+        statistics = None if self.statistics is None else TrunkStatistics(0, self.statistics)
+        no_ledger = Extent(0, (0, SLOT_BYTES), "|u1")
+        draft = Manifest(
+            identity=self.identity,
+            numerics=self.numerics,
+            provenance=self.provenance,
+            class_names=self.class_names,
+            rows_per_block=self.rows_per_block,
+            splits=splits,
+            ledger=no_ledger,
+            statistics=statistics,
+            file_size=0,
+        )
+        return replace(draft, ledger=no_ledger._replace(shape=(draft.n_slots, SLOT_BYTES)))
+
+
+def create_skeleton(path: Path, plan: FilePlan) -> Manifest:
+    """Make the HDF5 file at `path`, all datasets allocated, none filled.
+
+    Every dataset is contiguous, without filters, times or variable-length parts, so that its
+    bytes have one place for good. Manifest, ledger and labels come first and the features start at
+    a multiple of 8 MiB (if there are 64 MiB of them): one read of the head opens a file anywhere.
+
+    Returns:
+        The manifest with every place in it. It is not written yet, nor are labels and ids.
+    """
+    draft = plan.draft()
+    # 20 digits for each of the offsets that are still 0.
+    n_places = 2 + sum(len(s.columns) for s in draft.splits.values())
+    capacity = len(draft.to_bytes()) + 20 * (n_places + 1)
+    columns = {
+        f"{split}/{column}": extent
+        for split, layout in draft.splits.items()
+        for column, extent in layout.columns.items()
+    }
+    features = {name: e for name, e in columns.items() if name.endswith("/features")}
+    ids = {name: e for name, e in columns.items() if name.endswith("/ids")}
+    alignment = _FEATURE_ALIGNMENT if sum(e.nbytes for e in features.values()) >= _SMALL else _PAGE
+    with _open(path, "w", alignment=_PAGE) as h5:
+        _dataset(h5, "manifest", (-(-capacity // _PAGE) * _PAGE,), "|u1", early=True)
+        _dataset(h5, "ledger", draft.ledger.shape, "|u1", early=True)
+        if draft.statistics is not None:
+            _dataset(h5, "trunk/statistics", draft.statistics.extent.shape, "<f4", early=True)
+        for name, extent in columns.items():
+            late = name in features or name in ids
+            _dataset(h5, name, extent.shape, extent.dtype, early=not late)
+    # A late dataset gets its place, with the alignment of that moment, when it is first written.
+    with _open(path, "r+", alignment=alignment) as h5:
+        _touch(h5, features)
+    with _open(path, "r+", alignment=_PAGE) as h5:
+        _touch(h5, ids)
+    return _placed(draft, path)
+
+
+def _open(path: Path, mode: str, *, alignment: int) -> h5py.File:
+    # v108: superblock 2, which HDF5 1.8 and everything since reads. We have a lock of our own.
+    return h5py.File(
+        path,
+        mode,
+        libver=("v108", "v108"),
+        alignment_threshold=512,
+        alignment_interval=alignment,
+        locking=False,
+    )
+
+
+def _dataset(h5: h5py.File, name: str, shape: tuple[int, ...], dtype: str, *, early: bool) -> None:
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_layout(h5d.CONTIGUOUS)
+    properties.set_alloc_time(h5d.ALLOC_TIME_EARLY if early else h5d.ALLOC_TIME_LATE)
+    properties.set_fill_time(h5d.FILL_TIME_NEVER)
+    properties.set_obj_track_times(False)
+    links = h5p.create(h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    kind = np.dtype(dtype)
+    if kind.kind == "S":
+        kind = h5py.string_dtype("utf-8", kind.itemsize)
+    space = h5s.create_simple(shape)
+    h5d.create(h5.id, name.encode(), h5t.py_create(kind, logical=True), space, properties, links)
+
+
+def _touch(h5: h5py.File, names: Mapping[str, Extent]) -> None:
+    for name in names:
+        dataset = h5[name]
+        dataset[0] = np.zeros((), dataset.dtype)
+
+
+def _placed(draft: Manifest, path: Path) -> Manifest:
+    with h5py.File(path, "r", locking=False) as h5:
+        assert h5["manifest"].id.get_offset() == MANIFEST_OFFSET, "HDF5 moved the manifest"
+        place: dict[str, int] = {}
+        h5.visititems(lambda name, item: place.update({name: _offset(item)}))
+        room = h5["manifest"].shape[0]
+    splits = {
+        split: SplitLayout(
+            layout.n_rows,
+            {c: e._replace(offset=place[f"{split}/{c}"]) for c, e in layout.columns.items()},
+        )
+        for split, layout in draft.splits.items()
+    }
+    statistics = draft.statistics
+    if statistics is not None:
+        statistics = replace(statistics, offset=place["trunk/statistics"])
+    manifest = replace(
+        draft,
+        splits=splits,
+        statistics=statistics,
+        ledger=draft.ledger._replace(offset=place["ledger"]),
+        file_size=path.stat().st_size,
+    )
+    assert HEADER_LENGTH < len(manifest.to_bytes()) <= room, "the manifest outgrew its room"
+    return manifest
+
+
+def _offset(item: h5py.Dataset | h5py.Group) -> int:
+    return int(item.id.get_offset()) if isinstance(item, h5py.Dataset) else 0

@@ -1,0 +1,291 @@
+"""Write rows so that what was acknowledged is never lost: rows, sync, ledger slot, sync."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.errors import CorruptError
+from featcache.store.digest import block_digest, skeleton_digest, statistics_digest
+from featcache.store.files import (
+    named_failures,
+    preallocate,
+    read_at,
+    sync_bytes,
+    sync_folder,
+    write_at,
+)
+from featcache.store.format import COLUMNS, MANIFEST_OFFSET, REASON_BYTES, Block, Manifest
+from featcache.store.ledger import (
+    SKELETON_SLOT,
+    SLOT_BYTES,
+    STATISTICS_SLOT,
+    Slot,
+    numeric_class_id,
+    pack_slot,
+    unpack_slots,
+)
+from featcache.store.reader import read_ledger, read_manifest
+from featcache.store.skeleton import FilePlan, create_skeleton
+
+
+class SplitRows(NamedTuple):
+    """What is known of a split before its images are read."""
+
+    labels: npt.NDArray[np.int64]
+    ids: Sequence[str]
+
+
+def partial_path(path: Path) -> Path:
+    """Where the cache at `path` is while it is being written."""
+    return path.with_name(path.name + ".partial")
+
+
+class CacheWriter:
+    """Writes one cache file; the caller holds its lock.
+
+    Use `create` or `resume`, then `write_block` for each of `pending()`, `commit` as often as
+    blocks should be acknowledged, and `finish`.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, fd: int, slots: dict[int, Slot]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._fd = fd
+        self._slots = slots
+        self._uncommitted: dict[int, tuple[bytes, int]] = {}
+
+    @classmethod
+    def create(cls, path: Path, plan: FilePlan, rows: Mapping[str, SplitRows]) -> CacheWriter:
+        """Make `<path>.partial` with all its space reserved, labels and ids in place.
+
+        Raises:
+            DiskFullError: If the disk cannot hold it; nothing is left behind.
+            StorageError: If the folder cannot be written.
+        """
+        partial = partial_path(path)
+        newborn = path.with_name(path.name + ".new")
+        with named_failures(partial, kept="Nothing was written."):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                # libhdf5 may crash on a full disk, so the space is tried before it sees the file.
+                nbytes = plan_nbytes(plan)
+                with _opened(newborn, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as fd:
+                    preallocate(fd, nbytes)
+                manifest = create_skeleton(newborn, plan)
+                with _opened(newborn, os.O_RDWR) as fd:
+                    preallocate(fd, manifest.file_size)
+                    _fill_skeleton(fd, manifest, rows)
+                    os.fsync(fd)
+                newborn.replace(partial)
+                sync_folder(path.parent)
+            except BaseException:
+                newborn.unlink(missing_ok=True)
+                raise
+            return cls.resume(path)
+
+    @classmethod
+    def resume(cls, path: Path) -> CacheWriter:
+        """Open `<path>.partial`, with the blocks that were acknowledged.
+
+        Raises:
+            CorruptError: If its skeleton is damaged.
+        """
+        partial = partial_path(path)
+        with named_failures(partial, kept="Nothing was changed."):
+            fd = os.open(partial, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            manifest = read_manifest(fd, name=partial.name)
+            slots, _ = unpack_slots(read_ledger(fd, manifest))
+            skeleton = slots.get(SKELETON_SLOT)
+            if skeleton is None or skeleton.sha256 != skeleton_digest(fd, manifest):
+                raise CorruptError(
+                    f"{partial} is damaged outside its rows, so its rows cannot be trusted. "
+                    f"Nothing was changed. Remove it (featcache cache rm {partial}) and run the "
+                    f"same command again."
+                )
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(path, manifest, fd, slots)
+
+    def recheck(self) -> list[Block]:
+        """Compare every acknowledged block with its digest, and forget those that differ.
+
+        Returns:
+            The blocks that are damaged and will be computed again.
+        """
+        damaged = []
+        for block in self.manifest.blocks():
+            slot = self._slots.get(block.slot)
+            if slot and slot.sha256 != block_digest(self._fd, self.manifest, block):
+                del self._slots[block.slot]
+                damaged.append(block)
+        return damaged
+
+    def acknowledged(self) -> list[Block]:
+        """List the blocks that are safe on the disk, in order."""
+        return [b for b in self.manifest.blocks() if b.slot in self._slots]
+
+    def pending(self) -> list[Block]:
+        """List the blocks that are still to be written, in order."""
+        return [b for b in self.manifest.blocks() if b.slot not in self._slots]
+
+    def read_rows(self, split: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Read stored features, (stop - start, ...) in the storage type."""
+        extent = self.manifest.splits[split].columns["features"]
+        offset, nbytes = extent.rows(start, stop)
+        flat = np.frombuffer(read_at(self._fd, nbytes, offset), extent.dtype)
+        return flat.reshape(stop - start, *extent.shape[1:])
+
+    def read_valid(self, split: str, start: int, stop: int) -> npt.NDArray[np.bool_]:
+        """Read which stored rows hold features, (stop - start,)."""
+        offset, nbytes = self.manifest.splits[split].columns["valid"].rows(start, stop)
+        return np.frombuffer(read_at(self._fd, nbytes, offset), np.uint8).astype(np.bool_)
+
+    def write_block(
+        self,
+        block: Block,
+        features: npt.NDArray[Any],
+        valid: npt.NDArray[np.bool_],
+        reasons: Mapping[int, str] | None = None,
+    ) -> None:
+        """Write the rows of one block; they count once `commit` has returned.
+
+        Args:
+            block: One of `pending()`.
+            features: (R, ...) in the storage type; R rows of the block.
+            valid: (R,) False where the image could not be read.
+            reasons: Why, by row within the block.
+        """
+        columns = self.manifest.splits[block.split].columns
+        n_rows = block.stop - block.start
+        assert features.shape == (n_rows, *columns["features"].shape[1:]), features.shape
+        assert features.dtype == np.dtype(columns["features"].dtype), features.dtype
+        content: dict[str, Any] = {
+            "features": np.ascontiguousarray(features),
+            "valid": valid.astype(np.uint8),
+        }
+        if "reason" in columns:
+            texts = np.zeros(n_rows, f"S{REASON_BYTES}")
+            for row, reason in (reasons or {}).items():
+                texts[row] = _clipped(reason)
+            content["reason"] = texts
+        sha = hashlib.sha256()
+        with self._named_failures():
+            for column in COLUMNS:
+                if column not in columns:
+                    continue
+                offset, nbytes = columns[column].rows(block.start, block.stop)
+                if column in content:
+                    part = memoryview(content[column]).cast("B")
+                    write_at(self._fd, part, offset)
+                else:
+                    part = memoryview(read_at(self._fd, nbytes, offset))
+                sha.update(part)
+        self._uncommitted[block.slot] = (sha.digest(), n_rows)
+
+    def write_statistics(self, values: npt.NDArray[np.float32]) -> None:
+        """Write and acknowledge the trunk's running statistics, (n_values,) float32."""
+        assert self.manifest.statistics is not None, "this file has no room for statistics"
+        extent = self.manifest.statistics.extent
+        assert values.shape == extent.shape, values.shape
+        with self._named_failures():
+            write_at(self._fd, values.astype("<f4").tobytes(), extent.offset)
+        self._uncommitted[STATISTICS_SLOT] = (statistics_digest(self._fd, self.manifest), 0)
+        self.commit()
+
+    def read_statistics(self) -> npt.NDArray[np.float32] | None:
+        """Read the trunk's running statistics, if they are there and whole."""
+        slot = self._slots.get(STATISTICS_SLOT)
+        if self.manifest.statistics is None or slot is None:
+            return None
+        if slot.sha256 != statistics_digest(self._fd, self.manifest):
+            return None
+        extent = self.manifest.statistics.extent
+        return np.frombuffer(read_at(self._fd, extent.nbytes, extent.offset), "<f4")
+
+    def commit(self, numerics: Mapping[str, Any] | None = None) -> None:
+        """Acknowledge the blocks written since the last commit.
+
+        Args:
+            numerics: The numeric class that computed them, if not the file's own.
+        """
+        numerics = numerics or self.manifest.numerics
+        numeric_id = numeric_class_id(numerics)
+        with self._named_failures():
+            sync_bytes(self._fd)
+            for number, (sha256, n_rows) in self._uncommitted.items():
+                slot = pack_slot(number, Slot(sha256, numeric_id), n_rows)
+                write_at(self._fd, slot, self.manifest.ledger.offset + number * SLOT_BYTES)
+            sync_bytes(self._fd)
+        for number, (sha256, _) in self._uncommitted.items():
+            self._slots[number] = Slot(sha256, numeric_id)
+        self._uncommitted = {}
+
+    def finish(self) -> None:
+        """Give the file its final name, once every block is acknowledged."""
+        assert not self.pending(), "blocks are missing"
+        with self._named_failures():
+            os.fsync(self._fd)
+            partial_path(self.path).replace(self.path)
+            sync_folder(self.path.parent)
+
+    def __enter__(self) -> CacheWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._fd)
+
+    def _named_failures(self) -> contextlib.AbstractContextManager[None]:
+        n_kept = sum(b.stop - b.start for b in self.acknowledged())
+        return named_failures(partial_path(self.path), kept=f"{n_kept} rows are kept.")
+
+
+def plan_nbytes(plan: FilePlan) -> int:
+    """Bytes of the rows of a planned file: its size but for a few alignment gaps."""
+    return sum(e.nbytes for s in plan.splits.values() for e in s.columns().values())
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _fill_skeleton(fd: int, manifest: Manifest, rows: Mapping[str, SplitRows]) -> None:
+    write_at(fd, manifest.to_bytes(), MANIFEST_OFFSET)
+    for name, layout in manifest.splits.items():
+        labels, ids = layout.columns["labels"], layout.columns["ids"]
+        write_at(fd, rows[name].labels.astype("<i8").tobytes(), labels.offset)
+        width = ids.row_nbytes
+        packed = b"".join(encode_id(i).ljust(width, b"\0") for i in rows[name].ids)
+        assert len(packed) == ids.nbytes, "an id is longer than its place"
+        write_at(fd, packed, ids.offset)
+    slot = Slot(skeleton_digest(fd, manifest), numeric_class_id(manifest.numerics))
+    write_at(fd, pack_slot(SKELETON_SLOT, slot, 0), manifest.ledger.offset)
+
+
+def encode_id(text: str) -> bytes:
+    """Write an id as UTF-8; bytes of a file name that are not UTF-8 stay what they are."""
+    return text.encode(errors="surrogateescape")
+
+
+def _clipped(reason: str) -> bytes:
+    return reason.encode(errors="replace")[:REASON_BYTES].decode(errors="ignore").encode()
