@@ -22,7 +22,7 @@ from featcache.store.reader import (
     read_trunk_statistics,
 )
 from featcache.store.skeleton import FilePlan, SplitPlan
-from featcache.store.writer import CacheWriter, SplitRows, partial_path, plan_nbytes
+from featcache.store.writer import CacheWriter, SplitRows, encode_id, partial_path
 
 __all__ = [
     "Block",
@@ -37,6 +37,7 @@ __all__ = [
     "SplitRows",
     "VerifyReport",
     "cache_path",
+    "encode_id",
     "find_cache",
     "human_bytes",
     "list_caches",
@@ -44,7 +45,6 @@ __all__ = [
     "near_misses",
     "open_cache",
     "partial_path",
-    "plan_nbytes",
     "read_state",
     "read_trunk_statistics",
     "remove_cache",

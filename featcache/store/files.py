@@ -36,15 +36,15 @@ def named_failures(path: Path, *, kept: str) -> Iterator[None]:
         ) from err
 
 
-def require_space(folder: Path, *, nbytes: int, already: int = 0) -> None:
-    """Check that `nbytes` can be written to `folder`, of which `already` are allocated.
+def require_space(folder: Path, *, nbytes: int) -> None:
+    """Check that `nbytes` can be written to `folder`, which need not exist yet.
 
     Raises:
         DiskFullError: With what is needed, free and missing.
     """
     existing = next(p for p in [folder, *folder.resolve().parents] if p.exists())
     free = shutil.disk_usage(existing).free
-    missing = nbytes - already - free
+    missing = nbytes - free
     if missing > 0:
         raise DiskFullError(
             f"The cache needs {human_bytes(nbytes)} in {folder}, but {human_bytes(free)} are free "

@@ -179,11 +179,11 @@ class Manifest:
 def rows_per_block(row_nbytes: int, batch_size: int) -> int:
     """Choose the rows of a block: about 8 MiB, 128 to 512 rows, a whole number of batches.
 
-    512 rows at most, because a block is also what an interruption costs: 6 s of MobileNetV2 on a
+    512 rows at most, because a block is also what an interruption costs: 10 s of MobileNetV2 on a
     two-core CPU.
     """
     wanted = min(512, max(128, (8 << 20) // row_nbytes))
-    return max(1, round(wanted / batch_size)) * batch_size
+    return max(1, wanted // batch_size) * batch_size
 
 
 def _extents_json(columns: Mapping[str, Extent]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from featcache.store.files import (
     named_failures,
     preallocate,
     read_at,
+    require_space,
     sync_bytes,
     sync_folder,
     write_at,
@@ -72,12 +73,13 @@ class CacheWriter:
             StorageError: If the folder cannot be written.
         """
         partial = partial_path(path)
+        nbytes = _plan_nbytes(plan)
+        require_space(path.parent, nbytes=nbytes)
         newborn = path.with_name(path.name + ".new")
         with named_failures(partial, kept="Nothing was written."):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 # libhdf5 may crash on a full disk, so the space is tried before it sees the file.
-                nbytes = plan_nbytes(plan)
                 with _opened(newborn, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as fd:
                     preallocate(fd, nbytes)
                 manifest = create_skeleton(newborn, plan)
@@ -139,17 +141,17 @@ class CacheWriter:
         """List the blocks that are still to be written, in order."""
         return [b for b in self.manifest.blocks() if b.slot not in self._slots]
 
+    def is_foreign(self, block: Block) -> bool:
+        """Tell whether another numeric class than the file's own computed an acknowledged block."""
+        own = numeric_class_id(self.manifest.numerics)
+        return self._slots[block.slot].numeric_id != own
+
     def read_rows(self, split: str, start: int, stop: int) -> npt.NDArray[Any]:
         """Read stored features, (stop - start, ...) in the storage type."""
         extent = self.manifest.splits[split].columns["features"]
         offset, nbytes = extent.rows(start, stop)
         flat = np.frombuffer(read_at(self._fd, nbytes, offset), extent.dtype)
         return flat.reshape(stop - start, *extent.shape[1:])
-
-    def read_valid(self, split: str, start: int, stop: int) -> npt.NDArray[np.bool_]:
-        """Read which stored rows hold features, (stop - start,)."""
-        offset, nbytes = self.manifest.splits[split].columns["valid"].rows(start, stop)
-        return np.frombuffer(read_at(self._fd, nbytes, offset), np.uint8).astype(np.bool_)
 
     def write_block(
         self,
@@ -248,6 +250,10 @@ class CacheWriter:
         err: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; what is not committed is lost."""
         os.close(self._fd)
 
     def _named_failures(self) -> contextlib.AbstractContextManager[None]:
@@ -255,7 +261,7 @@ class CacheWriter:
         return named_failures(partial_path(self.path), kept=f"{n_kept} rows are kept.")
 
 
-def plan_nbytes(plan: FilePlan) -> int:
+def _plan_nbytes(plan: FilePlan) -> int:
     """Bytes of the rows of a planned file: its size but for a few alignment gaps."""
     return sum(e.nbytes for s in plan.splits.values() for e in s.columns().values())
 

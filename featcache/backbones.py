@@ -1,0 +1,242 @@
+"""Frozen trunks by name: what they cost, and ready to run with their weights and provenance."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from featcache.batchnorm import has_batch_norm
+from featcache.errors import UsageError
+from featcache.pretrained import (
+    DEFAULT,
+    Pretrained,
+    fetch_pretrained,
+    find_pretrained,
+    list_pretrained,
+    weights_preprocess,
+)
+from featcache.specs import ExtractSpec
+from featcache.trunks import (
+    PIXELS,
+    backbone_names,
+    build_trunk,
+    check_backbone_name,
+    classifier_prefixes,
+    n_features,
+)
+from featcache.weights import fit_state_dict, read_state_dict, state_digest
+
+__all__ = [
+    "Backbone",
+    "BackboneInfo",
+    "backbone_names",
+    "check_backbone_name",
+    "describe_backbone",
+    "list_backbones",
+    "load_backbone",
+    "weights_preprocess",
+]
+
+RANDOM = "random"
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What a trunk is and costs at one image size, known without its weights.
+
+    Attributes:
+        name: As in `backbone_names`.
+        image_size: Side of the square that enters the trunk, in pixels.
+        n_features: Numbers per image that leave the trunk.
+        n_params: Parameters of the trunk, without the classifier.
+        gflop: Work per image, 1 MAC = 2 FLOP: convolutions, linear layers, attention products.
+        activation_bytes_per_image: Largest input plus output of one layer, in float32.
+        weights: torchvision's weights, DEFAULT first.
+        weights_on_disk: Those whose file is on this machine.
+    """
+
+    name: str
+    image_size: int
+    n_features: int
+    n_params: int
+    gflop: float
+    activation_bytes_per_image: int
+    weights: tuple[str, ...]
+    weights_on_disk: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A trunk that is ready to run, and where its weights come from.
+
+    Attributes:
+        name: As in `backbone_names`.
+        module: (B, 3, H, W) -> (B, D), in evaluation mode, without gradients; None for "pixels".
+        n_features: D; for "pixels" the 3 * H * W numbers that the head sees.
+        layer: Which layer's output the features are.
+        weights: For people: "IMAGENET1K_V1", "random (seed 0)", or a file's name.
+        weights_sha256: `state_digest` of the trunk, without classifier and auxiliary heads.
+        has_batchnorm: Whether `adapt_batch_norm` has something to adapt.
+    """
+
+    name: str
+    module: nn.Module | None
+    n_features: int
+    layer: str
+    weights: str
+    weights_sha256: str
+    has_batchnorm: bool
+
+
+def describe_backbone(name: str, image_size: int = ExtractSpec.image_size) -> BackboneInfo:
+    """Measure a trunk on torch's meta device, without allocating or fetching its weights.
+
+    Raises:
+        UnknownNameError: If there is no such backbone.
+        UsageError: If the trunk does not take this image size.
+
+    Example:
+        >>> describe_backbone("vgg16", 224).n_features
+        25088
+    """
+    check_backbone_name(name)
+    if name == PIXELS:
+        n_pixels = 3 * image_size**2
+        return BackboneInfo(name, image_size, n_pixels, 0, 0.0, n_pixels * _FLOAT_BYTES, (), ())
+    trunk = build_trunk(name, image_size=image_size, meta=True)
+    layer_sizes: list[int] = []
+    for layer in trunk.modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(lambda _, x, y: layer_sizes.append(_n_values(x, y)))
+    with FlopCounterMode(display=False) as counter:
+        width = n_features(trunk, name=name, image_size=image_size)
+    published = list_pretrained(name)
+    return BackboneInfo(
+        name=name,
+        image_size=image_size,
+        n_features=width,
+        n_params=sum(p.numel() for p in trunk.parameters()),
+        gflop=counter.get_total_flops() / 1e9,
+        activation_bytes_per_image=max(layer_sizes) * _FLOAT_BYTES,
+        weights=tuple(entry.name for entry in published),
+        weights_on_disk=tuple(entry.name for entry in published if entry.file.exists()),
+    )
+
+
+def list_backbones(image_size: int = ExtractSpec.image_size) -> Iterator[BackboneInfo]:
+    """Describe all backbones one after the other, in alphabetical order after "pixels".
+
+    A trunk that does not take `image_size` is described at the size of its DEFAULT weights. A
+    row takes up to a second, all rows about half a minute: show each when it comes.
+    """
+    for name in backbone_names():
+        try:
+            yield describe_backbone(name, image_size)
+        except UsageError:
+            yield describe_backbone(name, list_pretrained(name)[0].preprocess.crop or image_size)
+
+
+def load_backbone(
+    name: str,
+    *,
+    weights: str = ExtractSpec.weights,
+    seed: int = ExtractSpec.seed,
+    image_size: int = ExtractSpec.image_size,
+) -> Backbone:
+    """Build a frozen trunk with its weights, on the CPU.
+
+    Args:
+        name: As in `backbone_names`.
+        weights: "DEFAULT", one of torchvision's names, a path to a state dict of the model or of
+            the trunk alone, or "random".
+        seed: Seeds "random"; the global generators stay as they are.
+        image_size: Side of the square that enters the trunk, in pixels.
+
+    Raises:
+        UnknownNameError: If there is no such backbone, or no such weights for it.
+        UsageError: If the trunk does not take this image size.
+        WeightsUnavailableError: If torchvision's weights are neither here nor reachable.
+        WeightsError: If the weights are damaged, do not fit, or hold NaN.
+        UnsafeFileError: If reading the file would run code.
+
+    Example:
+        >>> load_backbone("resnet18", weights="random").n_features
+        512
+    """
+    check_backbone_name(name)
+    if name == PIXELS:
+        return _pixels(weights, image_size)
+    entry = None if weights == RANDOM else find_pretrained(name, weights)
+    trunk = build_trunk(name, image_size=image_size, meta=True)
+    width = n_features(trunk, name=name, image_size=image_size)
+    if weights == RANDOM:
+        trunk, label = _random_trunk(name, seed, image_size), f"random (seed {seed})"
+    else:
+        _check_vit_size(entry, image_size)
+        path = fetch_pretrained(entry) if entry else Path(weights)
+        _fill(trunk, path, name)
+        label = entry.name if entry else path.name
+    return Backbone(
+        name=name,
+        module=trunk,
+        n_features=width,
+        layer="input of the classifier",
+        weights=label,
+        weights_sha256=state_digest(trunk.state_dict()),
+        has_batchnorm=has_batch_norm(trunk),
+    )
+
+
+def _pixels(weights: str, image_size: int) -> Backbone:
+    if weights not in (DEFAULT, "none"):
+        raise UsageError(f"Backbone 'pixels' has no weights, but --weights is {weights!r}.")
+    return Backbone(
+        name=PIXELS,
+        module=None,
+        n_features=3 * image_size**2,
+        layer="image",
+        weights="none",
+        weights_sha256=hashlib.sha256(b"").hexdigest(),
+        has_batchnorm=False,
+    )
+
+
+def _random_trunk(name: str, seed: int, image_size: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: it would reseed CUDA's generators too.
+        torch.default_generator.manual_seed(seed)
+        return build_trunk(name, image_size=image_size)
+
+
+def _fill(trunk: nn.Module, path: Path, name: str) -> None:
+    own = trunk.state_dict()
+    fitted = fit_state_dict(
+        read_state_dict(path), own, ignored=classifier_prefixes(), source=str(path), trunk=name
+    )
+    own.update(fitted)  # keeps the versions in own._metadata, which mnasnet insists on
+    trunk.load_state_dict(own, assign=True)
+    trunk.requires_grad_(requires_grad=False)
+    left = [n for n, t in (*trunk.named_parameters(), *trunk.named_buffers()) if t.is_meta]
+    assert not left, f"tensors outside the state dict stay empty: {left}"
+
+
+def _check_vit_size(entry: Pretrained | None, image_size: int) -> None:
+    is_vit = entry is not None and entry.backbone.startswith("vit_")
+    if entry is not None and is_vit and image_size != entry.min_size:
+        raise UsageError(
+            f"Weights {entry.name} of {entry.backbone} take images of {entry.min_size} px "
+            f"exactly, not of {image_size} px. Nothing was started. Use --image-size "
+            f"{entry.min_size}, or other weights: featcache backbones lists them."
+        )
+
+
+def _n_values(inputs: tuple[Tensor, ...], output: Tensor) -> int:
+    tensors = [t for t in (*inputs, output) if isinstance(t, Tensor)]
+    return sum(t.numel() for t in tensors)

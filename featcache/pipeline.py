@@ -1,0 +1,247 @@
+"""Fill a cache file: read, preprocess, trunk in one thread; rows to the disk in another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from featcache.background import BlockWriter, FinishedBlock
+from featcache.batchnorm import (
+    adapt_batch_norm,
+    batch_norm_statistics,
+    load_batch_norm_statistics,
+)
+from featcache.datasets.splits import Dataset, Split
+from featcache.errors import MismatchError
+from featcache.forward import TrunkRunner, to_storage
+from featcache.loading import Batch, Span, load_batches
+from featcache.runtime import arithmetic
+from featcache.specs import Preprocess
+from featcache.store import Block, CacheWriter
+
+ADAPT_BATCH_SIZE = 64
+# What two numeric classes may differ by, relative to the largest feature, and be the same trunk.
+_FOREIGN_TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        stage: "digest" (reading the dataset for its identity), "adapt" (BatchNorm statistics) or
+            "extract".
+        split: The split at hand; empty while digesting.
+        n_done: Images done in this stage, all splits, rows kept from before included.
+        n_total: Images of this stage.
+        images_per_s: Rate of this run so far.
+        seconds: Time of this run so far, by "read", "preprocess", "trunk" and "write" (only what
+            the trunk waited for the writer).
+    """
+
+    stage: str
+    split: str
+    n_done: int
+    n_total: int
+    images_per_s: float = 0.0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """All that a run needs, each choice made.
+
+    Attributes:
+        dataset: The images.
+        preprocess: Image to input.
+        runner: The trunk; None stores the pixels themselves.
+        store_dtype: "float32", "float16"; "uint8" for pixels.
+        n_workers: Decoding processes.
+        numerics: The numeric class of this run.
+        on_progress: Called after each batch.
+    """
+
+    dataset: Dataset
+    preprocess: Preprocess
+    runner: TrunkRunner | None
+    store_dtype: str
+    n_workers: int
+    numerics: Mapping[str, Any]
+    on_progress: ProgressCallback
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the batch grid."""
+        return 64 if self.runner is None else self.runner.batch_size
+
+    def load(self, split: Split, spans: Sequence[Span]) -> Iterator[Batch]:
+        """Read these spans of a split."""
+        return load_batches(split, spans, preprocess=self.preprocess, n_workers=self.n_workers)
+
+    def rows(self, split: Split, batch: Batch) -> npt.NDArray[Any]:
+        """Turn a batch into rows in the storage type; rows of unreadable images are zeros."""
+        if self.runner is None:
+            return batch.images
+        features = self.runner.features(batch.images)
+        features[list(batch.reasons)] = 0
+        ids = split.ids[batch.span.start : batch.span.stop]
+        return to_storage(features, self.store_dtype, ids=ids)
+
+
+def adapt(job: Job, writer: CacheWriter) -> None:
+    """Give the trunk its adapted BatchNorm statistics: stored ones, else one pass over train.
+
+    The order is a fixed permutation, since the batches of a folder sorted by class would each
+    see one class; a short last batch is left out.
+    """
+    assert job.runner is not None, "pixels have no BatchNorm"
+    module = job.runner.module
+    shapes = {name: t.shape for name, t in batch_norm_statistics(module).items()}
+    stored = writer.read_statistics()
+    if stored is None:
+        with arithmetic(job.runner.precision, job.runner.device):
+            adapt_batch_norm(module, _adaptation_inputs(job))
+        values = batch_norm_statistics(module).values()
+        writer.write_statistics(torch.cat([v.flatten().float().cpu() for v in values]).numpy())
+        return
+    parts = torch.from_numpy(stored.copy()).split([shape.numel() for shape in shapes.values()])
+    statistics = {n: p.view(s) for (n, s), p in zip(shapes.items(), parts, strict=True)}
+    load_batch_norm_statistics(module, statistics)
+
+
+def _adaptation_inputs(job: Job) -> Iterator[torch.Tensor]:
+    assert job.runner is not None, "pixels have no BatchNorm"
+    train = job.dataset.splits["train"]
+    order = np.random.default_rng(0).permutation(len(train))
+    shuffled = replace(train, images=train.images.take(order))
+    size = min(ADAPT_BATCH_SIZE, len(train))
+    spans = [Span(i, i + size) for i in range(0, len(train) - size + 1, size)]
+    for batch in job.load(shuffled, spans):
+        readable = np.delete(batch.images, list(batch.reasons), axis=0)
+        if len(readable) > 1:
+            yield job.runner.inputs(readable)
+        job.on_progress(Progress("adapt", "train", batch.span.stop, len(train)))
+
+
+def check_canaries(job: Job, writer: CacheWriter) -> int:
+    """Recompute the first batch of the first and the last acknowledged block.
+
+    Returns:
+        How many rows were compared.
+
+    Raises:
+        MismatchError: If they are not what is stored: bit for bit in the file's numeric class,
+            within a tolerance in another.
+    """
+    done = writer.acknowledged()
+    if not done:
+        return 0
+    n_rows = 0
+    for block in {done[0], done[-1]}:
+        split = job.dataset.splits[block.split]
+        span = Span(block.start, min(block.start + job.batch_size, block.stop))
+        batch = next(iter(job.load(split, [span])))
+        fresh = job.rows(split, batch)
+        stored = writer.read_rows(block.split, span.start, span.stop)
+        same_class = dict(job.numerics) == dict(writer.manifest.numerics)
+        if not _agree(fresh, stored, exact=same_class and not writer.is_foreign(block), job=job):
+            raise MismatchError(
+                f"{writer.path.name}.partial holds other features for {block.split} rows "
+                f"{span.start} to {span.stop - 1} than this run computes, though all recorded "
+                f"fields agree. Nothing was changed. Something unrecorded changed (a driver, a "
+                f"library): remove the partial file with featcache cache rm, and run again."
+            )
+        n_rows += span.stop - span.start
+    return n_rows
+
+
+def _agree(fresh: npt.NDArray[Any], stored: npt.NDArray[Any], *, exact: bool, job: Job) -> bool:
+    if exact or job.runner is None:
+        return fresh.tobytes() == stored.tobytes()
+    allowed = _FOREIGN_TOLERANCE[job.runner.precision] * float(np.abs(stored).max(initial=0.0))
+    difference = np.abs(fresh.astype(np.float64) - stored.astype(np.float64))
+    return float(difference.max(initial=0.0)) <= allowed
+
+
+def fill(job: Job, writer: CacheWriter) -> dict[str, float]:
+    """Compute and write every pending block.
+
+    Returns:
+        Seconds by "read", "preprocess", "trunk" and "write".
+    """
+    clock = _Clock(job, writer)
+    out = BlockWriter(writer, job.numerics)
+    try:
+        for split_name, blocks in groupby(writer.pending(), key=lambda block: block.split):
+            split = job.dataset.splits[split_name]
+            _fill_split(job, split, list(blocks), out, clock)
+    finally:
+        waited = time.perf_counter()
+        out.close()
+        clock.seconds["write"] += time.perf_counter() - waited
+    return clock.report()
+
+
+class _Clock:
+    """Counts rows and seconds, and tells them."""
+
+    def __init__(self, job: Job, writer: CacheWriter) -> None:
+        self.seconds = {"read": 0.0, "write": 0.0}
+        self._job = job
+        self._n_total = sum(len(split) for split in job.dataset.splits.values())
+        self._n_before = self._n_total - sum(b.stop - b.start for b in writer.pending())
+        self._n_new = 0
+        self._started = time.perf_counter()
+
+    def report(self) -> dict[str, float]:
+        """Seconds so far, by phase."""
+        runner = self._job.runner
+        inner = {"preprocess": 0.0, "trunk": 0.0} if runner is None else runner.seconds
+        return {**inner, **self.seconds}
+
+    def tick(self, split: str, n_rows: int) -> None:
+        """Count rows and tell the caller."""
+        self._n_new += n_rows
+        rate = self._n_new / max(1e-9, time.perf_counter() - self._started)
+        n_done = self._n_before + self._n_new
+        progress = Progress("extract", split, n_done, self._n_total, rate, self.report())
+        self._job.on_progress(progress)
+
+
+def _fill_split(
+    job: Job, split: Split, blocks: Sequence[Block], out: BlockWriter, clock: _Clock
+) -> None:
+    grid = {block: _grid(block, job.batch_size) for block in blocks}
+    batches = iter(job.load(split, [span for spans in grid.values() for span in spans]))
+    for block, spans in grid.items():
+        rows: list[npt.NDArray[Any]] = []
+        reasons: dict[int, str] = {}
+        for _ in spans:
+            started = time.perf_counter()
+            batch = next(batches)
+            clock.seconds["read"] += time.perf_counter() - started
+            rows.append(job.rows(split, batch))
+            first = batch.span.start - block.start
+            reasons |= {first + i: reason for i, reason in batch.reasons.items()}
+            clock.tick(split.name, batch.span.stop - batch.span.start)
+        valid = np.ones(block.stop - block.start, np.bool_)
+        valid[list(reasons)] = False
+        started = time.perf_counter()
+        out.put(FinishedBlock(block, np.concatenate(rows), valid, reasons))
+        clock.seconds["write"] += time.perf_counter() - started
+
+
+def _grid(block: Block, batch_size: int) -> list[Span]:
+    """Cut a block into batches: the grid is anchored at the block, wherever a run was cut."""
+    starts = range(block.start, block.stop, batch_size)
+    return [Span(start, min(start + batch_size, block.stop)) for start in starts]

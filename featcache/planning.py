@@ -1,0 +1,301 @@
+"""Decide everything about a run before its first row: choices, identity, place, space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import featcache
+from featcache.backbones import (
+    Backbone,
+    check_backbone_name,
+    describe_backbone,
+    load_backbone,
+)
+from featcache.batchnorm import batch_norm_statistics, require_batch_norm
+from featcache.datasets import load_dataset
+from featcache.datasets.splits import ArrayImages, Dataset
+from featcache.errors import MismatchError, UsageError
+from featcache.forward import TrunkRunner
+from featcache.loading import image_shape
+from featcache.pipeline import Job, Progress, ProgressCallback
+from featcache.pretrained import weights_preprocess
+from featcache.runtime import (
+    Choice,
+    numeric_class,
+    pick_batch_size,
+    pick_device,
+    pick_n_workers,
+    pick_precision,
+)
+from featcache.specs import (
+    FORMAT_VERSION,
+    ExtractSpec,
+    Preprocess,
+    differing_fields,
+    fingerprint,
+)
+from featcache.store import (
+    CacheWriter,
+    FilePlan,
+    SplitPlan,
+    SplitRows,
+    cache_path,
+    encode_id,
+    partial_path,
+    require_space,
+    rows_per_block,
+)
+from featcache.trunks import PIXELS
+
+NoteCallback = Callable[[str], None]
+_STORE_DTYPES = {"float32": "<f4", "float16": "<f2", "uint8": "|u1"}
+_PIXELS_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One run of `extract`, decided before its first row.
+
+    Attributes:
+        spec: What was asked for.
+        dataset: The images, limited as asked.
+        preprocess: Image to input.
+        backbone: The trunk with its weights; its module is None for `pixels`.
+        nbytes_per_image: Activations that one image needs at a time.
+        device: "cpu" or "cuda:N".
+        precision: "fp32", "tf32", "bf16", "fp16", or "exact" for `pixels`.
+        store_dtype: "float32", "float16", or "uint8" for `pixels`.
+        row_shape: Shape of one row.
+        identity: What the fingerprint is the hash of.
+        path: Where the cache will be.
+        choices: What was chosen automatically, with the reason.
+    """
+
+    spec: ExtractSpec
+    dataset: Dataset
+    preprocess: Preprocess
+    backbone: Backbone
+    nbytes_per_image: int
+    device: str
+    precision: str
+    store_dtype: str
+    row_shape: tuple[int, ...]
+    identity: Mapping[str, Any]
+    path: Path
+    choices: dict[str, str]
+
+    @property
+    def has_trunk(self) -> bool:
+        """Whether there is a trunk to run; `pixels` has none."""
+        return self.backbone.module is not None
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all splits."""
+        return sum(len(split) for split in self.dataset.splits.values())
+
+    def rows(self) -> dict[str, SplitRows]:
+        """Labels and ids, which the file holds from the start."""
+        return {n: SplitRows(s.labels, s.ids) for n, s in self.dataset.splits.items()}
+
+    def new_job(self, *, on_progress: ProgressCallback, on_note: NoteCallback) -> Job:
+        """Choose the batch size, by a probe of the trunk, and make the job of a new file."""
+        if not self.has_trunk:
+            return self._job(_PIXELS_BATCH_SIZE, on_progress)
+        asked = self.spec.batch_size
+        if asked is None:
+            choice = pick_batch_size(self.device, nbytes_per_image=self.nbytes_per_image)
+        else:
+            choice = Choice(asked, "asked for")
+        job = self._job(choice.value, on_progress)
+        assert job.runner is not None, "a trunk has a runner"
+        first = next(iter(self.dataset.splits.values()))
+        probed = job.runner.probe(image_shape(first, self.preprocess))
+        if probed.value != choice.value:
+            choice = probed
+            job = replace(job, numerics=self._numerics(choice.value))
+        self.choices["batch_size"] = f"{choice.value} ({choice.why})"
+        on_note(f"batch size {choice.value}: {choice.why}")
+        return job
+
+    def resumed_job(self, writer: CacheWriter, *, on_progress: ProgressCallback) -> Job:
+        """Make the job that goes on with a partial file, on the batch grid of its first run.
+
+        Raises:
+            MismatchError: If this run is of another numeric class, unless that was allowed.
+        """
+        stored = writer.manifest.numerics
+        batch_size = self.spec.batch_size or stored.get("batch_size", _PIXELS_BATCH_SIZE)
+        job = self._job(batch_size, on_progress)
+        differing = differing_fields(stored, job.numerics)
+        if differing and not self.spec.mix_numerics:
+            raise MismatchError(
+                f"{partial_path(self.path)} was begun by another numeric class, whose last digits "
+                f"may differ: {'; '.join(differing)}. Nothing was changed. Go on as it was begun, "
+                f"or allow both in one file with --mix-numerics."
+            )
+        return job
+
+    def file_plan(self, job: Job) -> FilePlan:
+        """Describe the file that is to be made."""
+        dtype = _STORE_DTYPES[self.store_dtype]
+        splits = {
+            name: SplitPlan(
+                n_rows=len(split),
+                feature_shape=self.row_shape,
+                feature_dtype=dtype,
+                id_nbytes=max(len(encode_id(i)) for i in split.ids),
+                has_reasons=not isinstance(split.images, ArrayImages),
+            )
+            for name, split in self.dataset.splits.items()
+        }
+        row_nbytes = np.dtype(dtype).itemsize * math.prod(self.row_shape)
+        statistics = None
+        if self.identity["bn"] == "adapted":
+            assert self.backbone.module is not None, "pixels have no BatchNorm"
+            tensors = batch_norm_statistics(self.backbone.module)
+            statistics = tuple((name, tuple(t.shape)) for name, t in tensors.items())
+        return FilePlan(
+            identity=self.identity,
+            numerics=job.numerics,
+            provenance=self._provenance(),
+            class_names=self.dataset.class_names,
+            rows_per_block=rows_per_block(row_nbytes, job.batch_size),
+            splits=splits,
+            statistics=statistics,
+        )
+
+    def _job(self, batch_size: int, on_progress: ProgressCallback) -> Job:
+        workers = pick_n_workers(self.spec.n_workers)
+        runner = None
+        if self.backbone.module is not None:
+            runner = TrunkRunner(
+                self.backbone.module,
+                preprocess=self.preprocess,
+                is_resized=not _in_memory(self.dataset),
+                device=self.device,
+                precision=self.precision,
+                batch_size=batch_size,
+            )
+        return Job(
+            dataset=self.dataset,
+            preprocess=self.preprocess,
+            runner=runner,
+            store_dtype=self.store_dtype,
+            n_workers=workers.value,
+            numerics=self._numerics(batch_size),
+            on_progress=on_progress,
+        )
+
+    def _numerics(self, batch_size: int) -> dict[str, Any]:
+        if not self.has_trunk:
+            return {"precision": self.precision}
+        return numeric_class(device=self.device, precision=self.precision, batch_size=batch_size)
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset.name,
+            "limit": self.spec.limit,
+            "weights": self.backbone.weights,
+            "featcache": featcache.__version__,
+            "torch": torch.__version__,
+            "torchvision": version("torchvision"),
+            "pillow": version("pillow"),
+        }
+
+
+def make_plan(spec: ExtractSpec, *, on_progress: ProgressCallback, on_note: NoteCallback) -> Plan:
+    """Decide a run; the cheap refusals come first.
+
+    Raises:
+        UsageError: For names and sizes that do not exist.
+        DatasetError: If the dataset is not there.
+        DiskFullError: If the disk cannot hold the cache.
+        WeightsError: If the weights cannot be had or do not fit.
+    """
+    check_backbone_name(spec.backbone)
+    is_pixels = spec.backbone == PIXELS
+    if is_pixels and spec.bn != "frozen":
+        raise UsageError("--bn adapted needs a trunk; the backbone 'pixels' has none.")
+    choices: dict[str, str] = {}
+    device = _told("device", pick_device(spec.device), choices, on_note)
+    precision = "exact"
+    if not is_pixels:
+        chosen = pick_precision(spec.precision, device)
+        precision = _told("precision", chosen, choices, on_note)
+    info = describe_backbone(spec.backbone, spec.image_size)
+    preprocess = Preprocess.notebook(spec.image_size)
+    if spec.preprocess == "weights" and not is_pixels:
+        preprocess = weights_preprocess(spec.backbone, spec.weights, spec.image_size)
+    dataset = load_dataset(spec.dataset, data_dir=spec.data_dir).limited(spec.limit)
+    for sentence in dataset.notes:
+        on_note(sentence)
+    row_shape, store_dtype = _row(spec, dataset, preprocess, n_features=info.n_features)
+    folder = Path(spec.cache_dir) / dataset.slug
+    n_rows = sum(len(split) for split in dataset.splits.values())
+    if not any(folder.glob(f"{spec.backbone}-*.h5*")):  # else it may hold our space already
+        row_nbytes = np.dtype(_STORE_DTYPES[store_dtype]).itemsize * math.prod(row_shape)
+        require_space(folder, nbytes=n_rows * row_nbytes)
+    digest = dataset.digest(on_progress=lambda i, n: on_progress(Progress("digest", "", i, n)))
+    backbone = load_backbone(
+        spec.backbone, weights=spec.weights, seed=spec.seed, image_size=spec.image_size
+    )
+    if backbone.module is not None and spec.bn == "adapted":
+        require_batch_norm(backbone.module, backbone=spec.backbone)
+    on_note(f"weights: {backbone.weights}")
+    identity = {
+        "format": FORMAT_VERSION,
+        "backbone": spec.backbone,
+        "layer": backbone.layer,
+        "weights_sha256": backbone.weights_sha256,
+        "bn": spec.bn,
+        "preprocess": asdict(preprocess),
+        "precision": precision,
+        "store_dtype": store_dtype,
+        "dataset_sha256": digest,
+    }
+    path = cache_path(spec.cache_dir, dataset.slug, spec.backbone, fingerprint(identity))
+    return Plan(
+        spec=spec,
+        dataset=dataset,
+        preprocess=preprocess,
+        backbone=backbone,
+        nbytes_per_image=info.activation_bytes_per_image,
+        device=device,
+        precision=precision,
+        store_dtype=store_dtype,
+        row_shape=row_shape,
+        identity=identity,
+        path=path,
+        choices=choices,
+    )
+
+
+def _told(name: str, choice: Choice[str], choices: dict[str, str], on_note: NoteCallback) -> str:
+    choices[name] = f"{choice.value} ({choice.why})"
+    on_note(f"{name} {choice.value}: {choice.why}")
+    return choice.value
+
+
+def _in_memory(dataset: Dataset) -> bool:
+    return all(isinstance(split.images, ArrayImages) for split in dataset.splits.values())
+
+
+def _row(
+    spec: ExtractSpec, dataset: Dataset, preprocess: Preprocess, *, n_features: int
+) -> tuple[tuple[int, ...], str]:
+    """Shape and storage type of one row."""
+    if spec.backbone != PIXELS:
+        return (n_features,), spec.store_dtype
+    shapes = {image_shape(split, preprocess) for split in dataset.splits.values()}
+    if len(shapes) > 1:
+        raise UsageError(f"The splits of {dataset.name} have images of several sizes: {shapes}.")
+    return shapes.pop(), "uint8"

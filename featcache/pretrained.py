@@ -1,0 +1,197 @@
+"""torchvision's published weights: their names, files and transforms."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import socket
+import urllib.error
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from featcache.errors import (
+    StorageError,
+    UnknownNameError,
+    UsageError,
+    WeightsError,
+    WeightsUnavailableError,
+)
+from featcache.specs import Preprocess
+
+DEFAULT = "DEFAULT"
+_PATH_ENDINGS = frozenset({".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pkl", ".tar", ".th"})
+_STALL_S = 30.0  # torch.hub itself waits for ever on a server that went silent
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """One entry of torchvision's list of weights.
+
+    Attributes:
+        backbone: The model it belongs to.
+        name: As in "IMAGENET1K_V2".
+        url: Where torchvision publishes the file; its name ends in the digest's first digits.
+        min_size: Least side of an image in pixels; for a vision transformer the only one.
+        preprocess: The transform that was used to evaluate it.
+    """
+
+    backbone: str
+    name: str
+    url: str
+    min_size: int
+    preprocess: Preprocess
+
+    @property
+    def file(self) -> Path:
+        """Where torch.hub keeps the file, there or not (moved by TORCH_HOME)."""
+        return Path(torch.hub.get_dir()) / "checkpoints" / self.url.rsplit("/", 1)[-1]
+
+    @property
+    def digest_start(self) -> str:
+        """First hex digits of the file's SHA-256, from its name."""
+        return self.file.stem.rsplit("-", 1)[-1]
+
+
+def list_pretrained(backbone: str) -> list[Pretrained]:
+    """List torchvision's weights of one model, its DEFAULT first."""
+    from torchvision import models
+
+    published = models.get_model_weights(backbone)
+    default_first = sorted(published, key=lambda w: w is not published.DEFAULT)
+    return [_from_torchvision(backbone, w) for w in default_first]
+
+
+def find_pretrained(backbone: str, weights: str) -> Pretrained | None:
+    """Look up "DEFAULT", "IMAGENET1K_V1" or "ResNet50_Weights.IMAGENET1K_V1".
+
+    Returns:
+        None if `weights` is a path.
+
+    Raises:
+        UnknownNameError: If the model has no weights of that name.
+    """
+    from torchvision import models
+
+    owner, _, name = weights.rpartition(".")
+    known = list_pretrained(backbone)
+    if owner in ("", models.get_model_weights(backbone).__name__):
+        for entry in known:
+            if name in (DEFAULT, entry.name):
+                return entry
+    if is_path(weights):
+        return None
+    names = [entry.name for entry in known]
+    raise UnknownNameError(
+        f"weights of {backbone}:",
+        weights,
+        [DEFAULT, *names, "random"],
+        listing=f"featcache backbones (here: {', '.join([DEFAULT, *names])}, random, or a PATH)",
+    )
+
+
+def is_path(weights: str) -> bool:
+    """Tell a path from a name: by a separator, a file's usual ending, or being there."""
+    has_separator = "/" in weights or os.sep in weights
+    return has_separator or Path(weights).suffix in _PATH_ENDINGS or Path(weights).exists()
+
+
+def fetch_pretrained(entry: Pretrained) -> Path:
+    """Return the file of published weights, downloaded first where it is not here yet.
+
+    Raises:
+        WeightsUnavailableError: If it is not on this machine and cannot be downloaded.
+        WeightsError: If its bytes are not the published ones.
+        StorageError: If the folder cannot be written.
+    """
+    file = entry.file
+    if not file.exists():
+        _download(entry, file)
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if not found.startswith(entry.digest_start):
+        raise WeightsError(
+            f"{file} is damaged: its SHA-256 should begin with {entry.digest_start}, but is "
+            f"{found[:12]}... Nothing was loaded. Delete this file and run the same command again."
+        )
+    return file
+
+
+def weights_preprocess(backbone: str, weights: str, image_size: int) -> Preprocess:
+    """Describe the transform that belongs to weights, scaled to another image size.
+
+    A path and "random" have no transform of their own and take that of the model's DEFAULT.
+
+    Args:
+        backbone: A torchvision classification model.
+        weights: As in `load_backbone`.
+        image_size: The crop in pixels; the resize before it keeps its ratio to the crop.
+
+    Raises:
+        UsageError: If the backbone is "pixels", which has no weights.
+        UnknownNameError: If the model has no weights of that name.
+    """
+    if backbone == "pixels":
+        raise UsageError("Backbone 'pixels' has no weights, so no transform. Use notebook's.")
+    entry = None if weights == "random" else find_pretrained(backbone, weights)
+    own = (entry or list_pretrained(backbone)[0]).preprocess
+    assert isinstance(own.resize, int), "torchvision resizes the shorter side"
+    assert own.crop is not None, "and crops"
+    return Preprocess(
+        resize=round(image_size * own.resize / own.crop),
+        crop=image_size,
+        interpolation=own.interpolation,
+        mean=own.mean,
+        std=own.std,
+    )
+
+
+def _from_torchvision(backbone: str, weights) -> Pretrained:  # type: ignore[no-untyped-def]
+    transform = weights.transforms()
+    own = Preprocess(
+        resize=int(transform.resize_size[0]),
+        crop=int(transform.crop_size[0]),
+        interpolation=str(transform.interpolation.value),
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
+    )
+    min_size = int(weights.meta["min_size"][0])
+    return Pretrained(backbone, str(weights.name), str(weights.url), min_size, own)
+
+
+def _download(entry: Pretrained, file: Path) -> None:
+    # Not through weights.get_state_dict: that one prints to stdout.
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with _stall_limit():
+            torch.hub.download_url_to_file(entry.url, str(file), entry.digest_start, progress=False)
+    except (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException) as err:
+        raise WeightsUnavailableError(
+            f"Weights {entry.name} of {entry.backbone} are not on this machine, and {entry.url} "
+            f"cannot be reached ({err}). Nothing was kept. Download {file.name} elsewhere and "
+            f"place it in {file.parent}, or go on with --weights PATH or --weights random."
+        ) from err
+    except OSError as err:
+        raise StorageError(
+            f"Weights {entry.name} of {entry.backbone} could not be written to {file}: {err}. "
+            f"Nothing was kept. Make room or set TORCH_HOME to a folder on another disk."
+        ) from err
+    except RuntimeError as err:  # torch.hub's for a digest that differs
+        raise WeightsError(
+            f"What {entry.url} sent is not {entry.name} of {entry.backbone}: {err}. Nothing was "
+            f"kept. Run the same command again, or give --weights PATH."
+        ) from err
+
+
+@contextlib.contextmanager
+def _stall_limit() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(before or _STALL_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

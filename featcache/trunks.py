@@ -1,0 +1,157 @@
+"""torchvision's classification models cut in front of their classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from featcache.errors import UnknownNameError, UsageError
+from featcache.pretrained import list_pretrained
+
+PIXELS = "pixels"
+LISTING = "featcache backbones"
+
+_HEADS = ("classifier", "fc", "head", "heads")
+_AUXILIARY = ("aux1", "aux2", "AuxLogits")
+_HAS_INIT_FLAG = frozenset({"googlenet", "inception_v3"})
+_ALLOCATORS = frozenset({torch.empty, torch.zeros, torch.ones})
+
+
+def backbone_names() -> list[str]:
+    """List "pixels" and every torchvision classification model."""
+    from torchvision import models
+
+    return [PIXELS, *models.list_models(module=models)]
+
+
+def check_backbone_name(name: str) -> None:
+    """Refuse a name that is not in the list.
+
+    Raises:
+        UnknownNameError: With the nearest three.
+    """
+    known = backbone_names()
+    if name not in known:
+        raise UnknownNameError("backbone", name, known, listing=LISTING)
+
+
+def build_trunk(name: str, *, image_size: int, meta: bool = False) -> nn.Module:
+    """Build a model without its classifier: (B, 3, H, W) -> (B, D), in evaluation mode.
+
+    D is what enters the classifier's first linear layer; a norm or a pooling in front of that
+    layer (convnext, maxvit) stays. A classifier without linear layers (squeezenet) goes whole,
+    and D depends on the image size. Auxiliary classifiers go too.
+
+    Args:
+        name: A torchvision classification model.
+        image_size: Vision transformers are built for it.
+        meta: Without memory for the weights, on the meta device.
+
+    Raises:
+        UsageError: If a vision transformer does not exist for `image_size`.
+    """
+    from torchvision import models
+
+    options: dict[str, Any] = {}
+    if name in _HAS_INIT_FLAG:
+        # torchvision feeds its weights of these two through transform_input; so do we, always.
+        options = {"init_weights": not meta, "transform_input": True}
+    if name.startswith("vit_"):
+        options = {"image_size": _vit_size(name, image_size)}
+    if meta:
+        with _AllocateOnMeta():
+            model = models.get_model(name, weights=None, **options)
+        model.to("meta")
+    else:
+        model = models.get_model(name, weights=None, **options)
+    _cut(model)
+    trunk: nn.Module = model.eval().requires_grad_(False)
+    return trunk
+
+
+def classifier_prefixes() -> tuple[str, ...]:
+    """Beginnings of the state dict names that are no part of a trunk."""
+    return tuple(f"{part}." for part in (*_HEADS, *_AUXILIARY))
+
+
+def n_features(trunk: nn.Module, *, name: str, image_size: int) -> int:
+    """Push one empty image through a trunk on the meta device and count its features.
+
+    Raises:
+        UsageError: If the trunk does not take this size; names the smallest that it takes.
+    """
+    try:
+        return int(_meta_forward(trunk, image_size).shape[1])
+    except (RuntimeError, AssertionError, ValueError) as err:
+        made_for = list_pretrained(name)[0].preprocess.crop or 0
+        smallest = _smallest_size(trunk, made_for)
+        raise UsageError(
+            f"The trunk {name} cannot take images of {image_size} px: the smallest it takes is "
+            f"{smallest} px, and it is made for {made_for} px. Nothing was started. Use "
+            f"--image-size {smallest if image_size < smallest else made_for}."
+        ) from err
+
+
+class _AllocateOnMeta(TorchFunctionMode):
+    """Send allocations of parameters and buffers to the meta device.
+
+    `torch.device("meta")` would take along the arithmetic of regnet's constructor, which needs
+    real numbers.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _ALLOCATORS and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def _cut(model: nn.Module) -> None:
+    head_name = next(h for h in _HEADS if hasattr(model, h))
+    head = getattr(model, head_name)
+    parts = list(head.children())
+    i_linear = next((i for i, part in enumerate(parts) if isinstance(part, nn.Linear)), 0)
+    # Kept parts keep their place, and so their names in the state dict.
+    setattr(model, head_name, nn.Sequential(*parts[:i_linear], nn.Flatten(1)))
+    for auxiliary in _AUXILIARY:
+        if hasattr(model, auxiliary):
+            setattr(model, auxiliary, None)
+
+
+def _vit_size(name: str, image_size: int) -> int:
+    sizes = sorted({entry.min_size for entry in list_pretrained(name)})
+    if image_size not in sizes:
+        raise UsageError(
+            f"The trunk {name} takes images of {' or '.join(map(str, sizes))} px exactly (its "
+            f"position embedding has one size), not of {image_size} px. Nothing was started. Use "
+            f"--image-size {sizes[0]}."
+        )
+    return image_size
+
+
+def _meta_forward(trunk: nn.Module, image_size: int) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = trunk(torch.empty(1, 3, image_size, image_size, device="meta"))
+    return out
+
+
+def _smallest_size(trunk: nn.Module, works: int) -> int:
+    fails = 0
+    while works - fails > 1:
+        middle = (works + fails) // 2
+        try:
+            _meta_forward(trunk, middle)
+            works = middle
+        except (RuntimeError, AssertionError, ValueError):
+            fails = middle
+    return works

@@ -1,0 +1,250 @@
+"""State dicts: read without running code, fitted to a trunk, digested."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pickle
+import pickletools
+import re
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from featcache.errors import UnsafeFileError, WeightsError, nearest
+from featcache.specs import canonical_json
+
+# What torch.load raises on bytes that no torch.save wrote (found by flipping and cutting bytes).
+_UNREADABLE = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    EOFError,
+    OSError,
+    struct.error,
+    pickle.UnpicklingError,
+    MemoryError,
+)
+_NESTS = ("state_dict", "model")  # Lightning's and torchvision's training scripts' checkpoints
+_WRAPPERS = ("module.", "model.")  # DataParallel's and a LightningModule's attribute
+# torchvision's densenet files are older than the ban on dots in module names.
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+_N_SHOWN = 5
+_CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "REDUCE"})
+_SAVE_ADVICE = (
+    "Nothing was loaded. Save one with torch.save(model.state_dict(), PATH) or "
+    "safetensors.torch.save_file(model.state_dict(), PATH)."
+)
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Hash names, dtypes, shapes and bytes of all tensors in their order.
+
+    The memory format (channels last or not) and the device have no part in it.
+
+    Returns:
+        SHA-256 as 64 hex digits.
+    """
+    sha = hashlib.sha256()
+    for name, tensor in state.items():
+        title = canonical_json([name, str(tensor.dtype), list(tensor.shape)])
+        sha.update(f"{len(title)}:{title}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        sha.update(flat.view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a .safetensors file or a torch.save file, running no code from it.
+
+    Looks through one level of {"state_dict": ...} or {"model": ...}, and drops a "module." or
+    "model." that all names begin with. Tensors of a torch.save file stay on disk until used.
+
+    Raises:
+        UnsafeFileError: If the file can only be read by running code that it brings.
+        WeightsError: If there is no such file, or it holds no state dict.
+    """
+    path = _existing_file(path)
+    is_safetensors = path.suffix.lower() == ".safetensors"
+    content = _read_safetensors(path) if is_safetensors else _read_torch(path)
+    if isinstance(content, Mapping):
+        content = next((content[n] for n in _NESTS if isinstance(content.get(n), Mapping)), content)
+    if not isinstance(content, Mapping) or not content:
+        kind = type(content).__name__
+        raise WeightsError(f"{path} holds no state dict, but a {kind}. {_SAVE_ADVICE}")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise WeightsError(
+                f"{path} holds no state dict: expected names and tensors, got a "
+                f"{type(tensor).__name__} at {name!r}. {_SAVE_ADVICE}"
+            )
+    return _without_wrappers(dict(content))
+
+
+def fit_state_dict(
+    state: Mapping[str, Tensor],
+    like: Mapping[str, Tensor],
+    *,
+    ignored: Iterable[str] = (),
+    source: str,
+    trunk: str,
+) -> dict[str, Tensor]:
+    """Check a state dict against a trunk's and copy the trunk's tensors out of it.
+
+    Floating types are converted to the trunk's float32. BatchNorm's `num_batches_tracked`, which
+    older files lack and inference does not read, is 0 where it is missing.
+
+    Args:
+        state: What a file holds; names of `model.features` alone may lack "features.".
+        like: The trunk's own state dict; tensors may be on the meta device.
+        ignored: Beginnings of names that are no part of the trunk (classifier, auxiliary heads).
+        source: Names the file in messages.
+        trunk: Names the trunk in messages.
+
+    Returns:
+        Names and order of `like`, in memory, contiguous.
+
+    Raises:
+        WeightsError: If trunk tensors are missing, surplus, of another shape, or not finite.
+    """
+    state = _with_trunk_names(state, like)
+    skipped = tuple(ignored)
+    missing = [n for n in like if n not in state and not n.endswith(".num_batches_tracked")]
+    surplus = [n for n in state if n not in like and not n.startswith(skipped)]
+    unfit = [
+        f"{n} expected {_describe(like[n])}, got {_describe(t)}"
+        for n, t in state.items()
+        if n in like and not _fits(t, like[n])
+    ]
+    if missing or surplus or unfit:
+        kinds = {"missing": missing, "surplus": surplus, "of another shape or type": unfit}
+        found = "; ".join(f"{len(v)} {k} ({_first(v)})" for k, v in kinds.items() if v)
+        raise WeightsError(
+            f"{source} does not fit the trunk of torchvision's {trunk}: {found}. Nothing was "
+            f"loaded. Give a state dict of {trunk}, or name the --backbone that it belongs to."
+        )
+    fitted = {n: _copy(state.get(n), t) for n, t in like.items()}
+    bad = [n for n, t in fitted.items() if t.is_floating_point() and not t.isfinite().all()]
+    if bad:
+        raise WeightsError(
+            f"{source} holds NaN or infinite numbers (as float32) in {len(bad)} tensor(s) of the "
+            f"trunk: {_first(bad)}. Nothing was loaded. Give weights of a run that converged."
+        )
+    return fitted
+
+
+def _existing_file(path: str | Path) -> Path:
+    if "://" in str(path):
+        raise WeightsError(
+            f"--weights {path} is a URL; featcache loads weights only from torchvision's list or "
+            f"from a file. Download it, check its digest, then give --weights PATH."
+        )
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder, not a file of weights. Name the file in it.")
+    if not path.is_file():
+        names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = nearest(path.name, names)
+        hint = f" Did you mean {', '.join(near)}?" if near else ""
+        raise WeightsError(f"There is no file of weights at {path.absolute()}.{hint}")
+    if path.stat().st_size == 0:
+        raise WeightsError(f"{path} is empty (0 bytes). Delete it and copy it again.")
+    return path
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as err:
+        raise WeightsError(
+            f"{path} ends in .safetensors, but cannot be read as such: {err}. It is damaged, or "
+            f"another kind of file: copy it again, or rename a torch.save file to .pth."
+        ) from err
+
+
+def _read_torch(path: Path) -> Any:
+    # Files of torch < 1.6 are no zip archives and cannot be mapped into memory.
+    mmap = zipfile.is_zipfile(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a pickle's protocol: the error below says more
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except _UNREADABLE as err:
+        # torch's own text advises weights_only=False; it stays in the traceback only.
+        if "GLOBAL" in str(err) or _calls_code(path):
+            wanted = re.search(r"GLOBAL ([\w.]+)", str(err))
+            what = f" ({wanted[1]})" if wanted else ""
+            raise UnsafeFileError(
+                f"{path} was refused: it holds more than tensors, and reading it would run code "
+                f"from it{what}. Nothing was run or loaded. If you trust its source, open it "
+                f"there and save model.state_dict() as .safetensors."
+            ) from err
+        raise WeightsError(
+            f"{path} cannot be read as a torch.save file ({type(err).__name__}). It is damaged, "
+            f"cut short or another kind of file. Copy it again; give .safetensors files that "
+            f"ending."
+        ) from err
+
+
+def _calls_code(path: Path) -> bool:
+    """Tell whether the pickle in a file names functions; its opcodes are listed, not run."""
+    try:
+        with contextlib.ExitStack() as stack:
+            if zipfile.is_zipfile(path):
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                inner = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+                pickled = stack.enter_context(archive.open(inner))
+            else:
+                pickled = stack.enter_context(path.open("rb"))
+            return any(opcode.name in _CALLS for opcode, _, _ in pickletools.genops(pickled))
+    except (*_UNREADABLE, StopIteration, zipfile.BadZipFile, zlib.error):
+        return False
+
+
+def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in _WRAPPERS:
+        if all(n.startswith(prefix) for n in state):
+            state = {n.removeprefix(prefix): t for n, t in state.items()}
+    return {_OLD_DENSENET.sub(r"\1\2", n): t for n, t in state.items()}
+
+
+def _with_trunk_names(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefixed = {f"features.{n}": t for n, t in state.items()}
+    is_features_alone = not any(n in like for n in state) and any(n in like for n in prefixed)
+    return prefixed if is_features_alone else dict(state)
+
+
+def _fits(tensor: Tensor, like: Tensor) -> bool:
+    return (
+        tensor.shape == like.shape
+        and tensor.layout is torch.strided
+        and not tensor.is_quantized
+        and tensor.is_floating_point() == like.is_floating_point()
+        and not tensor.is_complex()
+    )
+
+
+def _copy(tensor: Tensor | None, like: Tensor) -> Tensor:
+    out = torch.zeros(like.shape, dtype=like.dtype)
+    return out if tensor is None else out.copy_(tensor.detach())
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _first(names: list[str]) -> str:
+    more = ", ..." if len(names) > _N_SHOWN else ""
+    return ", ".join(names[:_N_SHOWN]) + more
