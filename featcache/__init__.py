@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from featcache.store import (
         Cache,
         CacheSplit,
+        describe_cache,
         find_cache,
         list_caches,
         open_cache,
@@ -36,6 +37,7 @@ _HOME = {
     "FeatcacheError": "errors",
     "Progress": "pipeline",
     "describe_backbone": "backbones",
+    "describe_cache": "store",
     "extract": "extraction",
     "find_cache": "store",
     "list_backbones": "backbones",
@@ -57,6 +59,7 @@ __all__ = [
     "Progress",
     "__version__",
     "describe_backbone",
+    "describe_cache",
     "extract",
     "find_cache",
     "list_backbones",

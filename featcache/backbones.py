@@ -115,8 +115,8 @@ def describe_backbone(name: str, image_size: int = ExtractSpec.image_size) -> Ba
     for layer in trunk.modules():
         if not list(layer.children()):
             layer.register_forward_hook(lambda _, x, y: layer_sizes.append(_n_values(x, y)))
-    with FlopCounterMode(display=False) as counter:
-        width = n_features(trunk, name=name, image_size=image_size)
+    counter = FlopCounterMode(display=False)
+    width = n_features(trunk, name=name, image_size=image_size, counter=counter)
     published = list_pretrained(name)
     return BackboneInfo(
         name=name,

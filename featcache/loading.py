@@ -92,7 +92,7 @@ def _from_workers(decoder: _Decoder, n_workers: int) -> Iterator[Batch]:
             raise
         raise FeatcacheError(
             f"A process that decodes images died: {err}. All acknowledged rows are kept. If memory "
-            f"is short, use fewer --workers; the same command goes on from there."
+            f"is short, use fewer --n-workers; the same command goes on from there."
         ) from err
 
 

@@ -1,8 +1,9 @@
-"""Resize and normalise images, bit-equal to PIL + ToTensor + Normalize: one by one or in batches."""
+"""Resize and normalise images, bit-equal to PIL + ToTensor + Normalize, singly and in batches."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from featcache.errors import UsageError
-from featcache.resample import INTERPOLATIONS, Workspace, plan_axis
+from featcache.resample import INTERPOLATIONS, Workspace, are_rows_first, plan_axis
 from featcache.specs import Preprocess
 
 # Values per chunk, so that on a CPU the int32 temporaries stay in its cache, and on a GPU they
@@ -111,11 +112,18 @@ class BatchPreprocessor:
         self.device = device
         self.in_size = in_size
         self.out_size = preprocess.out_size
-        self._rows = plan_axis(
-            "rows", in_size[0], height, kept=rows, interpolation=name, device=device
+        axes = (
+            plan_axis("rows", in_size[0], height, kept=rows, interpolation=name, device=device),
+            plan_axis(
+                "columns", in_size[1], width, kept=columns, interpolation=name, device=device
+            ),
         )
-        self._columns = plan_axis(
-            "columns", in_size[1], width, kept=columns, interpolation=name, device=device
+        self._sources = [axis.source for axis in axes]
+        in_order = axes if are_rows_first(in_size, (height, width)) else axes[::-1]
+        self._passes = [axis for axis in in_order if axis.taps]
+        self._n_values = 3 * math.prod(
+            max(source.stop - source.start, n_out)
+            for source, n_out in zip(self._sources, self.out_size, strict=True)
         )
         self._workspace = Workspace(device)
         self._table = normalise_table(preprocess).to(device)
@@ -139,7 +147,7 @@ class BatchPreprocessor:
             UsageError: If the images or `out` have another type or size.
         """
         height, width = self.out_size
-        _require(images, "images", (len(images), *self.in_size, 3), torch.uint8)
+        _require(images, "images", (*images.shape[:1], *self.in_size, 3), torch.uint8)
         if out is None:
             out = torch.empty((len(images), height, width, 3), device=self.device)
             out = out.permute(0, 3, 1, 2)
@@ -148,8 +156,7 @@ class BatchPreprocessor:
             raise UsageError("`out` is not in channels_last memory format. Pass an earlier result.")
         targets = out.permute(0, 2, 3, 1).view(len(images), height, width * 3)
         limit = _CHUNK_VALUES_CPU if self.device.type == "cpu" else _CHUNK_VALUES_GPU
-        n_rows = max(height, self._rows.source.stop - self._rows.source.start)
-        chunk = max(1, limit // (n_rows * width * 3))
+        chunk = max(1, limit // self._n_values)
         for part, target in zip(images.split(chunk), targets.split(chunk), strict=True):
             pixels = self._resize(part)
             if self.device.type == "cpu":
@@ -159,15 +166,14 @@ class BatchPreprocessor:
         return out
 
     def _resize(self, images: Tensor) -> Tensor:
-        """Turn (B, H, W, 3) uint8 into (B, h, w * 3) integers, columns before rows as in Pillow."""
-        pixels = images[:, self._rows.source, self._columns.source].flatten(2)
-        if not (self._columns.taps or self._rows.taps):
+        """Turn (B, H, W, 3) uint8 into (B, h, w * 3) integers."""
+        rows, columns = self._sources
+        pixels = images[:, rows, columns].flatten(2)
+        if not self._passes:
             return pixels
         pixels = self._workspace.take("pixels", pixels.shape).copy_(pixels)
-        if self._columns.taps:
-            pixels = self._columns.resample(pixels, self._workspace)
-        if self._rows.taps:
-            pixels = self._rows.resample(pixels, self._workspace)
+        for axis in self._passes:
+            pixels = axis.resample(pixels, self._workspace)
         return pixels
 
     def _normalise(self, pixels: Tensor, out: Tensor) -> None:
@@ -231,3 +237,5 @@ def _validate(preprocess: Preprocess) -> None:
         raise UsageError(f"A crop of {crop} does not fit into images resized to {resize}.")
     if min(shorter, shorter if crop is None else crop) < 1:
         raise UsageError(f"Cannot resize to {resize} and crop to {crop}: both must be at least 1.")
+    if min(preprocess.std) <= 0:
+        raise UsageError(f"The std {preprocess.std} must be above 0 in every channel.")

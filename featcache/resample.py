@@ -1,7 +1,7 @@
 """Pillow's 8-bit resampling in exact integer arithmetic, for whole batches on any device.
 
-Formulas: Pillow 12's src/libImaging/Resample.c (precompute_coeffs, normalize_coeffs_8bpc,
-ImagingResampleHorizontal_8bpc and ImagingResampleVertical_8bpc).
+Formulas: Pillow 13's src/libImaging/Resample.c (precompute_coeffs, normalize_coeffs_8bpc,
+ImagingResampleInner and the 8bpc passes).
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import PIL
 import torch
 from torch import Tensor
 
 # Weights are fixed-point numbers with 32 - 8 - 2 bits behind the point, as in Pillow.
 _PRECISION_BITS = 22
 _HALF = 1 << (_PRECISION_BITS - 1)
+_PILLOW_MAJOR = int(PIL.__version__.partition(".")[0])
 
 
 def _triangle(x: float) -> float:
@@ -136,6 +138,16 @@ def plan_axis(
             taps.append((interleaved, weight.int().repeat_interleave(3)))
     overshoots = any(_can_overshoot(weights) for _, weights in windows)
     return Axis(name=name, source=slice(start, stop), taps=tuple(taps), overshoots=overshoots)
+
+
+def are_rows_first(in_size: tuple[int, int], out_size: tuple[int, int]) -> bool:
+    """Say which pass Pillow runs first, since it rounds to bytes between the two.
+
+    Before Pillow 13 always the columns; since then the rows, where the height shrinks by more than
+    twice as many pixels as the width (python-pillow/Pillow pull request 9549).
+    """
+    fewer_rows, fewer_columns = in_size[0] - out_size[0], in_size[1] - out_size[1]
+    return _PILLOW_MAJOR >= 13 and fewer_rows > max(0, 2 * fewer_columns)
 
 
 def _window(n_in: int, n_out: int, i: int, interpolation: str) -> tuple[int, list[int]]:

@@ -68,7 +68,7 @@ class ExtractSpec:
         _one_of("--store-dtype", self.store_dtype, STORE_DTYPES)
         _at_least("--image-size", self.image_size, 1)
         _at_least("--batch-size", self.batch_size, 1)
-        _at_least("--workers", self.n_workers, 0)
+        _at_least("--n-workers", self.n_workers, 0)
         _at_least("--limit", self.limit, 1)
         _at_least("--seed", self.seed, 0)
 

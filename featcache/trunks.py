@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from featcache.errors import UnknownNameError, UsageError
 from featcache.pretrained import list_pretrained
@@ -78,14 +80,27 @@ def classifier_prefixes() -> tuple[str, ...]:
     return tuple(f"{part}." for part in (*_HEADS, *_AUXILIARY))
 
 
-def n_features(trunk: nn.Module, *, name: str, image_size: int) -> int:
+def n_features(
+    trunk: nn.Module,
+    *,
+    name: str,
+    image_size: int,
+    counter: FlopCounterMode | None = None,
+) -> int:
     """Push one empty image through a trunk on the meta device and count its features.
+
+    Args:
+        trunk: From `build_trunk(..., meta=True)`.
+        name: Names the trunk in messages.
+        image_size: Side of the image in pixels.
+        counter: Counts the work of this one pass.
 
     Raises:
         UsageError: If the trunk does not take this size; names the smallest that it takes.
     """
     try:
-        return int(_meta_forward(trunk, image_size).shape[1])
+        with counter or contextlib.nullcontext():
+            return int(_meta_forward(trunk, image_size).shape[1])
     except (RuntimeError, AssertionError, ValueError) as err:
         made_for = list_pretrained(name)[0].preprocess.crop or 0
         smallest = _smallest_size(trunk, made_for)

@@ -40,7 +40,8 @@ class ArrayImages:
         """Yield bytes that change when any pixel, the order or the image size does."""
         yield repr(self.pixels.shape).encode()
         for start in range(0, len(self.pixels), 1024):
-            yield hashlib.sha256(np.ascontiguousarray(self.pixels[start : start + 1024])).digest()
+            block = np.ascontiguousarray(self.pixels[start : start + 1024])
+            yield hashlib.sha256(block.data).digest()
 
 
 class FileImages(Protocol):
@@ -94,7 +95,7 @@ class Split:
             self,
             images=self.images.take(rows),
             labels=self.labels[rows],
-            ids=[self.ids[i] for i in rows],
+            ids=[self.ids[int(i)] for i in rows],
         )
 
 
@@ -127,7 +128,8 @@ class Dataset:
         n_total = sum(len(split) for split in self.splits.values())
         n_done = 0
         sha = hashlib.sha256()
-        _update(sha, *(name.encode() for name in self.class_names))
+        _update(sha, len(self.class_names).to_bytes(8, "little"))
+        _update(sha, *(name.encode(errors="surrogateescape") for name in self.class_names))
         for split in self.splits.values():
             _update(sha, split.name.encode(), np.ascontiguousarray(split.labels).tobytes())
             _update(sha, *(i.encode(errors="surrogateescape") for i in split.ids))
@@ -136,6 +138,8 @@ class Dataset:
                 if on_progress is not None and i % 256 == 0:
                     on_progress(min(n_done + i, n_total), n_total)
             n_done += len(split)
+            if on_progress is not None:
+                on_progress(n_done, n_total)
         return sha.hexdigest()
 
 

@@ -10,6 +10,7 @@ from featcache.store.catalog import (
     summarise,
 )
 from featcache.store.check import Damage, VerifyReport, verify_cache
+from featcache.store.describe import CacheDescription, SplitDescription, describe_cache
 from featcache.store.files import human_bytes, require_space
 from featcache.store.format import Block, rows_per_block
 from featcache.store.lock import locked
@@ -27,16 +28,19 @@ from featcache.store.writer import CacheWriter, SplitRows, encode_id, partial_pa
 __all__ = [
     "Block",
     "Cache",
+    "CacheDescription",
     "CacheSplit",
     "CacheState",
     "CacheSummary",
     "CacheWriter",
     "Damage",
     "FilePlan",
+    "SplitDescription",
     "SplitPlan",
     "SplitRows",
     "VerifyReport",
     "cache_path",
+    "describe_cache",
     "encode_id",
     "find_cache",
     "human_bytes",

@@ -9,6 +9,7 @@ from typing import Any
 
 from featcache.errors import CacheMissingError, FeatcacheError, UsageError, nearest
 from featcache.specs import differing_fields
+from featcache.store.files import named_failures
 from featcache.store.lock import locked
 from featcache.store.reader import read_state
 from featcache.store.writer import partial_path
@@ -89,7 +90,9 @@ def find_cache(name: str | Path, *, cache_dir: str | Path) -> Path:
     if direct.suffix in (".h5", ".partial") and (direct.exists() or direct.is_symlink()):
         return direct
     listed = {str(c.path.relative_to(cache_dir)): c.path for c in list_caches(cache_dir)}
-    fits = [path for text, path in listed.items() if str(name) in text or str(path) == str(name)]
+    if str(name) in listed:
+        return listed[str(name)]
+    fits = [path for text, path in listed.items() if str(name) in text]
     if len(fits) == 1:
         return fits[0]
     if fits:
@@ -127,12 +130,16 @@ def remove_cache(path: Path) -> list[Path]:
     """
     if path.suffix == ".partial":
         path = path.with_suffix("")
-    targets = [path, partial_path(path), path.with_name(path.name + ".new")]
-    present = [p for p in targets if p.exists() or p.is_symlink()]
-    if not present:
+    if not _files_of(path):
         raise CacheMissingError(f"There is no cache at {path}. Nothing was removed.")
-    with locked(path):
+    with locked(path), named_failures(path, kept="Nothing else was removed."):
+        present = _files_of(path)  # by now a writer may have renamed its partial file
         for target in present:
             target.unlink()
         path.with_name(path.name + ".lock").unlink(missing_ok=True)
     return present
+
+
+def _files_of(path: Path) -> list[Path]:
+    files = [path, partial_path(path), path.with_name(path.name + ".new")]
+    return [p for p in files if p.exists() or p.is_symlink()]

@@ -91,7 +91,11 @@ def verify_cache(
     n_drawn = min(len(written), max(1, round(subset * len(written))))
     drawn = sorted(random.sample(written, n_drawn), key=lambda block: block.slot)
     damaged_slots = set(state.damaged_slots)
-    damages = [_damage(b, blocks, "its ledger slot") for b in blocks if b.slot in damaged_slots]
+    damages = [
+        _damage(b, blocks, "its ledger slot is not as written")
+        for b in blocks
+        if b.slot in damaged_slots
+    ]
     fd = open_readonly(path)
     try:
         if not _statistics_are_sound(fd, state):
@@ -99,8 +103,9 @@ def verify_cache(
                 Damage("trunk", 0, 0, 0, "the trunk's running statistics are not as written")
             )
         for i, block in enumerate(drawn):
-            if block_digest(fd, state.manifest, block) != state.slots[block.slot].sha256:
-                damages.append(_damage(block, blocks, "the SHA-256 of its rows"))
+            what = _what_is_wrong(fd, state, block)
+            if what is not None:
+                damages.append(_damage(block, blocks, what))
             if on_progress is not None:
                 on_progress(i + 1, n_drawn)
     except EOFError as err:
@@ -118,14 +123,27 @@ def verify_cache(
     )
 
 
+def _what_is_wrong(fd: int, state: CacheState, block: Block) -> str | None:
+    try:
+        digest = block_digest(fd, state.manifest, block)
+    except OSError as err:  # a bad sector costs its block, not the whole report
+        return f"its rows cannot be read ({err.strerror})"
+    if digest != state.slots[block.slot].sha256:
+        return "the SHA-256 of its rows is not as written"
+    return None
+
+
 def _statistics_are_sound(fd: int, state: CacheState) -> bool:
     if STATISTICS_SLOT in state.damaged_slots and state.manifest.statistics is not None:
         return False
     if state.manifest.statistics is None or STATISTICS_SLOT not in state.slots:
         return True
-    return statistics_digest(fd, state.manifest) == state.slots[STATISTICS_SLOT].sha256
+    try:
+        return statistics_digest(fd, state.manifest) == state.slots[STATISTICS_SLOT].sha256
+    except OSError:
+        return False
 
 
 def _damage(block: Block, blocks: Sequence[Block], what: str) -> Damage:
     number = block.slot - blocks[0].slot
-    return Damage(block.split, number, block.start, block.stop - 1, f"{what} is not as written")
+    return Damage(block.split, number, block.start, block.stop - 1, what)

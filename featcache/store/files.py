@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from featcache.errors import DiskFullError, StorageError
+from featcache.errors import CorruptError, DiskFullError, FeatcacheError, StorageError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 sync_bytes = getattr(os, "fdatasync", os.fsync)
 """Wait until the file's bytes are on the disk (macOS has no fdatasync)."""
@@ -22,11 +22,11 @@ def named_failures(path: Path, *, kept: str) -> Iterator[None]:
     """Turn an OSError inside into DiskFullError or StorageError, with `path` and what is kept."""
     try:
         yield
-    except (StorageError, FileNotFoundError):
+    except FeatcacheError:
         raise
     except OSError as err:
         reason = f"{err.strerror or err} (errno {err.errno})"
-        if err.errno in _FULL:
+        if err.errno in DISK_FULL:
             raise DiskFullError(
                 f"No space left while writing {path}: {reason}. {kept} Make room and run the same "
                 f"command again."
@@ -34,6 +34,19 @@ def named_failures(path: Path, *, kept: str) -> Iterator[None]:
         raise StorageError(
             f"Cannot write {path}: {reason}. {kept} Mend the cause and run the same command again."
         ) from err
+
+
+@contextlib.contextmanager
+def named_read_failures(path: Path) -> Iterator[None]:
+    """Turn an OSError inside into StorageError, and an early end of the file into CorruptError."""
+    try:
+        yield
+    except FeatcacheError:
+        raise
+    except EOFError as err:
+        raise CorruptError(f"{path} became shorter while it was read: {err}.") from err
+    except OSError as err:
+        raise StorageError(f"Cannot read {path}: {err.strerror} (errno {err.errno}).") from err
 
 
 def require_space(folder: Path, *, nbytes: int) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import filelock
 
-from featcache.errors import LockedError, StorageError
+from featcache.errors import DiskFullError, LockedError, StorageError
+from featcache.store.files import DISK_FULL
 
 
 @contextlib.contextmanager
@@ -23,7 +24,7 @@ def locked(path: Path) -> Iterator[None]:
 
     Raises:
         LockedError: If another process holds it, with its host and process number.
-        StorageError: If the folder cannot be written.
+        StorageError: If the folder cannot be written; DiskFullError if it has no room.
     """
     lock_path = path.with_name(path.name + ".lock")
     lock = filelock.FileLock(lock_path, timeout=0)
@@ -35,12 +36,17 @@ def locked(path: Path) -> Iterator[None]:
             f"until it is done, or stop it; the same command then goes on from there."
         ) from err
     except OSError as err:
-        raise StorageError(
+        kind = DiskFullError if err.errno in DISK_FULL else StorageError
+        raise kind(
             f"Cannot write in {path.parent}: {err.strerror} (errno {err.errno}). Nothing was "
             f"changed. Choose a folder you may write to with --cache-dir."
         ) from err
     try:
-        lock_path.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}) + "\n")
+        # Only for the other's error text: a disk that is full must not stop a resume, whose space
+        # is reserved.
+        with contextlib.suppress(OSError):
+            holder = {"host": socket.gethostname(), "pid": os.getpid()}
+            lock_path.write_text(json.dumps(holder) + "\n")
         yield
     finally:
         lock.release()

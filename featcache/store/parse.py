@@ -68,10 +68,11 @@ def parse_manifest(body: bytes, *, sha256: str, file_size: int, name: str) -> Ma
             f"Remove the file and extract again."
         )
     try:
-        manifest = _manifest_from_json(
-            json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
-        )
-        _check_places(manifest)
+        manifest = _manifest_from_json(json.loads(body))
+        _check_places(manifest, body_nbytes=len(body))
+        # No key twice or unknown, no NaN, no other spelling: what is read is all there is.
+        if manifest.to_bytes()[HEADER_LENGTH:] != body:
+            raise ValueError("its JSON is not in canonical form")
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as err:
         raise CorruptError(
             f"{name}: the manifest is not one that featcache writes ({err})."
@@ -84,27 +85,20 @@ def parse_manifest(body: bytes, *, sha256: str, file_size: int, name: str) -> Ma
     return manifest
 
 
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key stands twice")
-    return dict(pairs)
-
-
 def _manifest_from_json(value: dict[str, Any]) -> Manifest:
     splits = {}
     for split in value["splits"]:
         columns = {name: _extent(e) for name, e in split["columns"].items()}
-        splits[_text(split["name"])] = SplitLayout(_count(split["n_rows"]), columns)
+        splits[_text(split["name"])] = SplitLayout(_count(split["n_rows"], least=1), columns)
+    if not splits:
+        raise ValueError("no splits")
     statistics = None
     if value["statistics"] is not None:
         entries = tuple(
-            (_text(name), tuple(_count(n) for n in shape))
-            for name, shape in value["statistics"]["entries"]
+            (_text(name), _shape(shape)) for name, shape in value["statistics"]["entries"]
         )
+        if not entries:
+            raise ValueError("statistics without entries")
         statistics = TrunkStatistics(_count(value["statistics"]["offset"]), entries)
     manifest = Manifest(
         identity=dict(value["identity"]),
@@ -122,13 +116,13 @@ def _manifest_from_json(value: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def _check_places(manifest: Manifest) -> None:
+def _check_places(manifest: Manifest, *, body_nbytes: int) -> None:
     """Refuse ranges outside the file, overlapping ones, and columns of unequal length."""
     wanted = Extent(manifest.ledger.offset, (manifest.n_slots, SLOT_BYTES), "|u1")
     if manifest.ledger != wanted or manifest.ledger.offset % SLOT_BYTES:
         raise ValueError(f"a ledger {manifest.ledger} for {manifest.n_slots} slots")
     places = [
-        (MANIFEST_OFFSET, HEADER_LENGTH),
+        (MANIFEST_OFFSET, HEADER_LENGTH + body_nbytes),
         (manifest.ledger.offset, manifest.ledger.nbytes),
     ]
     if manifest.statistics is not None:
@@ -165,10 +159,13 @@ def _check_columns(split_name: str, split: SplitLayout) -> None:
 def _extent(value: dict[str, Any]) -> Extent:
     if not _DTYPES.fullmatch(value["dtype"]):
         raise ValueError(f"dtype {value['dtype']!r}")
-    shape = tuple(_count(n) for n in value["shape"])
-    if len(shape) > 4:
-        raise ValueError(f"shape {shape}")
-    return Extent(_count(value["offset"]), shape, value["dtype"])
+    return Extent(_count(value["offset"]), _shape(value["shape"]), value["dtype"])
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    if len(value) > 4:
+        raise ValueError(f"a shape of {len(value)} dimensions")
+    return tuple(_count(n, least=1) for n in value)
 
 
 def _count(value: Any, *, least: int = 0) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import CacheMissingError, CorruptError, StorageError, UnsafeFileError
-from featcache.store.digest import skeleton_digest
-from featcache.store.files import read_at
+from featcache.store.digest import skeleton_digest, statistics_digest
+from featcache.store.files import named_read_failures, read_at
 from featcache.store.format import (
     HDF5_SIGNATURE,
     HEADER_LENGTH,
@@ -36,7 +38,7 @@ from featcache.store.parse import parse_header, parse_manifest
 
 @dataclass(frozen=True, eq=False)
 class CacheSplit:
-    """One split of a cache; every array is read-only.
+    """One split of a cache; the features are mapped, and read-only.
 
     Attributes:
         name: "train", "val", "test", ...
@@ -118,7 +120,8 @@ class CacheState:
     Attributes:
         manifest: Its manifest.
         slots: The good slots of its ledger, by number.
-        damaged_slots: Numbers of the slots that are written but not whole.
+        damaged_slots: Numbers of the slots that are written but not whole; in a file that has its
+            final name, which it gets when all are written, also of those that are empty.
     """
 
     manifest: Manifest
@@ -196,8 +199,7 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
 
 def read_state(path: Path) -> CacheState:
     """Read manifest and ledger of a cache, complete or not; the raises are those of open_cache."""
-    fd = open_readonly(path)
-    try:
+    with opened_readonly(path) as fd:
         manifest = read_manifest(fd, name=path.name)
         slots, damaged = unpack_slots(read_ledger(fd, manifest))
         skeleton = slots.get(SKELETON_SLOT)
@@ -206,9 +208,20 @@ def read_state(path: Path) -> CacheState:
                 f"{path.name} is damaged outside its rows (its skeleton's SHA-256 differs). Copy "
                 f"it again from its source, or remove it and extract again."
             )
+    if path.suffix != ".partial":
+        damaged = [number for number in range(manifest.n_slots) if number not in slots]
+    return CacheState(manifest, slots, damaged)
+
+
+@contextlib.contextmanager
+def opened_readonly(path: Path) -> Iterator[int]:
+    """Open a file as `open_readonly` does, and name the failures to read it."""
+    fd = open_readonly(path)
+    try:
+        with named_read_failures(path):
+            yield fd
     finally:
         os.close(fd)
-    return CacheState(manifest, slots, damaged)
 
 
 def open_readonly(path: Path) -> int:
@@ -253,20 +266,28 @@ def read_ledger(fd: int, manifest: Manifest) -> npt.NDArray[np.uint8]:
 
 
 def read_trunk_statistics(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float32]]:
-    """Read the running statistics of an adapted trunk, by buffer name; empty for a frozen one."""
+    """Read the running statistics of an adapted trunk, by buffer name; empty for a frozen one.
+
+    Raises:
+        CorruptError: If they are not what was written.
+    """
     path = Path(path)
     state = read_state(path)
-    if state.manifest.statistics is None or STATISTICS_SLOT not in state.slots:
+    statistics = state.manifest.statistics
+    if statistics is None:
         return {}
-    extent = state.manifest.statistics.extent
-    flat = np.memmap(path, extent.dtype, "r", extent.offset, extent.shape)
-    return split_statistics(np.array(flat), state.manifest.statistics.entries)
-
-
-def split_statistics(
-    flat: npt.NDArray[np.float32], entries: Sequence[tuple[str, tuple[int, ...]]]
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Cut one flat vector, (n_values,), into named arrays of the given shapes."""
-    ends = np.cumsum([int(np.prod(shape)) for _, shape in entries])
+    slot = state.slots.get(STATISTICS_SLOT)
+    with opened_readonly(path) as fd:
+        if slot is None or slot.sha256 != statistics_digest(fd, state.manifest):
+            raise CorruptError(
+                f"{path}: the trunk's running statistics are damaged or not written. Copy the "
+                f"file again from its source, or remove it and extract again."
+            )
+        extent = statistics.extent
+        flat = np.frombuffer(read_at(fd, extent.nbytes, extent.offset), extent.dtype)
+    ends = np.cumsum([math.prod(shape) for _, shape in statistics.entries])
     parts = np.split(flat, ends[:-1])
-    return {name: part.reshape(shape) for (name, shape), part in zip(entries, parts, strict=True)}
+    return {
+        name: part.reshape(shape)
+        for (name, shape), part in zip(statistics.entries, parts, strict=True)
+    }

@@ -104,19 +104,19 @@ class CacheWriter:
         partial = partial_path(path)
         with named_failures(partial, kept="Nothing was changed."):
             fd = os.open(partial, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            manifest = read_manifest(fd, name=partial.name)
-            slots, _ = unpack_slots(read_ledger(fd, manifest))
-            skeleton = slots.get(SKELETON_SLOT)
-            if skeleton is None or skeleton.sha256 != skeleton_digest(fd, manifest):
-                raise CorruptError(
-                    f"{partial} is damaged outside its rows, so its rows cannot be trusted. "
-                    f"Nothing was changed. Remove it (featcache cache rm {partial}) and run the "
-                    f"same command again."
-                )
-        except BaseException:
-            os.close(fd)
-            raise
+            try:
+                manifest = read_manifest(fd, name=partial.name)
+                slots, _ = unpack_slots(read_ledger(fd, manifest))
+                skeleton = slots.get(SKELETON_SLOT)
+                if skeleton is None or skeleton.sha256 != skeleton_digest(fd, manifest):
+                    raise CorruptError(
+                        f"{partial} is damaged outside its rows, so its rows cannot be trusted. "
+                        f"Nothing was changed. Remove it (featcache cache rm {partial}) and run "
+                        f"the same command again."
+                    )
+            except BaseException:
+                os.close(fd)
+                raise
         return cls(path, manifest, fd, slots)
 
     def recheck(self) -> list[Block]:
@@ -128,7 +128,12 @@ class CacheWriter:
         damaged = []
         for block in self.manifest.blocks():
             slot = self._slots.get(block.slot)
-            if slot and slot.sha256 != block_digest(self._fd, self.manifest, block):
+            if slot is None:
+                continue
+            digest = None  # of rows that cannot be read: a bad sector
+            with contextlib.suppress(OSError):
+                digest = block_digest(self._fd, self.manifest, block)
+            if digest != slot.sha256:
                 del self._slots[block.slot]
                 damaged.append(block)
         return damaged
@@ -200,9 +205,10 @@ class CacheWriter:
         assert self.manifest.statistics is not None, "this file has no room for statistics"
         extent = self.manifest.statistics.extent
         assert values.shape == extent.shape, values.shape
+        content = values.astype("<f4").tobytes()
         with self._named_failures():
-            write_at(self._fd, values.astype("<f4").tobytes(), extent.offset)
-        self._uncommitted[STATISTICS_SLOT] = (statistics_digest(self._fd, self.manifest), 0)
+            write_at(self._fd, content, extent.offset)
+        self._uncommitted[STATISTICS_SLOT] = (hashlib.sha256(content).digest(), 0)
         self.commit()
 
     def read_statistics(self) -> npt.NDArray[np.float32] | None:
@@ -223,19 +229,21 @@ class CacheWriter:
         """
         numerics = numerics or self.manifest.numerics
         numeric_id = numeric_class_id(numerics)
+        # Forgotten if the sync fails: a second one would succeed, though the kernel has dropped
+        # the pages (https://lwn.net/Articles/752063/).
+        uncommitted, self._uncommitted = self._uncommitted, {}
         with self._named_failures():
             sync_bytes(self._fd)
-            for number, (sha256, n_rows) in self._uncommitted.items():
+            for number, (sha256, n_rows) in uncommitted.items():
                 slot = pack_slot(number, Slot(sha256, numeric_id), n_rows)
                 write_at(self._fd, slot, self.manifest.ledger.offset + number * SLOT_BYTES)
             sync_bytes(self._fd)
-        for number, (sha256, _) in self._uncommitted.items():
+        for number, (sha256, _) in uncommitted.items():
             self._slots[number] = Slot(sha256, numeric_id)
-        self._uncommitted = {}
 
     def finish(self) -> None:
         """Give the file its final name, once every block is acknowledged."""
-        assert not self.pending(), "blocks are missing"
+        assert len(self._slots) == self.manifest.n_slots, "blocks or statistics are missing"
         with self._named_failures():
             os.fsync(self._fd)
             partial_path(self.path).replace(self.path)
@@ -279,6 +287,7 @@ def _fill_skeleton(fd: int, manifest: Manifest, rows: Mapping[str, SplitRows]) -
     write_at(fd, manifest.to_bytes(), MANIFEST_OFFSET)
     for name, layout in manifest.splits.items():
         labels, ids = layout.columns["labels"], layout.columns["ids"]
+        assert rows[name].labels.shape == labels.shape, rows[name].labels.shape
         write_at(fd, rows[name].labels.astype("<i8").tobytes(), labels.offset)
         width = ids.row_nbytes
         packed = b"".join(encode_id(i).ljust(width, b"\0") for i in rows[name].ids)

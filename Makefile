@@ -1,0 +1,31 @@
+# make demo: the main job on embedded data.   make test: the whole suite.   make lint: style, types, walls.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test lint kills clean
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("featcache needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/featcache demo
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# 50 SIGKILLs of real extractions and the negative control; about 15 minutes.
+kills: $(VENV)/ready
+	$(BIN)/python tests/faults/kills.py
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""The terminal of featcache: parse, call one library function, show."""

@@ -1,0 +1,106 @@
+"""The command line: `featcache COMMAND`. Nothing here imports torch, so `--help` is instant."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import featcache
+from featcache.errors import FeatcacheError
+from featcache_cli.commands import backbones, cache, datasets, demo, extract
+from featcache_cli.console import fail, reset_progress
+
+
+class SignalledError(KeyboardInterrupt):
+    """SIGTERM or SIGHUP arrived; handled as Ctrl-C is, but for the exit code."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class ErrorShowingGroup(TyperGroup):
+    """Turns the library's errors into one message and their exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except FeatcacheError as err:
+            reset_progress()
+            if os.environ.get("FEATCACHE_DEBUG"):
+                traceback.print_exc()
+            fail(str(err))
+            raise typer.Exit(_exit_code(err)) from err
+        except KeyboardInterrupt as err:
+            reset_progress()
+            fail("Stopped before anything was begun.")
+            raise typer.Exit(_exit_code(err)) from err
+
+
+app = typer.Typer(
+    name="featcache",
+    cls=ErrorShowingGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Run the frozen trunk once, keep its features in one HDF5 file, train heads in seconds.",
+)
+app.command("extract")(extract.extract)
+app.add_typer(cache.app, name="cache")
+app.command("backbones")(backbones.backbones)
+app.command("datasets")(datasets.datasets)
+app.command("demo")(demo.demo)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"featcache {featcache.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; the process ends with one of the documented exit codes."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _raise_signalled)
+    try:
+        app()
+    except Exception as err:
+        if os.environ.get("FEATCACHE_DEBUG"):
+            raise
+        reset_progress()
+        fail(f"{type(err).__name__}: {err}", kind="unexpected error")
+        fail("Run again with FEATCACHE_DEBUG=1 for the traceback.", kind="hint")
+        sys.exit(1)
+
+
+def _raise_signalled(number: int, _: FrameType | None) -> None:
+    raise SignalledError(number)
+
+
+def _exit_code(err: BaseException) -> int:
+    """128 + signal for an interruption, else the error's own code."""
+    cause: BaseException | None = err
+    while cause is not None:
+        if isinstance(cause, SignalledError):
+            return 128 + cause.number
+        cause = cause.__cause__
+    return err.exit_code if isinstance(err, FeatcacheError) else 130

@@ -1,0 +1,166 @@
+"""`featcache cache ls | info | verify | rm`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featcache.errors import UsageError
+from featcache.specs import ExtractSpec
+from featcache_cli.console import (
+    ProgressDisplay,
+    fail,
+    note,
+    reset_progress,
+    show_facts,
+    show_json,
+    show_table,
+)
+from featcache_cli.options import CacheArgument, CacheDirOption, JsonOption
+
+app = typer.Typer(no_args_is_help=True, help="List, describe, verify and remove caches.")
+
+
+@app.command("ls")
+def ls(cache_dir: CacheDirOption = ExtractSpec.cache_dir, json: JsonOption = False) -> None:
+    """List all caches, complete or not."""
+    from featcache.store import human_bytes, list_caches
+
+    caches = list_caches(cache_dir)
+    if json:
+        show_json({"caches": caches})
+        return
+    if not caches:
+        note(f"There are no caches in {cache_dir}. Make one with: featcache extract")
+        return
+    show_table(
+        ["cache", "dataset", "backbone", "#rows", "#features", "#size", "state"],
+        (
+            (
+                c.path,
+                c.dataset,
+                c.backbone,
+                c.n_rows,
+                c.n_features,
+                human_bytes(c.nbytes),
+                f"{100 * c.n_rows_done // c.n_rows}%" if c.state == "incomplete" else c.state,
+            )
+            for c in caches
+        ),
+    )
+    for cache in caches:
+        if cache.problem:
+            note(f"{cache.path}: {cache.problem}")
+
+
+@app.command("info")
+def info(
+    cache: CacheArgument,
+    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
+    json: JsonOption = False,
+) -> None:
+    """Say what a cache holds: identity, provenance, splits, unreadable images."""
+    from featcache.store import describe_cache, find_cache
+
+    description = describe_cache(find_cache(cache, cache_dir=cache_dir))
+    if json:
+        show_json(description)
+        return
+    facts: dict[str, object] = {
+        "cache": description.path,
+        "state": description.state,
+        "fingerprint": description.fingerprint,
+    }
+    facts |= {name: value for name, value in description.identity.items() if name != "format"}
+    facts |= {f"made with {name}": value for name, value in description.provenance.items()}
+    facts |= {f"numerics {name}": value for name, value in description.numerics.items()}
+    facts["classes"] = ", ".join(description.class_names[:12]) + (
+        f", ... ({len(description.class_names)})" if len(description.class_names) > 12 else ""
+    )
+    for split in description.splits:
+        facts[f"split {split.name}"] = (
+            f"{split.n_rows} rows of shape {split.row_shape}, {split.dtype}, "
+            f"{len(split.failures)} invalid"
+        )
+    show_facts(facts)
+    for split in description.splits:
+        for image_id, reason in split.failures.items():
+            note(f"{split.name} {image_id}: {reason}")
+
+
+@app.command("verify")
+def verify(
+    cache: CacheArgument,
+    subset: Annotated[
+        str, typer.Option(help="Share of the blocks to read, drawn at random: 5% or 0.05.")
+    ] = "100%",
+    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
+    json: JsonOption = False,
+) -> None:
+    """Check every digest of a cache; exit 13 if a byte is not what was written."""
+    from featcache.store import find_cache, verify_cache
+
+    path = find_cache(cache, cache_dir=cache_dir)
+    display = ProgressDisplay()
+    report = verify_cache(
+        path,
+        subset=_share(subset),
+        on_progress=lambda done, total: display.show("blocks", done, total),
+    )
+    reset_progress()
+    if json:
+        show_json({**vars(report), "is_sound": report.is_sound})
+    else:
+        show_facts(
+            {
+                "cache": report.path,
+                "checked": f"{report.n_blocks_checked} of {report.n_blocks} blocks, "
+                f"{report.n_rows_checked} of {report.n_rows} rows",
+                "missing": f"{report.n_missing} blocks are not written yet",
+                "result": "sound" if report.is_sound else "DAMAGED",
+            }
+        )
+    for damage in report.damages:
+        fail(
+            f"{damage.split} rows {damage.first_row} to {damage.last_row} (block {damage.block}): "
+            f"{damage.what}",
+            kind="damaged",
+        )
+    if not report.is_sound:
+        note(f"Remove it (featcache cache rm {path}) and extract again.")
+        raise typer.Exit(13)
+    if report.n_missing:
+        raise typer.Exit(10)
+
+
+@app.command("rm")
+def rm(
+    cache: CacheArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
+    json: JsonOption = False,
+) -> None:
+    """Remove a cache; asks first."""
+    from featcache.store import find_cache, human_bytes, remove_cache, summarise
+
+    path = find_cache(cache, cache_dir=cache_dir)
+    summary = summarise(path)
+    if not yes:
+        question = f"Remove {path} ({summary.n_rows_done} rows, {human_bytes(summary.nbytes)})?"
+        if not typer.confirm(question, err=True):
+            note("Nothing was removed.")
+            raise typer.Exit(1)
+    removed: list[Path] = remove_cache(path)
+    if json:
+        show_json({"removed": removed})
+    else:
+        show_facts({"removed": ", ".join(map(str, removed))})
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as err:
+        raise UsageError(f"--subset is {text!r}, but must be like 5% or 0.05.") from err

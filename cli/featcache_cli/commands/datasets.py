@@ -1,0 +1,31 @@
+"""`featcache datasets`: what `--dataset` takes."""
+
+from __future__ import annotations
+
+from featcache.specs import ExtractSpec
+from featcache_cli.console import show_json, show_table
+from featcache_cli.options import DataDirOption, JsonOption
+
+
+def datasets(data_dir: DataDirOption = ExtractSpec.data_dir, json: JsonOption = False) -> None:
+    """List the datasets and whether they are on this machine."""
+    from featcache import list_datasets
+
+    listed = list_datasets(data_dir=data_dir)
+    if json:
+        show_json({"datasets": listed})
+        return
+    show_table(
+        ["dataset", "#classes", "splits", "images", "here", "source"],
+        (
+            (
+                d.name,
+                d.n_classes or "?",
+                " ".join(d.splits),
+                d.image_size,
+                {True: "yes", False: "no", None: "?"}[d.present],
+                d.source,
+            )
+            for d in listed
+        ),
+    )

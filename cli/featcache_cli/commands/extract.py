@@ -1,0 +1,167 @@
+"""`featcache extract`: images through a frozen trunk into a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featcache.specs import BN_MODES, PRECISIONS, PREPROCESS_KINDS, STORE_DTYPES, ExtractSpec
+from featcache_cli.console import (
+    ProgressDisplay,
+    fail,
+    note,
+    reset_progress,
+    show_facts,
+    show_json,
+)
+from featcache_cli.options import (
+    AUTO,
+    CacheDirOption,
+    DataDirOption,
+    ImageSizeOption,
+    JsonOption,
+    number_or_auto,
+)
+
+if TYPE_CHECKING:
+    from featcache.extraction import ExtractResult
+    from featcache.pipeline import Progress
+
+_SHOWN_FAILURES = 10
+_STAGES = {"digest": "reading the dataset", "adapt": "adapting BatchNorm"}
+
+
+def extract(
+    dataset: Annotated[
+        str, typer.Option(help="cifar10, cifar100, digits, folder:PATH or torchvision:NAME.")
+    ] = ExtractSpec.dataset,
+    backbone: Annotated[
+        str, typer.Option(help="A torchvision classification model, or pixels.")
+    ] = ExtractSpec.backbone,
+    weights: Annotated[
+        str, typer.Option(help="DEFAULT, a torchvision weights name, a file, or random.")
+    ] = ExtractSpec.weights,
+    bn: Annotated[
+        str, typer.Option(help=f"BatchNorm statistics: {', '.join(BN_MODES)}.")
+    ] = ExtractSpec.bn,
+    preprocess: Annotated[
+        str, typer.Option(help=f"Transform: {', '.join(PREPROCESS_KINDS)}.")
+    ] = ExtractSpec.preprocess,
+    image_size: ImageSizeOption = ExtractSpec.image_size,
+    precision: Annotated[
+        str, typer.Option(help=f"Arithmetic of the trunk: {', '.join(PRECISIONS)}.")
+    ] = ExtractSpec.precision,
+    store_dtype: Annotated[
+        str, typer.Option(help=f"Stored features: {', '.join(STORE_DTYPES)}.")
+    ] = ExtractSpec.store_dtype,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = ExtractSpec.device,
+    batch_size: Annotated[
+        str, typer.Option(help="Images in one forward pass; auto: by free memory.")
+    ] = AUTO,
+    n_workers: Annotated[
+        str, typer.Option(help="Decoding processes for image files; auto: one a core, at most 8.")
+    ] = AUTO,
+    limit: Annotated[
+        int | None, typer.Option(help="Take N images of each split, evenly spaced.")
+    ] = ExtractSpec.limit,
+    seed: Annotated[int, typer.Option(help="Seeds --weights random.")] = ExtractSpec.seed,
+    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
+    data_dir: DataDirOption = ExtractSpec.data_dir,
+    mix_numerics: Annotated[
+        bool,
+        typer.Option("--mix-numerics", help="Go on with a file that another machine began."),
+    ] = ExtractSpec.mix_numerics,
+    json: JsonOption = False,
+) -> None:
+    """Run a dataset through a frozen trunk once, into one HDF5 file.
+
+    The same command resumes an interrupted run, and answers at once when the cache is there.
+    """
+    from featcache import extract as run
+
+    display = ProgressDisplay()
+    result = run(
+        dataset,
+        backbone=backbone,
+        weights=weights,
+        bn=bn,
+        preprocess=preprocess,
+        image_size=image_size,
+        precision=precision,
+        store_dtype=store_dtype,
+        device=device,
+        batch_size=number_or_auto("--batch-size", batch_size),
+        n_workers=number_or_auto("--n-workers", n_workers),
+        limit=limit,
+        seed=seed,
+        cache_dir=cache_dir,
+        data_dir=data_dir,
+        mix_numerics=mix_numerics,
+        on_progress=lambda progress: _show_progress(display, progress),
+        on_note=note,
+    )
+    reset_progress()
+    if json:
+        show_json(result)
+    else:
+        _show(result)
+    if result.failures:
+        _tell_failures(result)
+        raise typer.Exit(3)
+
+
+def _show_progress(display: ProgressDisplay, progress: Progress) -> None:
+    stage = _STAGES.get(progress.stage, progress.split)
+    detail = ""
+    if progress.images_per_s:
+        left_s = (progress.n_total - progress.n_done) / progress.images_per_s
+        rate = f"{progress.images_per_s:.3g} img/s"
+        detail = f"{rate}, {_duration(left_s)} left, {_shares(progress.seconds)}"
+    display.show(stage, progress.n_done, progress.n_total, detail)
+
+
+def _shares(seconds: Mapping[str, float]) -> str:
+    total = sum(seconds.values()) or 1.0
+    return " ".join(f"{phase} {100 * s / total:.0f}%" for phase, s in seconds.items())
+
+
+def _show(result: ExtractResult) -> None:
+    from featcache.store import human_bytes
+
+    facts = {
+        result.outcome: result.path,
+        "rows": f"{result.n_rows} of {result.n_features} features",
+        "size": human_bytes(result.nbytes),
+        "time": _duration(result.seconds),
+    }
+    if result.n_rows_computed:
+        facts["rate"] = (
+            f"{result.images_per_s:.3g} img/s over {result.n_rows_computed} rows "
+            f"({_shares(result.seconds_by_phase)})"
+        )
+    account = result.account
+    if account is not None:
+        facts["saves"] = (
+            f"an epoch end to end costs {_duration(account.end_to_end_epoch_s)} of trunk, on this "
+            f"cache about {_duration(account.cache_epoch_s)}"
+        )
+        if account.break_even_epoch is not None:
+            facts["saves"] += f": worth it from epoch {account.break_even_epoch} on"
+    show_facts(facts)
+
+
+def _tell_failures(result: ExtractResult) -> None:
+    fail(f"{len(result.failures)} images could not be read; their rows are marked invalid:")
+    for failure in result.failures[:_SHOWN_FAILURES]:
+        note(f"  {failure.id}: {failure.reason}")
+    if len(result.failures) > _SHOWN_FAILURES:
+        note(f"  all of them: featcache cache info {result.path} --json")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,119 @@
+"""What a person sees: stdout is data, stderr is conversation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+_LINE_EVERY_S = 5.0
+
+stdout = Console(highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+_running: list[Progress] = []
+
+
+def printable(text: object) -> str:
+    """Show control characters and undecodable bytes escaped, so that no name drives a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def note(text: str) -> None:
+    """Tell a choice, a hint, a warning."""
+    stderr.print(f"[dim]{escape(printable(text))}[/dim]")
+
+
+def fail(text: str, *, kind: str = "error") -> None:
+    """Tell what went wrong."""
+    stderr.print(f"[bold red]{kind}:[/bold red] {escape(printable(text))}")
+
+
+def show_json(value: Any) -> None:
+    """Write one JSON object to stdout."""
+    sys.stdout.write(json.dumps(plain(value), indent=2) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Turn results into what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, PurePath):
+        return printable(value)
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    return value
+
+
+def show_facts(facts: Mapping[str, object]) -> None:
+    """Write "name  value" lines to stdout."""
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        stdout.print(f"{name:<{width}}  {escape(printable(value))}")
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table to stdout; columns whose name begins with "#" are numbers."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        justify: Any = "right" if column.startswith("#") else "left"
+        table.add_column(column.removeprefix("#"), justify=justify, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(printable(cell)) for cell in row))
+    stdout.print(table)
+
+
+class ProgressDisplay:
+    """A bar on a terminal; elsewhere one line every 5 seconds."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._stage = ""
+        self._told = time.monotonic()
+
+    def show(self, stage: str, n_done: int, n_total: int, detail: str = "") -> None:
+        """Show `n_done` of `n_total`."""
+        if stderr.is_terminal:
+            self._show_bar(stage, n_done, n_total, detail)
+        elif time.monotonic() - self._told >= _LINE_EVERY_S:
+            self._told = time.monotonic()
+            percent = 100 * n_done // max(1, n_total)
+            stderr.print(f"{stage}: {n_done} of {n_total} ({percent}%){detail and '  ' + detail}")
+
+    def _show_bar(self, stage: str, n_done: int, n_total: int, detail: str) -> None:
+        if self._bar is None:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total}"),
+                TextColumn("{task.fields[detail]}"),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=stderr, transient=True)
+            self._bar.start()
+            _running.append(self._bar)
+        if stage != self._stage or self._task is None:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(stage, total=n_total, detail=detail)
+            self._stage = stage
+        self._bar.update(self._task, completed=n_done, total=n_total, detail=detail)
+
+
+def reset_progress() -> None:
+    """Take all bars away, so that what is said next stands alone."""
+    while _running:
+        _running.pop().stop()

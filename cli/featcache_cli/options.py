@@ -1,0 +1,32 @@
+"""The options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from featcache.errors import UsageError
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout.")]
+CacheDirOption = Annotated[str, typer.Option(help="Folder of all caches.")]
+DataDirOption = Annotated[str, typer.Option(help="Folder of downloaded datasets.")]
+ImageSizeOption = Annotated[int, typer.Option(help="Side of the trunk's input, in pixels.")]
+CacheArgument = Annotated[
+    str, typer.Argument(help="A cache file, or part of its name as `cache ls` shows it.")
+]
+AUTO = "auto"
+
+
+def number_or_auto(option: str, text: str) -> int | None:
+    """Read "auto" as None.
+
+    Raises:
+        UsageError: If it is neither that nor a whole number.
+    """
+    if text == AUTO:
+        return None
+    try:
+        return int(text)
+    except ValueError as err:
+        raise UsageError(f"{option} is {text!r}, but must be a whole number or auto.") from err

@@ -1,0 +1,183 @@
+"""Images that lie in files: decoded one at a time, exactly as torchvision's loader would."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import logging
+import os
+import re
+import stat
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from featcache.datasets.splits import UnreadableImageError
+
+_FORMAT_OF = {
+    ".avif": "AVIF",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".jfif": "JPEG",
+    ".jp2": "JPEG2000",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".pbm": "PPM",
+    ".pgm": "PPM",
+    ".png": "PNG",
+    ".pnm": "PPM",
+    ".ppm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+}
+
+IMAGE_EXTENSIONS = tuple(_FORMAT_OF)
+"""What counts as an image file, in lower case: torchvision's list and what PIL reads beside it."""
+
+_UNREADABLE = b"unreadable file"
+_FILES_PER_TASK = 32
+_TASKS_AHEAD = 16
+_WHOLE_READ_BYTES = 4 * 2**20
+# These say that this machine ran short, not that a file is bad: a row must not be lost to them.
+_OUR_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """Image files below one folder.
+
+    Attributes:
+        root: Absolute path of the folder.
+        paths: N paths relative to `root`. Bytes that are not UTF-8 stand as surrogate escapes.
+    """
+
+    root: str
+    paths: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> FolderImages:
+        """Keep these rows, in this order."""
+        return FolderImages(self.root, tuple(self.paths[i] for i in rows))
+
+    def decode(self, row: int) -> Image.Image:
+        """Open one image in mode RGB, bit-equal to torchvision.datasets.folder.pil_loader.
+
+        Of an animation it is the first frame. The format follows from the bytes, not from the name.
+
+        Raises:
+            UnreadableImageError: If it cannot be decoded; one line, no absolute path.
+        """
+        path = Path(self.root, self.paths[row])
+        try:
+            _check_regular(path)
+            with path.open("rb") as file, _quiet_pil():
+                return Image.open(file, formats=_formats()).convert("RGB")
+        except (UnreadableImageError, MemoryError):
+            raise
+        except Exception as err:  # PIL's plugins raise any kind of error on damaged bytes
+            if isinstance(err, OSError) and err.errno in _OUR_FAULT:
+                raise
+            raise UnreadableImageError(_reason(err)) from err
+
+    def digests(self) -> Iterator[bytes]:
+        """Yield the SHA-256 of each file's bytes in order, or a fixed mark where it is unreadable.
+
+        Threads read ahead by at most 512 files, so memory does not grow with the dataset.
+        """
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            ahead: deque[Future[list[bytes]]] = deque()
+            for start in range(0, len(self.paths), _FILES_PER_TASK):
+                chunk = self.paths[start : start + _FILES_PER_TASK]
+                ahead.append(pool.submit(_digests_of, self.root, chunk))
+                if len(ahead) == _TASKS_AHEAD:
+                    yield from ahead.popleft().result()
+            while ahead:
+                yield from ahead.popleft().result()
+
+
+def is_image_name(name: str) -> bool:
+    """Tell by the extension, in any case, whether a file counts as an image."""
+    return name.lower().endswith(IMAGE_EXTENSIONS)
+
+
+def bytewise(path: str) -> bytes:
+    """Give the key that sorts paths alike on every machine and in every locale."""
+    return path.encode(errors="surrogateescape")
+
+
+def _digests_of(root: str, paths: tuple[str, ...]) -> list[bytes]:
+    return [_digest(f"{root}/{path}") for path in paths]
+
+
+def _digest(path: str) -> bytes:
+    """Hash one file; plain calls, because pathlib and file_digest triple the time of small ones."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+        if not stat.S_ISREG(status.st_mode):
+            return _UNREADABLE
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            if status.st_size < _WHOLE_READ_BYTES:
+                return hashlib.sha256(file.read()).digest()
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as err:
+        if err.errno in _OUR_FAULT:
+            raise
+        return _UNREADABLE
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what would block or never end when opened: a pipe, a socket, a device."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImageError("not a regular file")
+    if status.st_size == 0:
+        raise UnreadableImageError("empty file")
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """List the formats tried: without EPS, for which PIL would start Ghostscript on user data."""
+    Image.init()
+    return tuple(name for name in sorted(set(_FORMAT_OF.values())) if name in Image.OPEN)
+
+
+@contextlib.contextmanager
+def _quiet_pil() -> Iterator[None]:
+    """Keep PIL's remarks about odd files off the terminal; what the user logs stays logged."""
+    logger, handler = logging.getLogger("PIL"), logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def _reason(err: Exception) -> str:
+    """Say in one stable line why an image is unreadable."""
+    if isinstance(err, UnidentifiedImageError):
+        return "not an image"
+    if isinstance(err, OSError) and err.strerror:
+        return f"cannot read: {err.strerror}"
+    text = str(err)
+    if isinstance(err, Image.DecompressionBombError):
+        n_pixels = re.search(r"\d+", text)
+        return f"decompression bomb: {n_pixels[0] if n_pixels else '?'} pixels"
+    if left := re.search(r"truncated(?: \(\d+ bytes not processed\))?", text, re.IGNORECASE):
+        return left[0].lower()
+    # An object's repr holds its address, which differs from run to run.
+    text = re.sub(r"<[^<>]* at 0x[0-9a-f]+>|0x[0-9a-f]{6,}", "...", " ".join(text.split()))
+    return f"damaged: {text[:100]}" if text else f"damaged: {type(err).__name__}"

@@ -1,0 +1,257 @@
+"""Decoding odd and broken image files: bit-equal to torchvision, or a short stable reason."""
+
+import io
+import os
+import pickle
+import socket
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, TiffImagePlugin
+from torchvision.datasets.folder import pil_loader
+
+from featcache.datasets import FolderImages, UnreadableImageError
+from featcache.datasets.image_files import is_image_name
+
+RNG = np.random.default_rng(0)
+NOISE = RNG.integers(0, 256, (16, 12, 4), dtype=np.uint8)
+RGB = Image.fromarray(NOISE[..., :3])
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def transparent_palette() -> bytes:
+    return encoded(RGB.quantize(16), "PNG", transparency=b"\x00\x80\xff")
+
+
+def deep_grey() -> Image.Image:
+    return Image.fromarray(RNG.integers(0, 65536, (16, 12), dtype=np.uint16))
+
+
+def rotated() -> bytes:
+    exif = Image.Exif()
+    exif[274] = 6
+    return encoded(RGB, "JPEG", exif=exif)
+
+
+def two_frames(kind: str) -> bytes:
+    return encoded(RGB, kind, save_all=True, append_images=[RGB.rotate(180)])
+
+
+READABLE: dict[str, Callable[[], bytes]] = {
+    "grey.jpg": lambda: encoded(RGB.convert("L"), "JPEG"),
+    "bilevel.png": lambda: encoded(RGB.convert("1"), "PNG"),
+    "palette.png": lambda: encoded(RGB.quantize(16), "PNG"),
+    "transparent_palette.png": transparent_palette,
+    "rgba.png": lambda: encoded(Image.fromarray(NOISE), "PNG"),
+    "grey_alpha.png": lambda: encoded(Image.fromarray(NOISE).convert("LA"), "PNG"),
+    "cmyk.jpg": lambda: encoded(RGB.convert("CMYK"), "JPEG"),
+    "deep.png": lambda: encoded(deep_grey(), "PNG"),
+    "deep.tif": lambda: encoded(deep_grey(), "TIFF"),
+    "float.tiff": lambda: encoded(RGB.convert("F"), "TIFF"),
+    "rotated_by_exif.jpg": rotated,
+    "animated.gif": lambda: two_frames("GIF"),
+    "animated.webp": lambda: two_frames("WEBP"),
+    "two_pictures.jpg": lambda: two_frames("MPO"),
+    "progressive.jpeg": lambda: encoded(RGB, "JPEG", progressive=True),
+    "lossy.webp": lambda: encoded(RGB, "WEBP"),
+    "plain.ppm": lambda: encoded(RGB, "PPM"),
+    "plain.bmp": lambda: encoded(RGB, "BMP"),
+    "png_called.jpg": lambda: encoded(RGB, "PNG"),
+    "one_pixel.png": lambda: encoded(RGB.resize((1, 1)), "PNG"),
+}
+
+
+def reason(folder: Path, name: str, content: bytes | None = None) -> str:
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(UnreadableImageError) as caught:
+        FolderImages(str(folder), (name,)).decode(0)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_what_can_be_read_equals_torchvisions_loader_bit_for_bit(
+    tmp_path: Path, name: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    (tmp_path / name).write_bytes(READABLE[name]())
+
+    image = FolderImages(str(tmp_path), (name,)).decode(0)
+
+    assert not recwarn.list
+    assert image.mode == "RGB"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchvision's loader lets PIL's remarks through
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(pil_loader(tmp_path / name)))
+
+
+def test_an_empty_file_says_so(tmp_path: Path) -> None:
+    assert reason(tmp_path, "a.jpg", b"") == "empty file"
+
+
+def test_text_called_jpg_is_not_an_image(tmp_path: Path) -> None:
+    assert reason(tmp_path, "a.jpg", b"<html>404</html>") == "not an image"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_truncated_image_is_refused_not_filled_with_grey(tmp_path: Path, kind: str) -> None:
+    whole = encoded(Image.fromarray(RNG.integers(0, 256, (99, 99, 3), dtype=np.uint8)), kind)
+
+    text = reason(tmp_path, "a.jpg", whole[: len(whole) // 2])
+
+    assert text.startswith("truncated")
+
+
+def test_a_flipped_bit_in_a_png_is_damaged(tmp_path: Path) -> None:
+    whole = bytearray(encoded(RGB, "PNG"))
+    whole[20] ^= 1
+
+    text = reason(tmp_path, "a.png", bytes(whole))
+
+    assert text in ("not an image", "damaged: broken PNG file (chunk b'IHDR')")
+
+
+def test_a_decompression_bomb_is_refused_by_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+
+    assert reason(tmp_path, "a.png", encoded(RGB, "PNG")) == "decompression bomb: 192 pixels"
+
+
+def test_a_large_but_allowed_image_is_read_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(RGB, "PNG"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)
+
+    image = FolderImages(str(tmp_path), ("a.png",)).decode(0)
+
+    assert image.size == (12, 16)
+    assert not recwarn.list
+
+
+def test_remarks_that_pil_logs_stay_off_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(RGB, "PNG"))
+    for handler in (root := TiffImagePlugin.logger.root).handlers[:]:
+        monkeypatch.setattr(root, "handlers", [h for h in root.handlers if h is not handler])
+
+    def complaining(*_: object, **__: object) -> Image.Image:
+        TiffImagePlugin.logger.error("More samples per pixel than can be decoded: 9")
+        raise SyntaxError("Invalid value for samples per pixel")
+
+    monkeypatch.setattr(Image, "open", complaining)
+
+    text = reason(tmp_path, "a.png")
+
+    assert text == "damaged: Invalid value for samples per pixel"
+    assert capfd.readouterr().err == ""
+
+
+def test_postscript_called_jpg_never_starts_ghostscript(tmp_path: Path) -> None:
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+
+    assert reason(tmp_path, "a.jpg", postscript) == "not an image"
+
+
+def test_pipes_sockets_and_folders_called_jpg_do_not_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path may have 107 bytes at most
+    os.mkfifo("pipe.jpg")
+    Path("folder.jpg").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket.jpg")
+    names = ("pipe.jpg", "folder.jpg", "socket.jpg")
+
+    reasons = {reason(tmp_path, name) for name in names}
+    digests = set(FolderImages(str(tmp_path), names).digests())
+
+    assert reasons == {"not a regular file"}
+    assert digests == {b"unreadable file"}
+
+
+def test_a_file_that_is_gone_says_so_without_its_path(tmp_path: Path) -> None:
+    text = reason(tmp_path, "gone.jpg")
+
+    assert text == "cannot read: No such file or directory"
+
+
+def test_lack_of_file_handles_is_not_blamed_on_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(RGB, "PNG"))
+
+    def exhausted(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Path, "open", exhausted)
+
+    with pytest.raises(OSError, match="Too many open files"):
+        FolderImages(str(tmp_path), ("a.png",)).decode(0)
+
+
+def test_garbage_in_any_format_gives_one_stable_line(tmp_path: Path) -> None:
+    kinds = ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM")
+    for i in range(140):
+        kind = kinds[i % len(kinds)]
+        content = bytearray(encoded(RGB, kind))
+        for place in RNG.integers(0, len(content), 12):
+            content[place] = RNG.integers(0, 256)
+        (tmp_path / "a.png").write_bytes(content)
+        images = FolderImages(str(tmp_path), ("a.png",))
+
+        try:
+            images.decode(0)
+        except UnreadableImageError as err:
+            text = str(err)
+            assert text == reason(tmp_path, "a.png")
+            assert 0 < len(text) < 120
+            assert text.isprintable()
+            assert str(tmp_path) not in text
+            assert "0x" not in text
+
+
+def test_digests_follow_the_order_of_rows_across_many_files(tmp_path: Path) -> None:
+    names = tuple(f"{i:04d}.jpg" for i in range(700))
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    images = FolderImages(str(tmp_path), names)
+
+    digests = list(images.digests())
+    reversed_digests = list(images.take(np.arange(700)[::-1]).digests())
+
+    assert len(set(digests)) == 700
+    assert digests == reversed_digests[::-1]
+
+
+def test_a_large_file_is_hashed_to_its_last_byte(tmp_path: Path) -> None:
+    content = bytearray(5 * 2**20)
+    (tmp_path / "a.jpg").write_bytes(content)
+    content[-1] = 1
+    (tmp_path / "b.jpg").write_bytes(content)
+
+    digests = set(FolderImages(str(tmp_path), ("a.jpg", "b.jpg")).digests())
+
+    assert len(digests) == 2
+
+
+def test_folder_images_survive_pickling_with_odd_names() -> None:
+    images = FolderImages("/x", ("caf\udce9/a.jpg", "b.jpg"))
+
+    assert pickle.loads(pickle.dumps(images)) == images
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "a.b.Png", "a.avif"])
+def test_image_names_are_told_by_extension(name: str) -> None:
+    assert is_image_name(name)
+    assert not is_image_name(name + ".txt")
