@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,13 +130,19 @@ def describe_backbone(name: str, image_size: int = ExtractSpec.image_size) -> Ba
     )
 
 
-def list_backbones(image_size: int = ExtractSpec.image_size) -> Iterator[BackboneInfo]:
-    """Describe all backbones one after the other, in alphabetical order after "pixels".
+def list_backbones(
+    image_size: int = ExtractSpec.image_size, *, names: Sequence[str] | None = None
+) -> Iterator[BackboneInfo]:
+    """Describe backbones one after the other.
 
-    A trunk that does not take `image_size` is described at the size of its DEFAULT weights. A
-    row takes up to a second, all rows about half a minute: show each when it comes.
+    A row takes up to a second, all 81 about half a minute: show each when it comes.
+
+    Args:
+        image_size: Side of the square that enters the trunk, in pixels; a trunk that does not take
+            it is described at the size of its DEFAULT weights.
+        names: Which; None means all.
     """
-    for name in backbone_names():
+    for name in backbone_names() if names is None else names:
         try:
             yield describe_backbone(name, image_size)
         except UsageError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -75,16 +76,18 @@ def _from_workers(decoder: _Decoder, n_workers: int) -> Iterator[Batch]:
 
     # Forked workers start in milliseconds and only run PIL; elsewhere the platform's own way.
     method = "fork" if sys.platform == "linux" else None
-    loader: Any = DataLoader(
-        decoder,  # type: ignore[arg-type]
-        batch_size=None,
-        num_workers=min(n_workers, len(decoder)),
-        prefetch_factor=4,
-        # Arrays go through pipes as they are: tensors would need /dev/shm, which containers lack.
-        collate_fn=_as_is,  # type: ignore[arg-type]
-        worker_init_fn=_leave_signals_to_the_parent,
-        multiprocessing_context=multiprocessing.get_context(method),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # more workers than cores may be asked for
+        loader: Any = DataLoader(
+            decoder,  # type: ignore[arg-type]
+            batch_size=None,
+            num_workers=min(n_workers, len(decoder)),
+            prefetch_factor=4,
+            # Arrays go through pipes as they are: tensors would need /dev/shm, which containers lack.
+            collate_fn=_as_is,  # type: ignore[arg-type]
+            worker_init_fn=_leave_signals_to_the_parent,
+            multiprocessing_context=multiprocessing.get_context(method),
+        )
     try:
         yield from loader
     except RuntimeError as err:

@@ -116,7 +116,7 @@ def fetch_pretrained(entry: Pretrained) -> Path:
         _download(entry, file)
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if False:
+    if not found.startswith(entry.digest_start):
         raise WeightsError(
             f"{file} is damaged: its SHA-256 should begin with {entry.digest_start}, but is "
             f"{found[:12]}... Nothing was loaded. Delete this file and run the same command again."

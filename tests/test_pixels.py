@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -23,6 +25,15 @@ from featcache.specs import Preprocess
 CPU = torch.device("cpu")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread: on a busy machine, threads that wait for each other take minutes."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
 
 
 def weights_like(resize: int, crop: int, interpolation: str = "bilinear") -> Preprocess:

@@ -17,7 +17,9 @@ from rich.table import Table
 
 _LINE_EVERY_S = 5.0
 
-stdout = Console(highlight=False, soft_wrap=True)
+_IS_TERMINAL = sys.stdout.isatty()
+# Into a pipe nothing is folded: a file name stays in one piece.
+stdout = Console(highlight=False, soft_wrap=True, width=None if _IS_TERMINAL else 1000)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 _running: list[Progress] = []
 
@@ -82,12 +84,14 @@ class ProgressDisplay:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._stage = ""
-        self._told = time.monotonic()
+        self._told = 0.0
 
     def show(self, stage: str, n_done: int, n_total: int, detail: str = "") -> None:
         """Show `n_done` of `n_total`."""
         if stderr.is_terminal:
             self._show_bar(stage, n_done, n_total, detail)
+        elif not self._told:
+            self._told = time.monotonic()
         elif time.monotonic() - self._told >= _LINE_EVERY_S:
             self._told = time.monotonic()
             percent = 100 * n_done // max(1, n_total)

@@ -24,7 +24,7 @@ from featcache.store.files import (
     sync_folder,
     write_at,
 )
-from featcache.store.format import COLUMNS, MANIFEST_OFFSET, REASON_BYTES, Block, Manifest
+from featcache.store.format import COLUMNS, MANIFEST_OFFSET, REASON_BYTES, Block, Extent, Manifest
 from featcache.store.ledger import (
     SKELETON_SLOT,
     SLOT_BYTES,
@@ -57,11 +57,19 @@ class CacheWriter:
     blocks should be acknowledged, and `finish`.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, fd: int, slots: dict[int, Slot]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        fd: int,
+        slots: dict[int, Slot],
+        rows: Mapping[str, SplitRows] | None,
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self._fd = fd
         self._slots = slots
+        self._rows = rows
         self._uncommitted: dict[int, tuple[bytes, int]] = {}
 
     @classmethod
@@ -92,11 +100,16 @@ class CacheWriter:
             except BaseException:
                 newborn.unlink(missing_ok=True)
                 raise
-            return cls.resume(path)
+            return cls.resume(path, rows)
 
     @classmethod
-    def resume(cls, path: Path) -> CacheWriter:
+    def resume(cls, path: Path, rows: Mapping[str, SplitRows] | None = None) -> CacheWriter:
         """Open `<path>.partial`, with the blocks that were acknowledged.
+
+        Args:
+            path: The final name of the cache.
+            rows: Labels and ids, which are written again with each block. None believes those in
+                the file, so that one damaged since is acknowledged as it is.
 
         Raises:
             CorruptError: If its skeleton is damaged.
@@ -117,7 +130,7 @@ class CacheWriter:
             except BaseException:
                 os.close(fd)
                 raise
-        return cls(path, manifest, fd, slots)
+        return cls(path, manifest, fd, slots, rows)
 
     def recheck(self) -> list[Block]:
         """Compare every acknowledged block with its digest, and forget those that differ.
@@ -186,6 +199,8 @@ class CacheWriter:
             for row, reason in (reasons or {}).items():
                 texts[row] = _clipped(reason)
             content["reason"] = texts
+        if self._rows is not None:
+            content |= _labels_and_ids(self._rows[block.split], columns, block.start, block.stop)
         sha = hashlib.sha256()
         with self._named_failures():
             for column in COLUMNS:
@@ -286,15 +301,20 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 def _fill_skeleton(fd: int, manifest: Manifest, rows: Mapping[str, SplitRows]) -> None:
     write_at(fd, manifest.to_bytes(), MANIFEST_OFFSET)
     for name, layout in manifest.splits.items():
-        labels, ids = layout.columns["labels"], layout.columns["ids"]
-        assert rows[name].labels.shape == labels.shape, rows[name].labels.shape
-        write_at(fd, rows[name].labels.astype("<i8").tobytes(), labels.offset)
-        width = ids.row_nbytes
-        packed = b"".join(encode_id(i).ljust(width, b"\0") for i in rows[name].ids)
-        assert len(packed) == ids.nbytes, "an id is longer than its place"
-        write_at(fd, packed, ids.offset)
+        assert rows[name].labels.shape == (layout.n_rows,), rows[name].labels.shape
+        for column, part in _labels_and_ids(rows[name], layout.columns, 0, layout.n_rows).items():
+            write_at(fd, part, layout.columns[column].offset)
     slot = Slot(skeleton_digest(fd, manifest), numeric_class_id(manifest.numerics))
     write_at(fd, pack_slot(SKELETON_SLOT, slot, 0), manifest.ledger.offset)
+
+
+def _labels_and_ids(
+    rows: SplitRows, columns: Mapping[str, Extent], start: int, stop: int
+) -> dict[str, bytes]:
+    width = columns["ids"].row_nbytes
+    ids = b"".join(encode_id(i).ljust(width, b"\0") for i in rows.ids[start:stop])
+    assert len(ids) == (stop - start) * width, "an id is longer than its place"
+    return {"labels": rows.labels[start:stop].astype("<i8").tobytes(), "ids": ids}
 
 
 def encode_id(text: str) -> bytes:

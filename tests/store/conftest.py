@@ -90,9 +90,11 @@ class Recipe:
             statistics=statistics,
         )
 
+    def rows(self) -> dict[str, SplitRows]:
+        return {n: SplitRows(r.labels, r.ids) for n, r in self.splits.items()}
+
     def create(self) -> CacheWriter:
-        split_rows = {n: SplitRows(r.labels, r.ids) for n, r in self.splits.items()}
-        writer = CacheWriter.create(self.path, self.plan(), split_rows)
+        writer = CacheWriter.create(self.path, self.plan(), self.rows())
         if self.statistics is not None:
             writer.write_statistics(self.statistics)
         return writer
@@ -108,7 +110,7 @@ class Recipe:
             writer.commit()
 
     def resume_and_finish(self) -> None:
-        with CacheWriter.resume(self.path) as writer:
+        with CacheWriter.resume(self.path, self.rows()) as writer:
             writer.recheck()
             if self.statistics is not None and writer.read_statistics() is None:
                 writer.write_statistics(self.statistics)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from featcache.errors import UnknownNameError
 from featcache.specs import ExtractSpec
-from featcache_cli.console import ProgressDisplay, reset_progress, show_json, show_table
+from featcache_cli.console import show_json, stdout
 from featcache_cli.options import ImageSizeOption, JsonOption
 
 
@@ -25,26 +26,21 @@ def backbones(
     fitting = [known for known in backbone_names() if name in known]
     if not fitting:
         raise UnknownNameError("backbone", name, backbone_names(), listing="featcache backbones")
-    display = ProgressDisplay()
-    listed = []
-    for info in list_backbones(image_size, names=fitting):
-        listed.append(info)
-        display.show("backbones", len(listed), len(fitting))
-    reset_progress()
+    rows = list_backbones(image_size, names=fitting)
     if json:
-        show_json({"backbones": listed})
+        show_json({"backbones": list(rows)})
         return
-    show_table(
-        ["backbone", "#features", "#params", "#GFLOP", "#px", "weights (* on this machine)"],
-        (
-            (
-                b.name,
-                b.n_features,
-                f"{b.n_params / 1e6:.1f} M",
-                f"{b.gflop:.3g}",
-                b.image_size,
-                " ".join(w + "*" * (w in b.weights_on_disk) for w in b.weights) or "none needed",
-            )
-            for b in listed
-        ),
-    )
+    # Measuring a trunk takes up to a second, so each row is shown as it comes.
+    widths = (24, 9, 9, 8, 5)
+    _show_row(("backbone", "features", "params", "GFLOP", "px", "weights (* here)"), widths)
+    for b in rows:
+        weights = " ".join(w + "*" * (w in b.weights_on_disk) for w in b.weights)
+        params = f"{b.n_params / 1e6:.1f} M"
+        cells = (b.name, b.n_features, params, f"{b.gflop:.3g}", b.image_size, weights or "none")
+        _show_row(cells, widths)
+
+
+def _show_row(cells: Sequence[object], widths: Sequence[int]) -> None:
+    name, *numbers, last = cells
+    aligned = [f"{n:>{w}}" for n, w in zip(map(str, numbers), widths[1:], strict=True)]
+    stdout.print(f"{name:<{widths[0]}}", *aligned, "", last)

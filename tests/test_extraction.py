@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import featcache
+from featcache.backbones import load_backbone
+from featcache.errors import (
+    DeviceError,
+    DiskFullError,
+    InterruptedRunError,
+    LockedError,
+    MismatchError,
+    NonFiniteError,
+    StorageError,
+    UsageError,
+    WeightsError,
+)
+from featcache.extraction import ExtractResult
+from featcache.pipeline import Progress
+from featcache.pixels import reference_transform
+from featcache.specs import Preprocess
+from featcache.store import CacheWriter, locked, partial_path
+from featcache.weights import state_digest
+from tests.conftest import SMALL_TRUNK, save_image
+
+Extract = Callable[..., ExtractResult]
+
+
+class StopAfter:
+    """A progress callback that presses Ctrl-C after some extracted batches."""
+
+    def __init__(self, n_batches: int) -> None:
+        self.n_left = n_batches
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.stage == "extract":
+            self.n_left -= 1
+            if self.n_left < 0:
+                raise KeyboardInterrupt
+
+
+def interrupt(extract: Extract, n_batches: int, **options: object) -> None:
+    with pytest.raises(InterruptedRunError):
+        extract(on_progress=StopAfter(n_batches), **options)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of two batches, so that a small dataset has several."""
+    monkeypatch.setattr("featcache.planning.rows_per_block", lambda _, batch_size: 2 * batch_size)
+
+
+def test_extract_computes_then_reuses(extract: Extract) -> None:
+    first, second = extract(), extract()
+
+    assert (first.outcome, first.n_rows, first.n_rows_computed) == ("computed", 310, 310)
+    assert (second.outcome, second.n_rows_computed) == ("reused", 0)
+    assert first.path == second.path
+    assert first.path.name == f"{SMALL_TRUNK}-{first.fingerprint[:8]}.h5"
+
+
+@pytest.mark.parametrize("backbone", ["vgg16", "mobilenet_v3_large", "mobilenet_v2", "resnet18"])
+@pytest.mark.parametrize("preprocess", ["notebook", "weights"])
+def test_rows_equal_a_plain_forward_of_one_image(
+    extract: Extract, image_folder: Path, backbone: str, preprocess: str
+) -> None:
+    result = extract(backbone=backbone, preprocess=preprocess, image_size=64, limit=6)
+
+    cache = featcache.open_cache(result.path)
+    module = load_backbone(backbone, weights="random").module
+    assert module is not None
+    spec = dict(cache.identity["preprocess"])
+    for name in ("resize", "mean", "std"):
+        spec[name] = tuple(spec[name]) if isinstance(spec[name], list) else spec[name]
+    transform = reference_transform(Preprocess(**spec))
+    for split in cache.splits.values():
+        for i, image_id in enumerate(split.ids):
+            with Image.open(image_folder / image_id) as image, torch.inference_mode():
+                expected = module(transform(image.convert("RGB"))[None])[0].numpy()
+            difference = np.abs(split.features[i] - expected).max()
+            assert difference <= 1e-4 * np.abs(expected).max()
+            assert split.labels[i] == cache.class_names.index(Path(image_id).parts[1])
+
+
+def test_resume_from_every_block_is_byte_identical(
+    extract: Extract, tmp_path: Path, small_blocks: None
+) -> None:
+    whole = extract(cache_dir=tmp_path / "whole").path.read_bytes()
+
+    for n_batches in range(1, 10, 2):
+        folder = tmp_path / f"cut-{n_batches}"
+        interrupt(extract, n_batches, cache_dir=folder)
+        resumed = extract(cache_dir=folder)
+
+        assert resumed.outcome == "resumed"
+        assert resumed.n_rows_computed < 310 or n_batches < 2
+        assert resumed.path.read_bytes() == whole
+
+
+def test_interruption_says_what_is_kept_and_keeps_it(extract: Extract, small_blocks: None) -> None:
+    with pytest.raises(
+        InterruptedRunError, match=r"128 of 310 rows are kept in .*\.partial"
+    ) as err:
+        extract(on_progress=StopAfter(4))
+
+    assert err.value.exit_code == 130
+    notes: list[str] = []
+    result = extract(on_note=notes.append)
+    assert result.n_rows_computed == 310 - 128
+    assert "resuming: 128 rows kept, 64 recomputed and found the same" in notes
+
+
+def test_a_row_does_not_depend_on_where_its_batch_ends(extract: Extract, tmp_path: Path) -> None:
+    all_rows = featcache.open_cache(extract().path)["test"].features
+    assert len(all_rows) == 10  # a short batch of a grid of 32
+
+    module = load_backbone(SMALL_TRUNK, weights="random").module
+    assert module is not None
+    assert extract(batch_size=10, cache_dir=tmp_path / "b").outcome == "computed"
+    alone = featcache.open_cache(extract(batch_size=10, cache_dir=tmp_path / "b").path)
+    difference = np.abs(alone["test"].features - all_rows).max()
+    assert difference <= 1e-5 * np.abs(all_rows).max()
+
+
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_the_number_of_workers_changes_no_byte(
+    extract: Extract, tmp_path: Path, n_workers: int
+) -> None:
+    alone = extract(cache_dir=tmp_path / "alone")
+    helped = extract(cache_dir=tmp_path / "helped", n_workers=n_workers)
+
+    assert helped.path.read_bytes() == alone.path.read_bytes()
+
+
+def test_unreadable_images_are_marked_listed_and_not_in_the_way(
+    extract: Extract, image_folder: Path
+) -> None:
+    (image_folder / "train" / "cat" / "000-empty.png").touch()
+    (image_folder / "train" / "dog" / "zzz.jpg").write_bytes(b"not an image")
+
+    result = extract(n_workers=2)
+
+    assert result.n_rows == 312
+    reasons = {failure.id: failure.reason for failure in result.failures}
+    assert reasons == {"train/cat/000-empty.png": "empty file", "train/dog/zzz.jpg": "not an image"}
+    train = featcache.open_cache(result.path)["train"]
+    assert not train.valid[[0, 301]].any()
+    assert train.valid[1:301].all()
+    assert (train.features[0] == 0).all()
+    assert extract().failures == result.failures
+
+
+def test_any_h5py_user_reads_the_file(extract: Extract) -> None:
+    path = extract().path
+
+    with h5py.File(path) as h5:
+        features, labels = h5["train/features"], h5["train/labels"]
+        assert features.shape == (300, 576)
+        assert np.bincount(labels[:]).tolist() == [150, 150]
+        assert h5["train/ids"][0] == b"train/cat/001.png"
+        assert h5["test/valid"][:].all()
+        cached = featcache.open_cache(path)["train"].features
+        assert (features[:] == cached).all()
+
+
+def test_pixels_stores_the_images_themselves(extract: Extract, image_folder: Path) -> None:
+    result = extract(backbone="pixels", weights="DEFAULT")
+
+    train = featcache.open_cache(result.path)["train"]
+    assert train.features.shape == (300, 32, 32, 3)
+    assert train.features.dtype == np.uint8
+    with Image.open(image_folder / train.ids[7]) as image:
+        expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR))
+    assert (train.features[7] == expected).all()
+
+
+def test_limit_takes_evenly_spaced_rows_of_every_class(extract: Extract) -> None:
+    train = featcache.open_cache(extract(limit=6).path)["train"]
+
+    assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert train.ids[:2] == ["train/cat/001.png", "train/cat/101.png"]
+
+
+def test_float16_halves_the_rows_and_rounds_them(extract: Extract) -> None:
+    single = featcache.open_cache(extract(limit=20).path)["train"].features
+    half = featcache.open_cache(extract(limit=20, store_dtype="float16").path)["train"].features
+
+    assert half.dtype == np.float16
+    assert (half == single.astype(np.float16)).all()
+
+
+def test_extraction_changes_no_parameter_and_no_buffer(extract: Extract) -> None:
+    fresh = load_backbone(SMALL_TRUNK, weights="random")
+
+    result = extract(limit=40)
+
+    assert featcache.open_cache(result.path).identity["weights_sha256"] == fresh.weights_sha256
+    assert fresh.module is not None
+    before = state_digest(fresh.module.state_dict())
+    with torch.inference_mode():
+        fresh.module(torch.rand(4, 3, 32, 32))
+    assert state_digest(fresh.module.state_dict()) == before == fresh.weights_sha256
+
+
+def test_adapted_statistics_are_stored_and_used_again_on_resume(
+    extract: Extract, tmp_path: Path, small_blocks: None
+) -> None:
+    whole = extract(bn="adapted", cache_dir=tmp_path / "whole")
+    interrupt(extract, 3, bn="adapted")
+    stages: list[str] = []
+    resumed = extract(bn="adapted", on_progress=lambda p: stages.append(p.stage))
+
+    assert "adapt" not in stages
+    assert resumed.path.read_bytes() == whole.path.read_bytes()
+    statistics = featcache.store.read_trunk_statistics(whole.path)
+    assert statistics["features.0.1.running_mean"].shape == (16,)
+    assert not np.allclose(statistics["features.0.1.running_mean"], 0)
+    frozen = extract(cache_dir=tmp_path / "whole")
+    assert frozen.path != whole.path
+
+
+def test_adapted_needs_batchnorm(extract: Extract) -> None:
+    with pytest.raises(UsageError, match="squeezenet1_1 has no BatchNorm"):
+        extract(backbone="squeezenet1_1", bn="adapted", limit=2)
+    with pytest.raises(UsageError, match="the backbone 'pixels' has none"):
+        extract(backbone="pixels", weights="DEFAULT", bn="adapted")
+
+
+def test_another_batch_size_is_another_numeric_class(extract: Extract, small_blocks: None) -> None:
+    interrupt(extract, 4)
+
+    with pytest.raises(MismatchError, match=r"batch_size: found 32, wanted 16.*--mix-numerics"):
+        extract(batch_size=16)
+    mixed = extract(batch_size=16, mix_numerics=True)
+
+    assert mixed.outcome == "resumed"
+    assert featcache.describe_cache(mixed.path).n_foreign_blocks == 4
+
+
+def test_automatic_batch_size_resumes_on_the_stored_grid(
+    extract: Extract, small_blocks: None
+) -> None:
+    interrupt(extract, 4)
+
+    assert extract(batch_size=None).outcome == "resumed"
+
+
+def test_canaries_catch_stored_rows_that_cannot_be_computed_again(
+    extract: Extract, small_blocks: None
+) -> None:
+    interrupt(extract, 4)
+    [partial] = featcache.list_caches(extract.keywords["cache_dir"])  # type: ignore[attr-defined]
+    with CacheWriter.resume(partial.path.with_suffix("")) as writer:
+        block = writer.acknowledged()[0]
+        rows = writer.read_rows(block.split, block.start, block.stop).copy()
+        rows[3, 5] += 1e-3
+        writer.write_block(block, rows, np.ones(len(rows), np.bool_))
+        writer.commit()
+
+    with pytest.raises(MismatchError, match="holds other features for train rows 0 to 31"):
+        extract()
+
+
+def test_damaged_rows_of_a_partial_file_are_computed_again(
+    extract: Extract, tmp_path: Path, small_blocks: None
+) -> None:
+    whole = extract(cache_dir=tmp_path / "whole").path.read_bytes()
+    interrupt(extract, 4)
+    [partial] = featcache.list_caches(tmp_path / "cache")
+    with h5py.File(partial.path, "r") as h5:
+        offset = h5["train/features"].id.get_offset()
+    with partial.path.open("r+b") as file:
+        file.seek(offset + 100)
+        file.write(b"\xff")
+
+    notes: list[str] = []
+    resumed = extract(on_note=notes.append)
+
+    assert "train rows 0 to 63 were damaged on the disk; they are computed again" in notes
+    assert resumed.path.read_bytes() == whole
+
+
+def test_a_changed_dataset_makes_another_cache_and_is_told(
+    extract: Extract, image_folder: Path
+) -> None:
+    first = extract()
+    save_image(image_folder / "train" / "cat" / "001.png", seed=77)
+    notes: list[str] = []
+
+    second = extract(on_note=notes.append)
+
+    assert second.outcome == "computed"
+    assert second.path != first.path
+    assert any("dataset_sha256: found" in n and first.path.name in n for n in notes)
+
+
+def test_a_file_of_another_identity_in_the_place_is_refused(
+    extract: Extract, tmp_path: Path
+) -> None:
+    path = extract(limit=4).path
+    other = extract(limit=4, image_size=40).path
+    path.unlink()
+    other.rename(path)
+
+    with pytest.raises(
+        MismatchError, match=r"preprocess\.resize: found \[40,40\], wanted \[32,32\]"
+    ):
+        extract(limit=4)
+    assert path.exists()
+
+
+def test_a_locked_cache_is_refused_and_untouched(extract: Extract, small_blocks: None) -> None:
+    interrupt(extract, 4)
+    [partial] = featcache.list_caches(extract.keywords["cache_dir"])  # type: ignore[attr-defined]
+    before = partial.path.read_bytes()
+
+    with (
+        locked(partial.path.with_suffix("")),
+        pytest.raises(LockedError, match=f"process {os.getpid()} on"),
+    ):
+        extract()
+
+    assert partial.path.read_bytes() == before
+
+
+def test_a_disk_too_small_is_refused_before_any_work(
+    extract: Extract, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    usage = os.statvfs_result
+    assert usage is not None
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100_000})())
+
+    with pytest.raises(DiskFullError, match=r"needs 714\.2 kB in .*614\.2 kB are missing") as err:
+        extract()
+
+    assert err.value.exit_code == 14
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(extract: Extract, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StorageError, match="Cannot write"):
+        extract(cache_dir=tmp_path / "file")
+
+
+def test_nan_in_the_weights_names_the_tensor(extract: Extract, tmp_path: Path) -> None:
+    state = torch.nn.Module.state_dict(load_backbone(SMALL_TRUNK, weights="random").module)  # type: ignore[arg-type]
+    state["features.3.block.0.0.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "broken.pth")
+
+    with pytest.raises(WeightsError, match=r"features\.3\.block\.0\.0\.weight"):
+        extract(weights=str(tmp_path / "broken.pth"))
+
+
+def test_features_that_overflow_name_the_images(extract: Extract, tmp_path: Path) -> None:
+    state = torch.nn.Module.state_dict(load_backbone(SMALL_TRUNK, weights="random").module)  # type: ignore[arg-type]
+    state["features.12.1.weight"] *= 1e9
+    torch.save(state, tmp_path / "loud.pth")
+
+    with pytest.raises(NonFiniteError, match=r"beyond float16.*'train/cat/001\.png'.*27 more"):
+        extract(weights=str(tmp_path / "loud.pth"), store_dtype="float16")
+    state["features.12.1.weight"] *= 1e37
+    torch.save(state, tmp_path / "louder.pth")
+    with pytest.raises(NonFiniteError, match=r"NaN or infinite features for image 'train/cat"):
+        extract(weights=str(tmp_path / "louder.pth"))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"image_size": 0}, "--image-size is 0, but must be at least 1"),
+        ({"batch_size": 0}, "--batch-size is 0"),
+        ({"limit": 0}, "--limit is 0"),
+        ({"backbone": "vgg61"}, "Did you mean 'vgg19', 'vgg16', 'vgg13'"),
+        ({"bn": "frosen"}, "Did you mean 'frozen'"),
+        ({"precision": "fp8"}, r"Did you mean 'fp\d+'"),
+        ({"backbone": "vgg16", "image_size": 16}, "vgg16.*32"),
+        ({"device": "gpu"}, "none of: auto, cpu, cuda, cuda:N"),
+        ({"precision": "tf32", "device": "cpu"}, "tf32 exists only on CUDA"),
+    ],
+)
+def test_bad_arguments_are_usage_errors(
+    extract: Extract, options: dict[str, object], text: str
+) -> None:
+    with pytest.raises(UsageError, match=text) as err:
+        extract(**options)
+
+    assert err.value.exit_code == 2
+
+
+def test_a_missing_cuda_device_is_a_device_error(extract: Extract) -> None:
+    with pytest.raises(DeviceError, match="sees 0 CUDA device") as err:
+        extract(device="cuda:7" if not torch.cuda.is_available() else "cuda:77")
+
+    assert err.value.exit_code == 16
