@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +112,29 @@ def describe_backbone(name: str, image_size: int = ExtractSpec.image_size) -> Ba
     if name == PIXELS:
         n_pixels = 3 * image_size**2
         return BackboneInfo(name, image_size, n_pixels, 0, 0.0, n_pixels * _FLOAT_BYTES, (), ())
+    measured = _measure(name, image_size)
+    published = list_pretrained(name)
+    return BackboneInfo(
+        name=name,
+        image_size=image_size,
+        n_features=measured.n_features,
+        n_params=measured.n_params,
+        gflop=measured.gflop,
+        activation_bytes_per_image=measured.activation_bytes_per_image,
+        weights=tuple(entry.name for entry in published),
+        weights_on_disk=tuple(entry.name for entry in published if entry.file.exists()),
+    )
+
+
+class _Measured(NamedTuple):
+    n_features: int
+    n_params: int
+    gflop: float
+    activation_bytes_per_image: int
+
+
+@functools.cache
+def _measure(name: str, image_size: int) -> _Measured:
     trunk = build_trunk(name, image_size=image_size, meta=True)
     layer_sizes: list[int] = []
     for layer in trunk.modules():
@@ -117,16 +142,11 @@ def describe_backbone(name: str, image_size: int = ExtractSpec.image_size) -> Ba
             layer.register_forward_hook(lambda _, x, y: layer_sizes.append(_n_values(x, y)))
     counter = FlopCounterMode(display=False)
     width = n_features(trunk, name=name, image_size=image_size, counter=counter)
-    published = list_pretrained(name)
-    return BackboneInfo(
-        name=name,
-        image_size=image_size,
+    return _Measured(
         n_features=width,
         n_params=sum(p.numel() for p in trunk.parameters()),
         gflop=counter.get_total_flops() / 1e9,
         activation_bytes_per_image=max(layer_sizes) * _FLOAT_BYTES,
-        weights=tuple(entry.name for entry in published),
-        weights_on_disk=tuple(entry.name for entry in published if entry.file.exists()),
     )
 
 
@@ -180,11 +200,11 @@ def load_backbone(
     if name == PIXELS:
         return _pixels(weights, image_size)
     entry = None if weights == RANDOM else find_pretrained(name, weights)
-    trunk = build_trunk(name, image_size=image_size, meta=True)
-    width = n_features(trunk, name=name, image_size=image_size)
+    width = _measure(name, image_size).n_features
     if weights == RANDOM:
         trunk, label = _random_trunk(name, seed, image_size), f"random (seed {seed})"
     else:
+        trunk = build_trunk(name, image_size=image_size, meta=True)
         _check_vit_size(entry, image_size)
         path = fetch_pretrained(entry) if entry else Path(weights)
         _fill(trunk, path, name)

@@ -13,6 +13,7 @@ from featcache.account import CostAccount, cost_account
 from featcache.errors import InterruptedRunError, MismatchError
 from featcache.pipeline import Progress, ProgressCallback, adapt, check_canaries, fill
 from featcache.planning import Plan, make_plan
+from featcache.runtime import freed_memory_kept
 from featcache.specs import ExtractSpec, differing_fields
 from featcache.store import (
     CacheWriter,
@@ -202,12 +203,13 @@ def _compute(
         try:
             if is_resumed:
                 job = plan.resumed_job(writer, on_progress=progress)
-            if plan.identity["bn"] == "adapted":
-                adapt(job, writer)
-            if is_resumed:
-                n_same = check_canaries(job, writer)
-                note(f"resuming: {n_before} rows kept, {n_same} recomputed and found the same")
-            seconds = fill(job, writer)
+            with freed_memory_kept():
+                if plan.identity["bn"] == "adapted":
+                    adapt(job, writer)
+                if is_resumed:
+                    n_same = check_canaries(job, writer)
+                    note(f"resuming: {n_before} rows kept, {n_same} recomputed and found the same")
+                seconds = fill(job, writer)
             writer.finish()
         except KeyboardInterrupt as err:
             raise InterruptedRunError(

@@ -83,13 +83,14 @@ def _from_workers(decoder: _Decoder, n_workers: int) -> Iterator[Batch]:
             batch_size=None,
             num_workers=min(n_workers, len(decoder)),
             prefetch_factor=4,
-            # Arrays go through pipes as they are: tensors would need /dev/shm, which containers lack.
+            # Arrays go through pipes: tensors would need /dev/shm, which containers lack.
             collate_fn=_as_is,  # type: ignore[arg-type]
             worker_init_fn=_leave_signals_to_the_parent,
             multiprocessing_context=multiprocessing.get_context(method),
         )
+        batches = iter(loader)
     try:
-        yield from loader
+        yield from batches
     except RuntimeError as err:
         if "worker" not in str(err):
             raise

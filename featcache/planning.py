@@ -196,9 +196,13 @@ class Plan:
         )
 
     def _numerics(self, batch_size: int) -> dict[str, Any]:
+        # Pillow 13 resizes tall images in another order of passes than Pillow 12.
+        pillow = {"pillow": version("pillow").partition(".")[0]}
         if not self.has_trunk:
-            return {"precision": self.precision}
-        return numeric_class(device=self.device, precision=self.precision, batch_size=batch_size)
+            return pillow
+        return pillow | numeric_class(
+            device=self.device, precision=self.precision, batch_size=batch_size
+        )
 
     def _provenance(self) -> dict[str, Any]:
         return {

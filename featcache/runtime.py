@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from featcache.errors import DeviceError, UsageError
 
 T = TypeVar("T")
 
+# <malloc.h>; the values put back are glibc's own defaults.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -91,6 +94,28 @@ def arithmetic(precision: str, device: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Let glibc keep freed memory inside, instead of handing it back to the system.
+
+    A CPU trunk frees and allocates the same large activations in every layer; returned pages must
+    be mapped and zeroed again each time. MobileNetV2 at batch 16 runs 1.6 to 2 times as fast with
+    this (docs/benchmarks.md). Elsewhere than on glibc it does nothing.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        libc.mallopt(_M_MMAP_MAX, 65536)
+        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
+        libc.malloc_trim(0)
+
+
 def numeric_class(*, device: str, precision: str, batch_size: int) -> dict[str, Any]:
     """Name what decides the bits of a feature beside the identity of its cache.
 
@@ -130,7 +155,7 @@ def pick_batch_size(device: str, *, nbytes_per_image: int) -> Choice[int]:
         device: "cpu" or "cuda:N".
         nbytes_per_image: Activations that one image needs at a time.
     """
-    # On a CPU larger batches only leave the caches: MobileNetV2 runs 58 img/s at 16 and 33 at 64.
+    # On a CPU larger batches gain nothing (docs/benchmarks.md) and cost memory.
     share, wanted = (0.25, 16) if device == "cpu" else (0.5, 256)
     free = free_memory_bytes(device)
     fits = max(1, int(free * share / max(1, nbytes_per_image)))

@@ -29,7 +29,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Keep torch to one thread: on a busy machine, threads that wait for each other take minutes."""
+    """Keep torch to one thread: threads that wait for each other take minutes."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -213,18 +213,6 @@ def test_one_preprocessor_serves_batches_that_shrink_and_grow() -> None:
         assert torch.equal(result, expected[: len(result)])
 
 
-def test_an_earlier_result_is_overwritten_when_it_is_offered() -> None:
-    prepare = BatchPreprocessor(Preprocess.notebook(64), (32, 32), CPU)
-    images = torch.from_numpy(hard_images(32, 32))
-    first = prepare(images)
-
-    second = prepare(images[1:], out=first[:2])
-
-    assert second.data_ptr() == first.data_ptr()
-    assert torch.equal(first[:2], prepare(images[1:]))
-    assert torch.equal(first[2:], prepare(images[2:]))
-
-
 @pytest.mark.parametrize(
     "images",
     [
@@ -238,25 +226,8 @@ def test_an_earlier_result_is_overwritten_when_it_is_offered() -> None:
 def test_images_of_another_type_or_shape_are_refused(images: Tensor) -> None:
     prepare = BatchPreprocessor(Preprocess.notebook(64), (32, 32), CPU)
 
-    with pytest.raises(
-        UsageError, match=r"`images` is .*; expected \(\d+, 32, 32, 3\) torch.uint8"
-    ):
+    with pytest.raises(UsageError, match=r"`images` is .*; expected \(\d+, 32, 32, 3\) uint8"):
         prepare(images)
-
-
-@pytest.mark.parametrize(
-    ("out", "message"),
-    [
-        (torch.zeros(1, 3, 64, 64), "expected \\(2, 3, 64, 64\\) torch.float32"),
-        (torch.zeros(2, 3, 64, 64), "not in channels_last"),
-    ],
-    ids=["size", "layout"],
-)
-def test_an_out_that_does_not_fit_is_refused(out: Tensor, message: str) -> None:
-    prepare = BatchPreprocessor(Preprocess.notebook(64), (32, 32), CPU)
-
-    with pytest.raises(UsageError, match=message):
-        prepare(torch.zeros(2, 32, 32, 3, dtype=torch.uint8), out=out)
 
 
 @pytest.mark.parametrize(

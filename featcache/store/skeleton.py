@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5p, h5s, h5t
+from h5py import h5d, h5f, h5p, h5s, h5t
 
 from featcache.store.format import (
     HEADER_LENGTH,
@@ -103,7 +104,7 @@ def create_skeleton(path: Path, plan: FilePlan) -> Manifest:
     features = {name: e for name, e in columns.items() if name.endswith("/features")}
     ids = {name: e for name, e in columns.items() if name.endswith("/ids")}
     alignment = _FEATURE_ALIGNMENT if sum(e.nbytes for e in features.values()) >= _SMALL else _PAGE
-    with _open(path, "w", alignment=_PAGE) as h5:
+    with _open(path, alignment=_PAGE, is_new=True) as h5:
         _dataset(h5, "manifest", (-(-capacity // _PAGE) * _PAGE,), "|u1", early=True)
         _dataset(h5, "ledger", draft.ledger.shape, "|u1", early=True)
         if draft.statistics is not None:
@@ -112,23 +113,25 @@ def create_skeleton(path: Path, plan: FilePlan) -> Manifest:
             late = name in features or name in ids
             _dataset(h5, name, extent.shape, extent.dtype, early=not late)
     # A late dataset gets its place, with the alignment of that moment, when it is first written.
-    with _open(path, "r+", alignment=alignment) as h5:
+    with _open(path, alignment=alignment) as h5:
         _touch(h5, features)
-    with _open(path, "r+", alignment=_PAGE) as h5:
+    with _open(path, alignment=_PAGE) as h5:
         _touch(h5, ids)
     return _placed(draft, path)
 
 
-def _open(path: Path, mode: str, *, alignment: int) -> h5py.File:
-    # v108: superblock 2, which HDF5 1.8 and everything since reads. We have a lock of our own.
-    return h5py.File(
-        path,
-        mode,
-        libver=("v108", "v108"),
-        alignment_threshold=512,
-        alignment_interval=alignment,
-        locking=False,
-    )
+def _open(path: Path, *, alignment: int, is_new: bool = False) -> h5py.File:
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
+    # 1.8: superblock 2, which HDF5 1.8 and everything since reads.
+    access.set_libver_bounds(h5f.LIBVER_V18, h5f.LIBVER_V18)
+    access.set_alignment(512, alignment)
+    access.set_file_locking(False, True)  # we have a lock of our own
+    if not is_new:
+        return h5py.File(h5f.open(os.fsencode(path), h5f.ACC_RDWR, access))
+    creation = h5p.create(h5p.FILE_CREATE)
+    creation.set_obj_track_times(False)  # of the root group: HDF5 before 2.0 keeps them
+    return h5py.File(h5f.create(os.fsencode(path), h5f.ACC_TRUNC, creation, access))
 
 
 def _dataset(h5: h5py.File, name: str, shape: tuple[int, ...], dtype: str, *, early: bool) -> None:

@@ -130,8 +130,8 @@ def _shares(seconds: Mapping[str, float]) -> str:
 def _show(result: ExtractResult) -> None:
     from featcache.store import human_bytes
 
-    facts = {
-        result.outcome: result.path,
+    facts: dict[str, str] = {
+        result.outcome: str(result.path),
         "rows": f"{result.n_rows} of {result.n_features} features",
         "size": human_bytes(result.nbytes),
         "time": _duration(result.seconds),
