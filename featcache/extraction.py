@@ -194,8 +194,10 @@ def _compute(
     if is_resumed:
         writer = _reopen(plan, note=note)
     else:
-        for other, differing in near_misses(plan.path, plan.identity):
-            note(f"{other.name} is another cache: {'; '.join(differing)}")
+        others = near_misses(plan.path, plan.identity)
+        if others:
+            nearest, differing = min(others, key=lambda other: len(other[1]))
+            note(f"{nearest.name} is another cache: {'; '.join(differing)}")
         job = plan.new_job(on_progress=progress, on_note=note)
         writer = CacheWriter.create(plan.path, plan.file_plan(job), plan.rows())
     with writer:
@@ -226,7 +228,7 @@ def _compute(
 
 
 def _reopen(plan: Plan, *, note: NoteCallback) -> CacheWriter:
-    writer = CacheWriter.resume(plan.path)
+    writer = CacheWriter.resume(plan.path, plan.rows())
     try:
         _require_identity(partial_path(plan.path), writer.manifest.identity, plan.identity)
         for block in writer.recheck():

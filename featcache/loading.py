@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import signal
 import sys
@@ -17,6 +18,8 @@ from featcache.datasets.splits import ArrayImages, FileImages, Split, Unreadable
 from featcache.errors import FeatcacheError
 from featcache.pixels import resize_image
 from featcache.specs import Preprocess
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class Span(NamedTuple):
@@ -85,7 +88,7 @@ def _from_workers(decoder: _Decoder, n_workers: int) -> Iterator[Batch]:
             prefetch_factor=4,
             # Arrays go through pipes: tensors would need /dev/shm, which containers lack.
             collate_fn=_as_is,  # type: ignore[arg-type]
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=_obey_the_parent,
             multiprocessing_context=multiprocessing.get_context(method),
         )
         batches = iter(loader)
@@ -131,7 +134,10 @@ def _as_is(batch: Batch) -> Batch:
     return batch
 
 
-def _leave_signals_to_the_parent(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the parent ends its workers itself.
+def _obey_the_parent(_: int) -> None:
+    """Leave Ctrl-C to the parent, which ends its workers itself, and die when it dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        # Else the worker of a parent that was killed waits for ever on its full pipe.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -207,7 +207,7 @@ class _Clock:
         """Seconds so far, by phase."""
         runner = self._job.runner
         inner = {"preprocess": 0.0, "trunk": 0.0} if runner is None else runner.seconds
-        return {**inner, **self.seconds}
+        return {"read": self.seconds["read"], **inner, "write": self.seconds["write"]}
 
     def tick(self, split: str, n_rows: int) -> None:
         """Count rows and tell the caller."""

@@ -254,7 +254,8 @@ def make_plan(spec: ExtractSpec, *, on_progress: ProgressCallback, on_note: Note
     )
     if backbone.module is not None and spec.bn == "adapted":
         require_batch_norm(backbone.module, backbone=spec.backbone)
-    on_note(f"weights: {backbone.weights}")
+    if not is_pixels:
+        on_note(f"weights: {backbone.weights}")
     identity = {
         "format": FORMAT_VERSION,
         "backbone": spec.backbone,

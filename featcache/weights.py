@@ -154,6 +154,11 @@ def _existing_file(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if path.is_dir():
         raise WeightsError(f"{path} is a folder, not a file of weights. Name the file in it.")
+    if path.exists() and not path.is_file():
+        raise UnsafeFileError(
+            f"{path} is a FIFO, socket or device, not a file of weights. Nothing was read from it."
+            f" Give --weights the PATH of a regular file."
+        )
     if not path.is_file():
         names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         near = nearest(path.name, names)

@@ -27,7 +27,7 @@ from featcache.extraction import ExtractResult
 from featcache.pipeline import Progress
 from featcache.pixels import reference_transform
 from featcache.specs import Preprocess
-from featcache.store import CacheWriter, locked
+from featcache.store import CacheWriter, SplitRows, locked
 from featcache.weights import state_digest
 from tests.conftest import SMALL_TRUNK, save_image
 
@@ -257,11 +257,17 @@ def test_automatic_batch_size_resumes_on_the_stored_grid(
 
 
 def test_canaries_catch_stored_rows_that_cannot_be_computed_again(
-    extract: Extract, small_blocks: None
+    extract: Extract, image_folder: Path, small_blocks: None
 ) -> None:
     interrupt(extract, 4)
     [partial] = featcache.list_caches(extract.keywords["cache_dir"])  # type: ignore[attr-defined]
-    with CacheWriter.resume(partial.path.with_suffix("")) as writer:
+    plan_rows = {
+        name: SplitRows(split.labels, split.ids)
+        for name, split in featcache.load_dataset(
+            f"folder:{image_folder}", data_dir="."
+        ).splits.items()
+    }
+    with CacheWriter.resume(partial.path.with_suffix(""), plan_rows) as writer:
         block = writer.acknowledged()[0]
         rows = writer.read_rows(block.split, block.start, block.stop).copy()
         rows[3, 5] += 1e-3
@@ -272,16 +278,17 @@ def test_canaries_catch_stored_rows_that_cannot_be_computed_again(
         extract()
 
 
+@pytest.mark.parametrize("column", ["features", "labels", "valid", "ids"])
 def test_damaged_rows_of_a_partial_file_are_computed_again(
-    extract: Extract, tmp_path: Path, small_blocks: None
+    extract: Extract, tmp_path: Path, small_blocks: None, column: str
 ) -> None:
     whole = extract(cache_dir=tmp_path / "whole").path.read_bytes()
     interrupt(extract, 4)
     [partial] = featcache.list_caches(tmp_path / "cache")
     with h5py.File(partial.path, "r") as h5:
-        offset = h5["train/features"].id.get_offset()
+        offset = h5[f"train/{column}"].id.get_offset()
     with partial.path.open("r+b") as file:
-        file.seek(offset + 100)
+        file.seek(offset + 10)
         file.write(b"\xff")
 
     notes: list[str] = []

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 import featcache
 from featcache.errors import FeatcacheError
 from featcache_cli.commands import backbones, cache, datasets, demo, extract
-from featcache_cli.console import fail, reset_progress
+from featcache_cli.console import fail, prepare_streams, reset_progress
 
 
 class SignalledError(KeyboardInterrupt):
@@ -41,7 +41,7 @@ class ErrorShowingGroup(TyperGroup):
             raise typer.Exit(_exit_code(err)) from err
         except KeyboardInterrupt as err:
             reset_progress()
-            fail("Stopped before anything was begun.")
+            fail("Stopped. Nothing is lost: run the same command again.")
             raise typer.Exit(_exit_code(err)) from err
 
 
@@ -49,6 +49,7 @@ app = typer.Typer(
     name="featcache",
     cls=ErrorShowingGroup,
     no_args_is_help=True,
+    rich_markup_mode=None,  # plain help and usage errors: they fold no name and survive a pipe
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run the frozen trunk once, keep its features in one HDF5 file, train heads in seconds.",
@@ -78,16 +79,19 @@ def _root(
 
 def main() -> None:
     """Run the command line; the process ends with one of the documented exit codes."""
+    prepare_streams()
     for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _raise_signalled)
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _raise_signalled)
     try:
         app()
     except Exception as err:
         if os.environ.get("FEATCACHE_DEBUG"):
             raise
         reset_progress()
-        fail(f"{type(err).__name__}: {err}", kind="unexpected error")
+        first_line = str(err).partition("\n")[0]
+        fail(f"{type(err).__name__}: {first_line}", kind="unexpected error")
         fail("Run again with FEATCACHE_DEBUG=1 for the traceback.", kind="hint")
         sys.exit(1)
 

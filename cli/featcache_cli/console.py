@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import sys
 import time
@@ -12,21 +13,32 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column, Table
 
 _LINE_EVERY_S = 5.0
 
-_IS_TERMINAL = sys.stdout.isatty()
-# Into a pipe nothing is folded: a file name stays in one piece.
-stdout = Console(highlight=False, soft_wrap=True, width=None if _IS_TERMINAL else 1000)
+# Nothing on stdout is folded: a file name stays in one piece, in a pipe and under the mouse.
+stdout = Console(highlight=False, soft_wrap=True, width=10_000)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 _running: list[Progress] = []
+
+
+def prepare_streams() -> None:
+    """Let a terminal or pipe that is not UTF-8 show what it cannot encode escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def printable(text: object) -> str:
     """Show control characters and undecodable bytes escaped, so that no name drives a terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def headline(text: str) -> None:
+    """Tell what comes next, after an empty line."""
+    stderr.print(f"\n[bold]{escape(printable(text))}[/bold]")
 
 
 def note(text: str) -> None:
@@ -39,6 +51,15 @@ def fail(text: str, *, kind: str = "error") -> None:
     stderr.print(f"[bold red]{kind}:[/bold red] {escape(printable(text))}")
 
 
+def ask(question: str) -> bool:
+    """Ask on stderr; anything but "y" or "yes" on stdin, its end among them, is a no."""
+    stderr.print(escape(f"{printable(question)} [y/N]"), end=" ")
+    answer = sys.stdin.readline() if sys.stdin is not None else ""
+    if not answer.endswith("\n"):
+        stderr.print()
+    return answer.strip().lower() in ("y", "yes")
+
+
 def show_json(value: Any) -> None:
     """Write one JSON object to stdout."""
     sys.stdout.write(json.dumps(plain(value), indent=2) + "\n")
@@ -49,13 +70,13 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {plain(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    if isinstance(value, PurePath):
-        return printable(value)
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()
+    if isinstance(value, PurePath | str):
+        # JSON escapes control characters itself; a lone surrogate (an undecodable byte of a file
+        # name) is what strict parsers refuse.
+        return str(value).encode(errors="backslashreplace").decode()
     return value
 
 
@@ -71,7 +92,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         justify: Any = "right" if column.startswith("#") else "left"
-        table.add_column(column.removeprefix("#"), justify=justify, overflow="fold")
+        table.add_column(column.removeprefix("#"), justify=justify)
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))
     stdout.print(table)
@@ -95,16 +116,16 @@ class ProgressDisplay:
         elif time.monotonic() - self._told >= _LINE_EVERY_S:
             self._told = time.monotonic()
             percent = 100 * n_done // max(1, n_total)
-            stderr.print(f"{stage}: {n_done} of {n_total} ({percent}%){detail and '  ' + detail}")
+            line = f"{stage} {n_done} of {n_total} ({percent}%)  {detail}".rstrip()
+            stderr.print(escape(printable(line)))
 
     def _show_bar(self, stage: str, n_done: int, n_total: int, detail: str) -> None:
         if self._bar is None:
+            # One text, so that a narrow terminal cuts its end and not every part.
+            text = "{task.description} {task.completed} of {task.total}  {task.fields[detail]}"
             columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed}/{task.total}"),
-                TextColumn("{task.fields[detail]}"),
-                TimeRemainingColumn(),
+                BarColumn(bar_width=16),
+                TextColumn(text, markup=False, table_column=Column(no_wrap=True)),
             )
             self._bar = Progress(*columns, console=stderr, transient=True)
             self._bar.start()
@@ -112,9 +133,9 @@ class ProgressDisplay:
         if stage != self._stage or self._task is None:
             if self._task is not None:
                 self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(stage, total=n_total, detail=detail)
+            self._task = self._bar.add_task(stage, total=n_total, completed=n_done, detail=detail)
             self._stage = stage
-        self._bar.update(self._task, completed=n_done, total=n_total, detail=detail)
+        self._bar.update(self._task, completed=n_done, detail=detail)
 
 
 def reset_progress() -> None:

@@ -63,7 +63,7 @@ class CacheWriter:
         manifest: Manifest,
         fd: int,
         slots: dict[int, Slot],
-        rows: Mapping[str, SplitRows] | None,
+        rows: Mapping[str, SplitRows],
     ) -> None:
         self.path = path
         self.manifest = manifest
@@ -103,13 +103,12 @@ class CacheWriter:
             return cls.resume(path, rows)
 
     @classmethod
-    def resume(cls, path: Path, rows: Mapping[str, SplitRows] | None = None) -> CacheWriter:
+    def resume(cls, path: Path, rows: Mapping[str, SplitRows]) -> CacheWriter:
         """Open `<path>.partial`, with the blocks that were acknowledged.
 
         Args:
             path: The final name of the cache.
-            rows: Labels and ids, which are written again with each block. None believes those in
-                the file, so that one damaged since is acknowledged as it is.
+            rows: Labels and ids, which are written again with each block.
 
         Raises:
             CorruptError: If its skeleton is damaged.
@@ -193,26 +192,20 @@ class CacheWriter:
         content: dict[str, Any] = {
             "features": np.ascontiguousarray(features),
             "valid": valid.astype(np.uint8),
+            **_labels_and_ids(self._rows[block.split], columns, block.start, block.stop),
         }
         if "reason" in columns:
             texts = np.zeros(n_rows, f"S{REASON_BYTES}")
             for row, reason in (reasons or {}).items():
                 texts[row] = _clipped(reason)
             content["reason"] = texts
-        if self._rows is not None:
-            content |= _labels_and_ids(self._rows[block.split], columns, block.start, block.stop)
         sha = hashlib.sha256()
         with self._named_failures():
             for column in COLUMNS:
-                if column not in columns:
-                    continue
-                offset, nbytes = columns[column].rows(block.start, block.stop)
-                if column in content:
+                if column in columns:
                     part = memoryview(content[column]).cast("B")
-                    write_at(self._fd, part, offset)
-                else:
-                    part = memoryview(read_at(self._fd, nbytes, offset))
-                sha.update(part)
+                    write_at(self._fd, part, columns[column].rows(block.start, block.stop)[0])
+                    sha.update(part)
         self._uncommitted[block.slot] = (sha.digest(), n_rows)
 
     def write_statistics(self, values: npt.NDArray[np.float32]) -> None:

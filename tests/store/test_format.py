@@ -3,6 +3,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,15 @@ def test_skeleton_ledger_statistics_and_blocks_cover_each_byte_once(
         assert offset == end
         end = offset + nbytes
     assert end == manifest.file_size == recipe.path.stat().st_size
+
+
+def test_bytes_behind_the_last_dataset_belong_to_the_skeleton(built: Path) -> None:
+    manifest = manifest_of(built)
+    longer = replace(manifest, file_size=manifest.file_size + 100)
+
+    extents = list(longer.skeleton_extents())
+
+    assert extents == [*manifest.skeleton_extents(), (manifest.file_size, 100)]
 
 
 def test_blocks_end_with_their_split(recipe: Recipe) -> None:
@@ -453,6 +463,6 @@ def test_a_file_whose_manifest_promises_huge_rows_is_refused_at_once(
 def test_a_created_file_is_read_by_its_own_writer_before_the_first_row(recipe: Recipe) -> None:
     recipe.create().close()
 
-    with CacheWriter.resume(recipe.path) as writer:
+    with CacheWriter.resume(recipe.path, recipe.rows()) as writer:
         assert len(writer.pending()) == 4
         assert writer.acknowledged() == []

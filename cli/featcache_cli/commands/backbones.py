@@ -20,7 +20,10 @@ def backbones(
     image_size: ImageSizeOption = ExtractSpec.image_size,
     json: JsonOption = False,
 ) -> None:
-    """List the trunks: dimension, parameters, GFLOP per image, weights on this machine."""
+    """List the trunks that --backbone takes.
+
+    For each its features, parameters, GFLOP per image, and the weights on this machine.
+    """
     from featcache.backbones import backbone_names, list_backbones
 
     fitting = [known for known in backbone_names() if name in known]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from featcache.errors import UsageError
+from featcache.errors import CorruptError, UsageError
 from featcache.specs import ExtractSpec
 from featcache_cli.console import (
     ProgressDisplay,
+    ask,
     fail,
     note,
     reset_progress,
@@ -33,7 +35,7 @@ def ls(cache_dir: CacheDirOption = ExtractSpec.cache_dir, json: JsonOption = Fal
         show_json({"caches": caches})
         return
     if not caches:
-        note(f"There are no caches in {cache_dir}. Make one with: featcache extract")
+        note(f"There are no caches in {cache_dir!r}. Make one with: featcache extract")
         return
     show_table(
         ["cache", "dataset", "backbone", "#rows", "#features", "#size", "state"],
@@ -61,7 +63,11 @@ def info(
     cache_dir: CacheDirOption = ExtractSpec.cache_dir,
     json: JsonOption = False,
 ) -> None:
-    """Say what a cache holds: identity, provenance, splits, unreadable images."""
+    """Say what a cache holds.
+
+    Its identity, which the fingerprint is the hash of; what it was made with; its splits and the
+    images that could not be read.
+    """
     from featcache.store import describe_cache, find_cache
 
     description = describe_cache(find_cache(cache, cache_dir=cache_dir))
@@ -73,15 +79,15 @@ def info(
         "state": description.state,
         "fingerprint": description.fingerprint,
     }
-    facts |= {name: value for name, value in description.identity.items() if name != "format"}
-    facts |= {f"made with {name}": value for name, value in description.provenance.items()}
+    facts |= {name: _words(value) for name, value in description.identity.items()}
+    facts |= {f"made with {n}": v for n, v in description.provenance.items() if v is not None}
     facts |= {f"numerics {name}": value for name, value in description.numerics.items()}
     facts["classes"] = ", ".join(description.class_names[:12]) + (
         f", ... ({len(description.class_names)})" if len(description.class_names) > 12 else ""
     )
     for split in description.splits:
         facts[f"split {split.name}"] = (
-            f"{split.n_rows} rows of shape {split.row_shape}, {split.dtype}, "
+            f"{split.n_rows} rows of {_words(split.row_shape)} {split.dtype}, "
             f"{len(split.failures)} invalid"
         )
     show_facts(facts)
@@ -99,14 +105,18 @@ def verify(
     cache_dir: CacheDirOption = ExtractSpec.cache_dir,
     json: JsonOption = False,
 ) -> None:
-    """Check every digest of a cache; exit 13 if a byte is not what was written."""
+    """Check every digest of a cache.
+
+    Exit 13 if a byte is not what was written, 10 if rows are still to be computed.
+    """
     from featcache.store import find_cache, verify_cache
 
+    share = _share(subset)
     path = find_cache(cache, cache_dir=cache_dir)
     display = ProgressDisplay()
     report = verify_cache(
         path,
-        subset=_share(subset),
+        subset=share,
         on_progress=lambda done, total: display.show("blocks", done, total),
     )
     reset_progress()
@@ -118,7 +128,6 @@ def verify(
                 "cache": report.path,
                 "checked": f"{report.n_blocks_checked} of {report.n_blocks} blocks, "
                 f"{report.n_rows_checked} of {report.n_rows} rows",
-                "missing": f"{report.n_missing} blocks are not written yet",
                 "result": "sound" if report.is_sound else "DAMAGED",
             }
         )
@@ -132,6 +141,10 @@ def verify(
         note(f"Remove it (featcache cache rm {path}) and extract again.")
         raise typer.Exit(13)
     if report.n_missing:
+        note(
+            f"It is incomplete: {report.n_missing} of {report.n_blocks} blocks are not written "
+            f"yet. The extract command that began it goes on from there."
+        )
         raise typer.Exit(10)
 
 
@@ -143,20 +156,34 @@ def rm(
     json: JsonOption = False,
 ) -> None:
     """Remove a cache; asks first."""
-    from featcache.store import find_cache, human_bytes, remove_cache, summarise
+    from featcache.store import find_cache, human_bytes, list_caches, remove_cache, summarise
 
     path = find_cache(cache, cache_dir=cache_dir)
     summary = summarise(path)
-    if not yes:
-        question = f"Remove {path} ({summary.n_rows_done} rows, {human_bytes(summary.nbytes)})?"
-        if not typer.confirm(question, err=True):
-            note("Nothing was removed.")
-            raise typer.Exit(1)
+    if not summary.fingerprint and path not in [c.path for c in list_caches(cache_dir)]:
+        raise CorruptError(
+            f"{path} cannot be read as a cache and is not in {cache_dir!r}, so it may be anything. "
+            f"Nothing was removed. Give the --cache-dir it lies in, or delete it yourself."
+        )
+    size = f"{summary.state}, {summary.n_rows_done} rows, {human_bytes(summary.nbytes)}"
+    if not yes and not ask(f"Remove {path} ({size})?"):
+        note("Nothing was removed. To remove it without being asked: --yes")
+        raise typer.Exit(1)
     removed: list[Path] = remove_cache(path)
     if json:
         show_json({"removed": removed})
     else:
         show_facts({"removed": ", ".join(map(str, removed))})
+
+
+def _words(value: object) -> str:
+    """Write a value of the manifest for people: "resize 224x224, interpolation bilinear, ..."."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{n} {_words(v)}" for n, v in value.items() if v is not None)
+    if isinstance(value, list | tuple):
+        is_size = all(isinstance(item, int) for item in value)
+        return ("x" if is_size else " ").join(map(str, value))
+    return str(value)
 
 
 def _share(text: str) -> float:

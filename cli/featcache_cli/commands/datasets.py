@@ -8,7 +8,7 @@ from featcache_cli.options import DataDirOption, JsonOption
 
 
 def datasets(data_dir: DataDirOption = ExtractSpec.data_dir, json: JsonOption = False) -> None:
-    """List the datasets and whether they are on this machine."""
+    """List the datasets that --dataset takes, and which are here."""
     from featcache import list_datasets
 
     listed = list_datasets(data_dir=data_dir)

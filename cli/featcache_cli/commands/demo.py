@@ -3,47 +3,63 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
-import sys
 
 from featcache.specs import ExtractSpec
-from featcache_cli.console import note, show_facts, stderr
+from featcache_cli.commands import cache
+from featcache_cli.commands.extract import extract
+from featcache_cli.console import headline, note, show_facts
 from featcache_cli.options import CacheDirOption
+
+_BACKBONE, _IMAGE_SIZE = "vgg16", 64
 
 
 def demo(cache_dir: CacheDirOption = ExtractSpec.cache_dir) -> None:
-    """Extract, list, describe and verify: 1,797 digits through `pixels` and `vgg16`."""
+    """Extract, list and verify 1,797 digits, without a network.
+
+    Through the trunks pixels and vgg16, then cache ls, info and verify: about a minute.
+    """
     from featcache import describe_backbone
 
-    has_weights = bool(describe_backbone("vgg16", 64).weights_on_disk)
+    has_weights = bool(describe_backbone(_BACKBONE, _IMAGE_SIZE).weights_on_disk)
     weights = "DEFAULT" if has_weights else "random"
     place = ["--cache-dir", cache_dir]
-    pixels = ["extract", "--dataset", "digits", "--backbone", "pixels", *place]
-    vgg16 = ["extract", "--dataset", "digits", "--backbone", "vgg16", "--image-size", "64"]
-    commands = [
-        pixels,
-        [*vgg16, "--weights", weights, *place],
-        ["cache", "ls", *place],
-        ["cache", "info", "digits/vgg16", *place],
-        ["cache", "verify", "digits/vgg16", *place],
-        ["cache", "verify", "digits/pixels", *place],
-    ]
-    for command in commands:
-        stderr.print(f"\n[bold]$ featcache {shlex.join(command)}[/bold]")
-        finished = subprocess.run([sys.executable, "-m", "featcache_cli", *command], check=False)
-        if finished.returncode:
-            sys.exit(finished.returncode)
+
+    _tell("extract", "--dataset", "digits", "--backbone", "pixels", *place)
+    pixels = extract(dataset="digits", backbone="pixels", cache_dir=cache_dir)
+    shape = ["--image-size", str(_IMAGE_SIZE), "--weights", weights]
+    _tell("extract", "--dataset", "digits", "--backbone", _BACKBONE, *shape, *place)
+    features = extract(
+        dataset="digits",
+        backbone=_BACKBONE,
+        image_size=_IMAGE_SIZE,
+        weights=weights,
+        cache_dir=cache_dir,
+    )
+    _tell("cache", "ls", *place)
+    cache.ls(cache_dir=cache_dir)
+    _tell("cache", "info", str(features))
+    cache.info(str(features))
+    for path in (pixels, features):
+        _tell("cache", "verify", str(path))
+        cache.verify(str(path))
+
+    headline("The demo is done.")
     if has_weights:
-        note("\nvgg16 ran with its ImageNet weights, which are on this machine.")
+        note(f"{_BACKBONE} ran with its ImageNet weights, which are on this machine.")
     else:
         note(
-            "\nvgg16 ran with random weights (seed 0): its ImageNet weights are not on this "
-            "machine. All steps are the real ones, but accuracies on these features would mean "
-            "nothing; with a network, --weights DEFAULT fetches the real ones."
+            f"{_BACKBONE} ran with random weights (seed 0): its ImageNet weights are not on this "
+            f"machine. All steps are the real ones, but accuracies on these features would mean "
+            f"nothing; with a network, --weights DEFAULT fetches the real ones."
         )
     show_facts(
         {
-            "made": f"{cache_dir}/digits/pixels-*.h5 and {cache_dir}/digits/vgg16-*.h5",
+            "made": pixels,
+            "and": features,
             "next": "featcache extract --dataset cifar10 --backbone vgg16",
         }
     )
+
+
+def _tell(*command: str) -> None:
+    headline(f"$ featcache {shlex.join(command)}")

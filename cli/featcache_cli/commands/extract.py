@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -74,7 +75,7 @@ def extract(
         typer.Option("--mix-numerics", help="Go on with a file that another machine began."),
     ] = ExtractSpec.mix_numerics,
     json: JsonOption = False,
-) -> None:
+) -> Path:
     """Run a dataset through a frozen trunk once, into one HDF5 file.
 
     The same command resumes an interrupted run, and answers at once when the cache is there.
@@ -110,6 +111,7 @@ def extract(
     if result.failures:
         _tell_failures(result)
         raise typer.Exit(3)
+    return result.path
 
 
 def _show_progress(display: ProgressDisplay, progress: Progress) -> None:
@@ -117,14 +119,16 @@ def _show_progress(display: ProgressDisplay, progress: Progress) -> None:
     detail = ""
     if progress.images_per_s:
         left_s = (progress.n_total - progress.n_done) / progress.images_per_s
-        rate = f"{progress.images_per_s:.3g} img/s"
-        detail = f"{rate}, {_duration(left_s)} left, {_shares(progress.seconds)}"
+        detail = (
+            f"{_rate(progress.images_per_s)}, {_duration(left_s)} left, {_shares(progress.seconds)}"
+        )
     display.show(stage, progress.n_done, progress.n_total, detail)
 
 
 def _shares(seconds: Mapping[str, float]) -> str:
     total = sum(seconds.values()) or 1.0
-    return " ".join(f"{phase} {100 * s / total:.0f}%" for phase, s in seconds.items())
+    percents = {phase: round(100 * s / total) for phase, s in seconds.items()}
+    return " ".join(f"{phase} {percent}%" for phase, percent in percents.items() if percent)
 
 
 def _show(result: ExtractResult) -> None:
@@ -138,13 +142,13 @@ def _show(result: ExtractResult) -> None:
     }
     if result.n_rows_computed:
         facts["rate"] = (
-            f"{result.images_per_s:.3g} img/s over {result.n_rows_computed} rows "
+            f"{_rate(result.images_per_s)} over {result.n_rows_computed} rows "
             f"({_shares(result.seconds_by_phase)})"
         )
     account = result.account
     if account is not None:
         facts["saves"] = (
-            f"an epoch end to end costs {_duration(account.end_to_end_epoch_s)} of trunk, on this "
+            f"an epoch through the trunk costs {_duration(account.end_to_end_epoch_s)}, on this "
             f"cache about {_duration(account.cache_epoch_s)}"
         )
         if account.break_even_epoch is not None:
@@ -153,15 +157,25 @@ def _show(result: ExtractResult) -> None:
 
 
 def _tell_failures(result: ExtractResult) -> None:
-    fail(f"{len(result.failures)} images could not be read; their rows are marked invalid:")
+    n = len(result.failures)
+    fail(
+        f"{n} of {result.n_rows} images could not be read. Their rows are marked invalid; all "
+        f"others are kept. Replace the files and run the same command for another cache.",
+        kind="unreadable",
+    )
     for failure in result.failures[:_SHOWN_FAILURES]:
-        note(f"  {failure.id}: {failure.reason}")
-    if len(result.failures) > _SHOWN_FAILURES:
-        note(f"  all of them: featcache cache info {result.path} --json")
+        note(f"  {failure.split} {failure.id}: {failure.reason}")
+    if n > _SHOWN_FAILURES:
+        note(f"  and {n - _SHOWN_FAILURES} more: featcache cache info {result.path}")
+
+
+def _rate(images_per_s: float) -> str:
+    number = f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.3g}"
+    return f"{number} img/s"
 
 
 def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+    return f"{minutes:.2g} min" if minutes < 99.5 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import typer.main
+from featcache_cli.app import app
+
+import featcache
+from featcache.specs import ExtractSpec
+from tests.cli.conftest import Run, Spawn, child_environment
+
+SLOW = ("torch", "torchvision", "h5py", "PIL", "numpy", "pytorch_lightning")
+BROKEN = """
+import sys, featcache
+def broken(**_):
+    raise ZeroDivisionError("first line\\nsecond line")
+featcache.list_datasets = broken
+from featcache_cli.app import main
+sys.argv = ["featcache", "datasets"]
+main()
+"""
+NOHUP = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from featcache_cli import app
+app.app = lambda: None
+app.main()
+print([signal.getsignal(s) is signal.SIG_IGN for s in (signal.SIGHUP, signal.SIGTERM)])
+"""
+
+
+def options_of(*command: str) -> dict[str, Any]:
+    found: Any = typer.main.get_command(app)
+    for name in command:
+        found = found.commands[name]
+    return {param.name: param for param in found.params if param.name not in ("help", "json")}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"]])
+def test_help_lists_every_command(run: Run, arguments: list[str]) -> None:
+    result = run(*arguments)
+
+    assert result.exit_code == 0
+    for command in ("extract", "cache", "datasets", "backbones", "demo"):
+        assert f"\n  {command} " in result.stdout
+    assert "..." not in result.stdout.partition("Commands:")[2]
+
+
+def test_no_arguments_show_the_help(run: Run) -> None:
+    result = run()
+
+    assert result.exit_code == 2
+    assert "Commands:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["extract"], ["cache"], ["cache", "rm"], ["datasets"], ["backbones"], ["demo"]],
+)
+def test_every_command_has_help(run: Run, command: list[str]) -> None:
+    result = run(*command, "-h")
+
+    assert result.exit_code == 0
+    assert f"Usage: featcache {' '.join(command)} " in result.stdout
+
+
+def test_help_imports_nothing_slow() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "featcache_cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    imported = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines()}
+    assert "featcache_cli.commands.extract" in imported
+    assert imported.isdisjoint(SLOW)
+
+
+def test_help_takes_less_than_half_a_second_of_cpu(spawn: Spawn) -> None:
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spawn("--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+    assert min(seconds) < 0.5
+
+
+def test_version_is_the_package_version(run: Run) -> None:
+    result = run("--version")
+
+    assert (result.exit_code, result.stdout) == (0, f"featcache {featcache.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["extrct"], "No such command 'extrct'. Did you mean 'extract'?"),
+        (["cache", "verfy"], "No such command 'verfy'. Did you mean 'verify'?"),
+        (["extract", "--bakbone", "x"], "No such option: --bakbone (Possible options: --backbone"),
+        (["extract", "cifar10"], "Got unexpected extra argument(s) (cifar10)"),
+        (["extract", "--image-size", "big"], "Invalid value for '--image-size'"),
+        (["cache", "info"], "Missing argument 'cache'"),
+    ],
+)
+def test_a_mistyped_command_line_is_exit_2(run: Run, arguments: list[str], text: str) -> None:
+    result = run(*arguments)
+
+    assert result.exit_code == 2
+    assert text in result.stderr
+    assert result.stdout == ""
+
+
+def test_extract_options_are_the_keywords_of_the_library() -> None:
+    keywords = {
+        name: parameter.default
+        for name, parameter in inspect.signature(featcache.extract).parameters.items()
+        if not name.startswith("on_")
+    }
+    options = options_of("extract")
+
+    assert list(options) == list(keywords)
+    for name, option in options.items():
+        assert option.opts == [f"--{name.replace('_', '-')}"]
+        if keywords[name] is None:
+            assert option.default in ("auto", None)
+        else:
+            assert option.default == keywords[name]
+
+
+def test_extract_keywords_are_the_fields_of_the_spec() -> None:
+    keywords = inspect.signature(featcache.extract).parameters
+
+    for field in dataclasses.fields(ExtractSpec):
+        assert keywords[field.name].default == field.default
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [
+        (["cache", "ls"], featcache.list_caches),
+        (["cache", "info"], featcache.find_cache),
+        (["cache", "verify"], featcache.verify_cache),
+        (["cache", "rm"], featcache.find_cache),
+        (["datasets"], featcache.list_datasets),
+        (["backbones"], featcache.list_backbones),
+    ],
+)
+def test_options_of_a_command_are_keywords_of_its_function(
+    command: list[str], function: Callable[..., object]
+) -> None:
+    options = options_of(*command)
+    # A file is an argument, found by its name below --cache-dir; a filter of names is one too.
+    other = {"cache", "cache_dir", "name", "yes"}
+
+    keywords = inspect.signature(function).parameters
+    assert set(options) - other <= set(keywords)
+    missing = set(keywords) - set(options) - {"path", "name", "names", "on_progress"}
+    assert missing == set()
+
+
+def test_an_unexpected_error_is_one_line_and_a_hint(spawn: Spawn) -> None:
+    finished = spawn(code=BROKEN)
+
+    assert finished.returncode == 1
+    assert finished.stdout == ""
+    assert finished.stderr.splitlines() == [
+        "unexpected error: ZeroDivisionError: first line",
+        "hint: Run again with FEATCACHE_DEBUG=1 for the traceback.",
+    ]
+
+
+def test_debug_shows_the_traceback_of_any_error(spawn: Spawn) -> None:
+    unexpected = spawn(code=BROKEN, FEATCACHE_DEBUG="1")
+    expected = spawn("cache", "info", "nix", FEATCACHE_DEBUG="1")
+
+    assert unexpected.returncode == 1
+    assert "Traceback" in unexpected.stderr
+    assert "second line" in unexpected.stderr
+    assert expected.returncode == 10
+    assert "Traceback" in expected.stderr
+    assert "error: There is no cache 'nix'" in expected.stderr
+
+
+def test_nohup_is_respected(spawn: Spawn) -> None:
+    assert spawn(code=NOHUP).stdout == "[True, False]\n"
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+def test_a_closed_pipe_is_no_traceback(is_json: bool) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    try:
+        finished = subprocess.run(
+            [sys.executable, "-m", "featcache_cli", "datasets", *(["--json"] if is_json else [])],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=child_environment(),
+            check=False,
+        )
+    finally:
+        os.close(writing)
+
+    assert finished.stderr == ""
+    assert finished.returncode == 1
+
+
+def test_a_terminal_that_is_not_utf_8_shows_names_escaped(spawn: Spawn) -> None:
+    finished = spawn("cache", "info", "café", PYTHONIOENCODING="ascii")
+
+    assert finished.returncode == 10
+    assert r"There is no cache 'caf\xe9'" in finished.stderr

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import h5py
+import pytest
+
+import featcache
+from featcache.store import locked
+from tests.cli.conftest import Run
+
+
+def flip_a_byte_of_row_5(path: Path) -> None:
+    with h5py.File(path, "r") as h5:
+        offset = h5["train/features"].id.get_offset() + 5 * 8 * 8 * 3
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_ls_of_nothing_says_how_to_make_one(run: Run) -> None:
+    result = run("cache", "ls")
+
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert result.stderr == "There are no caches in 'cache'. Make one with: featcache extract\n"
+    assert json.loads(run("cache", "ls", "--json").stdout) == {"caches": []}
+
+
+def test_ls_shows_complete_partial_and_damaged_files(
+    run: Run, pixels: list[str], partial_file: Path
+) -> None:
+    run(*pixels, "--limit", "4")
+    damaged = partial_file.with_name("pixels-00000000.h5")
+    damaged.write_text("nothing")
+
+    result = run("cache", "ls")
+
+    assert result.exit_code == 0
+    states = {line.split()[0]: line.split()[-1] for line in result.stdout.splitlines()[1:]}
+    [complete] = [c.path for c in featcache.list_caches("cache") if c.state == "complete"]
+    assert states == {str(partial_file): "50%", str(complete): "complete", str(damaged): "damaged"}
+    assert f"{damaged}: pixels-00000000.h5 is not an HDF5 file" in result.stderr
+    listed = json.loads(run("cache", "ls", "--json").stdout)["caches"]
+    assert {c["path"]: c["state"] for c in listed}[str(partial_file)] == "incomplete"
+
+
+def test_info_tells_identity_provenance_and_splits(run: Run, cache_file: Path) -> None:
+    result = run("cache", "info", str(cache_file))
+
+    assert result.exit_code == 0
+    facts = dict(line.split("  ", 1) for line in result.stdout.splitlines())
+    facts = {name: value.strip() for name, value in facts.items()}
+    assert facts["state"] == "complete"
+    assert facts["preprocess"].endswith("resize 8x8, std 0.5 0.5 0.5")
+    assert facts["made with featcache"] == featcache.__version__
+    assert facts["classes"] == "cat, dog"
+    assert facts["split train"] == "12 rows of 8x8x3 uint8, 0 invalid"
+    assert "None" not in result.stdout
+
+
+def test_info_as_json_is_the_description(run: Run, cache_file: Path) -> None:
+    description = json.loads(run("cache", "info", "pets", "--json").stdout)
+
+    assert description["fingerprint"] == featcache.open_cache(cache_file).fingerprint
+    assert description["splits"][1]["rows_per_class"] == {"cat": 2, "dog": 2}
+
+
+def test_info_of_a_partial_file_says_how_far_it_is(run: Run, partial_file: Path) -> None:
+    result = run("cache", "info", "pixels")
+
+    assert result.exit_code == 0
+    assert "8 of 16 rows" in result.stdout
+
+
+def test_info_lists_unreadable_images(run: Run, pets: Path, pixels: list[str]) -> None:
+    (pets / "test" / "dog" / "torn.png").write_bytes(b"not an image")
+    run(*pixels)
+
+    result = run("cache", "info", "pixels")
+
+    assert "split test           5 rows of 8x8x3 uint8, 1 invalid" in result.stdout
+    assert "test test/dog/torn.png: not an image" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "rm"])
+def test_a_cache_that_is_not_there_is_exit_10(run: Run, cache_file: Path, command: str) -> None:
+    result = run("cache", command, "pixel-s")
+
+    assert result.exit_code == 10
+    assert "There is no cache 'pixel-s'" in result.stderr
+    assert "featcache cache ls" in result.stderr
+
+
+def test_a_name_that_fits_two_is_exit_2_and_lists_them(run: Run, pixels: list[str]) -> None:
+    run(*pixels)
+    run(*pixels, "--limit", "2")
+
+    result = run("cache", "rm", "pixels", "--yes")
+
+    assert result.exit_code == 2
+    both = featcache.list_caches("cache")
+    assert len(both) == 2
+    assert all(str(cache.path) in result.stderr for cache in both)
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_a_file_that_is_not_hdf5_is_exit_13(run: Run, command: str) -> None:
+    Path("x.h5").write_text("hello")
+
+    result = run("cache", command, "x.h5")
+
+    assert result.exit_code == 13
+    assert "x.h5 is not an HDF5 file" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_a_fifo_is_exit_15_and_never_waited_on(run: Run, command: str) -> None:
+    os.mkfifo("pipe.h5")
+
+    result = run("cache", command, "pipe.h5")
+
+    assert result.exit_code == 15
+    assert "pipe.h5 is not a regular file" in result.stderr
+
+
+def test_verify_of_a_sound_cache(run: Run, cache_file: Path) -> None:
+    result = run("cache", "verify", "pets")
+
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        f"cache    {cache_file}",
+        "checked  4 of 4 blocks, 16 of 16 rows",
+        "result   sound",
+    ]
+
+
+def test_verify_of_a_flipped_bit_names_split_and_rows(run: Run, cache_file: Path) -> None:
+    flip_a_byte_of_row_5(cache_file)
+
+    result = run("cache", "verify", "pets")
+    answer = json.loads(run("cache", "verify", "pets", "--json").stdout)
+
+    assert result.exit_code == 13
+    assert "result   DAMAGED" in result.stdout
+    assert "damaged: train rows 4 to 7 (block 1): " in result.stderr
+    assert f"featcache cache rm {cache_file}" in result.stderr
+    assert answer["is_sound"] is False
+    assert [(d["split"], d["first_row"], d["last_row"]) for d in answer["damages"]] == [
+        ("train", 4, 7)
+    ]
+
+
+def test_verify_of_a_partial_file_is_exit_10(run: Run, partial_file: Path) -> None:
+    result = run("cache", "verify", "pets")
+
+    assert result.exit_code == 10
+    assert "checked  2 of 4 blocks, 8 of 16 rows" in result.stdout
+    assert "2 of 4 blocks are not written yet" in result.stderr
+    assert "The extract command that began it goes on from there" in result.stderr
+
+
+@pytest.mark.parametrize("subset", ["25%", "0.25"])
+def test_verify_of_a_share_reads_that_many_blocks(run: Run, cache_file: Path, subset: str) -> None:
+    result = run("cache", "verify", "pets", "--subset", subset)
+
+    assert result.exit_code == 0
+    assert "checked  1 of 4 blocks, 4 of 16 rows" in result.stdout
+
+
+@pytest.mark.parametrize("subset", ["0", "101%", "half", "nan"])
+def test_verify_of_a_senseless_share_is_exit_2(run: Run, cache_file: Path, subset: str) -> None:
+    result = run("cache", "verify", "pets", "--subset", subset)
+
+    assert result.exit_code == 2
+    assert "--subset is " in result.stderr
+
+
+@pytest.mark.parametrize("answer", ["", "n\n", "\n", "nonsense\n", "y"])
+def test_rm_asks_and_only_a_yes_removes(run: Run, cache_file: Path, answer: str) -> None:
+    result = run("cache", "rm", "pets", answers=answer)
+
+    question = f"Remove {cache_file} (complete, 16 rows, "
+    assert result.stderr.startswith(question)
+    assert " kB)? [y/N] " in result.stderr
+    assert cache_file.exists() == (answer != "y")
+    assert result.exit_code == (0 if answer == "y" else 1)
+    assert ("Nothing was removed" in result.stderr) == (answer != "y")
+
+
+def test_rm_with_yes_does_not_ask(run: Run, cache_file: Path) -> None:
+    result = run("cache", "rm", "pets", "--yes", "--json")
+
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {"removed": [str(cache_file)]}
+    assert result.stderr == ""
+    assert featcache.list_caches("cache") == []
+
+
+def test_rm_of_a_cache_that_is_being_written_is_exit_11(run: Run, partial_file: Path) -> None:
+    with locked(partial_file.with_suffix("")):
+        result = run("cache", "rm", "pets", "--yes")
+
+    assert result.exit_code == 11
+    assert partial_file.exists()
+
+
+def test_rm_removes_a_partial_file_and_a_damaged_one(run: Run, partial_file: Path) -> None:
+    partial_file.write_bytes(b"torn")
+
+    result = run("cache", "rm", "pets", "--yes")
+
+    assert result.exit_code == 0
+    assert not partial_file.exists()
+
+
+def test_rm_leaves_files_that_may_be_anything(run: Run) -> None:
+    Path("thesis.h5").write_text("five years")
+
+    result = run("cache", "rm", "thesis.h5", "--yes")
+
+    assert result.exit_code == 13
+    assert "thesis.h5 cannot be read as a cache and is not in 'cache'" in result.stderr
+    assert "Nothing was removed" in result.stderr
+    assert Path("thesis.h5").exists()

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from featcache_cli import console
+from featcache_cli.commands.extract import _duration, _rate, _shares
+
+
+def test_progress_elsewhere_than_on_a_terminal_is_a_line_every_few_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = iter(range(1, 10_000))
+    monkeypatch.setattr("featcache_cli.console.time.monotonic", lambda: next(now) / 100)
+    display = console.ProgressDisplay()
+
+    for i in range(1000):
+        display.show("train", i, 1000, "[red]")
+
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["train 500 of 1000 (50%)  [red]", "train 999 of 1000 (99%)  [red]"]
+
+
+def test_a_table_folds_no_name_and_has_no_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "cache/" + "long name/" * 80 + "x.h5"
+
+    console.show_table(["cache", "#rows"], [(path, 7), ("[bold]b[/bold]\x1b[31m\n", 12)])
+
+    out = capsys.readouterr().out
+    assert f"\n{path}     7\n" in out
+    assert "\n[bold]b[/bold]\\x1b[31m\\n " in out
+    assert "\x1b" not in out
+
+
+def test_json_is_strict_and_keeps_every_name_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show_json({"a\udcff": Path("x\n\x1b[31m"), "names": ("\udcfe", "é", "[red]")})
+
+    out = capsys.readouterr().out
+    assert r"\udc" not in out.replace(r"\\udc", "")
+    assert json.loads(out) == {
+        r"a\udcff": "x\n\x1b[31m",
+        "names": [r"\udcfe", "é", "[red]"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.00342, "0.0034 s"), (42.4, "42 s"), (100, "1.7 min"), (5400, "90 min"), (9000, "2.5 h")],
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert _duration(seconds) == text
+
+
+def test_rates_and_shares_are_short() -> None:
+    assert (_rate(29.46), _rate(1234.5), _rate(185000)) == (
+        "29.5 img/s",
+        "1,234 img/s",
+        "185,000 img/s",
+    )
+    assert _shares({"read": 1.0, "trunk": 2.999, "write": 0.001}) == "read 25% trunk 75%"

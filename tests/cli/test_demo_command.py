@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+import featcache
+from tests.cli.conftest import Run
+
+
+def test_demo_runs_its_commands_and_names_the_files(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featcache_cli.commands.demo._BACKBONE", "mobilenet_v3_small")
+    monkeypatch.setattr("featcache_cli.commands.demo._IMAGE_SIZE", 32)
+
+    result = run("demo", "--cache-dir", "[red] here")
+
+    assert result.exit_code == 0
+    trunk, pixels = sorted(c.path for c in featcache.list_caches("[red] here"))
+    commands = [line for line in result.stderr.splitlines() if line.startswith("$ ")]
+    assert commands == [
+        "$ featcache extract --dataset digits --backbone pixels --cache-dir '[red] here'",
+        "$ featcache extract --dataset digits --backbone mobilenet_v3_small --image-size 32 "
+        "--weights random --cache-dir '[red] here'",
+        "$ featcache cache ls --cache-dir '[red] here'",
+        f"$ featcache cache info '{trunk}'",
+        f"$ featcache cache verify '{pixels}'",
+        f"$ featcache cache verify '{trunk}'",
+    ]
+    assert result.stdout.count("result   sound") == 2
+    assert "accuracies on these features would mean nothing" in result.stderr
+    assert result.stdout.splitlines()[-3:] == [
+        f"made  {pixels}",
+        f"and   {trunk}",
+        "next  featcache extract --dataset cifar10 --backbone vgg16",
+    ]
+
+
+def test_demo_commands_can_be_typed_as_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featcache_cli.commands.demo._BACKBONE", "pixels")
+
+    shown = run("demo").stderr
+
+    for line in shown.splitlines():
+        if line.startswith("$ featcache cache"):
+            assert run(*line.split()[2:]).exit_code == 0

@@ -1,0 +1,115 @@
+"""A stopped extraction keeps its acknowledged rows, and the same command goes on from there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import featcache
+from tests.cli.conftest import child_environment
+
+# 25,088 features make blocks of 128 rows, about a second of this trunk; batches of 16.
+OPTIONS = {"backbone": "vgg11", "weights": "random", "image_size": 48, "batch_size": 16}
+EXITS_WITHIN_S = 10
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[str, bytes]:
+    """The bytes of a whole run, once it was made."""
+    return {}
+
+
+@pytest.fixture
+def extraction(image_folder: Path) -> partial[featcache.ExtractResult]:
+    return partial(featcache.extract, f"folder:{image_folder.name}", **OPTIONS, n_workers=2)
+
+
+def start(folder: str) -> subprocess.Popen[str]:
+    """Start the extraction as the leader of its own process group, as a shell does."""
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
+    command = ["extract", "--dataset", f"folder:{folder}", "--n-workers=2", *options]
+    return subprocess.Popen(
+        [sys.executable, "-m", "featcache_cli", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=child_environment(),
+    )
+
+
+def wait_for_a_block(process: subprocess.Popen[str]) -> None:
+    while process.poll() is None:
+        if any(cache.n_rows_done for cache in featcache.list_caches("cache")):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"it ended before a block was written: {process.communicate()}")
+
+
+def group_is_gone(process: subprocess.Popen[str]) -> bool:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [
+        ([signal.SIGINT], 130),
+        ([signal.SIGTERM], 143),
+        ([signal.SIGHUP], 129),
+        ([signal.SIGINT, signal.SIGINT], 130),
+    ],
+    ids=["SIGINT", "SIGTERM", "SIGHUP", "SIGINT twice"],
+)
+def test_a_stopped_extraction_keeps_its_rows_and_resumes_to_the_same_bytes(
+    extraction: partial[featcache.ExtractResult],
+    image_folder: Path,
+    uninterrupted: dict[str, bytes],
+    signals: list[signal.Signals],
+    code: int,
+) -> None:
+    process = start(image_folder.name)
+    wait_for_a_block(process)
+
+    began = time.monotonic()
+    for number in signals:
+        # Ctrl-C and a closed terminal reach the whole group, a scheduler's SIGTERM its leader.
+        reach = os.kill if number == signal.SIGTERM else os.killpg
+        reach(process.pid, number)
+        time.sleep(0.1)
+    stdout, stderr = process.communicate(timeout=60)
+    stopped_s = time.monotonic() - began
+
+    [left] = featcache.list_caches("cache")
+    # A second Ctrl-C may find the interpreter gone already, and then ends the process itself.
+    assert process.returncode in ({code, -signal.SIGINT} if len(signals) > 1 else {code})
+    assert stopped_s < EXITS_WITHIN_S
+    assert group_is_gone(process)
+    assert "Traceback" not in stderr
+    assert stdout == ""
+    assert left.state == "incomplete"
+    assert left.n_rows_done >= 128
+    if len(signals) == 1:
+        kept = f"error: Stopped. {left.n_rows_done} of 310 rows are kept in {left.path}."
+        assert stderr.splitlines()[-1] == f"{kept} The same command goes on from there."
+
+    resumed = extraction()
+    if not uninterrupted:
+        uninterrupted["bytes"] = extraction(cache_dir="whole").path.read_bytes()
+
+    assert resumed.outcome == "resumed"
+    assert resumed.n_rows_computed == 310 - left.n_rows_done
+    assert resumed.path.read_bytes() == uninterrupted["bytes"]

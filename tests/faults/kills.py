@@ -1,0 +1,217 @@
+"""SIGKILL real extractions at random moments, resume each, and compare every byte.
+
+    python tests/faults/kills.py [--kills 50] [--seed 0] [--out FILE.json]
+
+Each extraction is the command line itself, in a process forked from one that has imported torch
+already. It tells over a pipe which ledger slots `commit` has acknowledged. After the kill these
+must still be there, and the resumed file must be byte-identical to one that was never interrupted.
+
+The negative control does the same to a naive loop that appends rows with h5py: if its files survive
+too, this harness proves nothing, and it exits 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from PIL import Image
+
+from featcache.errors import FeatcacheError
+from featcache.store import CacheWriter, list_caches, read_state
+
+_N_IMAGES = {"train": 3000, "test": 700}
+_N_CONTROL_KILLS = 10
+
+
+def main() -> int:
+    """Run kills and control; returns the exit code."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    random.seed(options.seed)
+    folder = Path(tempfile.mkdtemp(prefix="featcache-kills-"))
+    try:
+        images = _make_images(folder / "images")
+        started = time.monotonic()
+        figures = _kill_extractions(folder, images, options.kills)
+        figures |= _kill_naive(folder)
+        figures["seconds"] = round(time.monotonic() - started)
+    finally:
+        shutil.rmtree(folder)
+    print(
+        f"{figures['n_kills']} kills ({figures['n_in_mid_file']} in mid-file): "
+        f"{figures['n_acknowledged_rows_lost']} of {figures['n_acknowledged_rows']} acknowledged "
+        f"rows lost, {figures['n_byte_identical']}/{figures['n_kills']} byte-identical"
+    )
+    print(
+        f"negative control, naive h5py append: {figures['n_control_lost']} of "
+        f"{figures['n_control_kills']} files lost rows or could not be opened"
+    )
+    if options.out:
+        options.out.write_text(json.dumps(figures, indent=2) + "\n")
+    is_proved = (
+        figures["n_byte_identical"] == figures["n_kills"]
+        and figures["n_acknowledged_rows_lost"] == 0
+        and figures["n_in_mid_file"] > 0
+        and figures["n_control_lost"] > 0
+    )
+    return 0 if is_proved else 1
+
+
+def _make_images(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for split, n_images in _N_IMAGES.items():
+        for i in range(n_images):
+            path = folder / split / f"class{i % 3}" / f"{i:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+def _kill_extractions(folder: Path, images: Path, n_kills: int) -> dict[str, int]:
+    started = time.monotonic()
+    _wait(_fork(lambda: _extract(images, folder / "whole")))
+    whole_s = time.monotonic() - started
+    [reference] = list_caches(folder / "whole")
+    whole = reference.path.read_bytes()
+    counts = dict.fromkeys(
+        ("n_kills", "n_in_mid_file", "n_acknowledged_rows", "n_acknowledged_rows_lost"), 0
+    )
+    counts["n_byte_identical"] = 0
+    for i in range(n_kills):
+        cache_dir = folder / f"kill{i}"
+        told = _killed_after(random.uniform(0, whole_s), images, cache_dir)
+        n_told, n_lost = _count_acknowledged(cache_dir, told)
+        _wait(_fork(lambda target=cache_dir: _extract(images, target)))
+        [resumed] = list_caches(cache_dir)
+        counts["n_kills"] += 1
+        counts["n_in_mid_file"] += 0 < n_told < sum(_N_IMAGES.values())
+        counts["n_acknowledged_rows"] += n_told
+        counts["n_acknowledged_rows_lost"] += n_lost
+        counts["n_byte_identical"] += resumed.path.read_bytes() == whole
+        shutil.rmtree(cache_dir)
+    return counts
+
+
+def _killed_after(seconds: float, images: Path, cache_dir: Path) -> set[int]:
+    """Kill one extraction; return the ledger slots that it said were acknowledged."""
+    read_end, write_end = os.pipe()
+    pid = _fork(lambda: _extract(images, cache_dir, tell=write_end))
+    os.close(write_end)
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with os.fdopen(read_end) as pipe:
+        return {int(line) for line in pipe if line.endswith("\n")}
+
+
+def _count_acknowledged(cache_dir: Path, told: set[int]) -> tuple[int, int]:
+    """(acknowledged rows, those of them that the file no longer holds)."""
+    if not told:
+        return 0, 0
+    [cache] = list_caches(cache_dir)
+    try:
+        state = read_state(cache.path)
+    except FeatcacheError:
+        return len(told), len(told)
+    blocks = [b for b in state.manifest.blocks() if b.slot in told]
+    lost = [b for b in blocks if b.slot not in state.slots]
+    return sum(b.stop - b.start for b in blocks), sum(b.stop - b.start for b in lost)
+
+
+def _fork(run: Callable[[], None]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run()
+        finally:
+            os._exit(1)
+    return pid
+
+
+def _wait(pid: int) -> None:
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status != 0:
+        raise SystemExit(f"an uninterrupted extraction ended with exit code {status}")
+
+
+def _extract(images: Path, cache_dir: Path, *, tell: int | None = None) -> None:
+    from featcache_cli.app import main as featcache_main
+
+    if tell is not None:
+        _tell_commits(tell)
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    sys.argv = (
+        f"featcache extract --dataset folder:{images} --backbone mobilenet_v3_small "
+        f"--weights random --image-size 32 --batch-size 32 --n-workers 1 --cache-dir {cache_dir}"
+    ).split()
+    try:
+        featcache_main()
+    except SystemExit as err:
+        os._exit(err.code if isinstance(err.code, int) else 1)
+
+
+def _tell_commits(pipe: int) -> None:
+    commit = CacheWriter.commit
+
+    def commit_and_tell(writer: CacheWriter, *args: object) -> None:
+        commit(writer, *args)  # type: ignore[arg-type]
+        slots = "".join(f"{block.slot}\n" for block in writer.acknowledged())
+        os.write(pipe, slots.encode())
+
+    CacheWriter.commit = commit_and_tell  # type: ignore[method-assign]
+
+
+def _kill_naive(folder: Path) -> dict[str, int]:
+    """Kill the usual loop, which appends to a resizable dataset, and look what is left."""
+    n_lost = 0
+    for i in range(_N_CONTROL_KILLS):
+        path = folder / f"naive{i}.h5"
+        read_end, write_end = os.pipe()
+        pid = _fork(lambda path=path, pipe=write_end: _append_naively(path, pipe))
+        os.close(write_end)
+        time.sleep(random.uniform(0.3, 1.5))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        with os.fdopen(read_end) as pipe:
+            n_said = sum(int(line) for line in pipe if line.endswith("\n"))
+        try:
+            with h5py.File(path) as h5:
+                features = h5["features"][:]
+            n_there = int((features[:, 0] == np.arange(len(features))).sum())
+        except (OSError, KeyError, RuntimeError):
+            n_there = 0
+        n_lost += n_there < n_said
+    return {"n_control_kills": _N_CONTROL_KILLS, "n_control_lost": n_lost}
+
+
+def _append_naively(path: Path, pipe: int) -> None:
+    with h5py.File(path, "w") as h5:
+        features = h5.create_dataset("features", (0, 576), "f4", maxshape=(None, 576))
+        for start in range(0, 10**9, 32):
+            features.resize(start + 32, axis=0)
+            features[start : start + 32] = np.arange(start, start + 32, dtype="f4")[:, None]
+            os.write(pipe, b"32\n")
+            time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
