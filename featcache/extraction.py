@@ -11,6 +11,7 @@ from typing import Any
 
 from featcache.account import CostAccount, cost_account
 from featcache.errors import InterruptedRunError, MismatchError
+from featcache.loading import worker_deaths_named
 from featcache.pipeline import Progress, ProgressCallback, adapt, check_canaries, fill
 from featcache.planning import Plan, make_plan
 from featcache.runtime import freed_memory_kept
@@ -205,7 +206,7 @@ def _compute(
         try:
             if is_resumed:
                 job = plan.resumed_job(writer, on_progress=progress)
-            with freed_memory_kept():
+            with freed_memory_kept(), worker_deaths_named():
                 if plan.identity["bn"] == "adapted":
                     adapt(job, writer)
                 if is_resumed:

@@ -13,7 +13,7 @@ import torch
 
 from featcache.errors import DeviceError, NonFiniteError
 from featcache.pixels import BatchPreprocessor, after_resize
-from featcache.runtime import Choice, arithmetic, is_out_of_memory
+from featcache.runtime import Choice, arithmetic, is_out_of_memory, is_worker_death
 from featcache.specs import Preprocess
 
 
@@ -111,6 +111,8 @@ class TrunkRunner:
                 prepared = time.perf_counter()
                 features = self.module(inputs).float().cpu().numpy()
         except (RuntimeError, MemoryError) as err:
+            if is_worker_death(err):
+                raise
             raise DeviceError(
                 f"The trunk failed on {self.device} with a batch of {self.batch_size}: {err}. All "
                 f"acknowledged rows are kept. The same command goes on from there; if memory is "
@@ -133,24 +135,24 @@ def to_storage(
         ids: n ids, for the message.
 
     Raises:
-        NonFiniteError: If a feature is NaN or infinite, or its magnitude is above float16's
-            largest number, 65504; the message names the images.
+        NonFiniteError: If a feature is NaN or infinite, or a row's largest magnitude lies outside
+            float16's normal range, 6.1e-5 to 65504; the message names the images.
     """
-    _require_finite(features, ids, "The trunk gave NaN or infinite features")
+    is_finite = np.isfinite(features).all(axis=1)
+    _require(is_finite, ids, "The trunk gave NaN or infinite features")
     if store_dtype == "float32":
         return features
-    with np.errstate(over="ignore"):
-        halved = features.astype(np.float16)
-    _require_finite(
-        halved,
-        ids,
-        "Features are beyond float16's range of 65504 (run with --store-dtype float32)",
-    )
-    return halved
+    largest = np.abs(features).max(axis=1)
+    way_out = "(run with --store-dtype float32)"
+    _require(largest <= 65504, ids, f"Features are beyond float16's range of 65504 {way_out}")
+    # Below it digits are lost, and at last all of them: a random MobileNetV3 gives rows of 1e-8.
+    is_kept = (largest == 0) | (largest >= np.finfo(np.float16).smallest_normal)
+    _require(is_kept, ids, f"Features are all below float16's least, 6.1e-5, {way_out}")
+    return features.astype(np.float16)
 
 
-def _require_finite(features: npt.NDArray[Any], ids: Sequence[str], what: str) -> None:
-    rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
+def _require(is_good: npt.NDArray[np.bool_], ids: Sequence[str], what: str) -> None:
+    rows = np.flatnonzero(~is_good)
     if len(rows):
         named = ", ".join(repr(ids[i]) for i in rows[:5])
         more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""

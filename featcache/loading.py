@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import signal
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from featcache.datasets.splits import ArrayImages, FileImages, Split, UnreadableImageError
 from featcache.errors import FeatcacheError
 from featcache.pixels import resize_image
+from featcache.runtime import is_worker_death
 from featcache.specs import Preprocess
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -60,8 +62,8 @@ def load_batches(
     Images in memory come at their own size; image files are decoded, resized and cropped in
     worker processes, which outlive neither the iterator nor this process.
 
-    Raises:
-        FeatcacheError: If a worker process dies.
+    If one dies, torch raises a RuntimeError wherever that finds the main thread: see
+    `worker_deaths_named`.
     """
     if isinstance(split.images, ArrayImages):
         for span in spans:
@@ -72,6 +74,21 @@ def load_batches(
         yield from (decoder[i] for i in range(len(spans)))
         return
     yield from _from_workers(decoder, n_workers)
+
+
+@contextlib.contextmanager
+def worker_deaths_named() -> Iterator[None]:
+    """Turn torch's report of a decoding process that died into a FeatcacheError."""
+    try:
+        yield
+    except RuntimeError as err:
+        if not is_worker_death(err):
+            raise
+        raise FeatcacheError(
+            f"A process that decodes images died: {str(err).rstrip('. ')}. All acknowledged rows "
+            f"are kept. If memory is short, use fewer --n-workers; the same command goes on from "
+            f"there."
+        ) from err
 
 
 def _from_workers(decoder: _Decoder, n_workers: int) -> Iterator[Batch]:
@@ -92,15 +109,7 @@ def _from_workers(decoder: _Decoder, n_workers: int) -> Iterator[Batch]:
             multiprocessing_context=multiprocessing.get_context(method),
         )
         batches = iter(loader)
-    try:
-        yield from batches
-    except RuntimeError as err:
-        if "worker" not in str(err):
-            raise
-        raise FeatcacheError(
-            f"A process that decodes images died: {err}. All acknowledged rows are kept. If memory "
-            f"is short, use fewer --n-workers; the same command goes on from there."
-        ) from err
+    yield from batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,9 +144,14 @@ def _as_is(batch: Batch) -> Batch:
 
 
 def _obey_the_parent(_: int) -> None:
-    """Leave Ctrl-C to the parent, which ends its workers itself, and die when it dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Leave signals to the parent, which ends its workers itself, and die when it dies.
+
+    Ctrl-C, a closed terminal and a job scheduler reach the whole group; a worker that died of it
+    before the parent has stopped would look like a crash.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if sys.platform == "linux":
         # Else the worker of a parent that was killed waits for ever on its full pipe.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

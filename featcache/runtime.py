@@ -177,3 +177,11 @@ def is_out_of_memory(err: BaseException) -> bool:
     if isinstance(err, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(err, RuntimeError) and "can't allocate memory" in str(err)
+
+
+def is_worker_death(err: BaseException) -> bool:
+    """Tell whether torch reports that a process that decodes images died.
+
+    It does so from a signal handler, so wherever the main thread happens to be.
+    """
+    return isinstance(err, RuntimeError) and "DataLoader worker" in str(err)

@@ -193,10 +193,13 @@ def test_limit_takes_evenly_spaced_rows_of_every_class(extract: Extract) -> None
 
 
 def test_float16_halves_the_rows_and_rounds_them(extract: Extract) -> None:
-    single = featcache.open_cache(extract(limit=20).path)["train"].features
-    half = featcache.open_cache(extract(limit=20, store_dtype="float16").path)["train"].features
+    options = {"backbone": "resnet18", "limit": 20}
+
+    single = featcache.open_cache(extract(**options).path)["train"].features
+    half = featcache.open_cache(extract(**options, store_dtype="float16").path)["train"].features
 
     assert half.dtype == np.float16
+    assert np.ptp(half) > 0.1
     assert (half == single.astype(np.float16)).all()
 
 
@@ -376,6 +379,11 @@ def test_features_that_overflow_name_the_images(extract: Extract, tmp_path: Path
 
     with pytest.raises(NonFiniteError, match=r"beyond float16.*'train/cat/001\.png'.*27 more"):
         extract(weights=str(tmp_path / "loud.pth"), store_dtype="float16")
+    state["features.12.1.bias"] -= 1e5
+    state["features.12.0.weight"] *= 1e-12
+    torch.save(state, tmp_path / "silent.pth")
+    with pytest.raises(NonFiniteError, match=r"all below float16's least.*27 more"):
+        extract(weights=str(tmp_path / "silent.pth"), store_dtype="float16")
     state["features.12.1.bias"] += 3e38
     torch.save(state, tmp_path / "louder.pth")
     with pytest.raises(NonFiniteError, match=r"NaN or infinite features for image 'train/cat"):

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def hostile() -> str:
     for i, name in enumerate(CLASSES):
-        save_image(Path(FOLDER) / name / f"{i}\x1b[0m[/red].png", i)
-    (Path(FOLDER) / CLASSES[2] / "em\npt\udcffy[/].png").touch()
+        save_image(Path(FOLDER) / name / f"{i}\x1b[0m[red].png", i)
+    (Path(FOLDER) / CLASSES[2] / "em\npt\udcffy[.png").touch()
     return f"folder:{FOLDER}"
 
 
@@ -44,7 +44,7 @@ def test_extract_and_info_show_hostile_names_escaped(run: Run, hostile: str) -> 
 
     assert (extracted.exit_code, info.exit_code, listed.exit_code) == (3, 0, 0)
     assert all(is_harmless(result.output) for result in (extracted, info, listed))
-    unreadable = r"train f\udcffsh/em\npt\udcffy[/].png: empty file"
+    unreadable = r"train f\udcffsh/em\npt\udcffy[.png: empty file"
     assert unreadable in extracted.stderr
     assert unreadable in info.stderr
     assert r"[bold]ox[, ca\nt, d\x1b]0;title\x07\x1b[31mg, e\u202egg, f\udcffsh" in info.stdout

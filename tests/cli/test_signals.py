@@ -15,8 +15,8 @@ import pytest
 import featcache
 from tests.cli.conftest import child_environment
 
-# 25,088 features make blocks of 128 rows, about a second of this trunk; batches of 16.
-OPTIONS = {"backbone": "vgg11", "weights": "random", "image_size": 48, "batch_size": 16}
+# 25,088 features make blocks of 128 rows, about a second of this trunk on one core; batches of 16.
+OPTIONS = {"backbone": "vgg11", "weights": "random", "image_size": 32, "batch_size": 16}
 EXITS_WITHIN_S = 10
 
 
@@ -86,9 +86,8 @@ def test_a_stopped_extraction_keeps_its_rows_and_resumes_to_the_same_bytes(
 
     began = time.monotonic()
     for number in signals:
-        # Ctrl-C and a closed terminal reach the whole group, a scheduler's SIGTERM its leader.
-        reach = os.kill if number == signal.SIGTERM else os.killpg
-        reach(process.pid, number)
+        # Ctrl-C, a closed terminal and a job scheduler reach the whole group, workers included.
+        os.killpg(process.pid, number)
         time.sleep(0.1)
     stdout, stderr = process.communicate(timeout=60)
     stopped_s = time.monotonic() - began
@@ -113,3 +112,20 @@ def test_a_stopped_extraction_keeps_its_rows_and_resumes_to_the_same_bytes(
     assert resumed.outcome == "resumed"
     assert resumed.n_rows_computed == 310 - left.n_rows_done
     assert resumed.path.read_bytes() == uninterrupted["bytes"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_decoding_process_that_dies_is_named_and_costs_no_row(image_folder: Path) -> None:
+    process = start(image_folder.name)
+    wait_for_a_block(process)
+
+    worker = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
+    os.kill(int(worker), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "error: A process that decodes images died: DataLoader worker (pid" in stderr
+    assert "Traceback" not in stderr
+    [left] = featcache.list_caches("cache")
+    assert left.n_rows_done >= 128
+    assert group_is_gone(process)
