@@ -9,6 +9,7 @@ folder, and a test proves that what is not declared (pytest, scikit-learn) is mi
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -16,7 +17,6 @@ import tarfile
 import tomllib
 import venv
 import zipfile
-from collections import defaultdict
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -102,23 +102,15 @@ def runtime_closure(wheel: Path) -> set[str]:
 
 
 def link_distributions(names: Iterable[str], site_packages: Path) -> None:
-    """Link the files of these distributions; a folder that is theirs alone as one link."""
-    names = set(names)
-    owners = defaultdict(set)
-    for dist in metadata.distributions():
-        for file in dist.files or ():
-            owners[file.parts[0]].add(canonicalize_name(dist.name))
+    """Link the packages and modules that these distributions recorded when they were installed."""
     for name in names:
         dist = metadata.distribution(name)
-        for file in dist.files or ():
-            top = file.parts[0]
-            if top in ("..", "__pycache__") or top.endswith(".pth"):
-                continue
-            relative = PurePosixPath(top) if owners[top] <= names else PurePosixPath(*file.parts)
-            link = site_packages / relative
-            if not link.exists():
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(Path(str(dist.locate_file(relative))))
+        # Not dist.files, which takes half a minute for torch's and NVIDIA's tens of thousands.
+        recorded = csv.reader((dist.read_text("RECORD") or "").splitlines())
+        for top in {PurePosixPath(row[0]).parts[0] for row in recorded}:
+            link = site_packages / top
+            if top not in ("..", "__pycache__") and not top.endswith(".pth") and not link.exists():
+                link.symlink_to(Path(str(dist.locate_file(top))))
 
 
 def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: Path) -> None:

@@ -1,0 +1,79 @@
+"""The examples in the documentation run, and the lists in it are true."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import featcache
+
+ROOT = Path(__file__).parents[1]
+
+
+def python_block(document: str) -> str:
+    """The first Python block of a document."""
+    match = re.search(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    assert match is not None
+    return match[1]
+
+
+def test_the_example_of_the_readme_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    exec(compile(python_block("README.md"), "README.md", "exec"), {})
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["(1437, 8, 8, 3) [0 1 2 3 4] ('0', '1', '2')", "(1437, 8, 8, 3) True"]
+
+
+def test_the_example_of_the_format_runs_without_featcache(tmp_path: Path) -> None:
+    path = featcache.extract("digits", backbone="pixels", limit=20, cache_dir=tmp_path).path
+    code = python_block("docs/format.md")
+    assert "featcache" not in code
+
+    seen: dict[str, object] = {"path": path}
+    exec(compile(code, "docs/format.md", "exec"), seen)
+
+    assert list(seen["ids"][:2]) == ["0", "71"]  # type: ignore[index]
+    assert seen["first"].shape == (8, 8, 3)  # type: ignore[attr-defined]
+    assert str(seen["manifest"]).startswith('b\'{"class_names":')
+
+
+def test_the_file_map_of_the_readme_is_true() -> None:
+    listed = set(re.findall(r"^  (\w+)(?:\.py|/) ", (ROOT / "README.md").read_text(), re.MULTILINE))
+
+    there = {
+        path.stem
+        for path in (ROOT / "featcache").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert listed == there - {"__init__"}
+
+
+def test_every_exit_code_is_documented() -> None:
+    errors = importlib.import_module("featcache.errors")
+    codes = {e.exit_code for e in vars(errors).values() if hasattr(e, "exit_code")}
+
+    guide = (ROOT / "docs" / "guides" / "extract.md").read_text()
+    documented = {
+        int(n) for row in re.findall(r"^\| ([\d, ]+) \|", guide, re.M) for n in row.split(",")
+    }
+    assert codes <= documented
+
+
+@pytest.mark.parametrize(
+    "name", sorted(m.name for m in pkgutil.walk_packages(featcache.__path__, "featcache."))
+)
+def test_docstring_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    results = doctest.testmod(importlib.import_module(name), extraglobs={"tmp": tmp_path})
+
+    assert results.failed == 0
