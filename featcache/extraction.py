@@ -11,7 +11,6 @@ from typing import Any
 
 from featcache.account import CostAccount, cost_account
 from featcache.errors import InterruptedRunError, MismatchError
-from featcache.loading import worker_deaths_named
 from featcache.pipeline import Progress, ProgressCallback, adapt, check_canaries, fill
 from featcache.planning import Plan, make_plan
 from featcache.runtime import freed_memory_kept
@@ -206,8 +205,8 @@ def _compute(
         try:
             if is_resumed:
                 job = plan.resumed_job(writer, on_progress=progress)
-            with freed_memory_kept(), worker_deaths_named():
-                if plan.identity["bn"] == "adapted":
+            with freed_memory_kept():
+                if plan.spec.bn == "adapted":
                     adapt(job, writer)
                 if is_resumed:
                     n_same = check_canaries(job, writer)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from featcache.errors import DeviceError, NonFiniteError
+from featcache.errors import DeviceError, FeatcacheError, NonFiniteError
 from featcache.pixels import BatchPreprocessor, after_resize
-from featcache.runtime import Choice, arithmetic, is_out_of_memory, is_worker_death
+from featcache.runtime import arithmetic, is_out_of_memory
 from featcache.specs import Preprocess
 
 
@@ -54,28 +55,49 @@ class TrunkRunner:
         self._preprocess = after_resize(preprocess) if is_resized else preprocess
         self._preprocessors: dict[tuple[int, int], BatchPreprocessor] = {}
 
-    def probe(self, image_shape: tuple[int, int, int]) -> Choice[int]:
-        """Run one batch of zeros, halving `batch_size` until it fits into memory.
+    def probe(self, image_shape: tuple[int, int, int], *, may_halve: bool) -> int:
+        """Run one batch of zeros, and find the batch size that fits into memory.
 
         Args:
             image_shape: (H, W, 3) of the images that will come.
+            may_halve: Whether to halve `batch_size` until it fits.
+
+        Returns:
+            The batch size from now on.
 
         Raises:
-            DeviceError: If not even one image fits.
+            DeviceError: If it does not fit, or not even one image does.
         """
-        asked = self.batch_size
         while True:
             try:
                 self.features(np.zeros((1, *image_shape), np.uint8))
             except DeviceError as err:
-                if not is_out_of_memory(err.__cause__ or err) or self.batch_size == 1:
+                out_of_memory = is_out_of_memory(err.__cause__ or err)
+                if not (out_of_memory and may_halve and self.batch_size > 1):
                     raise
                 self.batch_size //= 2
             else:
-                break
-        self.seconds.clear()
-        fits = "fits into memory" if asked == self.batch_size else f"{asked} do not fit into memory"
-        return Choice(self.batch_size, fits)
+                self.seconds.clear()
+                return self.batch_size
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the module inside, in its precision, with the device's failures named.
+
+        Raises:
+            DeviceError: If the device fails or has no memory left.
+        """
+        try:
+            with arithmetic(self.precision, self.device):
+                yield
+        except (RuntimeError, MemoryError) as err:
+            if isinstance(err, FeatcacheError):
+                raise
+            raise DeviceError(
+                f"The trunk failed on {self.device} with a batch of {self.batch_size}: {err}. All "
+                f"acknowledged rows are kept. The same command goes on from there; if memory is "
+                f"short, a smaller --batch-size needs --mix-numerics to go on with the same file."
+            ) from err
 
     def inputs(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Make the module's input, (B, 3, s, s) float32, from (B, H, W, 3) uint8."""
@@ -105,19 +127,10 @@ class TrunkRunner:
         if n_images < self.batch_size:
             images = np.concatenate([images, _blank(images, self.batch_size - n_images)])
         started = time.perf_counter()
-        try:
-            with arithmetic(self.precision, self.device):
-                inputs = self.inputs(images)
-                prepared = time.perf_counter()
-                features = self.module(inputs).float().cpu().numpy()
-        except (RuntimeError, MemoryError) as err:
-            if is_worker_death(err):
-                raise
-            raise DeviceError(
-                f"The trunk failed on {self.device} with a batch of {self.batch_size}: {err}. All "
-                f"acknowledged rows are kept. The same command goes on from there; if memory is "
-                f"short, add a smaller --batch-size to a new run."
-            ) from err
+        with self.running():
+            inputs = self.inputs(images)
+            prepared = time.perf_counter()
+            features = self.module(inputs).float().cpu().numpy()
         self.seconds["preprocess"] += prepared - started
         self.seconds["trunk"] += time.perf_counter() - prepared
         rows: npt.NDArray[np.float32] = features[:n_images]

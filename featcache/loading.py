@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +21,9 @@ import numpy.typing as npt
 from featcache.datasets.splits import ArrayImages, FileImages, Split, UnreadableImageError
 from featcache.errors import FeatcacheError
 from featcache.pixels import resize_image
-from featcache.runtime import is_worker_death
 from featcache.specs import Preprocess
 
+_BATCHES_AHEAD_PER_WORKER = 4
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -56,79 +59,66 @@ def image_shape(split: Split, preprocess: Preprocess) -> tuple[int, int, int]:
 
 def load_batches(
     split: Split, spans: Sequence[Span], *, preprocess: Preprocess, n_workers: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield the batches of `spans`, in order.
 
     Images in memory come at their own size; image files are decoded, resized and cropped in
-    worker processes, which outlive neither the iterator nor this process.
+    worker processes. These end with the iterator: close it, or exhaust it.
 
-    If one dies, torch raises a RuntimeError wherever that finds the main thread: see
-    `worker_deaths_named`.
+    Raises:
+        FeatcacheError: If a worker process dies.
+        StorageError: If the disk fails, or a file vanished.
     """
     if isinstance(split.images, ArrayImages):
         for span in spans:
             yield Batch(span, split.images.pixels[span.start : span.stop])
         return
-    decoder = _Decoder(split.images, spans, preprocess)
+    decoder = _Decoder(split.images, preprocess)
     if n_workers == 0:
-        yield from (decoder[i] for i in range(len(spans)))
+        yield from map(decoder.decode, spans)
         return
-    yield from _from_workers(decoder, n_workers)
+    yield from _from_workers(decoder, spans, min(n_workers, len(spans)))
 
 
-@contextlib.contextmanager
-def worker_deaths_named() -> Iterator[None]:
-    """Turn torch's report of a decoding process that died into a FeatcacheError."""
-    try:
-        yield
-    except RuntimeError as err:
-        if not is_worker_death(err):
-            raise
-        raise FeatcacheError(
-            f"A process that decodes images died: {str(err).rstrip('. ')}. All acknowledged rows "
-            f"are kept. If memory is short, use fewer --n-workers; the same command goes on from "
-            f"there."
-        ) from err
-
-
-def _from_workers(decoder: _Decoder, n_workers: int) -> Iterator[Batch]:
-    from torch.utils.data import DataLoader
-
+def _from_workers(
+    decoder: _Decoder, spans: Sequence[Span], n_workers: int
+) -> Generator[Batch, None, None]:
     # Forked workers start in milliseconds and only run PIL; elsewhere the platform's own way.
-    method = "fork" if sys.platform == "linux" else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # more workers than cores may be asked for
-        loader: Any = DataLoader(
-            decoder,  # type: ignore[arg-type]
-            batch_size=None,
-            num_workers=min(n_workers, len(decoder)),
-            prefetch_factor=4,
-            # Arrays go through pipes: tensors would need /dev/shm, which containers lack.
-            collate_fn=_as_is,  # type: ignore[arg-type]
-            worker_init_fn=_obey_the_parent,
-            multiprocessing_context=multiprocessing.get_context(method),
-        )
-        batches = iter(loader)
-    yield from batches
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    # Results come through pipes, not /dev/shm, which containers often limit to 64 MB.
+    pool = ProcessPoolExecutor(
+        n_workers, mp_context=context, initializer=_begin_work, initargs=(decoder, os.getpid())
+    )
+    ahead: deque[Future[Batch]] = deque()
+    try:
+        for span in spans:
+            with warnings.catch_warnings():
+                # Python 3.12 warns of any fork beside threads; these children never touch torch.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                ahead.append(pool.submit(_decode_in_worker, span))
+            if len(ahead) > _BATCHES_AHEAD_PER_WORKER * n_workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    except BrokenProcessPool as err:
+        raise FeatcacheError(
+            "A process that decodes images died. All acknowledged rows are kept. If memory is "
+            "short, use fewer --n-workers; the same command goes on from there."
+        ) from err
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True, eq=False)
 class _Decoder:
-    """Decodes whole batches; the DataLoader's dataset."""
+    """Decodes whole batches."""
 
     images: FileImages
-    spans: Sequence[Span]
     preprocess: Preprocess
 
-    def __len__(self) -> int:
-        return len(self.spans)
-
-    def __getitem__(self, i: int) -> Batch:
-        if i >= len(self.spans):
-            raise IndexError(i)
-        span = self.spans[i]
-        shape = (span.stop - span.start, *self.preprocess.out_size, 3)
-        images = np.zeros(shape, np.uint8)
+    def decode(self, span: Span) -> Batch:
+        """Decode one batch."""
+        images = np.zeros((span.stop - span.start, *self.preprocess.out_size, 3), np.uint8)
         reasons = {}
         for row in range(span.start, span.stop):
             try:
@@ -139,19 +129,27 @@ class _Decoder:
         return Batch(span, images, reasons)
 
 
-def _as_is(batch: Batch) -> Batch:
-    return batch
+_decoder_of_this_worker: _Decoder | None = None
 
 
-def _obey_the_parent(_: int) -> None:
-    """Leave signals to the parent, which ends its workers itself, and die when it dies.
+def _begin_work(decoder: _Decoder, parent: int) -> None:
+    """Take the decoder once, leave signals to the parent, and die when it dies.
 
     Ctrl-C, a closed terminal and a job scheduler reach the whole group; a worker that died of it
     before the parent has stopped would look like a crash.
     """
+    global _decoder_of_this_worker
+    _decoder_of_this_worker = decoder
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if sys.platform == "linux":
-        # Else the worker of a parent that was killed waits for ever on its full pipe.
+        # Else the worker of a parent that was killed waits for work for ever.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _decode_in_worker(span: Span) -> Batch:
+    assert _decoder_of_this_worker is not None, "the pool's initializer did not run"
+    return _decoder_of_this_worker.decode(span)

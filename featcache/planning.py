@@ -25,7 +25,7 @@ from featcache.datasets.splits import ArrayImages, Dataset
 from featcache.errors import MismatchError, UsageError
 from featcache.forward import TrunkRunner
 from featcache.loading import image_shape
-from featcache.pipeline import Job, Progress, ProgressCallback
+from featcache.pipeline import ADAPTATION, Job, Progress, ProgressCallback
 from featcache.pretrained import weights_preprocess
 from featcache.runtime import (
     Choice,
@@ -118,10 +118,11 @@ class Plan:
         job = self._job(choice.value, on_progress)
         assert job.runner is not None, "a trunk has a runner"
         first = next(iter(self.dataset.splits.values()))
-        probed = job.runner.probe(image_shape(first, self.preprocess))
-        if probed.value != choice.value:
-            choice = probed
-            job = replace(job, numerics=self._numerics(choice.value))
+        shape = image_shape(first, self.preprocess)
+        probed = job.runner.probe(shape, may_halve=asked is None)
+        if probed != choice.value:
+            choice = Choice(probed, f"{choice.value} did not fit into memory")
+            job = replace(job, numerics=self._numerics(probed))
         self.choices["batch_size"] = f"{choice.value} ({choice.why})"
         on_note(f"batch size {choice.value}: {choice.why}")
         return job
@@ -159,7 +160,7 @@ class Plan:
         }
         row_nbytes = np.dtype(dtype).itemsize * math.prod(self.row_shape)
         statistics = None
-        if self.identity["bn"] == "adapted":
+        if self.spec.bn == "adapted":
             assert self.backbone.module is not None, "pixels have no BatchNorm"
             tensors = batch_norm_statistics(self.backbone.module)
             statistics = tuple((name, tuple(t.shape)) for name, t in tensors.items())
@@ -245,9 +246,10 @@ def make_plan(spec: ExtractSpec, *, on_progress: ProgressCallback, on_note: Note
     row_shape, store_dtype = _row(spec, dataset, preprocess, n_features=info.n_features)
     folder = Path(spec.cache_dir) / dataset.slug
     n_rows = sum(len(split) for split in dataset.splits.values())
-    if not any(folder.glob(f"{spec.backbone}-*.h5*")):  # else it may hold our space already
-        row_nbytes = np.dtype(_STORE_DTYPES[store_dtype]).itemsize * math.prod(row_shape)
-        require_space(folder, nbytes=n_rows * row_nbytes)
+    nbytes = n_rows * np.dtype(_STORE_DTYPES[store_dtype]).itemsize * math.prod(row_shape)
+    of_this_trunk = folder.glob(f"{spec.backbone}-*.h5*")
+    if not any(p.stat().st_size >= nbytes for p in of_this_trunk):  # else it may be our own
+        require_space(folder, nbytes=nbytes)
     digest = dataset.digest(on_progress=lambda i, n: on_progress(Progress("digest", "", i, n)))
     backbone = load_backbone(
         spec.backbone, weights=spec.weights, seed=spec.seed, image_size=spec.image_size
@@ -261,7 +263,7 @@ def make_plan(spec: ExtractSpec, *, on_progress: ProgressCallback, on_note: Note
         "backbone": spec.backbone,
         "layer": backbone.layer,
         "weights_sha256": backbone.weights_sha256,
-        "bn": spec.bn,
+        "bn": ADAPTATION if spec.bn == "adapted" else spec.bn,
         "preprocess": asdict(preprocess),
         "precision": precision,
         "store_dtype": store_dtype,

@@ -100,7 +100,8 @@ def find_pretrained(backbone: str, weights: str) -> Pretrained | None:
 def is_path(weights: str) -> bool:
     """Tell a path from a name: by a separator, a file's usual ending, or being there."""
     has_separator = "/" in weights or os.sep in weights
-    return has_separator or Path(weights).suffix in _PATH_ENDINGS or Path(weights).exists()
+    is_there = bool(weights) and Path(weights).exists()
+    return has_separator or is_there or Path(weights).suffix in _PATH_ENDINGS
 
 
 def fetch_pretrained(entry: Pretrained) -> Path:

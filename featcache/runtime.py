@@ -80,7 +80,10 @@ def pick_precision(precision: str, device: str) -> Choice[str]:
 def arithmetic(precision: str, device: str) -> Iterator[None]:
     """Run the trunk inside: inference mode, the asked precision, deterministic kernels."""
     tf32 = precision == "tf32"
+    users_own = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
     with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_float32_matmul_precision, users_own)
         if device != "cpu":
             # TF32 only for convolutions: linear layers stay fp32, as torch's own default has it.
             flags = torch.backends.cudnn.flags(
@@ -177,11 +180,3 @@ def is_out_of_memory(err: BaseException) -> bool:
     if isinstance(err, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(err, RuntimeError) and "can't allocate memory" in str(err)
-
-
-def is_worker_death(err: BaseException) -> bool:
-    """Tell whether torch reports that a process that decodes images died.
-
-    It does so from a signal handler, so wherever the main thread happens to be.
-    """
-    return isinstance(err, RuntimeError) and "DataLoader worker" in str(err)

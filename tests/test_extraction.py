@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import featcache
-from featcache.backbones import load_backbone
+from featcache.backbones import Backbone, load_backbone
 from featcache.errors import (
     DeviceError,
     DiskFullError,
@@ -161,6 +161,26 @@ def test_unreadable_images_are_marked_listed_and_not_in_the_way(
     assert extract().failures == result.failures
 
 
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_a_file_that_vanishes_in_mid_run_stops_it_and_loses_no_row(
+    extract: Extract, image_folder: Path, n_workers: int
+) -> None:
+    victim = image_folder / "test" / "cat" / "9.png"
+    content = victim.read_bytes()
+
+    def vanish(progress: Progress) -> None:
+        if progress.stage == "extract":
+            victim.unlink(missing_ok=True)
+
+    with pytest.raises(StorageError, match=r"9\.png could be read when the dataset was hashed"):
+        extract(n_workers=n_workers, on_progress=vanish)
+    victim.write_bytes(content)
+    result = extract(n_workers=n_workers)
+
+    assert result.outcome == "resumed"
+    assert not result.failures
+
+
 def test_any_h5py_user_reads_the_file(extract: Extract) -> None:
     path = extract().path
 
@@ -203,17 +223,23 @@ def test_float16_halves_the_rows_and_rounds_them(extract: Extract) -> None:
     assert (half == single.astype(np.float16)).all()
 
 
-def test_extraction_changes_no_parameter_and_no_buffer(extract: Extract) -> None:
-    fresh = load_backbone(SMALL_TRUNK, weights="random")
+def test_extraction_changes_no_parameter_and_no_buffer(
+    extract: Extract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Backbone] = []
 
-    result = extract(limit=40)
+    def load_and_keep(name: str, **options: object) -> Backbone:
+        loaded.append(load_backbone(name, **options))  # type: ignore[arg-type]
+        return loaded[-1]
 
-    assert featcache.open_cache(result.path).identity["weights_sha256"] == fresh.weights_sha256
-    assert fresh.module is not None
-    before = state_digest(fresh.module.state_dict())
-    with torch.inference_mode():
-        fresh.module(torch.rand(4, 3, 32, 32))
-    assert state_digest(fresh.module.state_dict()) == before == fresh.weights_sha256
+    monkeypatch.setattr("featcache.planning.load_backbone", load_and_keep)
+
+    extract(limit=40)
+
+    [backbone] = loaded
+    assert backbone.module is not None
+    assert state_digest(backbone.module.state_dict()) == backbone.weights_sha256
+    assert not backbone.module.training
 
 
 def test_adapted_statistics_are_stored_and_used_again_on_resume(

@@ -132,7 +132,7 @@ def list_datasets(*, data_dir: str | Path | None = None) -> list[DatasetInfo]:
 
 def _unknown(name: str) -> UsageError:
     known = [info.name for info in list_datasets()]
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return UsageError(f"Dataset {name!r} is a folder here. Write it as: folder:{name}")
     full = [k for k in known if k.partition(":")[2].lower() == name.lower()]
     listing = f"{_LISTING} (it is {full[0]!r} there)" if full else _LISTING

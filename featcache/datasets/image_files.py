@@ -22,6 +22,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from featcache.datasets.splits import UnreadableImageError
+from featcache.errors import StorageError
 
 _FORMAT_OF = {
     ".avif": "AVIF",
@@ -48,8 +49,17 @@ _UNREADABLE = b"unreadable file"
 _FILES_PER_TASK = 32
 _TASKS_AHEAD = 16
 _WHOLE_READ_BYTES = 4 * 2**20
-# These say that this machine ran short, not that a file is bad: a row must not be lost to them.
-_OUR_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# These say that this machine or its disk failed, not that a file is bad: a row must not be lost to
+# them, since the identity of the cache counts the file as it was when it was hashed.
+_NOT_THE_FILES_FAULT = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,7 @@ class FolderImages:
 
         Raises:
             UnreadableImageError: If it cannot be decoded; one line, no absolute path.
+            StorageError: If the disk fails, or the file vanished since it was listed.
         """
         path = Path(self.root, self.paths[row])
         try:
@@ -87,8 +98,12 @@ class FolderImages:
         except (UnreadableImageError, MemoryError):
             raise
         except Exception as err:  # PIL's plugins raise any kind of error on damaged bytes
-            if isinstance(err, OSError) and err.errno in _OUR_FAULT:
-                raise
+            has_vanished = isinstance(err, FileNotFoundError) and not os.path.lexists(path)
+            if has_vanished or (isinstance(err, OSError) and err.errno in _NOT_THE_FILES_FAULT):
+                raise StorageError(
+                    f"{path} could be read when the dataset was hashed, and no longer: {err}. All "
+                    f"acknowledged rows are kept. The same command goes on from there."
+                ) from err
             raise UnreadableImageError(_reason(err)) from err
 
     def digests(self) -> Iterator[bytes]:
@@ -132,8 +147,8 @@ def _digest(path: str) -> bytes:
                 return hashlib.sha256(file.read()).digest()
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as err:
-        if err.errno in _OUR_FAULT:
-            raise
+        if err.errno in _NOT_THE_FILES_FAULT:
+            raise StorageError(f"{path} cannot be read: {err}. Nothing was changed.") from err
         return _UNREADABLE
 
 

@@ -58,6 +58,7 @@ class FileImages(Protocol):
 
         Raises:
             UnreadableImageError: If it cannot be decoded, with the reason.
+            StorageError: If the disk fails, so that the row must not be given up.
         """
         ...
 

@@ -108,7 +108,7 @@ def find_cache(name: str | Path, *, cache_dir: str | Path) -> Path:
 def near_misses(path: Path, identity: Mapping[str, Any]) -> list[tuple[Path, list[str]]]:
     """List caches of the same dataset folder and trunk, with the fields in which they differ."""
     misses = []
-    for other in sorted(path.parent.glob("*.h5")):
+    for other in sorted([*path.parent.glob("*.h5"), *path.parent.glob("*.h5.partial")]):
         try:
             found = read_state(other).manifest.identity
         except FeatcacheError:

@@ -82,8 +82,10 @@ class CacheWriter:
         """
         partial = partial_path(path)
         nbytes = _plan_nbytes(plan)
-        require_space(path.parent, nbytes=nbytes)
         newborn = path.with_name(path.name + ".new")
+        with named_failures(newborn, kept="Nothing was changed."):
+            newborn.unlink(missing_ok=True)  # a kill may have left one, with its space reserved
+        require_space(path.parent, nbytes=nbytes)
         with named_failures(partial, kept="Nothing was written."):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -208,8 +210,15 @@ class CacheWriter:
                     sha.update(part)
         self._uncommitted[block.slot] = (sha.digest(), n_rows)
 
-    def write_statistics(self, values: npt.NDArray[np.float32]) -> None:
-        """Write and acknowledge the trunk's running statistics, (n_values,) float32."""
+    def write_statistics(
+        self, values: npt.NDArray[np.float32], numerics: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write and acknowledge the trunk's running statistics.
+
+        Args:
+            values: (n_values,) float32.
+            numerics: The numeric class that computed them, if not the file's own.
+        """
         assert self.manifest.statistics is not None, "this file has no room for statistics"
         extent = self.manifest.statistics.extent
         assert values.shape == extent.shape, values.shape
@@ -217,7 +226,7 @@ class CacheWriter:
         with self._named_failures():
             write_at(self._fd, content, extent.offset)
         self._uncommitted[STATISTICS_SLOT] = (hashlib.sha256(content).digest(), 0)
-        self.commit()
+        self.commit(numerics)
 
     def read_statistics(self) -> npt.NDArray[np.float32] | None:
         """Read the trunk's running statistics, if they are there and whole."""
@@ -270,7 +279,8 @@ class CacheWriter:
 
     def close(self) -> None:
         """Close the file; what is not committed is lost."""
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        os.close(fd)
 
     def _named_failures(self) -> contextlib.AbstractContextManager[None]:
         n_kept = sum(b.stop - b.start for b in self.acknowledged())

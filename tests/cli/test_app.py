@@ -217,8 +217,15 @@ def test_a_closed_pipe_is_no_traceback(is_json: bool) -> None:
     assert finished.returncode == 1
 
 
-def test_a_terminal_that_is_not_utf_8_shows_names_escaped(spawn: Spawn) -> None:
-    finished = spawn("cache", "info", "café", PYTHONIOENCODING="ascii")
+def test_a_terminal_that_is_not_utf_8_shows_names_escaped(
+    run: Run, pixels: list[str], spawn: Spawn
+) -> None:
+    folder = ["--cache-dir", "café"]
+    run(*pixels, *folder)
 
-    assert finished.returncode == 10
-    assert r"There is no cache 'caf\xe9'" in finished.stderr
+    listed = spawn("cache", "ls", *folder, PYTHONIOENCODING="ascii")
+    missed = spawn("cache", "info", "nix", *folder, PYTHONIOENCODING="ascii")
+
+    assert (listed.returncode, missed.returncode) == (0, 10)
+    assert r"caf\xe9/folder-pets/pixels-" in listed.stdout
+    assert r"nor in caf\xe9" in missed.stderr

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 from featcache_cli import console
 from featcache_cli.commands.extract import _duration, _rate, _shares
+from rich.console import Console
 
 
 def test_progress_elsewhere_than_on_a_terminal_is_a_line_every_few_seconds(
@@ -20,6 +22,20 @@ def test_progress_elsewhere_than_on_a_terminal_is_a_line_every_few_seconds(
 
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["train 500 of 1000 (50%)  [red]"]
+
+
+def test_a_narrow_terminal_keeps_the_counts_of_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=50)
+    monkeypatch.setattr(console, "stderr", terminal)
+    display = console.ProgressDisplay()
+
+    display.show("train", 16, 230, "[red] img/s, 2 s left, read 20% trunk 80%")
+    display.show("test", 200, 230, "370 img/s, 0.1 s left, read 20% trunk 80%")
+    console.reset_progress()
+
+    shown = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert "train 16 of 230  [red] img/s, 2 s left" in shown
+    assert "test 200 of 230  370 img/s" in shown
 
 
 def test_a_table_folds_no_name_and_has_no_codes(capsys: pytest.CaptureFixture[str]) -> None:

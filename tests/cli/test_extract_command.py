@@ -86,6 +86,8 @@ def test_unreadable_images_are_listed_and_exit_3(
         (["--backbone", "vgg61"], "Unknown backbone 'vgg61'. Did you mean 'vgg19', 'vgg16', 'vgg"),
         (["--dataset", "cifra10"], "Unknown dataset 'cifra10'. Did you mean 'cifar10', 'cifar100'"),
         (["--dataset", "folder:nix"], "nix' does not exist. Expected PATH/train/CLASS/*.jpg"),
+        (["--dataset", ""], "Unknown dataset ''."),
+        (["--dataset", "digits", "--weights", ""], "Unknown weights of vgg16: ''."),
         (["--image-size", "0"], "--image-size is 0, but must be at least 1."),
         (["--batch-size", "many"], "--batch-size is 'many', but must be a whole number or auto."),
         (["--n-workers", "1.5"], "--n-workers is '1.5', but must be a whole number or auto."),

@@ -20,7 +20,8 @@ def demo(cache_dir: CacheDirOption = ExtractSpec.cache_dir) -> None:
     """
     from featcache import describe_backbone
 
-    has_weights = bool(describe_backbone(_BACKBONE, _IMAGE_SIZE).weights_on_disk)
+    described = describe_backbone(_BACKBONE, _IMAGE_SIZE)
+    has_weights = described.weights[0] in described.weights_on_disk  # the first is DEFAULT
     weights = "DEFAULT" if has_weights else "random"
     place = ["--cache-dir", cache_dir]
 
