@@ -23,7 +23,7 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# 50 SIGKILLs of real extractions and the negative control; about 15 minutes.
+# 50 SIGKILLs of real extractions and the negative control; about 10 minutes.
 kills: $(VENV)/ready
 	$(BIN)/python tests/faults/kills.py
 

@@ -80,7 +80,8 @@ class BlockWriter:
         try:
             while waiting := self._next_blocks():
                 for finished in waiting:
-                    self._writer.write_block(*finished)
+                    if not self._is_abandoned.is_set():
+                        self._writer.write_block(*finished)
                 self._writer.commit(self._numerics)
         except BaseException as err:  # handed to the thread that computes
             self._error = err

@@ -59,7 +59,7 @@ class ExtractResult:
         seconds_by_phase: Its parts "read", "preprocess", "trunk" and "write" (waiting for it).
         images_per_s: Rate of the computed rows; 0 if there are none.
         choices: What was chosen automatically, with the reason.
-        account: What the cache saves; None if too little was computed to tell.
+        account: What the cache saves; None for `pixels`, or if nothing was computed.
     """
 
     path: Path

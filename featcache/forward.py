@@ -152,26 +152,32 @@ def to_storage(
             float16's normal range, 6.1e-5 to 65504; the message names the images.
     """
     is_finite = np.isfinite(features).all(axis=1)
-    _require(is_finite, ids, "The trunk gave NaN or infinite features")
+    checked = "Check the weights, and --precision if it is not fp32."
+    _require(is_finite, ids, "The trunk gave NaN or infinite features", way_out=checked)
     if store_dtype == "float32":
         return features
     largest = np.abs(features).max(axis=1)
-    way_out = "(run with --store-dtype float32)"
-    _require(largest <= 65504, ids, f"Features are beyond float16's range of 65504 {way_out}")
+    wider = "Run with --store-dtype float32."
+    limits = np.finfo(np.float16)
+    above = f"Features are beyond float16's range of {limits.max:g}"
+    _require(largest <= float(limits.max), ids, above, way_out=wider)
     # Below it digits are lost, and at last all of them: a random MobileNetV3 gives rows of 1e-8.
-    is_kept = (largest == 0) | (largest >= np.finfo(np.float16).smallest_normal)
-    _require(is_kept, ids, f"Features are all below float16's least, 6.1e-5, {way_out}")
+    is_kept = (largest == 0) | (largest >= float(limits.smallest_normal))
+    below = f"Features are all below float16's least, {limits.smallest_normal:.2g}"
+    _require(is_kept, ids, below, way_out=wider)
     return features.astype(np.float16)
 
 
-def _require(is_good: npt.NDArray[np.bool_], ids: Sequence[str], what: str) -> None:
+def _require(
+    is_good: npt.NDArray[np.bool_], ids: Sequence[str], what: str, *, way_out: str
+) -> None:
     rows = np.flatnonzero(~is_good)
     if len(rows):
         named = ", ".join(repr(ids[i]) for i in rows[:5])
         more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
         raise NonFiniteError(
-            f"{what} for image {named}{more}. All rows acknowledged before are kept. Check the "
-            f"weights and the precision; these rows were not written."
+            f"{what}: image {named}{more}. Rows acknowledged before are kept, these were not "
+            f"written. {way_out}"
         )
 
 

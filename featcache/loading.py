@@ -135,14 +135,16 @@ _decoder_of_this_worker: _Decoder | None = None
 def _begin_work(decoder: _Decoder, parent: int) -> None:
     """Take the decoder once, leave signals to the parent, and die when it dies.
 
-    Ctrl-C, a closed terminal and a job scheduler reach the whole group; a worker that died of it
-    before the parent has stopped would look like a crash.
+    Ctrl-C and a closed terminal reach the whole group; a worker that died of it before the parent
+    has stopped would look like a crash.
     """
     global _decoder_of_this_worker
     _decoder_of_this_worker = decoder
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # By SIGTERM a pool whose one worker was killed ends the others: ignored, it waits for ever.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
         # Else the worker of a parent that was killed waits for work for ever.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

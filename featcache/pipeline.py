@@ -24,11 +24,13 @@ from featcache.errors import MismatchError
 from featcache.forward import TrunkRunner, to_storage
 from featcache.loading import Batch, Span, load_batches
 from featcache.specs import Preprocess
-from featcache.store import Block, CacheWriter
+from featcache.store import Block, CacheWriter, partial_path
 
 # All that decides adapted statistics beside the dataset and the trunk; part of the identity. The
 # batch is the notebook's.
-ADAPTATION = {"mode": "adapted", "batch_size": 64, "seed": 0}
+_ADAPT_BATCH_SIZE = 64
+_ADAPT_SEED = 0
+ADAPTATION = {"mode": "adapted", "batch_size": _ADAPT_BATCH_SIZE, "seed": _ADAPT_SEED}
 # What two numeric classes may differ by, relative to the largest feature, and be the same trunk.
 _FOREIGN_TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
 
@@ -125,9 +127,9 @@ def adapt(job: Job, writer: CacheWriter) -> None:
 def _adaptation_inputs(job: Job) -> Iterator[torch.Tensor]:
     assert job.runner is not None, "pixels have no BatchNorm"
     train = job.dataset.splits["train"]
-    order = np.random.default_rng(ADAPTATION["seed"]).permutation(len(train))
+    order = np.random.default_rng(_ADAPT_SEED).permutation(len(train))
     shuffled = replace(train, images=train.images.take(order))
-    size = min(ADAPTATION["batch_size"], len(train))
+    size = min(_ADAPT_BATCH_SIZE, len(train))
     spans = [Span(i, i + size) for i in range(0, len(train) - size + 1, size)]
     for batch in job.load(shuffled, spans):
         readable = np.delete(batch.images, list(batch.reasons), axis=0)
@@ -160,10 +162,10 @@ def check_canaries(job: Job, writer: CacheWriter) -> int:
         same_class = dict(job.numerics) == dict(writer.manifest.numerics)
         if not _agree(fresh, stored, exact=same_class and not writer.is_foreign(block), job=job):
             raise MismatchError(
-                f"{writer.path.name}.partial holds other features for {block.split} rows "
+                f"{partial_path(writer.path)} holds other features for {block.split} rows "
                 f"{span.start} to {span.stop - 1} than this run computes, though all recorded "
                 f"fields agree. Nothing was changed. Something unrecorded changed (a driver, a "
-                f"library): remove the partial file with featcache cache rm, and run again."
+                f"library): remove it (featcache cache rm {partial_path(writer.path)}), run again."
             )
         n_rows += span.stop - span.start
     return n_rows

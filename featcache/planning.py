@@ -228,8 +228,8 @@ def make_plan(spec: ExtractSpec, *, on_progress: ProgressCallback, on_note: Note
     """
     check_backbone_name(spec.backbone)
     is_pixels = spec.backbone == PIXELS
-    if is_pixels and spec.bn != "frozen":
-        raise UsageError("--bn adapted needs a trunk; the backbone 'pixels' has none.")
+    if is_pixels:
+        _refuse_trunk_options(spec)
     choices: dict[str, str] = {}
     device = _told("device", pick_device(spec.device), choices, on_note)
     precision = "exact"
@@ -238,13 +238,13 @@ def make_plan(spec: ExtractSpec, *, on_progress: ProgressCallback, on_note: Note
         precision = _told("precision", chosen, choices, on_note)
     info = describe_backbone(spec.backbone, spec.image_size)
     preprocess = Preprocess.notebook(spec.image_size)
-    if spec.preprocess == "weights" and not is_pixels:
+    if spec.preprocess == "weights":
         preprocess = weights_preprocess(spec.backbone, spec.weights, spec.image_size)
     dataset = load_dataset(spec.dataset, data_dir=spec.data_dir).limited(spec.limit)
     for sentence in dataset.notes:
         on_note(sentence)
     row_shape, store_dtype = _row(spec, dataset, preprocess, n_features=info.n_features)
-    folder = Path(spec.cache_dir) / dataset.slug
+    folder = Path(spec.cache_dir).expanduser() / dataset.slug
     n_rows = sum(len(split) for split in dataset.splits.values())
     nbytes = n_rows * np.dtype(_STORE_DTYPES[store_dtype]).itemsize * math.prod(row_shape)
     of_this_trunk = folder.glob(f"{spec.backbone}-*.h5*")
@@ -269,7 +269,7 @@ def make_plan(spec: ExtractSpec, *, on_progress: ProgressCallback, on_note: Note
         "store_dtype": store_dtype,
         "dataset_sha256": digest,
     }
-    path = cache_path(spec.cache_dir, dataset.slug, spec.backbone, fingerprint(identity))
+    path = cache_path(folder, spec.backbone, fingerprint(identity))
     return Plan(
         spec=spec,
         dataset=dataset,
@@ -284,6 +284,16 @@ def make_plan(spec: ExtractSpec, *, on_progress: ProgressCallback, on_note: Note
         path=path,
         choices=choices,
     )
+
+
+def _refuse_trunk_options(spec: ExtractSpec) -> None:
+    for option in ("bn", "preprocess", "precision", "store_dtype", "batch_size"):
+        value = getattr(spec, option)
+        if value != getattr(ExtractSpec, option):
+            raise UsageError(
+                f"--{option.replace('_', '-')} {value} needs a trunk, but the backbone 'pixels' "
+                f"stores the images as they are. Nothing was started. Leave the option out."
+            )
 
 
 def _told(name: str, choice: Choice[str], choices: dict[str, str], on_note: NoteCallback) -> str:

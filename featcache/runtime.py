@@ -163,7 +163,9 @@ def pick_batch_size(device: str, *, nbytes_per_image: int) -> Choice[int]:
     free = free_memory_bytes(device)
     fits = max(1, int(free * share / max(1, nbytes_per_image)))
     if fits >= wanted:
-        return Choice(wanted, "fastest where it was measured" if device == "cpu" else "enough")
+        return Choice(
+            wanted, "fastest on the CPUs measured" if device == "cpu" else "enough for a GPU"
+        )
     return Choice(1 << (fits.bit_length() - 1), f"{free / 1e9:.1f} GB of memory are free")
 
 

@@ -80,7 +80,7 @@ class Preprocess:
     Attributes:
         resize: Size the image is resized to: (height, width), or one number for the shorter side.
         crop: Side of the square cut from the centre afterwards, or None.
-        interpolation: "bilinear" or "bicubic" (or another of torchvision's mode names).
+        interpolation: "bilinear" or "bicubic".
         mean: Subtracted per channel, on the 0..1 scale.
         std: Divided by per channel, on the 0..1 scale.
     """

@@ -262,7 +262,7 @@ def test_adapted_statistics_are_stored_and_used_again_on_resume(
 def test_adapted_needs_batchnorm(extract: Extract) -> None:
     with pytest.raises(UsageError, match="squeezenet1_1 has no BatchNorm"):
         extract(backbone="squeezenet1_1", bn="adapted", limit=2)
-    with pytest.raises(UsageError, match="the backbone 'pixels' has none"):
+    with pytest.raises(UsageError, match="--bn adapted needs a trunk"):
         extract(backbone="pixels", weights="DEFAULT", bn="adapted")
 
 

@@ -24,7 +24,7 @@ def load_digits(name: str = "digits") -> Dataset:
     except ImportError as err:
         raise DatasetError(
             "Dataset 'digits' comes with scikit-learn, which is not installed here. "
-            'Install it with: pip install "featcache[demo]"'
+            "Install it with: pip install scikit-learn"
         ) from err
     bunch = sklearn_digits()
     grey = np.rint(np.asarray(bunch.images) * 255 / 16).astype(np.uint8)

@@ -88,7 +88,7 @@ class Split:
         return len(self.labels)
 
     def limited(self, n: int) -> Split:
-        """Keep at most `n` images, evenly spaced, so that a folder sorted by class keeps all."""
+        """Keep at most `n` images, evenly spaced: a folder sorted by class keeps its classes."""
         if n >= len(self):
             return self
         rows = np.arange(n, dtype=np.int64) * len(self) // n

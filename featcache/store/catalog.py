@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import CacheMissingError, FeatcacheError, UsageError, nearest
+from featcache.errors import CacheMissingError, CorruptError, FeatcacheError, UsageError, nearest
 from featcache.specs import differing_fields
 from featcache.store.files import named_failures
 from featcache.store.lock import locked
@@ -44,14 +45,15 @@ class CacheSummary:
     problem: str = ""
 
 
-def cache_path(cache_dir: str | Path, slug: str, backbone: str, fingerprint: str) -> Path:
-    """Name the file of a cache: `<cache_dir>/<dataset>/<backbone>-<8 hex>.h5`."""
-    return Path(cache_dir) / slug / f"{backbone}-{fingerprint[:8]}.h5"
+def cache_path(folder: Path, backbone: str, fingerprint: str) -> Path:
+    """Name the file of a cache in its dataset's folder: `<backbone>-<8 hex>.h5`."""
+    return folder / f"{backbone}-{fingerprint[:8]}.h5"
 
 
 def list_caches(cache_dir: str | Path) -> list[CacheSummary]:
     """List the caches below a folder, complete or not, by path."""
-    paths = [*Path(cache_dir).glob("*/*.h5"), *Path(cache_dir).glob("*/*.h5.partial")]
+    cache_dir = Path(cache_dir).expanduser()
+    paths = [*cache_dir.glob("*/*.h5"), *cache_dir.glob("*/*.h5.partial")]
     return [summarise(path) for path in sorted(paths)]
 
 
@@ -64,10 +66,9 @@ def summarise(path: Path) -> CacheSummary:
         return CacheSummary(path, "damaged", nbytes=nbytes, problem=str(err))
     manifest = state.manifest
     features = next(iter(manifest.splits.values())).columns["features"]
-    word = "complete" if state.is_complete else "incomplete"
     return CacheSummary(
         path=path,
-        state="damaged" if state.damaged_slots else word,
+        state=state.word,
         dataset=str(manifest.provenance.get("dataset", "")),
         backbone=str(manifest.identity.get("backbone", "")),
         n_features=features.n_values,
@@ -86,9 +87,10 @@ def find_cache(name: str | Path, *, cache_dir: str | Path) -> Path:
         CacheMissingError: If there is none, with the nearest names.
         UsageError: If several fit.
     """
-    direct = Path(name)
+    direct = Path(name).expanduser()
     if direct.suffix in (".h5", ".partial") and (direct.exists() or direct.is_symlink()):
         return direct
+    cache_dir = Path(cache_dir).expanduser()
     listed = {str(c.path.relative_to(cache_dir)): c.path for c in list_caches(cache_dir)}
     if str(name) in listed:
         return listed[str(name)]
@@ -118,8 +120,8 @@ def near_misses(path: Path, identity: Mapping[str, Any]) -> list[tuple[Path, lis
     return misses
 
 
-def remove_cache(path: Path) -> list[Path]:
-    """Remove a cache, its partial file and its lock.
+def remove_cache(path: str | os.PathLike[str]) -> list[Path]:
+    """Remove a cache and its partial file; the lock stays, as `locked` says.
 
     Returns:
         The files that were removed.
@@ -127,16 +129,27 @@ def remove_cache(path: Path) -> list[Path]:
     Raises:
         LockedError: If it is being written.
         CacheMissingError: If there is nothing to remove.
+        CorruptError: If neither its content nor a lock beside it tells that it is a cache.
     """
+    path = Path(path)
     if path.suffix == ".partial":
         path = path.with_suffix("")
-    if not _files_of(path):
-        raise CacheMissingError(f"There is no cache at {path}. Nothing was removed.")
+    present = _files_of(path)
+    if not present:
+        raise CacheMissingError(
+            f"There is no cache at {path}. Nothing was removed. See what there is with: featcache "
+            f"cache ls"
+        )
+    has_lock = path.with_name(path.name + ".lock").exists()
+    if not has_lock and not any(summarise(p).fingerprint for p in present):
+        raise CorruptError(
+            f"{path} cannot be read as a cache and no lock lies beside it, so it may be anything. "
+            f"Nothing was removed. Delete it yourself if you are sure."
+        )
     with locked(path), named_failures(path, kept="Nothing else was removed."):
         present = _files_of(path)  # by now a writer may have renamed its partial file
         for target in present:
             target.unlink()
-        path.with_name(path.name + ".lock").unlink(missing_ok=True)
     return present
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from featcache.errors import CorruptError
 from featcache.store.reader import CacheSplit, read_state
 
 
@@ -23,7 +24,8 @@ class SplitDescription:
         row_shape: (D,), or (H, W, 3) for `pixels`.
         dtype: "float32", "float16" or "uint8".
         rows_per_class: By class name.
-        failures: The reason, by id, for every row that is written and not valid.
+        failures: The reason, by id, for every row that is not valid; empty for an incomplete
+            file, whose unwritten rows are not valid either.
     """
 
     name: str
@@ -40,7 +42,9 @@ class CacheDescription:
 
     Attributes:
         path: The file.
-        state: "complete", or "N of M rows".
+        state: "complete", "incomplete" or "damaged".
+        n_rows: Rows of all splits.
+        n_rows_done: Rows that are written.
         nbytes: Size of the file.
         fingerprint: 64 hex digits.
         identity: What the fingerprint is the hash of.
@@ -53,6 +57,8 @@ class CacheDescription:
 
     path: Path
     state: str
+    n_rows: int
+    n_rows_done: int
     nbytes: int
     fingerprint: str
     identity: Mapping[str, Any]
@@ -68,11 +74,16 @@ def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
     path = Path(path)
     state = read_state(path)
     manifest = state.manifest
-    is_done = state.is_complete
     splits = []
     for name, layout in manifest.splits.items():
         split = CacheSplit(name, layout.n_rows, path, layout.columns)
-        counts = np.bincount(split.labels, minlength=len(manifest.class_names))
+        n_classes = len(manifest.class_names)
+        if not ((split.labels >= 0) & (split.labels < n_classes)).all():
+            raise CorruptError(
+                f"{path}: labels of split {name!r} lie outside its {n_classes} classes. Nothing "
+                f"was changed. Check the file with: featcache cache verify"
+            )
+        counts = np.bincount(split.labels, minlength=n_classes)
         features = layout.columns["features"]
         splits.append(
             SplitDescription(
@@ -83,12 +94,14 @@ def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
                 rows_per_class={
                     c: int(n) for c, n in zip(manifest.class_names, counts, strict=True)
                 },
-                failures=split.failures if is_done else {},
+                failures=split.failures if state.is_complete else {},
             )
         )
     return CacheDescription(
         path=path,
-        state="complete" if is_done else f"{state.n_rows_done} of {state.n_rows} rows",
+        state=state.word,
+        n_rows=state.n_rows,
+        n_rows_done=state.n_rows_done,
         nbytes=manifest.file_size,
         fingerprint=manifest.fingerprint,
         identity=manifest.identity,

@@ -177,7 +177,7 @@ class Manifest:
 
 
 def rows_per_block(row_nbytes: int, batch_size: int) -> int:
-    """Choose the rows of a block: about 8 MiB, 128 to 512 rows, a whole number of batches.
+    """Choose the rows of a block: about 8 MiB, whole batches, 128 to 512 rows if batches allow.
 
     512 rows at most, because a block is also what an interruption costs: 10 s of MobileNetV2 on a
     two-core CPU.

@@ -144,6 +144,13 @@ class CacheState:
         return len(self.slots) == self.manifest.n_slots
 
     @property
+    def word(self) -> str:
+        """Say it in one word: "complete", "incomplete" or "damaged"."""
+        if self.damaged_slots:
+            return "damaged"
+        return "complete" if self.is_complete else "incomplete"
+
+    @property
     def foreign_blocks(self) -> list[Block]:
         """Blocks that another numeric class than the file's own computed."""
         own = numeric_class_id(self.manifest.numerics)

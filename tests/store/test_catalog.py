@@ -19,7 +19,7 @@ from tests.store.conftest import MakeRecipe, Recipe
 
 
 def test_a_cache_is_named_by_dataset_trunk_and_fingerprint() -> None:
-    path = cache_path("cache", "cifar10", "vgg16", "0123456789abcdef" * 4)
+    path = cache_path(Path("cache/cifar10"), "vgg16", "0123456789abcdef" * 4)
 
     assert path == Path("cache/cifar10/vgg16-01234567.h5")
 

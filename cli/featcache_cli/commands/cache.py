@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featcache.errors import CorruptError, UsageError
+from featcache.errors import UsageError
 from featcache.specs import ExtractSpec
 from featcache_cli.console import (
     ProgressDisplay,
@@ -76,7 +76,7 @@ def info(
         return
     facts: dict[str, object] = {
         "cache": description.path,
-        "state": description.state,
+        "state": f"{description.state}, {description.n_rows_done} of {description.n_rows} rows",
         "fingerprint": description.fingerprint,
     }
     facts |= {name: _words(value) for name, value in description.identity.items()}
@@ -91,6 +91,8 @@ def info(
             f"{len(split.failures)} invalid"
         )
     show_facts(facts)
+    if description.n_foreign_blocks:
+        note(f"{description.n_foreign_blocks} blocks were computed by another numeric class.")
     for split in description.splits:
         for image_id, reason in split.failures.items():
             note(f"{split.name} {image_id}: {reason}")
@@ -156,15 +158,10 @@ def rm(
     json: JsonOption = False,
 ) -> None:
     """Remove a cache; asks first."""
-    from featcache.store import find_cache, human_bytes, list_caches, remove_cache, summarise
+    from featcache.store import find_cache, human_bytes, remove_cache, summarise
 
     path = find_cache(cache, cache_dir=cache_dir)
     summary = summarise(path)
-    if not summary.fingerprint and path not in [c.path for c in list_caches(cache_dir)]:
-        raise CorruptError(
-            f"{path} cannot be read as a cache and is not in {cache_dir!r}, so it may be anything. "
-            f"Nothing was removed. Give the --cache-dir it lies in, or delete it yourself."
-        )
     size = f"{summary.state}, {summary.n_rows_done} rows, {human_bytes(summary.nbytes)}"
     if not yes and not ask(f"Remove {path} ({size})?"):
         note("Nothing was removed. To remove it without being asked: --yes")

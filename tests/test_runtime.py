@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from featcache.account import cost_account
+from featcache.runtime import (
+    arithmetic,
+    freed_memory_kept,
+    is_out_of_memory,
+    numeric_class,
+    pick_batch_size,
+    pick_n_workers,
+    pick_precision,
+)
+
+
+def test_the_batch_size_is_a_power_of_two_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featcache.runtime.free_memory_bytes", lambda _: 1_000_000_000)
+
+    assert pick_batch_size("cpu", nbytes_per_image=1_000_000).value == 16
+    assert pick_batch_size("cpu", nbytes_per_image=40_000_000).value == 4
+    assert pick_batch_size("cpu", nbytes_per_image=10**12).value == 1
+    assert pick_batch_size("cuda:0", nbytes_per_image=1_000_000).value == 256
+    assert "1.0 GB" in pick_batch_size("cpu", nbytes_per_image=40_000_000).why
+
+
+def test_choices_carry_their_reason() -> None:
+    assert pick_precision("auto", "cpu") == ("fp32", "the CPU's default")
+    assert pick_precision("bf16", "cpu") == ("bf16", "asked for")
+    assert pick_n_workers(3) == (3, "asked for")
+    assert pick_n_workers(None).why.endswith("cores")
+
+
+def test_fp32_means_fp32_whatever_the_user_has_set() -> None:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with arithmetic("fp32", "cpu"):
+            inside = torch.get_float32_matmul_precision()
+            assert torch.is_inference_mode_enabled()
+        assert inside == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_lower_precision_runs_under_autocast() -> None:
+    layer = nn.Linear(4, 4)
+
+    with arithmetic("bf16", "cpu"):
+        assert layer(torch.ones(1, 4)).dtype == torch.bfloat16
+
+
+def test_the_numeric_class_names_what_decides_the_bits() -> None:
+    facts = numeric_class(device="cpu", precision="fp32", batch_size=16)
+
+    assert facts["batch_size"] == 16
+    assert facts["threads"] == torch.get_num_threads()
+    assert facts["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(
+    ("err", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), True),
+        (RuntimeError("size mismatch"), False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors(err: BaseException, expected: bool) -> None:
+    assert is_out_of_memory(err) is expected
+
+
+def test_keeping_freed_memory_changes_no_number() -> None:
+    layer = nn.Conv2d(3, 64, 3)
+    batch = torch.rand(8, 3, 64, 64)
+    before = layer(batch)
+
+    with freed_memory_kept():
+        inside = layer(batch)
+
+    assert torch.equal(before, inside)
+
+
+def test_the_account_finds_the_epoch_from_which_the_cache_is_cheaper() -> None:
+    account = cost_account(seconds_per_image=0.01, n_images=60_000, n_train=50_000, n_features=64)
+
+    assert account.extraction_s == pytest.approx(600)
+    assert account.end_to_end_epoch_s == pytest.approx(500)
+    assert 0 < account.cache_epoch_s < 60
+    assert account.break_even_epoch == 2
+
+
+def test_a_trunk_cheaper_than_its_head_never_pays() -> None:
+    account = cost_account(seconds_per_image=1e-9, n_images=100, n_train=100, n_features=64)
+
+    assert account.break_even_epoch is None
