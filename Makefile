@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint kills clean
+.PHONY: demo test lint kills trunks clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("featcache needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -26,6 +26,10 @@ lint: $(VENV)/ready
 # 50 SIGKILLs of real extractions and the negative control; about 10 minutes.
 kills: $(VENV)/ready
 	$(BIN)/python tests/faults/kills.py
+
+# Every torchvision trunk, built and measured; about two minutes.
+trunks: $(VENV)/ready
+	FEATCACHE_ALL_TRUNKS=1 $(BIN)/python -m pytest tests/test_backbones.py
 
 clean:
 	rm -rf $(VENV)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import warnings
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
@@ -24,6 +25,7 @@ from featcache.pixels import resize_image
 from featcache.specs import Preprocess
 
 _BATCHES_AHEAD_PER_WORKER = 4
+_SIGNAL_GRACE_S = 0.5
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -101,6 +103,8 @@ def _from_workers(
         while ahead:
             yield ahead.popleft().result()
     except BrokenProcessPool as err:
+        # A signal to the whole group ends the workers first: let our own handler have its say.
+        time.sleep(_SIGNAL_GRACE_S)
         raise FeatcacheError(
             "A process that decodes images died. All acknowledged rows are kept. If memory is "
             "short, use fewer --n-workers; the same command goes on from there."

@@ -15,7 +15,6 @@ import featcache
 from featcache.extraction import ExtractResult
 
 SMALL_TRUNK = "mobilenet_v3_small"
-SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(scope="session", autouse=True)

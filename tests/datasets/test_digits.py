@@ -38,7 +38,7 @@ def test_without_scikit_learn_the_message_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
 
-    with pytest.raises(DatasetError, match=r'pip install "featcache\[demo\]"'):
+    with pytest.raises(DatasetError, match="pip install scikit-learn"):
         load_dataset("digits", data_dir=tmp_path)
 
 
