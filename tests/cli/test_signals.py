@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -31,18 +32,22 @@ def extraction(image_folder: Path) -> partial[featcache.ExtractResult]:
     return partial(featcache.extract, f"folder:{image_folder.name}", **OPTIONS, n_workers=2)
 
 
-def start(folder: str) -> subprocess.Popen[str]:
-    """Start the extraction as the leader of its own process group, as a shell does."""
+@pytest.fixture
+def process(image_folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """The extraction as the leader of its own process group, as a shell starts it."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
-    command = ["extract", "--dataset", f"folder:{folder}", "--n-workers=2", *options]
-    return subprocess.Popen(
+    command = ["extract", "--dataset", f"folder:{image_folder.name}", "--n-workers=2", *options]
+    with subprocess.Popen(
         [sys.executable, "-m", "featcache_cli", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         env=child_environment(),
-    )
+    ) as started:
+        yield started
+        if started.poll() is None:  # a test that failed leaves nothing behind
+            os.killpg(started.pid, signal.SIGKILL)
 
 
 def wait_for_a_block(process: subprocess.Popen[str]) -> None:
@@ -76,12 +81,11 @@ def group_is_gone(process: subprocess.Popen[str]) -> bool:
 )
 def test_a_stopped_extraction_keeps_its_rows_and_resumes_to_the_same_bytes(
     extraction: partial[featcache.ExtractResult],
-    image_folder: Path,
+    process: subprocess.Popen[str],
     uninterrupted: dict[str, bytes],
     signals: list[signal.Signals],
     code: int,
 ) -> None:
-    process = start(image_folder.name)
     wait_for_a_block(process)
 
     began = time.monotonic()
@@ -115,8 +119,9 @@ def test_a_stopped_extraction_keeps_its_rows_and_resumes_to_the_same_bytes(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_decoding_process_that_dies_is_named_and_costs_no_row(image_folder: Path) -> None:
-    process = start(image_folder.name)
+def test_a_decoding_process_that_dies_is_named_and_costs_no_row(
+    process: subprocess.Popen[str],
+) -> None:
     wait_for_a_block(process)
 
     worker = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
@@ -124,7 +129,7 @@ def test_a_decoding_process_that_dies_is_named_and_costs_no_row(image_folder: Pa
     _, stderr = process.communicate(timeout=60)
 
     assert process.returncode == 1
-    assert "error: A process that decodes images died: DataLoader worker (pid" in stderr
+    assert "error: A process that decodes images died. All acknowledged rows are kept." in stderr
     assert "Traceback" not in stderr
     [left] = featcache.list_caches("cache")
     assert left.n_rows_done >= 128
