@@ -192,7 +192,7 @@ def _compute(
     partial = partial_path(plan.path)
     is_resumed = partial.exists()
     if is_resumed:
-        writer = _reopen(plan, note=note)
+        writer = _reopen(plan, progress=progress, note=note)
     else:
         others = near_misses(plan.path, plan.identity)
         if others:
@@ -227,11 +227,12 @@ def _compute(
     )
 
 
-def _reopen(plan: Plan, *, note: NoteCallback) -> CacheWriter:
+def _reopen(plan: Plan, *, progress: ProgressCallback, note: NoteCallback) -> CacheWriter:
     writer = CacheWriter.resume(plan.path, plan.rows())
     try:
         _require_identity(partial_path(plan.path), writer.manifest.identity, plan.identity)
-        for block in writer.recheck():
+        damaged = writer.recheck(on_progress=lambda i, n: progress(Progress("check", "", i, n)))
+        for block in damaged:
             note(
                 f"{block.split} rows {block.start} to {block.stop - 1} were damaged on the disk; "
                 f"they are computed again"

@@ -40,12 +40,13 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        stage: "digest" (reading the dataset for its identity), "adapt" (BatchNorm statistics) or
-            "extract".
-        split: The split at hand; empty while digesting.
-        n_done: Images done in this stage, all splits, rows kept from before included.
-        n_total: Images of this stage.
+        stage: "digest" (reading the dataset for its identity), "check" (the rows of a partial
+            file), "adapt" (BatchNorm statistics) or "extract".
+        split: The split at hand; empty while digesting and checking.
+        n_done: Images done in this stage and split, rows kept from before included.
+        n_total: Images of this stage and split.
         images_per_s: Rate of this run so far.
+        left_s: Seconds left for all splits, at that rate.
         seconds: Time of this run so far, by "read", "preprocess", "trunk" and "write" (only what
             the trunk waited for the writer).
     """
@@ -55,6 +56,7 @@ class Progress:
     n_done: int
     n_total: int
     images_per_s: float = 0.0
+    left_s: float = 0.0
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -203,8 +205,10 @@ class _Clock:
     def __init__(self, job: Job, writer: CacheWriter) -> None:
         self.seconds = {"read": 0.0, "write": 0.0}
         self._job = job
-        self._n_total = sum(len(split) for split in job.dataset.splits.values())
-        self._n_before = self._n_total - sum(b.stop - b.start for b in writer.pending())
+        self._n_total = {name: len(split) for name, split in job.dataset.splits.items()}
+        self._n_done = dict(self._n_total)
+        for block in writer.pending():
+            self._n_done[block.split] -= block.stop - block.start
         self._n_new = 0
         self._started = time.perf_counter()
 
@@ -217,10 +221,20 @@ class _Clock:
     def tick(self, split: str, n_rows: int) -> None:
         """Count rows and tell the caller."""
         self._n_new += n_rows
+        self._n_done[split] += n_rows
         rate = self._n_new / max(1e-9, time.perf_counter() - self._started)
-        n_done = self._n_before + self._n_new
-        progress = Progress("extract", split, n_done, self._n_total, rate, self.report())
-        self._job.on_progress(progress)
+        n_left = sum(self._n_total.values()) - sum(self._n_done.values())
+        self._job.on_progress(
+            Progress(
+                stage="extract",
+                split=split,
+                n_done=self._n_done[split],
+                n_total=self._n_total[split],
+                images_per_s=rate,
+                left_s=n_left / rate,
+                seconds=self.report(),
+            )
+        )
 
 
 def _fill_split(

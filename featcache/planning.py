@@ -287,7 +287,7 @@ def make_plan(spec: ExtractSpec, *, on_progress: ProgressCallback, on_note: Note
 
 
 def _refuse_trunk_options(spec: ExtractSpec) -> None:
-    for option in ("bn", "preprocess", "precision", "store_dtype", "batch_size"):
+    for option in ("bn", "preprocess", "precision", "store_dtype"):
         value = getattr(spec, option)
         if value != getattr(ExtractSpec, option):
             raise UsageError(

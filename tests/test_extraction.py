@@ -412,7 +412,7 @@ def test_features_that_overflow_name_the_images(extract: Extract, tmp_path: Path
         extract(weights=str(tmp_path / "silent.pth"), store_dtype="float16")
     state["features.12.1.bias"] += 3e38
     torch.save(state, tmp_path / "louder.pth")
-    with pytest.raises(NonFiniteError, match=r"NaN or infinite features for image 'train/cat"):
+    with pytest.raises(NonFiniteError, match=r"NaN or infinite features: image 'train/cat"):
         extract(weights=str(tmp_path / "louder.pth"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import traceback
 from types import FrameType
 from typing import Annotated, Any
@@ -17,9 +18,12 @@ from featcache.errors import FeatcacheError
 from featcache_cli.commands import backbones, cache, datasets, demo, extract
 from featcache_cli.console import fail, prepare_streams, reset_progress
 
+_REPEATED_WITHIN_S = 1.0
+_stopped_at_s = float("-inf")
+
 
 class SignalledError(KeyboardInterrupt):
-    """SIGTERM or SIGHUP arrived; handled as Ctrl-C is, but for the exit code."""
+    """Ctrl-C, SIGTERM or SIGHUP arrived; they differ in the exit code only."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -80,10 +84,10 @@ def _root(
 def main() -> None:
     """Run the command line; the process ends with one of the documented exit codes."""
     prepare_streams()
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, _raise_signalled)
+            signal.signal(number, _stop)
     try:
         app()
     except Exception as err:
@@ -96,8 +100,13 @@ def main() -> None:
         sys.exit(1)
 
 
-def _raise_signalled(number: int, _: FrameType | None) -> None:
-    raise SignalledError(number)
+def _stop(number: int, _: FrameType | None) -> None:
+    """Stop cleanly; a repetition at once, as `timeout` and `uv run` send it, does not disturb."""
+    global _stopped_at_s
+    now_s = time.monotonic()
+    if now_s - _stopped_at_s > _REPEATED_WITHIN_S:
+        _stopped_at_s = now_s
+        raise SignalledError(number)
 
 
 def _exit_code(err: BaseException) -> int:

@@ -121,7 +121,7 @@ def near_misses(path: Path, identity: Mapping[str, Any]) -> list[tuple[Path, lis
 
 
 def remove_cache(path: str | os.PathLike[str]) -> list[Path]:
-    """Remove a cache and its partial file; the lock stays, as `locked` says.
+    """Remove a cache, its partial file and its lock.
 
     Returns:
         The files that were removed.
@@ -140,8 +140,8 @@ def remove_cache(path: str | os.PathLike[str]) -> list[Path]:
             f"There is no cache at {path}. Nothing was removed. See what there is with: featcache "
             f"cache ls"
         )
-    has_lock = path.with_name(path.name + ".lock").exists()
-    if not has_lock and not any(summarise(p).fingerprint for p in present):
+    lock_path = path.with_name(path.name + ".lock")
+    if not lock_path.exists() and not any(summarise(p).fingerprint for p in present):
         raise CorruptError(
             f"{path} cannot be read as a cache and no lock lies beside it, so it may be anything. "
             f"Nothing was removed. Delete it yourself if you are sure."
@@ -150,6 +150,7 @@ def remove_cache(path: str | os.PathLike[str]) -> list[Path]:
         present = _files_of(path)  # by now a writer may have renamed its partial file
         for target in present:
             target.unlink()
+        lock_path.unlink(missing_ok=True)  # filelock notices a lock whose file is gone
     return present
 
 

@@ -19,8 +19,8 @@ from featcache.store.files import DISK_FULL
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of the cache at `path`; the system frees it if this process dies.
 
-    The lock is the file `<name>.h5.lock`. It stays behind, empty of meaning: unlinking a locked
-    file would let two processes each hold "the" lock.
+    The lock is the file `<name>.h5.lock`. It stays behind, empty of meaning, until `remove_cache`
+    takes it along.
 
     Raises:
         LockedError: If another process holds it, with its host and process number.

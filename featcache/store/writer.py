@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -133,23 +133,29 @@ class CacheWriter:
                 raise
         return cls(path, manifest, fd, slots, rows)
 
-    def recheck(self) -> list[Block]:
+    def recheck(self, *, on_progress: Callable[[int, int], None] | None = None) -> list[Block]:
         """Compare every acknowledged block with its digest, and forget those that differ.
+
+        Args:
+            on_progress: Called with (rows compared, rows to compare).
 
         Returns:
             The blocks that are damaged and will be computed again.
         """
         damaged = []
-        for block in self.manifest.blocks():
-            slot = self._slots.get(block.slot)
-            if slot is None:
-                continue
+        kept = self.acknowledged()
+        n_kept, n_done = sum(b.stop - b.start for b in kept), 0
+        for block in kept:
+            slot = self._slots[block.slot]
             digest = None  # of rows that cannot be read: a bad sector
             with contextlib.suppress(OSError):
                 digest = block_digest(self._fd, self.manifest, block)
             if digest != slot.sha256:
                 del self._slots[block.slot]
                 damaged.append(block)
+            n_done += block.stop - block.start
+            if on_progress is not None:
+                on_progress(n_done, n_kept)
         return damaged
 
     def acknowledged(self) -> list[Block]:

@@ -52,7 +52,6 @@ class BareTrunk:
         self.ratios: list[float] = []
         self.taken_s = 0.0
         self._n_calls = 0
-        self._n_done = 0
         self._window_began = 0.0
 
     def __call__(self, progress: Progress) -> None:
@@ -65,10 +64,9 @@ class BareTrunk:
             self.time_one()  # warms the caches again after the extraction's own work
             bare_s = (self.time_one() + self.time_one()) / 2
             self.seconds.append(bare_s)
-            if self._n_done:
-                rate = (progress.n_done - self._n_done) / (ended - self._window_began)
-                self.ratios.append(rate * bare_s / len(self.batch))
-            self._n_done = progress.n_done
+            if self._window_began:
+                batch_s = (ended - self._window_began) / _EVERY_N_BATCHES
+                self.ratios.append(bare_s / batch_s)
             self._window_began = time.perf_counter()
             self.taken_s += self._window_began - ended
 

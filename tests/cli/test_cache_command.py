@@ -55,7 +55,7 @@ def test_info_tells_identity_provenance_and_splits(run: Run, cache_file: Path) -
     assert result.exit_code == 0
     facts = dict(line.split("  ", 1) for line in result.stdout.splitlines())
     facts = {name: value.strip() for name, value in facts.items()}
-    assert facts["state"] == "complete"
+    assert facts["state"] == "complete, 16 of 16 rows"
     assert facts["preprocess"].endswith("resize 8x8, std 0.5 0.5 0.5")
     assert facts["made with featcache"] == featcache.__version__
     assert facts["classes"] == "cat, dog"
@@ -224,6 +224,6 @@ def test_rm_leaves_files_that_may_be_anything(run: Run) -> None:
     result = run("cache", "rm", "thesis.h5", "--yes")
 
     assert result.exit_code == 13
-    assert "thesis.h5 cannot be read as a cache and is not in 'cache'" in result.stderr
+    assert "thesis.h5 cannot be read as a cache" in result.stderr
     assert "Nothing was removed" in result.stderr
     assert Path("thesis.h5").exists()

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from featcache.errors import CacheMissingError, LockedError, StorageError, UsageError
+from featcache.errors import CacheMissingError, CorruptError, LockedError, StorageError, UsageError
 from featcache.store import (
     cache_path,
     catalog,
@@ -195,6 +195,16 @@ def test_removing_takes_the_file_its_partial_and_its_lock(
 
     assert removed == [recipe.path, recipe.partial]
     assert list(recipe.path.parent.iterdir()) == []
+
+
+def test_a_file_that_may_be_anything_is_not_removed(tmp_path: Path) -> None:
+    thesis = tmp_path / "thesis.h5"
+    thesis.write_bytes(b"two years of work")
+
+    with pytest.raises(CorruptError, match="may be anything. Nothing was removed"):
+        remove_cache(str(thesis))
+
+    assert thesis.exists()
 
 
 def test_removing_a_partial_file_by_its_own_name_removes_it(recipe: Recipe) -> None:

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from featcache.pipeline import Progress
 
 _SHOWN_FAILURES = 10
-_STAGES = {"digest": "reading the dataset", "adapt": "adapting BatchNorm"}
+_STAGES = {
+    "digest": "reading the dataset",
+    "check": "checking the rows that are there",
+    "adapt": "adapting BatchNorm",
+}
 
 
 def extract(
@@ -118,10 +122,8 @@ def _show_progress(display: ProgressDisplay, progress: Progress) -> None:
     stage = _STAGES.get(progress.stage, progress.split)
     detail = ""
     if progress.images_per_s:
-        left_s = (progress.n_total - progress.n_done) / progress.images_per_s
-        detail = (
-            f"{_rate(progress.images_per_s)}, {_duration(left_s)} left, {_shares(progress.seconds)}"
-        )
+        rate, left = _rate(progress.images_per_s), _duration(progress.left_s)
+        detail = f"{rate}, {left} left, {_shares(progress.seconds)}"
     display.show(stage, progress.n_done, progress.n_total, detail)
 
 
