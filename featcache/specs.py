@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from featcache.errors import UnknownNameError, UsageError
+from featcache.errors import UsageError, nearest
 
 FORMAT_VERSION = 1
 
@@ -136,9 +136,9 @@ def _short(value: Any) -> str:
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise UnknownNameError(
-            f"value for {option}:", value, allowed, listing=f"{option} {'|'.join(allowed)}"
-        )
+        near = nearest(value, allowed, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"{option} is {value!r}, but must be one of {', '.join(allowed)}.{hint}")
 
 
 def _at_least(option: str, value: int | None, least: int) -> None:

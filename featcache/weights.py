@@ -180,13 +180,13 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
-    # Files of torch < 1.6 are no zip archives and cannot be mapped into memory.
-    mmap = zipfile.is_zipfile(path)
     try:
+        # Files of torch < 1.6 are no zip archives and cannot be mapped into memory.
+        mmap = zipfile.is_zipfile(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a pickle's protocol: the error below says more
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except _UNREADABLE as err:
+    except (*_UNREADABLE, zipfile.BadZipFile) as err:
         # torch's own text advises weights_only=False; it stays in the traceback only.
         if "GLOBAL" in str(err) or _calls_code(path):
             wanted = re.search(r"GLOBAL ([\w.]+)", str(err))

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from featcache_cli.app import app
 from typer.testing import CliRunner, Result
 
 import featcache
 from featcache.errors import InterruptedRunError
+from featcache_cli.app import app
 from tests.conftest import save_image
 
 Run = Callable[..., Result]

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import typer.main
-from featcache_cli.app import app
 
 import featcache
 from featcache.specs import ExtractSpec
+from featcache_cli.app import app
 from tests.cli.conftest import Run, Spawn, child_environment
 
 SLOW = ("torch", "torchvision", "h5py", "PIL", "numpy", "pytorch_lightning")

@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
 from featcache_cli import console
 from featcache_cli.commands.extract import _duration, _rate, _shares
-from rich.console import Console
 
 
 def test_progress_elsewhere_than_on_a_terminal_is_a_line_every_few_seconds(

@@ -201,7 +201,7 @@ def test_a_file_that_may_be_anything_is_not_removed(tmp_path: Path) -> None:
     thesis = tmp_path / "thesis.h5"
     thesis.write_bytes(b"two years of work")
 
-    with pytest.raises(CorruptError, match="may be anything. Nothing was removed"):
+    with pytest.raises(CorruptError, match=r"may be anything\. Nothing was removed"):
         remove_cache(str(thesis))
 
     assert thesis.exists()
