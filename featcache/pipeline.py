@@ -190,6 +190,8 @@ def fill(job: Job, writer: CacheWriter) -> dict[str, float]:
     Returns:
         Seconds by "read", "preprocess", "trunk" and "write".
     """
+    if job.runner is not None:
+        job.runner.seconds.clear()  # of the canaries
     clock = _Clock(job, writer)
     with BlockWriter(writer, job.numerics) as out:
         for split_name, blocks in groupby(writer.pending(), key=lambda block: block.split):

@@ -197,8 +197,10 @@ class Plan:
         )
 
     def _numerics(self, batch_size: int) -> dict[str, Any]:
-        # Pillow 13 resizes tall images in another order of passes than Pillow 12.
-        pillow = {"pillow": version("pillow").partition(".")[0]}
+        # Pillow 13 resizes tall images in another order of passes than Pillow 12; its minor
+        # versions bring other decoders along.
+        release = version("pillow")
+        pillow = {"pillow": release.partition(".")[0] if _in_memory(self.dataset) else release}
         if not self.has_trunk:
             return pillow
         return pillow | numeric_class(

@@ -98,12 +98,13 @@ def find_cache(name: str | Path, *, cache_dir: str | Path) -> Path:
     if len(fits) == 1:
         return fits[0]
     if fits:
-        raise UsageError(f"{str(name)!r} fits several caches: {', '.join(map(str, fits))}.")
+        names = ", ".join(map(str, fits))
+        raise UsageError(f"{str(name)!r} fits several caches: {names}. Give more of its name.")
     near = nearest(str(name), listed)
     hint = f" Did you mean {', '.join(near)}?" if near else ""
     raise CacheMissingError(
-        f"There is no cache {str(name)!r}, neither at that path nor in {cache_dir}.{hint} See what "
-        f"there is with: featcache cache ls"
+        f"There is no cache {str(name)!r}, neither at that path nor in '{cache_dir}'.{hint} See "
+        f"what there is with: featcache cache ls --cache-dir {cache_dir}"
     )
 
 
