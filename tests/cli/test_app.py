@@ -228,4 +228,4 @@ def test_a_terminal_that_is_not_utf_8_shows_names_escaped(
 
     assert (listed.returncode, missed.returncode) == (0, 10)
     assert r"caf\xe9/folder-pets/pixels-" in listed.stdout
-    assert r"nor in caf\xe9" in missed.stderr
+    assert r"nor in 'caf\xe9'" in missed.stderr
