@@ -208,13 +208,7 @@ def read_state(path: Path) -> CacheState:
     """Read manifest and ledger of a cache, complete or not; the raises are those of open_cache."""
     with opened_readonly(path) as fd:
         manifest = read_manifest(fd, name=path.name)
-        slots, damaged = unpack_slots(read_ledger(fd, manifest))
-        skeleton = slots.get(SKELETON_SLOT)
-        if skeleton is None or skeleton.sha256 != skeleton_digest(fd, manifest):
-            raise CorruptError(
-                f"{path.name} is damaged outside its rows (its skeleton's SHA-256 differs). Copy "
-                f"it again from its source, or remove it and extract again."
-            )
+        slots, damaged = read_slots(fd, manifest, path=path)
     if path.suffix != ".partial":
         damaged = [number for number in range(manifest.n_slots) if number not in slots]
     return CacheState(manifest, slots, damaged)
@@ -264,6 +258,26 @@ def read_manifest(fd: int, *, name: str) -> Manifest:
     length, sha256 = parse_header(os.pread(fd, HEADER_LENGTH, MANIFEST_OFFSET), name=name)
     body = os.pread(fd, length, MANIFEST_OFFSET + HEADER_LENGTH)
     return parse_manifest(body, sha256=sha256, file_size=file_size, name=name)
+
+
+def read_slots(fd: int, manifest: Manifest, *, path: Path) -> tuple[dict[int, Slot], list[int]]:
+    """Read the ledger of an open file, and check the skeleton against it.
+
+    Returns:
+        The good slots by number, and the numbers of those that are written but damaged.
+
+    Raises:
+        CorruptError: If the file is damaged outside its rows.
+    """
+    slots, damaged = unpack_slots(read_ledger(fd, manifest))
+    skeleton = slots.get(SKELETON_SLOT)
+    if skeleton is None or skeleton.sha256 != skeleton_digest(fd, manifest):
+        raise CorruptError(
+            f"{path} is damaged outside its rows (its skeleton's SHA-256 differs), so its rows "
+            f"cannot be trusted. Nothing was changed. Copy it again from its source, or remove it "
+            f"(featcache cache rm {path}) and extract again."
+        )
+    return slots, damaged
 
 
 def read_ledger(fd: int, manifest: Manifest) -> npt.NDArray[np.uint8]:

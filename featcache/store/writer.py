@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import CorruptError
 from featcache.store.digest import block_digest, skeleton_digest, statistics_digest
 from featcache.store.files import (
     named_failures,
@@ -32,9 +31,8 @@ from featcache.store.ledger import (
     Slot,
     numeric_class_id,
     pack_slot,
-    unpack_slots,
 )
-from featcache.store.reader import read_ledger, read_manifest
+from featcache.store.reader import read_manifest, read_slots
 from featcache.store.skeleton import FilePlan, create_skeleton
 
 
@@ -120,14 +118,7 @@ class CacheWriter:
             fd = os.open(partial, os.O_RDWR | os.O_CLOEXEC)
             try:
                 manifest = read_manifest(fd, name=partial.name)
-                slots, _ = unpack_slots(read_ledger(fd, manifest))
-                skeleton = slots.get(SKELETON_SLOT)
-                if skeleton is None or skeleton.sha256 != skeleton_digest(fd, manifest):
-                    raise CorruptError(
-                        f"{partial} is damaged outside its rows, so its rows cannot be trusted. "
-                        f"Nothing was changed. Remove it (featcache cache rm {partial}) and run "
-                        f"the same command again."
-                    )
+                slots, _ = read_slots(fd, manifest, path=partial)
             except BaseException:
                 os.close(fd)
                 raise

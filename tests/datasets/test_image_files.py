@@ -15,6 +15,7 @@ from torchvision.datasets.folder import pil_loader
 
 from featcache.datasets import FolderImages, UnreadableImageError
 from featcache.datasets.image_files import is_image_name
+from featcache.errors import StorageError
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (16, 12, 4), dtype=np.uint8)
@@ -180,10 +181,15 @@ def test_pipes_sockets_and_folders_called_jpg_do_not_hang(
     assert digests == {b"unreadable file"}
 
 
-def test_a_file_that_is_gone_says_so_without_its_path(tmp_path: Path) -> None:
-    text = reason(tmp_path, "gone.jpg")
+def test_a_file_that_is_gone_stops_the_run_and_is_not_given_up(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"gone\.jpg could be read when the dataset was hashed"):
+        reason(tmp_path, "gone.jpg")
 
-    assert text == "cannot read: No such file or directory"
+
+def test_a_link_into_nowhere_says_so_without_its_path(tmp_path: Path) -> None:
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
+
+    assert reason(tmp_path, "link.jpg") == "cannot read: No such file or directory"
 
 
 def test_lack_of_file_handles_is_not_blamed_on_the_image(
