@@ -84,7 +84,7 @@ def _compare(
             return {"refused": str(err).partition(":")[0]}
         split = featcache.open_cache(result.path)["test"]
         rows = np.array(split.features, np.float64)
-    wanted = np.stack([expected[image_id] for image_id in split.ids])
+        wanted = np.stack([expected[image_id] for image_id in split.ids])
     norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(wanted, axis=1)
     return {
         "n": len(rows),
