@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featcache.backbones import describe_backbone, list_backbones
+    from featcache.checkpoint import TrainedHead, load_head
+    from featcache.datamodule import FeatureDataModule
     from featcache.datasets import list_datasets, load_dataset
     from featcache.errors import FeatcacheError
+    from featcache.evaluation import Comparison, Evaluation, compare, evaluate
     from featcache.extraction import ExtractResult, Failure, extract
+    from featcache.headmodule import HeadModule
+    from featcache.headrun import HeadRun
     from featcache.pipeline import Progress
-    from featcache.specs import ExtractSpec
+    from featcache.runs import list_runs
+    from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
     from featcache.store import (
         Cache,
         CacheSplit,
@@ -25,49 +31,81 @@ if TYPE_CHECKING:
         remove_cache,
         verify_cache,
     )
+    from featcache.trainer import TrainProgress
+    from featcache.training import TrainResult, train_head
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Cache": "store",
     "CacheSplit": "store",
+    "Comparison": "evaluation",
+    "Evaluation": "evaluation",
     "ExtractResult": "extraction",
     "ExtractSpec": "specs",
     "Failure": "extraction",
     "FeatcacheError": "errors",
+    "FeatureDataModule": "datamodule",
+    "HeadModule": "headmodule",
+    "HeadRun": "headrun",
+    "HeadSpec": "specs",
     "Progress": "pipeline",
+    "TrainProgress": "trainer",
+    "TrainResult": "training",
+    "TrainSpec": "specs",
+    "TrainedHead": "checkpoint",
+    "compare": "evaluation",
     "describe_backbone": "backbones",
     "describe_cache": "store",
+    "evaluate": "evaluation",
     "extract": "extraction",
     "find_cache": "store",
     "list_backbones": "backbones",
     "list_caches": "store",
     "list_datasets": "datasets",
+    "list_runs": "runs",
     "load_dataset": "datasets",
+    "load_head": "checkpoint",
     "open_cache": "store",
     "remove_cache": "store",
+    "train_head": "training",
     "verify_cache": "store",
 }
 
 __all__ = [
     "Cache",
     "CacheSplit",
+    "Comparison",
+    "Evaluation",
     "ExtractResult",
     "ExtractSpec",
     "Failure",
     "FeatcacheError",
+    "FeatureDataModule",
+    "HeadModule",
+    "HeadRun",
+    "HeadSpec",
     "Progress",
+    "TrainProgress",
+    "TrainResult",
+    "TrainSpec",
+    "TrainedHead",
     "__version__",
+    "compare",
     "describe_backbone",
     "describe_cache",
+    "evaluate",
     "extract",
     "find_cache",
     "list_backbones",
     "list_caches",
     "list_datasets",
+    "list_runs",
     "load_dataset",
+    "load_head",
     "open_cache",
     "remove_cache",
+    "train_head",
     "verify_cache",
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from featcache.errors import UsageError, nearest
@@ -16,6 +16,14 @@ BN_MODES = ("frozen", "adapted")
 PREPROCESS_KINDS = ("notebook", "weights")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 STORE_DTYPES = ("float32", "float16")
+REGULARISATIONS = ("none", "l1", "l2", "l1l2", "dropout")
+SELECTIONS = ("last", "best")
+
+# The reference notebook's constants.
+_L1 = 1e-5
+_WEIGHT_DECAY = 1e-4
+_DROPOUT = (0.5, 0.3)
+_PATIENCE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +113,114 @@ class Preprocess:
         return self.resize
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec:
+    """The shape of a head and its regularisation; None stands for the notebook's constant.
+
+    Attributes:
+        hidden: Widths of the hidden layers, with ReLU after each; empty is a linear probe.
+        reg: "none", "l1", "l2", "l1l2" or "dropout".
+        l1: Factor of the sum of all |parameters|, biases among them, in the loss; 1e-5 where `reg`
+            has l1, else 0.
+        weight_decay: Adam's (coupled) L2 factor; 1e-4 where `reg` has l2, else 0.
+        dropout: Probability after each hidden layer's ReLU; (0.5, 0.3) where `reg` is "dropout",
+            else none.
+    """
+
+    hidden: tuple[int, ...] = (50, 20)
+    reg: str = "none"
+    l1: float | None = None
+    weight_decay: float | None = None
+    dropout: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("--reg", self.reg, REGULARISATIONS)
+        for width in self.hidden:
+            _at_least("--hidden", width, 1)
+        self._settle("l1", ("l1", "l1l2"), _L1, 0.0)
+        self._settle("weight_decay", ("l2", "l1l2"), _WEIGHT_DECAY, 0.0)
+        self._settle("dropout", ("dropout",), _DROPOUT, ())
+        _above_zero("--l1", self.l1, or_zero=self.reg not in ("l1", "l1l2"))
+        _above_zero("--weight-decay", self.weight_decay, or_zero=self.reg not in ("l2", "l1l2"))
+        self._check_dropout()
+
+    def _settle(self, name: str, regs: tuple[str, ...], constant: Any, off: Any) -> None:
+        """Put the constant where nothing was given; refuse a value that `reg` leaves no use for."""
+        value = getattr(self, name)
+        if self.reg in regs:
+            object.__setattr__(self, name, constant if value is None else value)
+        elif value is None or value == off:
+            object.__setattr__(self, name, off)
+        else:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {_typed(value)} does nothing with --reg {self.reg}. "
+                f"Nothing was started. Use --reg {' or '.join(regs)}, or leave it out."
+            )
+
+    def _check_dropout(self) -> None:
+        if self.reg != "dropout":
+            return
+        assert self.dropout is not None, "settled before"
+        if len(self.dropout) != len(self.hidden) or not self.hidden:
+            raise UsageError(
+                f"--dropout has {len(self.dropout)} probabilities ({_typed(self.dropout)}), but "
+                f"--hidden has {len(self.hidden)} layers ({_typed(self.hidden)}); expected one "
+                f"for each hidden layer, and at least one."
+            )
+        for p in self.dropout:
+            if not 0 <= p < 1:
+                raise UsageError(f"--dropout has {p:g}, but must be at least 0 and below 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """How a head is trained; the defaults are the notebook's VGG16 systems.
+
+    Attributes:
+        lr: Learning rate of Adam.
+        batch_size: Rows in one step; the last batch of an epoch may be smaller.
+        max_epochs: Epochs at most.
+        patience: Stop after this many epochs without a better val_loss; 0 never stops early. None
+            is the notebook's choice: 3 with `reg="none"`, else 0.
+        min_delta: By how much val_loss must fall to count as better.
+        val_fraction: Share of the training rows kept for validation; None is 0.2, or the cache's
+            own split "val" where there is one.
+        split_seed: Seeds the choice of those rows.
+        select: Keep the weights of the "last" epoch, or of the "best" by val_loss.
+        seed: Seeds initial weights, order of batches and dropout.
+    """
+
+    lr: float = 1e-5
+    batch_size: int = 64
+    max_epochs: int = 5
+    patience: int | None = None
+    min_delta: float = 0.001
+    val_fraction: float | None = None
+    split_seed: int = 42
+    select: str = "last"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _above_zero("--lr", self.lr)
+        _at_least("--batch-size", self.batch_size, 1)
+        _at_least("--max-epochs", self.max_epochs, 1)
+        _at_least("--patience", self.patience, 0)
+        _above_zero("--min-delta", self.min_delta, or_zero=True)
+        _at_least("--split-seed", self.split_seed, 0)
+        _one_of("--select", self.select, SELECTIONS)
+        _at_least("--seed", self.seed, 0)
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            raise UsageError(
+                f"--val-fraction is {self.val_fraction:g}, but must be above 0 and below 1."
+            )
+
+    def settled(self, head: HeadSpec) -> TrainSpec:
+        """Put the notebook's patience for this head where none was given."""
+        if self.patience is not None:
+            return self
+        return replace(self, patience=_PATIENCE if head.reg == "none" else 0)
+
+
 def canonical_json(value: Any) -> str:
     """Write JSON in the one form that is hashed: sorted keys, no spaces, ASCII, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -139,6 +255,18 @@ def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
         near = nearest(value, allowed, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"{option} is {value!r}, but must be one of {', '.join(allowed)}.{hint}")
+
+
+def _above_zero(option: str, value: float | None, *, or_zero: bool = False) -> None:
+    assert value is not None, "settled before"
+    if not (value >= 0 if or_zero else value > 0) or value == float("inf"):
+        least = "a finite number of at least 0" if or_zero else "a finite number above 0"
+        raise UsageError(f"{option} is {value:g}, but must be {least}.")
+
+
+def _typed(value: Any) -> str:
+    """Write a value as it is typed on a command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
 
 
 def _at_least(option: str, value: int | None, least: int) -> None:

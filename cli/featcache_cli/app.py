@@ -15,7 +15,15 @@ from typer.core import TyperGroup
 
 import featcache
 from featcache.errors import FeatcacheError
-from featcache_cli.commands import backbones, cache, datasets, demo, extract
+from featcache_cli.commands import (
+    backbones,
+    cache,
+    datasets,
+    demo,
+    evaluate,
+    extract,
+    train_head,
+)
 from featcache_cli.console import fail, prepare_streams, reset_progress
 
 _REPEATED_WITHIN_S = 1.0
@@ -59,6 +67,8 @@ app = typer.Typer(
     help="Run the frozen trunk once, keep its features in one HDF5 file, train heads in seconds.",
 )
 app.command("extract")(extract.extract)
+app.command("train-head")(train_head.train_head)
+app.command("eval")(evaluate.evaluate)
 app.add_typer(cache.app, name="cache")
 app.command("backbones")(backbones.backbones)
 app.command("datasets")(datasets.datasets)

@@ -98,6 +98,14 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     stdout.print(table)
 
 
+def duration(seconds: float) -> str:
+    """Write seconds for people: "2.3 s", "14 min", "1.8 h"."""
+    if seconds < 100:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.2g} min" if minutes < 99.5 else f"{minutes / 60:.1f} h"
+
+
 class ProgressDisplay:
     """A bar on a terminal; elsewhere one line every 5 seconds."""
 

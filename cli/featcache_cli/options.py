@@ -12,6 +12,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON object 
 CacheDirOption = Annotated[str, typer.Option(help="Folder of all caches.")]
 DataDirOption = Annotated[str, typer.Option(help="Folder of downloaded datasets.")]
 ImageSizeOption = Annotated[int, typer.Option(help="Side of the trunk's input, in pixels.")]
+RunsDirOption = Annotated[str, typer.Option(help="Folder of all runs.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 CacheArgument = Annotated[
     str, typer.Argument(help="A cache file, or part of its name as `cache ls` shows it.")
 ]
@@ -30,3 +32,35 @@ def number_or_auto(option: str, text: str) -> int | None:
         return int(text)
     except ValueError as err:
         raise UsageError(f"{option} is {text!r}, but must be a whole number or auto.") from err
+
+
+def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """Read "50,20" as (50, 20), and "" as ().
+
+    Raises:
+        UsageError: If a part is no whole number.
+    """
+    try:
+        return tuple(int(part) for part in _parts(text))
+    except ValueError as err:
+        raise UsageError(
+            f"{option} is {text!r}, but must be whole numbers with commas between, like 50,20."
+        ) from err
+
+
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """Read "0.5,0.3" as (0.5, 0.3), and "" as ().
+
+    Raises:
+        UsageError: If a part is no number.
+    """
+    try:
+        return tuple(float(part) for part in _parts(text))
+    except ValueError as err:
+        raise UsageError(
+            f"{option} is {text!r}, but must be numbers with commas between, like 0.5,0.3."
+        ) from err
+
+
+def _parts(text: str) -> list[str]:
+    return text.split(",") if text.strip() else []

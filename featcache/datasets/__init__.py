@@ -17,7 +17,7 @@ from featcache.datasets.splits import (
     Split,
     UnreadableImageError,
 )
-from featcache.datasets.torchvision_sets import TORCHVISION_SETS, load_torchvision
+from featcache.datasets.torchvision_sets import TORCHVISION_SETS, TorchvisionSet, load_torchvision
 from featcache.errors import DatasetError, UnknownNameError, UsageError
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "FolderImages",
     "Split",
     "UnreadableImageError",
+    "dataset_slug",
     "list_datasets",
     "load_dataset",
 ]
@@ -73,23 +74,32 @@ def load_dataset(name: str, *, data_dir: str | Path) -> Dataset:
         UnknownNameError: If there is no such dataset.
         DatasetError: If its files are missing, damaged, empty or not laid out as they should be.
     """
+    slug = dataset_slug(name)
+    if name == "digits":
+        return _validated(load_digits(name))
+    if name.startswith("folder:"):
+        return _validated(load_folder(name.removeprefix("folder:"), name=name, slug=slug))
+    spec = _torchvision_spec(name)
+    return _validated(load_torchvision(spec, data_dir=data_dir, name=name, slug=slug))
+
+
+def dataset_slug(name: str) -> str:
+    """Name the folder of a dataset's caches and runs, without opening the dataset.
+
+    Raises:
+        UnknownNameError: If there is no such dataset.
+    """
     kind, _, rest = name.partition(":")
     if kind == "folder":
         if not rest:
             raise UsageError("Dataset 'folder:' lacks its path. Write it as: folder:PATH")
-        return _validated(load_folder(rest, name=name, slug=_folder_slug(rest)))
+        return _folder_slug(rest)
     if name == "digits":
-        return _validated(load_digits(name))
-    torchvision_name = _SHORT_NAMES.get(name) or (rest if kind == "torchvision" else None)
-    if torchvision_name is None:
-        raise _unknown(name)
-    by_lower = {known.lower(): spec for known, spec in TORCHVISION_SETS.items()}
-    if (spec := by_lower.get(torchvision_name.lower())) is None:
-        raise UnknownNameError("torchvision dataset", rest, TORCHVISION_SETS, listing=_LISTING)
+        return name
+    spec = _torchvision_spec(name)
     # One slug for both spellings, so that both find the same cache.
     is_short = spec.name in _SHORT_NAMES.values()
-    slug = spec.name.lower() if is_short else f"torchvision-{spec.name.lower()}"
-    return _validated(load_torchvision(spec, data_dir=data_dir, name=name, slug=slug))
+    return spec.name.lower() if is_short else f"torchvision-{spec.name.lower()}"
 
 
 def list_datasets(*, data_dir: str | Path | None = None) -> list[DatasetInfo]:
@@ -128,6 +138,17 @@ def list_datasets(*, data_dir: str | Path | None = None) -> list[DatasetInfo]:
     )
     n_short = len(_SHORT_NAMES)
     return [*infos[:n_short], digits, folder, *infos[n_short:]]
+
+
+def _torchvision_spec(name: str) -> TorchvisionSet:
+    kind, _, rest = name.partition(":")
+    torchvision_name = _SHORT_NAMES.get(name) or (rest if kind == "torchvision" else None)
+    if torchvision_name is None:
+        raise _unknown(name)
+    by_lower = {known.lower(): spec for known, spec in TORCHVISION_SETS.items()}
+    if (spec := by_lower.get(torchvision_name.lower())) is None:
+        raise UnknownNameError("torchvision dataset", rest, TORCHVISION_SETS, listing=_LISTING)
+    return spec
 
 
 def _unknown(name: str) -> UsageError:

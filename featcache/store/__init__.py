@@ -4,12 +4,14 @@ from featcache.store.catalog import (
     CacheSummary,
     cache_path,
     find_cache,
+    find_cache_of,
+    find_fingerprint,
     list_caches,
     near_misses,
     remove_cache,
     summarise,
 )
-from featcache.store.check import Damage, VerifyReport, verify_cache
+from featcache.store.check import Damage, VerifyReport, require_sound, verify_cache
 from featcache.store.describe import CacheDescription, SplitDescription, describe_cache
 from featcache.store.files import human_bytes, require_space
 from featcache.store.format import Block, rows_per_block
@@ -43,6 +45,8 @@ __all__ = [
     "describe_cache",
     "encode_id",
     "find_cache",
+    "find_cache_of",
+    "find_fingerprint",
     "human_bytes",
     "list_caches",
     "locked",
@@ -52,6 +56,7 @@ __all__ = [
     "read_state",
     "read_trunk_statistics",
     "remove_cache",
+    "require_sound",
     "require_space",
     "rows_per_block",
     "summarise",

@@ -108,10 +108,52 @@ def find_cache(name: str | Path, *, cache_dir: str | Path) -> Path:
     )
 
 
+def find_cache_of(folder: Path, backbone: str, *, extract_command: str) -> Path:
+    """Find the one complete cache of a trunk in its dataset's folder.
+
+    Args:
+        folder: `<cache_dir>/<dataset>`.
+        backbone: Name of the trunk.
+        extract_command: What would make it, for the message.
+
+    Raises:
+        CacheMissingError: If there is none, or it is not complete.
+        UsageError: If there are several, with what they differ in.
+    """
+    own = [c for c in map(summarise, _cache_files(folder)) if c.backbone == backbone]
+    complete = [c.path for c in own if c.state == "complete"]
+    if len(complete) == 1:
+        return complete[0]
+    if complete:
+        first = read_state(complete[0]).manifest.identity
+        lines = [str(complete[0])]
+        for path in complete[1:]:
+            differing = differing_fields(read_state(path).manifest.identity, first)
+            lines.append(f"{path} ({'; '.join(differing)} as in the first)")
+        raise UsageError(
+            f"{len(complete)} caches of {backbone} are in {folder}: {', '.join(lines)}. Say which "
+            f"with --cache."
+        )
+    state = "".join(f" {c.path} is {c.state}: {c.n_rows_done} of {c.n_rows} rows." for c in own)
+    raise CacheMissingError(
+        f"There is no complete cache of {backbone} in {folder}.{state} Make it with: "
+        f"{extract_command}"
+    )
+
+
+def find_fingerprint(cache_dir: Path, fingerprint: str) -> Path | None:
+    """Find a complete cache by its fingerprint below `cache_dir`; None if there is none."""
+    for path in sorted(cache_dir.expanduser().glob("*/*.h5")):
+        summary = summarise(path)
+        if summary.fingerprint == fingerprint and summary.state == "complete":
+            return path
+    return None
+
+
 def near_misses(path: Path, identity: Mapping[str, Any]) -> list[tuple[Path, list[str]]]:
     """List caches of the same dataset folder and trunk, with the fields in which they differ."""
     misses = []
-    for other in sorted([*path.parent.glob("*.h5"), *path.parent.glob("*.h5.partial")]):
+    for other in _cache_files(path.parent):
         try:
             found = read_state(other).manifest.identity
         except FeatcacheError:
@@ -153,6 +195,10 @@ def remove_cache(path: str | os.PathLike[str]) -> list[Path]:
             target.unlink()
         lock_path.unlink(missing_ok=True)  # filelock notices a lock whose file is gone
     return present
+
+
+def _cache_files(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.h5"), *folder.glob("*.h5.partial")])
 
 
 def _files_of(path: Path) -> list[Path]:

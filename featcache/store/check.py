@@ -144,6 +144,23 @@ def _statistics_are_sound(fd: int, state: CacheState) -> bool:
         return False
 
 
+def require_sound(path: str | os.PathLike[str]) -> None:
+    """Refuse a cache of which any byte is not what was written.
+
+    Raises:
+        CorruptError: Naming the first damaged rows.
+    """
+    damages = verify_cache(path).damages
+    if damages:
+        first, more = damages[0], len(damages) - 1
+        raise CorruptError(
+            f"{path} is damaged: {first.split} rows {first.first_row} to {first.last_row}: "
+            f"{first.what}{f', and {more} more' if more else ''}. Its rows were not used. See all "
+            f"with: featcache cache verify {path}. Copy it again from its source, or remove it and "
+            f"extract again."
+        )
+
+
 def _damage(block: Block, blocks: Sequence[Block], what: str) -> Damage:
     number = block.slot - blocks[0].slot
     return Damage(block.split, number, block.start, block.stop - 1, what)

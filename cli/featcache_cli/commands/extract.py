@@ -11,6 +11,7 @@ import typer
 from featcache.specs import BN_MODES, PRECISIONS, PREPROCESS_KINDS, STORE_DTYPES, ExtractSpec
 from featcache_cli.console import (
     ProgressDisplay,
+    duration,
     fail,
     note,
     reset_progress,
@@ -21,6 +22,7 @@ from featcache_cli.options import (
     AUTO,
     CacheDirOption,
     DataDirOption,
+    DeviceOption,
     ImageSizeOption,
     JsonOption,
     number_or_auto,
@@ -61,7 +63,7 @@ def extract(
     store_dtype: Annotated[
         str, typer.Option(help=f"Stored features: {', '.join(STORE_DTYPES)}.")
     ] = ExtractSpec.store_dtype,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = ExtractSpec.device,
+    device: DeviceOption = ExtractSpec.device,
     batch_size: Annotated[
         str, typer.Option(help="Images in one forward pass; auto: by free memory.")
     ] = AUTO,
@@ -122,7 +124,7 @@ def _show_progress(display: ProgressDisplay, progress: Progress) -> None:
     stage = _STAGES.get(progress.stage, progress.split)
     detail = ""
     if progress.images_per_s:
-        rate, left = _rate(progress.images_per_s), _duration(progress.left_s)
+        rate, left = _rate(progress.images_per_s), duration(progress.left_s)
         detail = f"{rate}, {left} left, {_shares(progress.seconds)}"
     display.show(stage, progress.n_done, progress.n_total, detail)
 
@@ -140,7 +142,7 @@ def _show(result: ExtractResult) -> None:
         result.outcome: str(result.path),
         "rows": f"{result.n_rows} of {result.n_features} features",
         "size": human_bytes(result.nbytes),
-        "time": _duration(result.seconds),
+        "time": duration(result.seconds),
     }
     if result.n_rows_computed:
         facts["rate"] = (
@@ -150,8 +152,8 @@ def _show(result: ExtractResult) -> None:
     account = result.account
     if account is not None:
         facts["saves"] = (
-            f"an epoch through the trunk costs {_duration(account.end_to_end_epoch_s)}, on this "
-            f"cache about {_duration(account.cache_epoch_s)}"
+            f"an epoch through the trunk costs {duration(account.end_to_end_epoch_s)}, on this "
+            f"cache about {duration(account.cache_epoch_s)}"
         )
         if account.break_even_epoch is not None:
             facts["saves"] += f": worth it from epoch {account.break_even_epoch} on"
@@ -174,10 +176,3 @@ def _tell_failures(result: ExtractResult) -> None:
 def _rate(images_per_s: float) -> str:
     number = f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.3g}"
     return f"{number} img/s"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.2g} min" if minutes < 99.5 else f"{minutes / 60:.1f} h"

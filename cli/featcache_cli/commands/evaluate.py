@@ -1,0 +1,140 @@
+"""`featcache eval`: what a head is worth, and which of two is better."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featcache.errors import UsageError
+from featcache.specs import ExtractSpec
+from featcache_cli.console import show_facts, show_json, show_table
+from featcache_cli.options import CacheDirOption, DeviceOption, JsonOption, RunsDirOption
+
+if TYPE_CHECKING:
+    from featcache.evaluation import Comparison, Evaluation
+    from featcache.metrics import Estimate
+
+_LARGEST_MATRIX = 20
+
+
+def evaluate(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN] [OTHER]",
+            help="A run's folder, or part of its name; without one, the newest. Two are compared.",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    cache: Annotated[
+        str | None, typer.Option(help="Use this cache instead of the one of the training.")
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Bootstrap samples of the 95% intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seeds them.")] = 0,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw curves and confusion matrix, PNG and SVG.")
+    ] = False,
+    device: DeviceOption = ExtractSpec.device,
+    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
+    runs_dir: RunsDirOption = "runs",
+    json: JsonOption = False,
+) -> None:
+    """Evaluate a head, with 95% intervals; or two, on the same images.
+
+    Writes the figures, and a prediction for each image, into the run's folder.
+    """
+    from featcache.evaluation import compare
+    from featcache.evaluation import evaluate as run
+    from featcache.plots import plot_evaluation, require_matplotlib
+
+    names: list[str | None] = [*runs] if runs else [None]
+    if len(names) > 2:
+        raise UsageError(f"{len(names)} runs were given, but at most two can be compared.")
+    if cache is not None and len(names) > 1:
+        raise UsageError("--cache belongs to one run. Leave it out to compare two.")
+    if plot:
+        require_matplotlib()
+    evaluations = [
+        run(
+            name,
+            split=split,
+            cache=cache,
+            draws=draws,
+            seed=seed,
+            device=device,
+            cache_dir=cache_dir,
+            runs_dir=runs_dir,
+        )
+        for name in names
+    ]
+    plots = [file for e in evaluations for file in plot_evaluation(e)] if plot else []
+    comparison = None
+    if len(evaluations) == 2:
+        comparison = compare(
+            *(e.run for e in evaluations),
+            split=split,
+            draws=draws,
+            seed=seed,
+            device=device,
+            cache_dir=cache_dir,
+            runs_dir=runs_dir,
+        )
+    if json:
+        show_json({"evaluations": evaluations, "comparison": comparison, "plots": plots})
+        return
+    for evaluation in evaluations:
+        _show(evaluation)
+    if comparison is not None:
+        _show_comparison(comparison)
+    if plots:
+        show_facts({"plots": ", ".join(str(file) for file in plots)})
+
+
+def _show(evaluation: Evaluation) -> None:
+    split = evaluation.split
+    facts: dict[str, object] = {
+        "run": evaluation.run,
+        f"{split}_acc": _with_interval(evaluation.acc),
+        f"{split}_loss": _with_interval(evaluation.loss),
+        "macro_f1": _with_interval(evaluation.macro_f1),
+        f"top{evaluation.k}_acc": _with_interval(evaluation.top_k),
+        "auroc": "undefined" if evaluation.auroc is None else f"{evaluation.auroc:.4f}",
+        "calibration": f"{evaluation.calibration_error:.4f} expected calibration error",
+        "images": evaluation.n_images,
+        "predictions": evaluation.predictions,
+    }
+    show_facts(facts)
+    show_table(
+        ["class", "#images", "#precision", "#recall", "#f1"],
+        (
+            (c.name, c.n, f"{c.precision:.4f}", f"{c.recall:.4f}", f"{c.f1:.4f}")
+            for c in evaluation.classes
+        ),
+    )
+    if len(evaluation.classes) <= _LARGEST_MATRIX:
+        names = [c.name for c in evaluation.classes]
+        show_table(
+            ["label \\ prediction", *(f"#{name}" for name in names)],
+            ((name, *row) for name, row in zip(names, evaluation.confusion, strict=True)),
+        )
+
+
+def _show_comparison(comparison: Comparison) -> None:
+    difference = comparison.acc_difference
+    show_facts(
+        {
+            "first": comparison.first,
+            "second": comparison.second,
+            "difference": f"{100 * difference.value:+.2f} points of accuracy, 95% interval "
+            f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f}",
+            "only first": f"{comparison.n_only_first} of {comparison.n_images} images are right "
+            f"with the first alone",
+            "only second": f"{comparison.n_only_second} with the second alone",
+            "p": f"{comparison.p_value:.3g} (McNemar's exact test)",
+        }
+    )
+
+
+def _with_interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.4f}  95% interval {estimate.low:.4f} to {estimate.high:.4f}"

@@ -1,0 +1,178 @@
+"""`featcache train-head`: an MLP head on a cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featcache.specs import REGULARISATIONS, SELECTIONS, ExtractSpec, HeadSpec, TrainSpec
+from featcache_cli.console import (
+    ProgressDisplay,
+    duration,
+    note,
+    reset_progress,
+    show_facts,
+    show_json,
+)
+from featcache_cli.options import (
+    CacheDirOption,
+    DeviceOption,
+    JsonOption,
+    RunsDirOption,
+    numbers,
+    whole_numbers,
+)
+
+if TYPE_CHECKING:
+    from featcache.headrun import HeadRun
+    from featcache.trainer import TrainProgress
+    from featcache.training import TrainResult
+
+
+def train_head(
+    cache: Annotated[
+        str | None, typer.Option(help="A cache file, or part of its name as `cache ls` shows it.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help=f"Dataset of the cache.  [default: {ExtractSpec.dataset}]")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help=f"Trunk of the cache.  [default: {ExtractSpec.backbone}]")
+    ] = None,
+    reg: Annotated[
+        str, typer.Option(help=f"Regularisation: {', '.join(REGULARISATIONS)}.")
+    ] = HeadSpec.reg,
+    l1: Annotated[
+        float | None, typer.Option(help="Factor of the L1 penalty.  [l1, l1l2: 1e-5]")
+    ] = HeadSpec.l1,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Adam's L2 factor.  [l2, l1l2: 1e-4]")
+    ] = HeadSpec.weight_decay,
+    dropout: Annotated[
+        str | None,
+        typer.Option(help="Probability after each hidden layer.  [dropout: 0.5,0.3]"),
+    ] = None,
+    hidden: Annotated[
+        str, typer.Option(help="Widths of the hidden layers; '' is a linear probe.")
+    ] = ",".join(map(str, HeadSpec.hidden)),
+    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = TrainSpec.lr,
+    batch_size: Annotated[int, typer.Option(help="Rows in one step.")] = TrainSpec.batch_size,
+    max_epochs: Annotated[int, typer.Option(help="Epochs at most.")] = TrainSpec.max_epochs,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop after so many epochs without a better val_loss.  [none: 3, else 0: never]"
+        ),
+    ] = TrainSpec.patience,
+    min_delta: Annotated[
+        float, typer.Option(help="By how much val_loss must fall to count as better.")
+    ] = TrainSpec.min_delta,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(help="Share of the training rows for validation.  [0.2, or the split val]"),
+    ] = TrainSpec.val_fraction,
+    split_seed: Annotated[
+        int, typer.Option(help="Seeds the choice of those rows.")
+    ] = TrainSpec.split_seed,
+    select: Annotated[
+        str, typer.Option(help=f"Keep the weights of this epoch: {', '.join(SELECTIONS)}.")
+    ] = TrainSpec.select,
+    seed: Annotated[
+        int, typer.Option(help="Seeds initial weights, order of batches and dropout.")
+    ] = TrainSpec.seed,
+    seeds: Annotated[int, typer.Option(help="Train this many heads: seed, seed+1, ...")] = 1,
+    device: DeviceOption = ExtractSpec.device,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was stopped.")
+    ] = False,
+    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
+    runs_dir: RunsDirOption = "runs",
+    json: JsonOption = False,
+) -> Path:
+    """Train an MLP head on cached features, as the reference notebook does.
+
+    The defaults are its VGG16 systems. The same command gives the same bits, and answers at once
+    when the run is there.
+    """
+    from featcache import train_head as run
+
+    display = ProgressDisplay()
+    result = run(
+        cache,
+        dataset=dataset,
+        backbone=backbone,
+        reg=reg,
+        l1=l1,
+        weight_decay=weight_decay,
+        dropout=None if dropout is None else numbers("--dropout", dropout),
+        hidden=whole_numbers("--hidden", hidden),
+        lr=lr,
+        batch_size=batch_size,
+        max_epochs=max_epochs,
+        patience=patience,
+        min_delta=min_delta,
+        val_fraction=val_fraction,
+        split_seed=split_seed,
+        select=select,
+        seed=seed,
+        seeds=seeds,
+        device=device,
+        resume=resume,
+        cache_dir=cache_dir,
+        runs_dir=runs_dir,
+        on_progress=lambda progress: show_training(display, progress),
+        on_note=note,
+    )
+    reset_progress()
+    if json:
+        show_json(result)
+    else:
+        _show(result)
+    return result.path
+
+
+def show_training(display: ProgressDisplay, progress: TrainProgress) -> None:
+    """Show how far a run is."""
+    figures = progress.figures
+    detail = f"{duration(progress.left_s)} left"
+    if figures:
+        detail += f", train_loss {figures['train_loss']:.4f} val_loss {figures['val_loss']:.4f}"
+    stage = f"seed {progress.seed} epoch {progress.epoch + 1}/{progress.max_epochs}, batch"
+    display.show(stage, progress.n_done, progress.n_total, detail)
+
+
+def _show(result: TrainResult) -> None:
+    for run in result.runs:
+        show_facts(_facts(run))
+    if len(result.runs) > 1:
+        _show_spread(result)
+    note(f"next: featcache eval {result.runs[-1].path}")
+
+
+def _facts(run: HeadRun) -> dict[str, object]:
+    early = ", stopped early" if run.stopped_early else ""
+    facts: dict[str, object] = {
+        run.outcome: run.path,
+        "epochs": f"{run.n_epochs} (best: {run.best_epoch}{early}) in {duration(run.seconds)}",
+        "val": f"val_acc {run.val_acc:.4f}  val_loss {run.val_loss:.4f}",
+    }
+    if run.test_acc is not None:
+        facts["test"] = f"test_acc {run.test_acc:.4f}  test_loss {run.test_loss:.4f}"
+    return facts
+
+
+def _show_spread(result: TrainResult) -> None:
+    from featcache.metrics import Spread
+
+    for name in ("val_acc", "val_loss", "test_acc", "test_loss"):
+        figures = [value for run in result.runs if (value := getattr(run, name)) is not None]
+        if figures:
+            spread = Spread.of(figures)
+            show_facts(
+                {
+                    name: f"mean {spread.mean:.4f}  sd {spread.sd:.4f}  "
+                    f"range {spread.low:.4f} to {spread.high:.4f}  n {spread.n}"
+                }
+            )

@@ -1,0 +1,257 @@
+"""A trained head on disk: head.safetensors, which holds its own description, and head.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import featcache
+from featcache.errors import (
+    CacheMissingError,
+    CorruptError,
+    FeatcacheError,
+    MismatchError,
+    StorageError,
+    UnsafeFileError,
+)
+from featcache.heads import build_head
+from featcache.specs import HeadSpec, TrainSpec, canonical_json, differing_fields
+from featcache.store import Cache
+
+HEAD_FILE = "head.safetensors"
+DESCRIPTION_FILE = "head.json"
+FORMAT = 1
+_KEY = "featcache"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedHead:
+    """A head with everything that says what it is for.
+
+    Attributes:
+        path: Its file; None before it is saved.
+        spec: Shape and regularisation.
+        train: How it was trained.
+        n_features: D.
+        class_names: K names; output k is class_names[k].
+        split: Which rows trained and validated: names and numbers of rows.
+        dataset: Name of the dataset.
+        cache_path: Where the cache was.
+        cache_fingerprint: Its fingerprint.
+        cache_identity: What that is the hash of.
+        n_epochs: Epochs that its weights have seen.
+        is_finished: Whether training ended as planned; a stopped run can be resumed.
+        state: Names and tensors, as of the Sequential that `module` builds.
+        versions: What made it.
+    """
+
+    path: Path | None
+    spec: HeadSpec
+    train: TrainSpec
+    n_features: int
+    class_names: tuple[str, ...]
+    split: Mapping[str, Any]
+    dataset: str
+    cache_path: Path
+    cache_fingerprint: str
+    cache_identity: Mapping[str, Any]
+    n_epochs: int
+    is_finished: bool
+    state: Mapping[str, Tensor]
+    versions: Mapping[str, str]
+
+    @property
+    def backbone(self) -> str:
+        """The trunk of its cache."""
+        return str(self.cache_identity["backbone"])
+
+    def module(self) -> nn.Sequential:
+        """Build the head with its weights, in evaluation mode: (B, D) -> (B, K) logits."""
+        module = build_head(
+            self.spec, n_features=self.n_features, n_classes=len(self.class_names), seed=0
+        )
+        module.load_state_dict(dict(self.state))
+        return module.eval()
+
+    def require_fit(self, cache: Cache) -> None:
+        """Refuse a cache that holds other features than the head was trained on.
+
+        Raises:
+            MismatchError: Naming the fields that differ.
+        """
+        if cache.fingerprint != self.cache_fingerprint:
+            differing = differing_fields(cache.identity, self.cache_identity)
+            raise MismatchError(
+                f"The head {self.path} was trained on other features than {cache.path} holds: "
+                f"{'; '.join(differing)}. Nothing was evaluated. Give the cache it was trained on "
+                f"({self.cache_path}), or train a head on this one."
+            )
+
+
+def save_head(folder: Path, head: TrainedHead) -> Path:
+    """Write a head into an existing folder: each file is there whole, or as it was before.
+
+    `head.safetensors` alone is enough to load it; `head.json` repeats its description for people.
+
+    Returns:
+        The path of head.safetensors.
+
+    Raises:
+        StorageError: If the folder cannot be written.
+    """
+    description = _describe(head)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state.items()}
+    content = safetensors.torch.save(state, metadata={_KEY: canonical_json(description)})
+    replace_file(folder / HEAD_FILE, content)
+    layers = [str(layer) for layer in head.module()]
+    readable = json.dumps({**description, "layers": layers}, indent=2) + "\n"
+    replace_file(folder / DESCRIPTION_FILE, readable.encode())
+    return folder / HEAD_FILE
+
+
+def load_head(path: str | os.PathLike[str]) -> TrainedHead:
+    """Read a head; nothing in the file is run.
+
+    Args:
+        path: A run's folder, or its head.safetensors.
+
+    Raises:
+        CacheMissingError: If there is no such file.
+        CorruptError: If it is not a head that featcache saved, or is damaged.
+        MismatchError: If another version saved it.
+        UnsafeFileError: If it is a pickle or no regular file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / HEAD_FILE
+    _require_plain_file(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError, KeyError) as err:
+        raise CorruptError(
+            f"{path} is not a safetensors file, or is damaged: {err}. Nothing was loaded. Give a "
+            f"run's folder, or a head.safetensors that featcache train-head wrote."
+        ) from err
+    except OSError as err:
+        raise StorageError(f"Cannot read {path}: {err}.") from err
+    if _KEY not in metadata:
+        raise CorruptError(
+            f"{path} is a safetensors file, but not of a featcache head. Nothing was loaded. "
+            f"Give a run's folder, or a head.safetensors that featcache train-head wrote."
+        )
+    try:
+        head = _parse(path, json.loads(metadata[_KEY]), state)
+        head.module()
+    except (FeatcacheError, LookupError, TypeError, ValueError, RuntimeError) as err:
+        if isinstance(err, MismatchError):
+            raise
+        raise CorruptError(
+            f"{path} describes a head that it does not hold ({err}). Nothing was loaded. Train it "
+            f"again."
+        ) from err
+    return head
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or as it was before, whatever happens.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
+    new = path.with_name(f".{path.name}.new")
+    try:
+        with new.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError as err:
+        new.unlink(missing_ok=True)
+        raise StorageError(
+            f"Cannot write {path}: {err.strerror} (errno {err.errno}). What was there before is as "
+            f"it was. Mend the cause and run the same command again."
+        ) from err
+
+
+def versions() -> dict[str, str]:
+    """Name the versions that decide what a head is."""
+    return {
+        "featcache": featcache.__version__,
+        "torch": torch.__version__,
+        "pytorch_lightning": version("pytorch_lightning"),
+    }
+
+
+def _require_plain_file(path: Path) -> None:
+    if not path.exists():
+        raise CacheMissingError(f"There is no head at {path}. Train one with: featcache train-head")
+    if not path.is_file():
+        raise UnsafeFileError(f"{path} is not a regular file, so it is not read.")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or start == b"PK\x03\x04":
+        raise UnsafeFileError(
+            f"{path} is a pickle or a zip archive, whatever its name says: reading it could run "
+            f"code. Nothing was loaded. Heads are .safetensors files that featcache train-head "
+            f"wrote."
+        )
+
+
+def _describe(head: TrainedHead) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "head": asdict(head.spec),
+        "train": asdict(head.train),
+        "n_features": head.n_features,
+        "class_names": list(head.class_names),
+        "split": dict(head.split),
+        "dataset": head.dataset,
+        "cache": {
+            "path": str(head.cache_path),
+            "fingerprint": head.cache_fingerprint,
+            "identity": dict(head.cache_identity),
+        },
+        "n_epochs": head.n_epochs,
+        "is_finished": head.is_finished,
+        "versions": dict(head.versions),
+    }
+
+
+def _parse(path: Path, description: Mapping[str, Any], state: dict[str, Tensor]) -> TrainedHead:
+    if description["format"] != FORMAT:
+        raise MismatchError(
+            f"{path} is a head of format {description['format']}, and this featcache reads format "
+            f"{FORMAT}. Nothing was loaded. Use the featcache that wrote it "
+            f"({description['versions'].get('featcache')}), or train it again."
+        )
+    shape: dict[str, Any] = dict(description["head"])
+    for name in ("hidden", "dropout"):
+        shape[name] = tuple(shape[name])
+    return TrainedHead(
+        path=path,
+        spec=HeadSpec(**shape),
+        train=TrainSpec(**description["train"]),
+        n_features=int(description["n_features"]),
+        class_names=tuple(description["class_names"]),
+        split=description["split"],
+        dataset=description["dataset"],
+        cache_path=Path(description["cache"]["path"]),
+        cache_fingerprint=description["cache"]["fingerprint"],
+        cache_identity=description["cache"]["identity"],
+        n_epochs=int(description["n_epochs"]),
+        is_finished=bool(description["is_finished"]),
+        state=state,
+        versions=description["versions"],
+    )

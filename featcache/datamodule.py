@@ -1,0 +1,205 @@
+"""Shuffled batches by row number, without DataLoader workers, as a LightningDataModule."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from featcache.errors import UsageError
+from featcache.features import FeatureRows, load_rows, pick_residence, training_rows, valid_rows
+from featcache.runtime import Choice
+from featcache.specs import TrainSpec
+from featcache.store import Cache, open_cache
+
+_EVAL_BATCH_SIZE = 1024
+_EVAL_BATCH_VALUES = 1 << 24
+
+Batch = tuple[Tensor, Tensor]
+
+
+class SuperBatch:
+    """The batches of several optimiser steps, which one `training_step` runs.
+
+    No dataclass: Lightning would look inside and copy what it finds to the device.
+    """
+
+    def __init__(self, rows: FeatureRows, order: Tensor, *, batch_size: int) -> None:
+        """Take (n,) int64 row numbers, `batch_size` of them for each step."""
+        self.rows = rows
+        self.order = order
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        for part in self.order.split(self.batch_size):
+            yield self.rows.take(part)
+
+
+class EpochOrder:
+    """The order of the training rows in each epoch: a permutation by seed and epoch alone.
+
+    Lightning calls `set_epoch` before each epoch, as it does for a DistributedSampler.
+    """
+
+    def __init__(self, index: Tensor, *, seed: int) -> None:
+        """Take the row numbers to be permuted, (n,) int64."""
+        self.index = index
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next order."""
+        self.epoch = epoch
+
+    def order(self) -> Tensor:
+        """Draw the order of the chosen epoch, (n,) int64."""
+        generator = torch.Generator().manual_seed(stream_seed("order", self.seed, self.epoch))
+        return self.index[torch.randperm(len(self.index), generator=generator)]
+
+
+def stream_seed(stream: str, seed: int, epoch: int) -> int:
+    """Derive the seed of one epoch's random stream: a resumed run draws what it would have."""
+    digest = hashlib.sha256(f"{stream} {seed} {epoch}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+class ShuffledBatches:
+    """One epoch of training batches; a new order each epoch, the last batch is kept."""
+
+    def __init__(
+        self, rows: FeatureRows, sampler: EpochOrder, *, batch_size: int, steps_per_batch: int
+    ) -> None:
+        """Yield (features, labels), or with `steps_per_batch` above 1 a SuperBatch of so many."""
+        self.rows = rows
+        self.sampler = sampler  # where Lightning looks for set_epoch
+        self.batch_size = batch_size
+        self.steps_per_batch = steps_per_batch
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler.index) // (self.batch_size * self.steps_per_batch))
+
+    def __iter__(self) -> Iterator[Batch | SuperBatch]:
+        for part in self.sampler.order().split(self.batch_size * self.steps_per_batch):
+            if self.steps_per_batch == 1:
+                yield self.rows.take(part)
+            else:
+                yield SuperBatch(self.rows, part, batch_size=self.batch_size)
+
+
+class OrderedBatches:
+    """Rows in order, in batches as large as is quick: for validation and test."""
+
+    def __init__(self, rows: FeatureRows, index: Tensor) -> None:
+        """Take the row numbers, (n,) int64."""
+        self.rows = rows
+        self.index = index
+        n_values = 1
+        if rows.prepare is not None:  # pixels grow when they are resized
+            n_values = 3 * rows.prepare.out_size[0] * rows.prepare.out_size[1]
+        self.batch_size = max(1, min(_EVAL_BATCH_SIZE, _EVAL_BATCH_VALUES // n_values))
+
+    def __len__(self) -> int:
+        return -(-len(self.index) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for part in self.index.split(self.batch_size):
+            yield self.rows.take(part)
+
+
+class FeatureDataModule(pl.LightningDataModule):
+    """A cache as training, validation and test batches for any LightningModule.
+
+    Batches are (B, D) float32 features and (B,) int64 labels, already on the trainer's device.
+
+    Example:
+        >>> import featcache
+        >>> path = featcache.extract("digits", backbone="pixels", image_size=8, cache_dir=tmp).path
+        >>> batches = FeatureDataModule(path, batch_size=32)
+        >>> batches.setup("fit")
+        >>> features, labels = next(iter(batches.train_dataloader()))
+        >>> features.shape, labels.shape
+        (torch.Size([32, 192]), torch.Size([32]))
+    """
+
+    def __init__(
+        self,
+        cache: Cache | str | os.PathLike[str],
+        *,
+        batch_size: int = TrainSpec.batch_size,
+        val_fraction: float | None = TrainSpec.val_fraction,
+        split_seed: int = TrainSpec.split_seed,
+        seed: int = TrainSpec.seed,
+        steps_per_batch: int = 1,
+    ) -> None:
+        """Choose the rows; the features are loaded by `setup`.
+
+        Args:
+            cache: A cache, or its path.
+            batch_size: Rows in one training step.
+            val_fraction: Share of the training rows kept for validation; None is 0.2, or the
+                cache's own split "val".
+            split_seed: Seeds the choice of those rows.
+            seed: Seeds the order of the batches.
+            steps_per_batch: With more than 1, training batches are SuperBatches of so many steps,
+                for `HeadModule`.
+
+        Raises:
+            UsageError: If there is nothing to train or to validate on.
+        """
+        super().__init__()
+        self.cache = cache if isinstance(cache, Cache) else open_cache(Path(cache))
+        self.batch_size = batch_size
+        self.steps_per_batch = steps_per_batch
+        self.train_split, self.train_rows, self.val_split, self.val_rows = training_rows(
+            self.cache, val_fraction=val_fraction, split_seed=split_seed
+        )
+        self.sampler = EpochOrder(self.train_rows, seed=seed)
+        self.residence: Choice[str] | None = None
+        self._loaded: dict[str, FeatureRows] = {}
+
+    def choose_residence(self, device: torch.device) -> Choice[str]:
+        """Choose, once, where the features stay."""
+        if self.residence is None:
+            self.residence = pick_residence(self.cache, device=device)
+        return self.residence
+
+    def setup(self, stage: str = "fit") -> None:
+        """Load what `stage` needs, on the trainer's device; once."""
+        device = torch.device("cpu")
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+        residence = self.choose_residence(device).value
+        wanted = {"test"} if stage in ("test", "predict") else {self.train_split, self.val_split}
+        for split in sorted(wanted - self._loaded.keys()):
+            if split not in self.cache.splits:
+                raise UsageError(
+                    f"{self.cache.path.name} has no split {split!r}, only "
+                    f"{', '.join(self.cache.splits)}."
+                )
+            self._loaded[split] = load_rows(self.cache, split, device=device, residence=residence)
+
+    def train_dataloader(self) -> ShuffledBatches:
+        """Make the shuffled training batches."""
+        return ShuffledBatches(
+            self._loaded[self.train_split],
+            self.sampler,
+            batch_size=self.batch_size,
+            steps_per_batch=self.steps_per_batch,
+        )
+
+    def val_dataloader(self) -> OrderedBatches:
+        """Make the validation batches, in order."""
+        return OrderedBatches(self._loaded[self.val_split], self.val_rows)
+
+    def test_dataloader(self) -> OrderedBatches:
+        """Make the batches of the split "test", in order, without unreadable images."""
+        return OrderedBatches(self._loaded["test"], valid_rows(self.cache["test"]))
+
+    def predict_dataloader(self) -> OrderedBatches:
+        """Make the same batches as for testing."""
+        return self.test_dataloader()

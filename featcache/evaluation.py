@@ -1,0 +1,348 @@
+"""What a head is worth: figures with intervals, predictions, and heads compared on one another."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from featcache.checkpoint import TrainedHead, load_head, replace_file
+from featcache.datamodule import OrderedBatches
+from featcache.errors import CacheMissingError, MismatchError, UsageError
+from featcache.features import load_rows, pick_residence, training_rows, valid_rows
+from featcache.metrics import (
+    ClassFigures,
+    Estimate,
+    auroc,
+    bootstrap,
+    calibration_error,
+    confusion_matrix,
+    label_ranks,
+    macro_f1,
+    mcnemar_p,
+    per_class,
+)
+from featcache.runs import RUNS_DIR, find_run
+from featcache.runtime import pick_device
+from featcache.specs import ExtractSpec
+from featcache.store import Cache, find_cache, find_fingerprint, open_cache, require_sound
+
+TOP_K = 5
+N_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a head is on one split.
+
+    Attributes:
+        run: Folder of the head.
+        cache: The cache whose features it was given.
+        split: "test", "val", "train", or another split of the cache.
+        n_images: Images of it that could be read.
+        acc: Share of right predictions, as the notebook's test_acc.
+        loss: Mean cross-entropy, as the notebook's test_loss.
+        macro_f1: F1, averaged over the classes.
+        top_k: Share of images whose class is among the k most probable.
+        k: That k: 5, or less where there are not more classes.
+        auroc: One-vs-rest area under the ROC curve, averaged over the classes; None if undefined.
+        calibration_error: Expected calibration error over 15 bins.
+        classes: The per-class table.
+        confusion: (K, K) counts by label (row) and prediction (column).
+        predictions: File with id, label, prediction and a probability per class.
+    """
+
+    run: Path
+    cache: Path
+    split: str
+    n_images: int
+    acc: Estimate
+    loss: Estimate
+    macro_f1: Estimate
+    top_k: Estimate
+    k: int
+    auroc: float | None
+    calibration_error: float
+    classes: Sequence[ClassFigures]
+    confusion: Sequence[Sequence[int]]
+    predictions: Path
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two heads on the same images.
+
+    Attributes:
+        first: Folder of the first head.
+        second: Folder of the second head.
+        split: The split.
+        n_images: Its images.
+        acc_difference: Accuracy of the first less that of the second, by paired bootstrap.
+        n_only_first: Images that only the first gets right.
+        n_only_second: Images that only the second gets right.
+        p_value: McNemar's exact test, two-sided.
+    """
+
+    first: Path
+    second: Path
+    split: str
+    n_images: int
+    acc_difference: Estimate
+    n_only_first: int
+    n_only_second: int
+    p_value: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Outputs:
+    """A head's probabilities for the rows of a split."""
+
+    head: TrainedHead
+    run: Path
+    cache: Cache
+    ids: Sequence[str]
+    labels: npt.NDArray[np.int64]
+    losses: npt.NDArray[np.float64]
+    probabilities: npt.NDArray[np.float64]
+
+    @cached_property
+    def predictions(self) -> npt.NDArray[np.int64]:
+        most_probable: npt.NDArray[np.int64] = self.probabilities.argmax(1)
+        return most_probable
+
+
+def evaluate(
+    run: str | os.PathLike[str] | None = None,
+    *,
+    split: str = "test",
+    cache: str | os.PathLike[str] | None = None,
+    draws: int = N_DRAWS,
+    seed: int = 0,
+    device: str = ExtractSpec.device,
+    cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
+    runs_dir: str | os.PathLike[str] = RUNS_DIR,
+) -> Evaluation:
+    """Evaluate a head on a split of its cache.
+
+    Writes `eval-<split>.json` and `predictions-<split>.csv` into the run's folder.
+
+    Args:
+        run: Folder of a run, or part of its name; None is the newest.
+        split: "test", "val" or "train", as the head's training divided them.
+        cache: The cache to use; None is the one of the training, wherever below `cache_dir` it is.
+        draws: Bootstrap samples.
+        seed: Seeds them.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        cache_dir: Folder of all caches.
+        runs_dir: Folder of all runs.
+
+    Raises:
+        CacheMissingError: If there is no such run or cache.
+        MismatchError: If the cache holds other features than the head was trained on.
+        CorruptError: If the head or the cache is damaged.
+        UsageError: If there is no such split.
+    """
+    _require_draws(draws)
+    path = find_run(run, runs_dir=runs_dir)
+    outputs = _outputs(path, split=split, cache=cache, device=device, cache_dir=Path(cache_dir))
+    labels, predictions = outputs.labels, outputs.predictions
+    n_classes = len(outputs.head.class_names)
+    k = min(TOP_K, n_classes)
+    right = labels == predictions
+    in_top_k = label_ranks(labels, outputs.probabilities) < k
+
+    def of(per_row: npt.NDArray[np.generic]) -> Estimate:
+        return bootstrap(
+            lambda rows: float(per_row[rows].mean()), len(labels), n_draws=draws, seed=seed
+        )
+
+    area = auroc(labels, outputs.probabilities)
+    evaluation = Evaluation(
+        run=path,
+        cache=outputs.cache.path,
+        split=split,
+        n_images=len(labels),
+        acc=of(right),
+        loss=of(outputs.losses),
+        macro_f1=bootstrap(
+            lambda rows: macro_f1(labels[rows], predictions[rows], n_classes),
+            len(labels),
+            n_draws=draws,
+            seed=seed,
+        ),
+        top_k=of(in_top_k),
+        k=k,
+        auroc=None if np.isnan(area) else area,
+        calibration_error=calibration_error(labels, outputs.probabilities),
+        classes=per_class(labels, predictions, outputs.head.class_names),
+        confusion=confusion_matrix(labels, predictions, n_classes).tolist(),
+        predictions=path / f"predictions-{split}.csv",
+    )
+    replace_file(evaluation.predictions, _predictions_csv(outputs))
+    figures = json.dumps(asdict(evaluation), indent=2, default=str) + "\n"
+    replace_file(path / f"eval-{split}.json", figures.encode())
+    return evaluation
+
+
+def compare(
+    first: str | os.PathLike[str],
+    second: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    draws: int = N_DRAWS,
+    seed: int = 0,
+    device: str = ExtractSpec.device,
+    cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
+    runs_dir: str | os.PathLike[str] = RUNS_DIR,
+) -> Comparison:
+    """Compare two heads on the same images of a split; their trunks may differ.
+
+    Args:
+        first: Folder of a run, or part of its name.
+        second: Folder of another.
+        split: "test", "val" or "train".
+        draws: Bootstrap samples of the difference.
+        seed: Seeds them.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        cache_dir: Folder of all caches.
+        runs_dir: Folder of all runs.
+
+    Raises:
+        MismatchError: If they were not given the same images.
+    """
+    _require_draws(draws)
+    a, b = (
+        _outputs(
+            find_run(run, runs_dir=runs_dir),
+            split=split,
+            cache=None,
+            device=device,
+            cache_dir=Path(cache_dir),
+        )
+        for run in (first, second)
+    )
+    a, b = _on_same_rows(a, b, split)
+    right_a, right_b = a.labels == a.predictions, b.labels == b.predictions
+    gained = right_a.astype(np.int64) - right_b
+    n_only_first, n_only_second = int((gained > 0).sum()), int((gained < 0).sum())
+    return Comparison(
+        first=a.run,
+        second=b.run,
+        split=split,
+        n_images=len(gained),
+        acc_difference=bootstrap(
+            lambda rows: float(gained[rows].mean()), len(gained), n_draws=draws, seed=seed
+        ),
+        n_only_first=n_only_first,
+        n_only_second=n_only_second,
+        p_value=mcnemar_p(n_only_first, n_only_second),
+    )
+
+
+def _require_draws(draws: int) -> None:
+    if draws < 1:
+        raise UsageError(f"--draws is {draws}, but must be at least 1.")
+
+
+def _outputs(
+    run: Path,
+    *,
+    split: str,
+    cache: str | os.PathLike[str] | None,
+    device: str,
+    cache_dir: Path,
+) -> _Outputs:
+    head = load_head(run)
+    opened = _its_cache(head, cache, cache_dir)
+    head.require_fit(opened)
+    require_sound(opened.path)
+    where = torch.device(pick_device(device).value)
+    source, index = _rows_of(head, opened, split)
+    rows = load_rows(
+        opened, source, device=where, residence=pick_residence(opened, device=where).value
+    )
+    module = head.module().to(where)
+    with torch.inference_mode():
+        batches = OrderedBatches(rows, index)
+        logits = torch.cat([module(features).double().cpu() for features, _ in batches])
+    labels = torch.from_numpy(opened[source].labels[index.numpy()])
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    ids = opened[source].ids
+    return _Outputs(
+        head=head,
+        run=run,
+        cache=opened,
+        ids=[ids[i] for i in index.tolist()],
+        labels=labels.numpy(),
+        losses=losses.numpy(),
+        probabilities=logits.softmax(1).numpy(),
+    )
+
+
+def _its_cache(head: TrainedHead, cache: str | os.PathLike[str] | None, cache_dir: Path) -> Cache:
+    if cache is not None:
+        return open_cache(find_cache(Path(cache), cache_dir=cache_dir))
+    if head.cache_path.exists():
+        return open_cache(head.cache_path)
+    moved = find_fingerprint(cache_dir, head.cache_fingerprint)
+    if moved is None:
+        raise CacheMissingError(
+            f"The cache of {head.path} is neither at {head.cache_path} nor in {cache_dir} (its "
+            f"fingerprint is {head.cache_fingerprint[:8]}). Say where it is with --cache, or "
+            f"extract it again."
+        )
+    return open_cache(moved)
+
+
+def _rows_of(head: TrainedHead, cache: Cache, split: str) -> tuple[str, torch.Tensor]:
+    """Find a split's rows: the name in the cache, and (n,) row numbers in ascending order."""
+    if split in ("train", "val"):
+        train = head.train
+        train_split, train_rows, val_split, val_rows = training_rows(
+            cache, val_fraction=train.val_fraction, split_seed=train.split_seed
+        )
+        source, rows = (train_split, train_rows) if split == "train" else (val_split, val_rows)
+        return source, rows.sort().values
+    if split not in cache.splits:
+        known = dict.fromkeys(["train", "val", *cache.splits])
+        raise UsageError(
+            f"--split is {split!r}, but {cache.path.name} has only {', '.join(known)}. Nothing was "
+            f"evaluated."
+        )
+    rows = valid_rows(cache[split])
+    if not len(rows):
+        raise UsageError(f"No image of split {split!r} could be read. Nothing was evaluated.")
+    return split, rows
+
+
+def _on_same_rows(a: _Outputs, b: _Outputs, split: str) -> tuple[_Outputs, _Outputs]:
+    same = list(a.ids) == list(b.ids) and np.array_equal(a.labels, b.labels)
+    same = same and a.cache.identity["dataset_sha256"] == b.cache.identity["dataset_sha256"]
+    if not same:
+        raise MismatchError(
+            f"{a.run} and {b.run} cannot be compared: their split {split!r} holds different images "
+            f"({len(a.labels)} and {len(b.labels)}). Nothing was compared. Give two heads of one "
+            f"dataset, and of one --split-seed for train and val."
+        )
+    return a, b
+
+
+def _predictions_csv(outputs: _Outputs) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    names = outputs.head.class_names
+    writer.writerow(["id", "label", "prediction", *(f"p({name})" for name in names)])
+    for row, image_id in enumerate(outputs.ids):
+        label, prediction = names[outputs.labels[row]], names[outputs.predictions[row]]
+        shown = (f"{p:.9g}" for p in outputs.probabilities[row])
+        writer.writerow([image_id, label, prediction, *shown])
+    return text.getvalue().encode(errors="surrogateescape")

@@ -1,0 +1,233 @@
+"""A cache's features as tensors: resident where they fit, and which rows train and validate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featcache.errors import CorruptError, UsageError
+from featcache.pixels import BatchPreprocessor
+from featcache.runtime import Choice, free_memory_bytes
+from featcache.specs import Preprocess
+from featcache.store import Cache, CacheSplit, human_bytes
+
+VAL_FRACTION = 0.2
+_RESERVED_BYTES = 1_000_000_000
+_ROWS_PER_COPY = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureRows:
+    """One split of a cache, from which batches are taken by row number.
+
+    Attributes:
+        features: (N, D) float32 or float16, or (N, H, W, 3) uint8 pixels; on a GPU, in memory, or
+            mapped from the file.
+        labels: (N,) int64 on `device`.
+        device: Where batches come out.
+        prepare: Turns pixels into the numbers of the notebook; None for features.
+    """
+
+    features: Tensor
+    labels: Tensor
+    device: torch.device
+    prepare: BatchPreprocessor | None
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Gather a batch.
+
+        Args:
+            rows: (B,) int64 row numbers on the CPU.
+
+        Returns:
+            (B, D) float32 and (B,) int64 on `device`.
+        """
+        batch = self.features.index_select(0, rows.to(self.features.device)).to(self.device)
+        labels = self.labels.index_select(0, rows.to(self.device))
+        if self.prepare is not None:
+            return self.prepare(batch).flatten(1), labels
+        return batch.float(), labels
+
+
+def pick_residence(
+    cache: Cache, *, device: torch.device, free_bytes: int | None = None
+) -> Choice[str]:
+    """Choose where the features stay while heads are trained: "gpu", "memory" or "file".
+
+    Args:
+        cache: The cache.
+        device: Where the head is trained.
+        free_bytes: Memory that may be used; None means what is free, less 1 GB.
+    """
+    nbytes = sum(_nbytes(split) for split in cache.splits.values())
+    needed = human_bytes(nbytes)
+    if device.type == "cuda":
+        free = _free(str(device), free_bytes)
+        if nbytes <= free:
+            return Choice(
+                "gpu", f"{needed} of features, {human_bytes(free)} of GPU memory are free"
+            )
+    free = _free("cpu", free_bytes)
+    if nbytes <= free:
+        return Choice("memory", f"{needed} of features, {human_bytes(free)} of memory are free")
+    return Choice(
+        "file",
+        f"the features need {needed} of memory, but {human_bytes(free)} are free: rows are read "
+        f"from the file as they are needed, which is slower",
+    )
+
+
+def load_rows(cache: Cache, split: str, *, device: torch.device, residence: str) -> FeatureRows:
+    """Make one split of a cache ready for training.
+
+    Args:
+        cache: The cache.
+        split: Its name.
+        device: Where batches are wanted.
+        residence: "gpu", "memory" or "file".
+
+    Raises:
+        CorruptError: If a label names no class.
+    """
+    rows = cache[split]
+    n_classes = len(cache.class_names)
+    wrong = np.flatnonzero((rows.labels < 0) | (rows.labels >= n_classes))
+    if len(wrong):
+        raise CorruptError(
+            f"{cache.path}: {len(wrong)} labels of split {split!r} are not within "
+            f"0..{n_classes - 1} (row {wrong[0]} has {rows.labels[wrong[0]]}). Nothing was "
+            f"trained. Extract it again."
+        )
+    features = _mapped(rows) if residence == "file" else _copied(rows, device, residence)
+    prepare = None
+    if rows.features.dtype == np.uint8:
+        size = (rows.features.shape[1], rows.features.shape[2])
+        prepare = BatchPreprocessor(_preprocess(cache), size, device)
+    return FeatureRows(features, torch.from_numpy(rows.labels).to(device), device, prepare)
+
+
+def n_inputs(cache: Cache) -> int:
+    """Count the numbers that one row is for a head: D, or 3 * h * w for pixels once resized."""
+    if next(iter(cache.splits.values())).features.dtype == np.uint8:
+        return 3 * math.prod(_preprocess(cache).out_size)
+    return cache.n_features
+
+
+def training_rows(
+    cache: Cache, *, val_fraction: float | None, split_seed: int
+) -> tuple[str, Tensor, str, Tensor]:
+    """Choose the rows that train and the rows that validate.
+
+    The rows of the split "train" are divided as `torch.utils.data.random_split` with
+    `torch.Generator().manual_seed(split_seed)` does, to the index, and then those whose images
+    could not be read are left out. A cache with its own split "val" is not divided.
+
+    Returns:
+        Split and row numbers for training, then split and row numbers for validation.
+
+    Raises:
+        UsageError: If there is nothing to train or to validate on, or only one class.
+    """
+    _require_split(cache, "train")
+    if "val" in cache.splits:
+        if val_fraction is not None:
+            raise UsageError(
+                f"{cache.path.name} has its own split 'val', so --val-fraction has no use. "
+                f"Nothing was started. Leave it out."
+            )
+        chosen = ("train", valid_rows(cache["train"]), "val", valid_rows(cache["val"]))
+    else:
+        is_valid = torch.from_numpy(cache["train"].valid)
+        parts = random_split_rows(
+            len(is_valid),
+            val_fraction=VAL_FRACTION if val_fraction is None else val_fraction,
+            seed=split_seed,
+        )
+        train, val = (part[is_valid[part]] for part in parts)
+        chosen = ("train", train, "train", val)
+    _require_rows(cache, *chosen)
+    return chosen
+
+
+def random_split_rows(n_rows: int, *, val_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Divide 0..n_rows-1 as random_split([n_rows - n_val, n_val]) does with a seeded generator.
+
+    Returns:
+        Training rows and floor(n_rows * val_fraction) validation rows, both shuffled.
+    """
+    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
+    n_val = math.floor(n_rows * val_fraction)
+    return order[: n_rows - n_val], order[n_rows - n_val :]
+
+
+def valid_rows(split: CacheSplit) -> Tensor:
+    """Number the rows of a split whose images could be read, in order."""
+    return torch.from_numpy(np.flatnonzero(split.valid))
+
+
+def _require_split(cache: Cache, name: str) -> None:
+    if name not in cache.splits:
+        raise UsageError(
+            f"{cache.path.name} has no split {name!r}, only {', '.join(cache.splits)}. Nothing was "
+            f"started. Extract a dataset that has one."
+        )
+
+
+def _require_rows(
+    cache: Cache, train_split: str, train: Tensor, val_split: str, val: Tensor
+) -> None:
+    for what, split, rows in (("validation", val_split, val), ("training", train_split, train)):
+        if not len(rows):
+            n_valid = int(cache[split].valid.sum())
+            raise UsageError(
+                f"No {what} images are left: split {split!r} of {cache.path.name} has {n_valid} "
+                f"that could be read. Nothing was started. Use another --val-fraction, or more "
+                f"images."
+            )
+    labels = np.unique(cache[train_split].labels[train.numpy()])
+    if len(labels) < 2:
+        names = [cache.class_names[i] for i in labels if 0 <= i < len(cache.class_names)]
+        raise UsageError(
+            f"All {len(train)} training images of {cache.path.name} are of one class "
+            f"({', '.join(names)}): there is nothing to learn. Nothing was started. Give images of "
+            f"at least two classes."
+        )
+
+
+def _nbytes(split: CacheSplit) -> int:
+    return int(split.features.nbytes)
+
+
+def _free(device: str, free_bytes: int | None) -> int:
+    if free_bytes is not None:
+        return free_bytes
+    return max(0, free_memory_bytes(device) - _RESERVED_BYTES)
+
+
+def _mapped(rows: CacheSplit) -> Tensor:
+    # "c" maps privately: the file is never written, and torch has the writable memory it wants.
+    mapped = rows.features
+    path, offset = mapped.filename, mapped.offset  # type: ignore[attr-defined]
+    return torch.from_numpy(np.memmap(path, mapped.dtype, "c", offset, mapped.shape))
+
+
+def _copied(rows: CacheSplit, device: torch.device, residence: str) -> Tensor:
+    source = _mapped(rows)
+    where = device if residence == "gpu" else torch.device("cpu")
+    resident = torch.empty(source.shape, dtype=source.dtype, device=where)
+    for start in range(0, len(source), _ROWS_PER_COPY):
+        resident[start : start + _ROWS_PER_COPY] = source[start : start + _ROWS_PER_COPY]
+    return resident
+
+
+def _preprocess(cache: Cache) -> Preprocess:
+    """Read how pixels become numbers from the identity of a cache."""
+    stored = dict(cache.identity["preprocess"])
+    for name in ("resize", "mean", "std"):
+        if isinstance(stored[name], list):
+            stored[name] = tuple(stored[name])
+    return Preprocess(**stored)

@@ -1,0 +1,164 @@
+"""The LightningModule of a head: cross-entropy, L1, Adam."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from featcache.datamodule import Batch, SuperBatch
+from featcache.errors import NonFiniteError
+from featcache.heads import build_head, l1_norm
+from featcache.specs import HeadSpec, TrainSpec
+
+
+class HeadModule(pl.LightningModule):
+    """Trains a head on features, with the notebook's loss, optimiser and logged names.
+
+    A training batch is (features, labels), one optimiser step, or a SuperBatch: many of them in
+    one `training_step`, which leaves Lightning's own work per step out of the inner loop. The
+    losses are the same.
+
+    Each epoch gives the loggers one row: train_loss, val_loss and val_acc, means over their rows.
+    Callbacks see the same names; `trainer.test` adds test_loss and test_acc.
+
+    Attributes:
+        head: The layers, a plain Sequential.
+        step_losses: The losses of the epoch's steps, on the device.
+        history: The rows of all epochs; kept in checkpoints.
+
+    Example:
+        >>> module = HeadModule(n_features=960, n_classes=10, head=HeadSpec(reg="l2"))
+        >>> module(torch.zeros(4, 960)).shape
+        torch.Size([4, 10])
+    """
+
+    def __init__(
+        self,
+        *,
+        n_features: int,
+        n_classes: int,
+        head: HeadSpec | None = None,
+        lr: float = TrainSpec.lr,
+        seed: int = TrainSpec.seed,
+    ) -> None:
+        """Build the head with seeded initial weights.
+
+        Args:
+            n_features: D.
+            n_classes: K.
+            head: Its shape and regularisation; None is the notebook's plain head.
+            lr: Learning rate of Adam.
+            seed: Seeds the initial weights.
+        """
+        super().__init__()
+        self.automatic_optimization = False
+        self.spec = head or HeadSpec()
+        self.lr = lr
+        self.head = build_head(self.spec, n_features=n_features, n_classes=n_classes, seed=seed)
+        self.step_losses: list[Tensor] = []
+        self.history: list[dict[str, float]] = []
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Compute logits: (B, D) -> (B, K)."""
+        logits: Tensor = self.head(features)
+        return logits
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Make the notebook's Adam, fused: one pass over the weights."""
+        return torch.optim.Adam(
+            self.parameters(), lr=self.lr, weight_decay=self.spec.weight_decay or 0.0, fused=True
+        )
+
+    def on_train_start(self) -> None:
+        """Give the loggers of a resumed run the epochs before."""
+        for row in self.history:
+            self._log_row(row)
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the record of the epoch's losses, which stay on the device."""
+        self.step_losses = []
+        self._step_sizes: list[int] = []
+
+    def training_step(self, batch: Batch | SuperBatch, batch_idx: int) -> None:
+        """Run the optimiser steps of a batch.
+
+        Raises:
+            NonFiniteError: If a loss is NaN or infinite, naming the step.
+        """
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list), "there is one"
+        first = len(self.step_losses)
+        for features, labels in batch if isinstance(batch, SuperBatch) else [batch]:
+            optimizer.zero_grad()
+            loss = self._loss(features, labels)
+            loss.backward()
+            optimizer.step()
+            self.step_losses.append(loss.detach())
+            self._step_sizes.append(len(labels))
+        self._require_finite(first)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch: the mean loss of its steps, and its validation."""
+        sizes = torch.tensor(self._step_sizes, dtype=torch.float64)
+        losses = torch.stack(self.step_losses).double().cpu()
+        train_loss = float((losses * sizes).sum() / sizes.sum())
+        self.log("train_loss", train_loss, logger=False)
+        row = {"epoch": float(self.current_epoch + 1), "train_loss": train_loss}
+        for name in ("val_loss", "val_acc"):
+            if name in self.trainer.callback_metrics:
+                row[name] = float(self.trainer.callback_metrics[name])
+        row["step"] = float(self.global_step)
+        self.history.append(row)
+        self._log_row(row)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the history."""
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the history back."""
+        self.history = list(checkpoint["history"])
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log val_loss and val_acc."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log test_loss and test_acc."""
+        self._evaluate("test", batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Compute the logits of a batch."""
+        return self.forward(batch[0])
+
+    def _loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        loss = nn.functional.cross_entropy(self.head(features), labels)
+        if self.spec.l1:
+            loss = loss + self.spec.l1 * l1_norm(self.head.parameters())
+        return loss
+
+    def _evaluate(self, stage: str, batch: Batch) -> None:
+        """Log the mean cross-entropy, without the L1 penalty as in the notebook, and accuracy."""
+        features, labels = batch
+        logits = self(features)
+        loss = nn.functional.cross_entropy(logits, labels)
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        figures: dict[str, Any] = {f"{stage}_loss": loss, f"{stage}_acc": accuracy}
+        self.log_dict(figures, on_step=False, on_epoch=True, logger=False, batch_size=len(labels))
+
+    def _log_row(self, row: dict[str, float]) -> None:
+        figures = {name: value for name, value in row.items() if name != "step"}
+        for logger in self.loggers:
+            logger.log_metrics(figures, step=int(row["step"]))
+
+    def _require_finite(self, first: int) -> None:
+        losses = torch.stack(self.step_losses[first:])
+        if not bool(losses.isfinite().all()):
+            step = first + int((~losses.isfinite()).nonzero()[0])
+            raise NonFiniteError(
+                f"The loss became {losses[step - first].item()} at step {step + 1} of epoch "
+                f"{self.current_epoch + 1}."
+            )

@@ -1,0 +1,284 @@
+"""One run: train a head, keep it when the run breaks off, finish its folder."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from featcache.checkpoint import TrainedHead, load_head, replace_file, save_head, versions
+from featcache.datamodule import EpochOrder, FeatureDataModule
+from featcache.errors import CorruptError, InterruptedRunError, NonFiniteError
+from featcache.features import n_inputs
+from featcache.headmodule import HeadModule
+from featcache.runs import RESULT_FILE, partial_run, run_path
+from featcache.specs import HeadSpec, TrainSpec
+from featcache.store import Cache, locked, require_sound
+from featcache.trainer import (
+    BEST,
+    LAST,
+    TrainProgressCallback,
+    interrupts_raised,
+    make_trainer,
+    quiet_lightning,
+)
+from featcache.trunks import PIXELS
+
+NoteCallback = Callable[[str], None]
+# One Lightning step costs 1 to 2 ms beside its optimiser steps; pixels take so long themselves that
+# progress would come too rarely.
+_STEPS_PER_BATCH, _STEPS_PER_BATCH_PIXELS = 64, 4
+
+
+@dataclass(frozen=True)
+class HeadRun:
+    """One trained head.
+
+    Attributes:
+        path: Its folder.
+        outcome: "trained", "resumed" or "reused".
+        seed: Its seed.
+        n_epochs: Epochs that were trained.
+        best_epoch: The epoch with the lowest val_loss, from 1.
+        stopped_early: Whether early stopping ended it.
+        val_loss: Mean cross-entropy over the validation rows, of the selected weights.
+        val_acc: Share of them that are right.
+        test_loss: The same over the split "test"; None if the cache has none.
+        test_acc: Share of them that are right.
+        seconds: Wall time of the epochs.
+        history: One mapping per epoch: epoch, train_loss, val_loss, val_acc, step.
+    """
+
+    path: Path
+    outcome: str
+    seed: int
+    n_epochs: int
+    best_epoch: int
+    stopped_early: bool
+    val_loss: float
+    val_acc: float
+    test_loss: float | None
+    test_acc: float | None
+    seconds: float
+    history: Sequence[Mapping[str, float]]
+
+
+class HeadJob:
+    """The runs of one call, which share the resident features."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        head: HeadSpec,
+        device: str,
+        runs_dir: Path,
+        resume: bool,
+        on_progress: TrainProgressCallback,
+        note: NoteCallback,
+    ) -> None:
+        self.cache = cache
+        self.head = head
+        self.device = device
+        self.runs_dir = runs_dir
+        self.resume = resume
+        self.on_progress = on_progress
+        self.note = note
+        self.choices: dict[str, str] = {}
+        self._batches: FeatureDataModule | None = None
+
+    def run(self, train: TrainSpec) -> HeadRun:
+        """Train one head, or find it trained."""
+        path = run_path(self.runs_dir, self.cache, self.head, train)
+        if path.exists():
+            return read_run(path)
+        batches = self._features(train)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path):
+            if path.exists():  # another process finished it meanwhile
+                return read_run(path)
+            folder = partial_run(path)
+            resumed = self._resumed(folder)
+            if resumed is None:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+            result = self._train(folder, train, batches, resumed)
+            replace_file(folder / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
+            for leftover in (LAST, BEST, "hparams.yaml"):
+                (folder / leftover).unlink(missing_ok=True)
+            folder.rename(path)
+            path.with_name(path.name + ".lock").unlink(missing_ok=True)
+        return replace(read_run(path), outcome="resumed" if resumed else "trained")
+
+    def _features(self, train: TrainSpec) -> FeatureDataModule:
+        """Check the cache and make its features resident, once; the order is the seed's."""
+        if self._batches is None:
+            is_pixels = self.cache.identity["backbone"] == PIXELS
+            self._batches = FeatureDataModule(
+                self.cache,
+                batch_size=train.batch_size,
+                val_fraction=train.val_fraction,
+                split_seed=train.split_seed,
+                seed=train.seed,
+                steps_per_batch=_STEPS_PER_BATCH_PIXELS if is_pixels else _STEPS_PER_BATCH,
+            )
+            require_sound(self.cache.path)
+            residence = self._batches.choose_residence(torch.device(self.device))
+            self.choices["features"] = f"{residence.value} ({residence.why})"
+            self.note(f"features stay in {residence.value}: {residence.why}")
+        self._batches.sampler = EpochOrder(self._batches.train_rows, seed=train.seed)
+        return self._batches
+
+    def _resumed(self, folder: Path) -> Path | None:
+        """Find the checkpoint to go on from; None starts at the first epoch."""
+        checkpoint = folder / LAST
+        if self.resume and checkpoint.exists():
+            n_epochs = _read_checkpoint(checkpoint)["epoch"] + 1
+            self.note(f"going on after epoch {n_epochs}")
+            return checkpoint
+        if checkpoint.exists():
+            self.note(f"{folder} was stopped; it starts again, since --resume was not given")
+        return None
+
+    def _train(
+        self, folder: Path, train: TrainSpec, batches: FeatureDataModule, resumed: Path | None
+    ) -> dict[str, Any]:
+        module = HeadModule(
+            n_features=n_inputs(self.cache),
+            n_classes=len(self.cache.class_names),
+            head=self.head,
+            lr=train.lr,
+            seed=train.seed,
+        )
+        devices = [] if self.device == "cpu" else [self.device]
+        with quiet_lightning(), torch.random.fork_rng(devices=devices):
+            trainer = make_trainer(folder, train, device=self.device, on_progress=self.on_progress)
+            started = time.perf_counter()
+            try:
+                with interrupts_raised():
+                    trainer.fit(module, batches, ckpt_path=resumed, weights_only=True)
+            except KeyboardInterrupt as err:
+                raise InterruptedRunError(
+                    f"Stopped. {self._keep(folder, train, batches)} The same command with --resume "
+                    f"goes on from there."
+                ) from err
+            except NonFiniteError as err:
+                raise NonFiniteError(
+                    f"{err} {self._keep(folder, train, batches)} Use a lower --lr (it is "
+                    f"{train.lr:g})."
+                ) from err
+            seconds = time.perf_counter() - started
+            best = min(module.history, key=lambda row: row["val_loss"])
+            selected = module.history[-1]
+            if train.select == "best":
+                selected = best
+                module.load_state_dict(_read_checkpoint(folder / BEST)["state_dict"])
+            save_head(folder, self._head(train, batches, module, n_epochs=int(selected["epoch"])))
+            test = self._test(trainer, module, batches)
+        return {
+            "seed": train.seed,
+            "n_epochs": len(module.history),
+            "best_epoch": int(best["epoch"]),
+            "stopped_early": len(module.history) < train.max_epochs,
+            "val_loss": selected["val_loss"],
+            "val_acc": selected["val_acc"],
+            "test_loss": test.get("test_loss"),
+            "test_acc": test.get("test_acc"),
+            "seconds": seconds,
+            "history": module.history,
+        }
+
+    def _test(
+        self, trainer: pl.Trainer, module: HeadModule, batches: FeatureDataModule
+    ) -> Mapping[str, float]:
+        if "test" not in self.cache.splits or not self.cache["test"].valid.any():
+            return {}
+        trainer.test(module, datamodule=batches, verbose=False)
+        return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    def _head(
+        self,
+        train: TrainSpec,
+        batches: FeatureDataModule,
+        module: HeadModule,
+        *,
+        n_epochs: int,
+        is_finished: bool = True,
+    ) -> TrainedHead:
+        split = {
+            "train": {"split": batches.train_split, "n_rows": len(batches.train_rows)},
+            "val": {"split": batches.val_split, "n_rows": len(batches.val_rows)},
+        }
+        return TrainedHead(
+            path=None,
+            spec=self.head,
+            train=train,
+            n_features=n_inputs(self.cache),
+            class_names=self.cache.class_names,
+            split=split,
+            dataset=str(self.cache.provenance["dataset"]),
+            cache_path=self.cache.path.resolve(),
+            cache_fingerprint=self.cache.fingerprint,
+            cache_identity=self.cache.identity,
+            n_epochs=n_epochs,
+            is_finished=is_finished,
+            state=module.head.state_dict(),
+            versions=versions(),
+        )
+
+    def _keep(self, folder: Path, train: TrainSpec, batches: FeatureDataModule) -> str:
+        """Save the head of the last whole epoch of a run that broke off, and say so."""
+        if not (folder / LAST).exists():
+            return "No epoch was finished, so there is no head yet."
+        checkpoint = _read_checkpoint(folder / LAST)
+        module = HeadModule(
+            n_features=n_inputs(self.cache),
+            n_classes=len(self.cache.class_names),
+            head=self.head,
+        )
+        module.load_state_dict(checkpoint["state_dict"])
+        n_epochs = checkpoint["epoch"] + 1
+        head = self._head(train, batches, module, n_epochs=n_epochs, is_finished=False)
+        save_head(folder, head)
+        return f"The head of epoch {n_epochs} of {train.max_epochs} is kept in {folder}."
+
+
+def read_run(path: Path) -> HeadRun:
+    """Read the figures of a finished run.
+
+    Raises:
+        CorruptError: If they or the head cannot be read.
+    """
+    load_head(path)
+    try:
+        figures = json.loads((path / RESULT_FILE).read_text())
+        return HeadRun(path=path, outcome="reused", **figures)
+    except (OSError, ValueError, TypeError) as err:
+        raise CorruptError(
+            f"{path / RESULT_FILE} cannot be read ({err}). Nothing was changed. Remove the folder "
+            f"{path} and train again."
+        ) from err
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read one of our own checkpoints, running no code from it.
+
+    Raises:
+        CorruptError: If it cannot be read.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["epoch"], checkpoint["state_dict"]
+    except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.PickleError) as err:
+        raise CorruptError(
+            f"{path} is damaged ({type(err).__name__}). Nothing was changed. Run the same command "
+            f"without --resume to start again."
+        ) from err
+    return checkpoint

@@ -1,0 +1,49 @@
+"""The head: an MLP on features, and its L1 penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from featcache.specs import HeadSpec
+
+
+def build_head(spec: HeadSpec, *, n_features: int, n_classes: int, seed: int) -> nn.Sequential:
+    """Build a head with torch's default initial weights: Linear, ReLU, Dropout, ..., Linear.
+
+    Args:
+        spec: Its shape and dropout.
+        n_features: D.
+        n_classes: K.
+        seed: Seeds the initial weights; the global random state stays as it is.
+
+    Returns:
+        (B, D) float32 -> (B, K) logits.
+
+    Example:
+        >>> head = build_head(HeadSpec(reg="dropout"), n_features=960, n_classes=10, seed=0)
+        >>> [type(layer).__name__ for layer in head]
+        ['Linear', 'ReLU', 'Dropout', 'Linear', 'ReLU', 'Dropout', 'Linear']
+    """
+    layers: list[nn.Module] = []
+    width = n_features
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for i, n_hidden in enumerate(spec.hidden):
+            layers += [nn.Linear(width, n_hidden), nn.ReLU()]
+            if spec.dropout:
+                layers.append(nn.Dropout(spec.dropout[i]))
+            width = n_hidden
+        layers.append(nn.Linear(width, n_classes))
+    return nn.Sequential(*layers)
+
+
+def l1_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """Sum |p| over all parameters, biases among them, as the notebook's penalty does.
+
+    The notebook also sums over its frozen trunk: a constant in the logged loss, without gradient.
+    Here the head is all there is, so that constant is missing.
+    """
+    return torch.stack([p.abs().sum() for p in parameters]).sum()

@@ -1,0 +1,188 @@
+"""Figures of a classifier, with 95% intervals, and paired comparisons."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchmetrics.functional.classification import (
+    multiclass_auroc,
+    multiclass_calibration_error,
+)
+
+N_BINS = 15
+_TAIL_PERCENT = 2.5
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% interval.
+
+    Attributes:
+        value: The figure.
+        low: The 2.5th percentile of the bootstrap.
+        high: The 97.5th percentile.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Figures of several seeds.
+
+    Attributes:
+        mean: Their mean.
+        sd: Their sample standard deviation (n - 1); None for one figure.
+        low: The lowest.
+        high: The highest.
+        n: How many.
+    """
+
+    mean: float
+    sd: float | None
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, figures: Sequence[float]) -> Spread:
+        """Summarise figures, at least one."""
+        sd = statistics.stdev(figures) if len(figures) > 1 else None
+        return cls(statistics.fmean(figures), sd, min(figures), max(figures), len(figures))
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """One line of the per-class table.
+
+    Attributes:
+        name: The class.
+        n: Its images.
+        precision: Of the images given this class, the share that is of it; 0 if there are none.
+        recall: Of its images, the share that is given it; 0 if there are none.
+        f1: The harmonic mean of both.
+    """
+
+    name: str
+    n: int
+    precision: float
+    recall: float
+    f1: float
+
+
+def bootstrap(
+    statistic: Callable[[Rows], float], n_rows: int, *, n_draws: int, seed: int
+) -> Estimate:
+    """Estimate a statistic with the percentile interval of Efron's bootstrap.
+
+    Args:
+        statistic: Takes (N,) row numbers, some of them several times.
+        n_rows: N.
+        n_draws: Samples of N rows with replacement.
+        seed: Seeds the draws: two statistics of one seed see the same samples.
+    """
+    generator = np.random.default_rng(seed)
+    draws = [statistic(generator.integers(0, n_rows, n_rows)) for _ in range(n_draws)]
+    low, high = np.percentile(draws, [_TAIL_PERCENT, 100 - _TAIL_PERCENT])
+    return Estimate(statistic(np.arange(n_rows)), float(low), float(high))
+
+
+def mcnemar_p(n_only_first: int, n_only_second: int) -> float:
+    """Compute the two-sided exact p-value of McNemar's test.
+
+    Under the null hypothesis each image that just one of two heads gets right is as likely to be
+    the one's as the other's: a binomial test at 1/2 (McNemar 1947; exact form as in Fagerland,
+    Lydersen and Laake, BMC Medical Research Methodology 13:91, 2013).
+
+    Args:
+        n_only_first: Images that only the first head gets right.
+        n_only_second: Images that only the second head gets right.
+    """
+    n = n_only_first + n_only_second
+    tail = sum(math.comb(n, k) for k in range(min(n_only_first, n_only_second) + 1))
+    return min(1.0, float(2 * tail / 2**n))
+
+
+def class_counts(labels: Rows, predictions: Rows, n_classes: int) -> tuple[Rows, Rows, Rows]:
+    """Count, per class, right predictions, images, and predictions: three times (K,)."""
+    right = np.bincount(labels[labels == predictions], minlength=n_classes)
+    images = np.bincount(labels, minlength=n_classes)
+    given = np.bincount(predictions, minlength=n_classes)
+    return right, images, given
+
+
+def macro_f1(labels: Rows, predictions: Rows, n_classes: int) -> float:
+    """Average F1 over the classes that occur in labels or predictions."""
+    right, images, given = class_counts(labels, predictions, n_classes)
+    total = images + given
+    return float(np.mean(2 * right[total > 0] / total[total > 0]))
+
+
+def label_ranks(labels: Rows, probabilities: npt.NDArray[np.float64]) -> Rows:
+    """Rank each row's label by probability, (N,) from 0; ties go by class number."""
+    own = probabilities[np.arange(len(labels)), labels][:, None]
+    is_before = np.arange(probabilities.shape[1])[None] < labels[:, None]
+    ranks: Rows = ((probabilities > own) | ((probabilities == own) & is_before)).sum(1)
+    return ranks
+
+
+def auroc(labels: Rows, probabilities: npt.NDArray[np.float64]) -> float:
+    """Average the one-vs-rest area under the ROC curve over the classes that have images.
+
+    NaN if all images are of one class.
+    """
+    n_classes = probabilities.shape[1]
+    present = np.unique(labels)
+    if len(present) < 2:
+        return math.nan
+    areas = multiclass_auroc(
+        torch.from_numpy(probabilities),
+        torch.from_numpy(labels),
+        num_classes=n_classes,
+        average="none",
+        validate_args=False,
+    )
+    return float(areas[present].mean())
+
+
+def calibration_error(labels: Rows, probabilities: npt.NDArray[np.float64]) -> float:
+    """Compute the expected calibration error, L1 over 15 bins of equal width (Guo et al. 2017)."""
+    error = multiclass_calibration_error(
+        torch.from_numpy(probabilities),
+        torch.from_numpy(labels),
+        num_classes=probabilities.shape[1],
+        n_bins=N_BINS,
+        norm="l1",
+    )
+    return float(error)
+
+
+def per_class(labels: Rows, predictions: Rows, class_names: Sequence[str]) -> list[ClassFigures]:
+    """Make the per-class table."""
+    right, images, given = class_counts(labels, predictions, len(class_names))
+    return [
+        ClassFigures(
+            name=name,
+            n=int(n_images),
+            precision=float(n_right / n_given) if n_given else 0.0,
+            recall=float(n_right / n_images) if n_images else 0.0,
+            f1=float(2 * n_right / (n_images + n_given)) if n_images + n_given else 0.0,
+        )
+        for name, n_right, n_images, n_given in zip(class_names, right, images, given, strict=True)
+    ]
+
+
+def confusion_matrix(labels: Rows, predictions: Rows, n_classes: int) -> Rows:
+    """Count (K, K) rows by label (row) and prediction (column)."""
+    cells = np.bincount(labels * n_classes + predictions, minlength=n_classes * n_classes)
+    return cells.reshape(n_classes, n_classes).astype(np.int64)

@@ -1,0 +1,97 @@
+"""Curves and the confusion matrix as pictures; needs the extra "plot" (matplotlib)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from featcache.errors import UsageError
+from featcache.evaluation import Evaluation
+from featcache.runs import RESULT_FILE
+
+_LARGEST_WITH_NUMBERS = 20
+
+
+def require_matplotlib() -> None:
+    """Refuse to plot where matplotlib is not installed.
+
+    Raises:
+        UsageError: With the command that installs it.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError(
+            "Plots need matplotlib, which is not installed. Install it with: pip install "
+            "'featcache[plot]'"
+        )
+
+
+def plot_evaluation(evaluation: Evaluation) -> list[Path]:
+    """Draw the loss curves of a run and the confusion matrix of a split, as PNG and SVG.
+
+    Returns:
+        The files, in the run's folder.
+
+    Raises:
+        UsageError: If matplotlib is not installed.
+    """
+    require_matplotlib()
+    result = evaluation.run / RESULT_FILE
+    files = []
+    if result.exists():  # a run that was stopped has none
+        history = json.loads(result.read_text())["history"]
+        files += _save(_curves(history), evaluation.run / "curves")
+    names = [figures.name for figures in evaluation.classes]
+    figure = _confusion(evaluation.confusion, names, title=f"split {evaluation.split}")
+    return files + _save(figure, evaluation.run / f"confusion-{evaluation.split}")
+
+
+def _figure(width: float, height: float) -> Any:
+    # The object interface leaves pyplot's global state, and the user's backend, alone.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _curves(history: Sequence[dict[str, float]]) -> Any:
+    figure = _figure(8, 3.5)
+    losses, accuracy = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    for name in ("train_loss", "val_loss"):
+        losses.plot(epochs, [row[name] for row in history], marker=".", label=name)
+    losses.set(xlabel="epoch", ylabel="loss")
+    losses.legend()
+    accuracy.plot(epochs, [row["val_acc"] for row in history], marker=".", label="val_acc")
+    accuracy.set(xlabel="epoch", ylabel="accuracy")
+    accuracy.legend()
+    return figure
+
+
+def _confusion(counts: Sequence[Sequence[int]], names: Sequence[str], *, title: str) -> Any:
+    n = len(names)
+    side = 3 + 0.4 * min(n, 60)
+    figure = _figure(side, side)
+    axes = figure.subplots()
+    shares = [[cell / max(1, sum(row)) for cell in row] for row in counts]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="prediction", ylabel="label", title=title)
+    if n <= _LARGEST_WITH_NUMBERS:
+        shown = [
+            name.encode(errors="backslashreplace").decode().replace("$", r"\$") for name in names
+        ]
+        axes.set_xticks(range(n), shown, rotation=90)
+        axes.set_yticks(range(n), shown)
+        for i, row in enumerate(counts):
+            for j, cell in enumerate(row):
+                colour = "white" if shares[i][j] > 0.5 else "black"
+                axes.text(j, i, str(cell), ha="center", va="center", color=colour, fontsize=8)
+    return figure
+
+
+def _save(figure: Any, stem: Path) -> list[Path]:
+    files = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "svg")]
+    for file in files:
+        figure.savefig(file, dpi=150)
+    return files

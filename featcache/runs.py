@@ -1,0 +1,78 @@
+"""The folders of trained heads: runs/<dataset>/<backbone>-<reg>-<8 hex>/."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from featcache.checkpoint import HEAD_FILE
+from featcache.datasets import dataset_slug
+from featcache.errors import CacheMissingError, UsageError, nearest
+from featcache.specs import HeadSpec, TrainSpec, fingerprint
+from featcache.store import Cache
+
+RUNS_DIR = "runs"
+RESULT_FILE = "result.json"
+METRICS_FILE = "metrics.csv"
+_PARTIAL = ".partial"
+
+
+def run_path(runs_dir: Path, cache: Cache, head: HeadSpec, train: TrainSpec) -> Path:
+    """Name the folder of a run; the 8 hex digits hash its cache, its head and its training."""
+    identity: Mapping[str, Any] = {
+        "cache": cache.fingerprint,
+        "head": asdict(head),
+        "train": asdict(train),
+    }
+    backbone = cache.identity["backbone"]
+    name = f"{backbone}-{head.reg}-{fingerprint(identity)[:8]}"
+    return runs_dir.expanduser() / dataset_slug(str(cache.provenance["dataset"])) / name
+
+
+def partial_run(path: Path) -> Path:
+    """Name the folder of a run that is not finished."""
+    return path.with_name(path.name + _PARTIAL)
+
+
+def list_runs(runs_dir: str | os.PathLike[str]) -> list[Path]:
+    """List the runs below a folder that have a head, the newest last."""
+    heads = Path(runs_dir).expanduser().glob(f"*/*/{HEAD_FILE}")
+    return [h.parent for h in sorted(heads, key=lambda h: (h.stat().st_mtime_ns, str(h)))]
+
+
+def find_run(name: str | os.PathLike[str] | None, *, runs_dir: str | os.PathLike[str]) -> Path:
+    """Find a run by its path, or by part of its name below `runs_dir`; None is the newest.
+
+    Raises:
+        CacheMissingError: If there is none, with the nearest names.
+        UsageError: If several fit.
+    """
+    if name is not None and Path(name).expanduser().exists():
+        path = Path(name).expanduser()
+        return path if path.is_dir() else path.parent
+    runs = list_runs(runs_dir)
+    if name is None:
+        finished = [run for run in runs if not run.name.endswith(_PARTIAL)]
+        if not finished:
+            raise CacheMissingError(
+                f"There is no finished run in {os.fspath(runs_dir)}. Train a head with: featcache "
+                f"train-head"
+            )
+        return finished[-1]
+    by_name = {f"{run.parent.name}/{run.name}": run for run in runs}
+    wanted = str(name)
+    fits = [run for text, run in by_name.items() if wanted in text]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        names = ", ".join(map(str, fits))
+        raise UsageError(f"{wanted!r} fits several runs: {names}. Give more of its name.")
+    near = nearest(wanted, by_name)
+    hint = f" Did you mean {', '.join(near)}?" if near else ""
+    raise CacheMissingError(
+        f"There is no run {wanted!r}, neither at that path nor in {os.fspath(runs_dir)}.{hint} "
+        f"Train one with: featcache train-head"
+    )

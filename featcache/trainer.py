@@ -1,0 +1,208 @@
+"""The Lightning Trainer of a head: what it keeps on disk, what it tells, how it stops."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from featcache.datamodule import stream_seed
+from featcache.errors import NonFiniteError
+from featcache.headmodule import HeadModule
+from featcache.specs import TrainSpec
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """How far a run is.
+
+    Attributes:
+        seed: The run's seed.
+        epoch: Epochs that are done.
+        max_epochs: Epochs at most.
+        n_done: Batches of all epochs that are done.
+        n_total: Batches of all epochs.
+        left_s: Seconds left, if it is not stopped early.
+        figures: The last epoch's train_loss, val_loss and val_acc.
+    """
+
+    seed: int
+    epoch: int
+    max_epochs: int
+    n_done: int
+    n_total: int
+    left_s: float
+    figures: dict[str, float]
+
+
+TrainProgressCallback = Callable[[TrainProgress], None]
+
+
+def make_trainer(
+    folder: Path,
+    train: TrainSpec,
+    *,
+    device: str,
+    on_progress: TrainProgressCallback,
+) -> pl.Trainer:
+    """Make the Trainer of one run, which logs and checkpoints into `folder`."""
+    assert train.patience is not None, "settled before"
+    callbacks: list[Callback] = [
+        _EpochSeed(train.seed),
+        _Watch(train, on_progress),
+        _checkpoint(folder, BEST, monitor="val_loss", weights_only=True),
+        _checkpoint(folder, LAST),
+    ]
+    if train.patience:
+        callbacks.append(
+            EarlyStopping("val_loss", min_delta=train.min_delta, patience=train.patience)
+        )
+    loggers: list[Logger] = [CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)]
+    if find_spec("tensorboard") is not None:
+        loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
+    on_cuda = device != "cpu"
+    return pl.Trainer(
+        max_epochs=train.max_epochs,
+        accelerator="cuda" if on_cuda else "cpu",
+        devices=[int(device.partition(":")[2] or 0)] if on_cuda else 1,
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[_WholeFileIO()],
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+@contextlib.contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's notices about itself out of the conversation."""
+    loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def interrupts_raised() -> Iterator[None]:
+    """Raise the KeyboardInterrupt that Lightning turns into an exit of the whole process.
+
+    Lightning also ignores SIGINT from then on; the handler is put back.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as err:
+        if isinstance(err.__context__, KeyboardInterrupt):
+            raise err.__context__ from None
+        raise
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+
+
+def _checkpoint(folder: Path, name: str, **options: Any) -> ModelCheckpoint:
+    weights_only = options.pop("weights_only", False)
+    return ModelCheckpoint(
+        folder,
+        name.removesuffix(".ckpt"),
+        save_weights_only=weights_only,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+        **options,
+    )
+
+
+class _WholeFileIO(TorchCheckpointIO):
+    """Checkpoints that are there whole, or as they were before."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        target = Path(path)
+        new = target.with_name(f".{target.name}.new")
+        torch.save(checkpoint, new)
+        new.replace(target)
+
+
+class _EpochSeed(Callback):
+    """Seeds dropout by epoch, so that a resumed run draws what it would have drawn."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        torch.manual_seed(stream_seed("dropout", self.seed, trainer.current_epoch))
+
+
+class _Watch(Callback):
+    """Tells the progress, and stops when a loss is no number any more."""
+
+    def __init__(self, train: TrainSpec, on_progress: TrainProgressCallback) -> None:
+        self.train = train
+        self.on_progress = on_progress
+        self.started_s = 0.0
+        self.n_before = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started_s = time.perf_counter()
+        self.n_before = trainer.current_epoch * int(trainer.num_training_batches)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, HeadModule), "it is used with no other"
+        n_batches = int(trainer.num_training_batches)
+        n_done = trainer.current_epoch * n_batches + batch_idx + 1
+        n_total = self.train.max_epochs * n_batches
+        seconds = time.perf_counter() - self.started_s
+        self.on_progress(
+            TrainProgress(
+                seed=self.train.seed,
+                epoch=trainer.current_epoch,
+                max_epochs=self.train.max_epochs,
+                n_done=n_done,
+                n_total=n_total,
+                left_s=seconds / (n_done - self.n_before) * (n_total - n_done),
+                figures=dict(pl_module.history[-1]) if pl_module.history else {},
+            )
+        )
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        loss = float(trainer.callback_metrics["val_loss"])
+        if not math.isfinite(loss):
+            raise NonFiniteError(
+                f"The validation loss became {loss} after epoch {trainer.current_epoch + 1}."
+            )

@@ -1,0 +1,167 @@
+"""Stage two: heads on cached features."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from featcache.datasets import dataset_slug
+from featcache.errors import UsageError
+from featcache.headrun import HeadJob, HeadRun, NoteCallback
+from featcache.runs import RUNS_DIR
+from featcache.runtime import pick_device
+from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
+from featcache.store import Cache, find_cache, find_cache_of, open_cache
+from featcache.trainer import TrainProgress, TrainProgressCallback
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `train_head` did.
+
+    Attributes:
+        runs: One for each seed.
+        cache: The cache they were trained on.
+        choices: What was chosen automatically, with the reason.
+    """
+
+    runs: tuple[HeadRun, ...]
+    cache: Path
+    choices: Mapping[str, str]
+
+    @property
+    def path(self) -> Path:
+        """The folder of the first run."""
+        return self.runs[0].path
+
+
+def train_head(
+    cache: Cache | str | os.PathLike[str] | None = None,
+    *,
+    dataset: str | None = None,
+    backbone: str | None = None,
+    reg: str = HeadSpec.reg,
+    l1: float | None = HeadSpec.l1,
+    weight_decay: float | None = HeadSpec.weight_decay,
+    dropout: tuple[float, ...] | None = HeadSpec.dropout,
+    hidden: tuple[int, ...] = HeadSpec.hidden,
+    lr: float = TrainSpec.lr,
+    batch_size: int = TrainSpec.batch_size,
+    max_epochs: int = TrainSpec.max_epochs,
+    patience: int | None = TrainSpec.patience,
+    min_delta: float = TrainSpec.min_delta,
+    val_fraction: float | None = TrainSpec.val_fraction,
+    split_seed: int = TrainSpec.split_seed,
+    select: str = TrainSpec.select,
+    seed: int = TrainSpec.seed,
+    seeds: int = 1,
+    device: str = ExtractSpec.device,
+    resume: bool = False,
+    cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
+    runs_dir: str | os.PathLike[str] = RUNS_DIR,
+    on_progress: TrainProgressCallback | None = None,
+    on_note: NoteCallback | None = None,
+) -> TrainResult:
+    """Train an MLP head on a cache, with the reference notebook's loss, optimiser and split.
+
+    The same call on the same machine gives the same bits; a run that is there is reused. The
+    arguments are those of `HeadSpec` and `TrainSpec`, which say what each means.
+
+    Args:
+        cache: A cache, its path, or part of its name; None finds it by `dataset` and `backbone`.
+        dataset: Its dataset; None is "cifar10".
+        backbone: Its trunk; None is "vgg16".
+        reg: "none", "l1", "l2", "l1l2" or "dropout".
+        l1: Factor of the L1 penalty.
+        weight_decay: Adam's L2 factor.
+        dropout: Probability after each hidden layer.
+        hidden: Widths of the hidden layers; empty is a linear probe.
+        lr: Learning rate.
+        batch_size: Rows in one step.
+        max_epochs: Epochs at most.
+        patience: Epochs without a better val_loss before it stops; 0 is never.
+        min_delta: By how much val_loss must fall to count as better.
+        val_fraction: Share of the training rows kept for validation.
+        split_seed: Seeds the choice of those rows.
+        select: "last" or "best".
+        seed: Seeds initial weights, order of batches and dropout.
+        seeds: Train this many heads, with seeds from `seed` on.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        resume: Go on with a run that was stopped.
+        cache_dir: Folder of all caches.
+        runs_dir: Folder of all runs.
+        on_progress: Called after every few steps.
+        on_note: Called with a sentence for each choice that was made.
+
+    Returns:
+        The run of each seed: its folder and its figures.
+
+    Raises:
+        CacheMissingError: If there is no such cache, with the command that makes it.
+        CorruptError: If the cache is damaged.
+        NonFiniteError: If a loss is no number; the last good head is kept.
+        InterruptedRunError: On Ctrl-C; the last epoch's head is kept.
+        UsageError: If arguments contradict each other.
+
+    Example:
+        >>> import featcache
+        >>> cache = featcache.extract("digits", backbone="pixels", image_size=8, cache_dir=tmp)
+        >>> result = featcache.train_head(cache.path, lr=1e-2, max_epochs=9, runs_dir=tmp / "runs")
+        >>> result.runs[0].test_acc > 0.9
+        True
+    """
+    note = on_note or _silent
+    head = HeadSpec(hidden=hidden, reg=reg, l1=l1, weight_decay=weight_decay, dropout=dropout)
+    train = TrainSpec(
+        lr=lr,
+        batch_size=batch_size,
+        max_epochs=max_epochs,
+        patience=patience,
+        min_delta=min_delta,
+        val_fraction=val_fraction,
+        split_seed=split_seed,
+        select=select,
+        seed=seed,
+    ).settled(head)
+    if seeds < 1:
+        raise UsageError(f"--seeds is {seeds}, but must be at least 1.")
+    opened = _the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir))
+    chosen = pick_device(device)
+    note(f"cache {opened.path}")
+    note(f"device {chosen.value}: {chosen.why}")
+    job = HeadJob(opened, head, chosen.value, Path(runs_dir), resume, on_progress or _silent, note)
+    runs = tuple(job.run(replace(train, seed=seed + i)) for i in range(seeds))
+    choices = {"device": f"{chosen.value} ({chosen.why})", **job.choices}
+    return TrainResult(runs=runs, cache=opened.path, choices=choices)
+
+
+def _silent(_: object) -> None:
+    pass
+
+
+def _the_cache(
+    cache: Cache | str | os.PathLike[str] | None,
+    *,
+    dataset: str | None,
+    backbone: str | None,
+    cache_dir: Path,
+) -> Cache:
+    if cache is not None and (dataset is not None or backbone is not None):
+        raise UsageError(
+            "--cache names the cache, so --dataset and --backbone have no use beside it. Nothing "
+            "was started. Leave them out, or leave --cache out."
+        )
+    if isinstance(cache, Cache):
+        return cache
+    if cache is not None:
+        return open_cache(find_cache(Path(cache), cache_dir=cache_dir))
+    dataset = ExtractSpec.dataset if dataset is None else dataset
+    backbone = ExtractSpec.backbone if backbone is None else backbone
+    command = f"featcache extract --dataset {dataset} --backbone {backbone}"
+    folder = cache_dir.expanduser() / dataset_slug(dataset)
+    return open_cache(find_cache_of(folder, backbone, extract_command=command))
+
+
+__all__ = ["HeadRun", "TrainProgress", "TrainResult", "train_head"]
