@@ -26,7 +26,7 @@ from featcache.errors import (
 )
 from featcache.heads import build_head
 from featcache.specs import HeadSpec, TrainSpec, canonical_json, differing_fields
-from featcache.store import Cache
+from featcache.store import Cache, named_failures
 
 HEAD_FILE = "head.safetensors"
 DESCRIPTION_FILE = "head.json"
@@ -140,10 +140,7 @@ def load_head(path: str | os.PathLike[str]) -> TrainedHead:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, ValueError, KeyError) as err:
-        raise CorruptError(
-            f"{path} is not a safetensors file, or is damaged: {err}. Nothing was loaded. Give a "
-            f"run's folder, or a head.safetensors that featcache train-head wrote."
-        ) from err
+        raise _not_safetensors(path, err) from err
     except OSError as err:
         raise StorageError(f"Cannot read {path}: {err}.") from err
     if _KEY not in metadata:
@@ -168,21 +165,18 @@ def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or as it was before, whatever happens.
 
     Raises:
-        StorageError: If the file cannot be written.
+        StorageError: If the file cannot be written; DiskFullError if there is no room.
     """
     new = path.with_name(f".{path.name}.new")
-    try:
-        with new.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError as err:
-        new.unlink(missing_ok=True)
-        raise StorageError(
-            f"Cannot write {path}: {err.strerror} (errno {err.errno}). What was there before is as "
-            f"it was. Mend the cause and run the same command again."
-        ) from err
+    with named_failures(path, kept="What was there before is as it was."):
+        try:
+            with new.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:
@@ -199,14 +193,22 @@ def _require_plain_file(path: Path) -> None:
         raise CacheMissingError(f"There is no head at {path}. Train one with: featcache train-head")
     if not path.is_file():
         raise UnsafeFileError(f"{path} is not a regular file, so it is not read.")
+
+
+def _not_safetensors(path: Path, err: Exception) -> FeatcacheError:
+    """Say what a file is that the safetensors library does not read."""
     with path.open("rb") as file:
         start = file.read(4)
-    if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or start == b"PK\x03\x04":
-        raise UnsafeFileError(
+    if start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
+        return UnsafeFileError(
             f"{path} is a pickle or a zip archive, whatever its name says: reading it could run "
             f"code. Nothing was loaded. Heads are .safetensors files that featcache train-head "
             f"wrote."
         )
+    return CorruptError(
+        f"{path} is not a safetensors file, or is damaged: {err}. Nothing was loaded. Give a "
+        f"run's folder, or a head.safetensors that featcache train-head wrote."
+    )
 
 
 def _describe(head: TrainedHead) -> dict[str, Any]:

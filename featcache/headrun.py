@@ -21,7 +21,7 @@ from featcache.features import n_inputs
 from featcache.headmodule import HeadModule
 from featcache.runs import RESULT_FILE, partial_run, run_path
 from featcache.specs import HeadSpec, TrainSpec
-from featcache.store import Cache, locked, require_sound
+from featcache.store import Cache, locked, named_failures, require_sound
 from featcache.trainer import (
     BEST,
     LAST,
@@ -100,6 +100,10 @@ class HeadJob:
         if path.exists():
             return read_run(path)
         batches = self._features(train)
+        with named_failures(path, kept="The last epoch that was saved is kept."):
+            return self._run(path, train, batches)
+
+    def _run(self, path: Path, train: TrainSpec, batches: FeatureDataModule) -> HeadRun:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path):
             if path.exists():  # another process finished it meanwhile

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torchmetrics.functional.classification import (
-    multiclass_auroc,
+    binary_auroc,
     multiclass_calibration_error,
 )
 
@@ -141,18 +141,14 @@ def auroc(labels: Rows, probabilities: npt.NDArray[np.float64]) -> float:
 
     NaN if all images are of one class.
     """
-    n_classes = probabilities.shape[1]
     present = np.unique(labels)
     if len(present) < 2:
         return math.nan
-    areas = multiclass_auroc(
-        torch.from_numpy(probabilities),
-        torch.from_numpy(labels),
-        num_classes=n_classes,
-        average="none",
-        validate_args=False,
-    )
-    return float(areas[present].mean())
+    areas = [
+        float(binary_auroc(torch.from_numpy(probabilities[:, k]), torch.from_numpy(labels == k)))
+        for k in present
+    ]
+    return statistics.fmean(areas)
 
 
 def calibration_error(labels: Rows, probabilities: npt.NDArray[np.float64]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import math
 import signal
@@ -21,6 +22,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from featcache.checkpoint import replace_file
 from featcache.datamodule import stream_seed
 from featcache.errors import NonFiniteError
 from featcache.headmodule import HeadModule
@@ -146,10 +148,9 @@ class _WholeFileIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        target = Path(path)
-        new = target.with_name(f".{target.name}.new")
-        torch.save(checkpoint, new)
-        new.replace(target)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        replace_file(Path(path), content.getvalue())
 
 
 class _EpochSeed(Callback):

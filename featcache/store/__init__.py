@@ -13,7 +13,7 @@ from featcache.store.catalog import (
 )
 from featcache.store.check import Damage, VerifyReport, require_sound, verify_cache
 from featcache.store.describe import CacheDescription, SplitDescription, describe_cache
-from featcache.store.files import human_bytes, require_space
+from featcache.store.files import human_bytes, named_failures, require_space
 from featcache.store.format import Block, rows_per_block
 from featcache.store.lock import locked
 from featcache.store.reader import (
@@ -50,6 +50,7 @@ __all__ = [
     "human_bytes",
     "list_caches",
     "locked",
+    "named_failures",
     "near_misses",
     "open_cache",
     "partial_path",

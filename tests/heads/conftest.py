@@ -1,0 +1,81 @@
+"""Small caches of features that a head can learn, written as `extract` writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import featcache
+from featcache.store import FilePlan
+from featcache.training import TrainResult
+from tests.store.conftest import Recipe, Rows
+
+N_FEATURES, CLASS_NAMES = 12, ("ant", "bee", "cow")
+IDENTITY = {"backbone": "toy", "bn": "frozen", "dataset_sha256": "0" * 64}
+
+
+@dataclass
+class FeatureRecipe(Recipe):
+    """A cache that says which dataset it is of."""
+
+    def plan(self) -> FilePlan:
+        return replace(super().plan(), provenance={"dataset": "folder:toys"})
+
+
+def learnable_rows(n: int, *, seed: int, unreadable: tuple[int, ...] = ()) -> Rows:
+    """Make N rows around one centre per class, which overlap a little."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n, dtype=np.int64) % 3
+    centres = np.random.default_rng(99).standard_normal((3, N_FEATURES))
+    features = (centres[labels] + rng.standard_normal((n, N_FEATURES))).astype("<f4")
+    return Rows(features, labels, [f"{i}" for i in range(n)], dict.fromkeys(unreadable, "broken"))
+
+
+MakeCache = Callable[..., Path]
+
+
+@pytest.fixture
+def make_cache(tmp_path: Path) -> MakeCache:
+    """Write a cache: by default 200 rows to train, two of them unreadable, and 60 to test."""
+
+    def make(name: str = "cache/folder-toys/toy-00000000.h5", **options: Any) -> Path:
+        options.setdefault("identity", IDENTITY)
+        options.setdefault("class_names", CLASS_NAMES)
+        options.setdefault(
+            "splits",
+            {
+                "train": learnable_rows(200, seed=1, unreadable=(5, 70)),
+                "test": learnable_rows(60, seed=2),
+            },
+        )
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FeatureRecipe(path, rows_per_block=64, **options).build()
+
+    return make
+
+
+@pytest.fixture
+def cache(make_cache: MakeCache) -> featcache.Cache:
+    """The default cache."""
+    return featcache.open_cache(make_cache())
+
+
+@pytest.fixture
+def train(cache: featcache.Cache, tmp_path: Path) -> Callable[..., TrainResult]:
+    """`featcache.train_head` on the default cache: 10 steps of 16 rows an epoch, quick to learn."""
+    return partial(
+        featcache.train_head,
+        cache,
+        hidden=(8,),
+        batch_size=16,
+        max_epochs=4,
+        lr=1e-2,
+        runs_dir=tmp_path / "runs",
+    )

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import featcache
+from featcache.errors import CacheMissingError, CorruptError, MismatchError, UsageError
+from featcache.plots import plot_evaluation
+from featcache.training import TrainResult
+from tests.heads.conftest import IDENTITY, MakeCache, learnable_rows
+
+Train = Callable[..., TrainResult]
+
+
+def test_the_figures_are_those_of_the_training(train: Train) -> None:
+    [run] = train().runs
+
+    test, val = (featcache.evaluate(run.path, split=split) for split in ("test", "val"))
+
+    assert test.acc.value == pytest.approx(run.test_acc)
+    assert test.loss.value == pytest.approx(run.test_loss)
+    assert val.acc.value == pytest.approx(run.val_acc)
+    assert val.loss.value == pytest.approx(run.val_loss)
+    assert test.acc.low < test.acc.value < test.acc.high
+    assert (test.n_images, val.n_images, test.k) == (60, 40, 3)
+    assert test.top_k.value == 1.0
+
+
+def test_the_training_split_leaves_out_validation_and_unreadable_images(train: Train) -> None:
+    path = train().path
+
+    evaluation = featcache.evaluate(path, split="train")
+
+    assert evaluation.n_images == 158
+    assert sum(map(sum, evaluation.confusion)) == 158
+
+
+def test_each_image_has_its_prediction(train: Train, cache: featcache.Cache) -> None:
+    evaluation = featcache.evaluate(train().path)
+
+    rows = list(csv.DictReader(evaluation.predictions.read_text().splitlines()))
+    assert [row["id"] for row in rows] == list(cache["test"].ids)
+    names = np.array(cache.class_names)
+    assert [row["label"] for row in rows] == names[cache["test"].labels].tolist()
+    right = [row["label"] == row["prediction"] for row in rows]
+    assert np.mean(right) == pytest.approx(evaluation.acc.value)
+    for row in rows:
+        shares = {name: float(row[f"p({name})"]) for name in cache.class_names}
+        assert sum(shares.values()) == pytest.approx(1)
+        assert max(shares, key=shares.__getitem__) == row["prediction"]
+
+
+def test_the_figures_are_written_beside_the_head(train: Train) -> None:
+    evaluation = featcache.evaluate(train().path)
+
+    written = json.loads((evaluation.run / "eval-test.json").read_text())
+    assert written["acc"]["value"] == evaluation.acc.value
+
+
+def test_the_newest_run_is_taken_by_default(train: Train, tmp_path: Path) -> None:
+    train(seed=1)
+    newest = train(seed=0).path
+
+    assert featcache.evaluate(runs_dir=tmp_path / "runs").run == newest
+
+
+def test_a_run_is_found_by_part_of_its_name(train: Train, tmp_path: Path) -> None:
+    plain, decayed = train().path, train(reg="l2").path
+    runs = tmp_path / "runs"
+
+    assert featcache.evaluate("none", runs_dir=runs).run == plain
+    assert featcache.evaluate(decayed.name[-8:], runs_dir=runs).run == decayed
+    with pytest.raises(UsageError, match="'toy' fits several runs"):
+        featcache.evaluate("toy", runs_dir=runs)
+    with pytest.raises(CacheMissingError, match="There is no run 'tyo'"):
+        featcache.evaluate("tyo", runs_dir=runs)
+
+
+def test_no_run_at_all_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(CacheMissingError, match=r"There is no finished run in .* train-head"):
+        featcache.evaluate(runs_dir=tmp_path)
+
+
+def test_a_cache_of_other_features_is_refused_with_what_differs(
+    train: Train, make_cache: MakeCache
+) -> None:
+    path = train().path
+    other = make_cache("other.h5", identity={**IDENTITY, "bn": "adapted"})
+
+    with pytest.raises(MismatchError, match='bn: found "adapted", wanted "frozen"'):
+        featcache.evaluate(path, cache=other)
+
+
+def test_a_cache_that_was_moved_is_found_by_its_fingerprint(
+    train: Train, cache: featcache.Cache, tmp_path: Path
+) -> None:
+    path = train().path
+    (tmp_path / "cache" / "elsewhere").mkdir()
+    moved = cache.path.rename(tmp_path / "cache" / "elsewhere" / "renamed.h5")
+
+    assert featcache.evaluate(path, cache_dir=tmp_path / "cache").cache == moved
+    moved.unlink()
+    with pytest.raises(CacheMissingError, match="Say where it is with --cache"):
+        featcache.evaluate(path, cache_dir=tmp_path / "cache")
+
+
+def test_a_damaged_cache_is_refused(train: Train, cache: featcache.Cache) -> None:
+    path = train().path
+    with cache.path.open("r+b") as file:
+        file.seek(cache["test"].features.offset)  # type: ignore[attr-defined]
+        file.write(b"\xff\xff\xff")
+
+    with pytest.raises(CorruptError, match="is damaged: test rows 0 to 59"):
+        featcache.evaluate(path)
+
+
+def test_a_split_that_is_not_there_is_told(train: Train) -> None:
+    with pytest.raises(UsageError, match=r"--split is 'tset', but .* has only train, val, test"):
+        featcache.evaluate(train().path, split="tset")
+
+
+def test_a_head_compared_with_itself_does_not_differ(train: Train) -> None:
+    path = train().path
+
+    same = featcache.compare(path, path)
+
+    assert (same.acc_difference.value, same.n_only_first, same.p_value) == (0.0, 0, 1.0)
+
+
+def test_a_better_head_is_found_better(train: Train) -> None:
+    good, bad = train(max_epochs=20).path, train(max_epochs=1, lr=1e-5).path
+
+    comparison = featcache.compare(good, bad)
+
+    assert comparison.acc_difference.low > 0
+    assert comparison.p_value < 0.01
+    gained = (comparison.n_only_first - comparison.n_only_second) / 60
+    assert comparison.acc_difference.value == pytest.approx(gained)
+
+
+def test_heads_of_other_images_cannot_be_compared(
+    train: Train, make_cache: MakeCache, tmp_path: Path
+) -> None:
+    splits = {"train": learnable_rows(60, seed=3), "test": learnable_rows(60, seed=4)}
+    identity = {**IDENTITY, "dataset_sha256": "1" * 64}
+    other = make_cache("other.h5", splits=splits, identity=identity)
+    second = featcache.train_head(other, max_epochs=1, runs_dir=tmp_path / "runs").path
+
+    with pytest.raises(MismatchError, match="holds different images"):
+        featcache.compare(train().path, second)
+
+
+def test_plots_are_drawn_as_png_and_svg(train: Train) -> None:
+    files = plot_evaluation(featcache.evaluate(train().path))
+
+    assert [f.name for f in files] == [
+        "curves.png",
+        "curves.svg",
+        "confusion-test.png",
+        "confusion-test.svg",
+    ]
+    assert files[0].read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in files[3].read_bytes()

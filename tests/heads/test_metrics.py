@@ -1,0 +1,125 @@
+"""The figures against scikit-learn's and SciPy's."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import (
+    confusion_matrix as sklearn_confusion,
+)
+from sklearn.metrics import (
+    f1_score,
+    precision_recall_fscore_support,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
+
+from featcache.metrics import (
+    Spread,
+    auroc,
+    bootstrap,
+    calibration_error,
+    confusion_matrix,
+    label_ranks,
+    macro_f1,
+    mcnemar_p,
+    per_class,
+)
+
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, 5, 400)
+PROBABILITIES = RNG.dirichlet(np.ones(5), 400)
+PROBABILITIES[np.arange(400), LABELS] += 0.3
+PROBABILITIES /= PROBABILITIES.sum(1, keepdims=True)
+PREDICTIONS = PROBABILITIES.argmax(1)
+
+
+@pytest.mark.parametrize(
+    ("b", "c"), [(0, 0), (3, 0), (10, 25), (40, 40), (1811, 518), (5000, 4900)]
+)
+def test_mcnemar_is_the_exact_binomial_test(b: int, c: int) -> None:
+    expected = binomtest(b, b + c).pvalue if b + c else 1.0
+
+    assert mcnemar_p(b, c) == pytest.approx(expected, rel=1e-9)
+
+
+def test_f1_and_the_table_are_scikit_learns() -> None:
+    precision, recall, f1, n = precision_recall_fscore_support(LABELS, PREDICTIONS)
+
+    table = per_class(LABELS, PREDICTIONS, list("abcde"))
+
+    assert [c.precision for c in table] == pytest.approx(precision)
+    assert [c.recall for c in table] == pytest.approx(recall)
+    assert [c.f1 for c in table] == pytest.approx(f1)
+    assert [c.n for c in table] == n.tolist()
+    expected = f1_score(LABELS, PREDICTIONS, average="macro")
+    assert macro_f1(LABELS, PREDICTIONS, 5) == pytest.approx(expected)
+
+
+def test_classes_that_do_not_occur_do_not_count() -> None:
+    labels, predictions = np.array([0, 0, 2]), np.array([0, 2, 2])
+
+    assert macro_f1(labels, predictions, 9) == f1_score(labels, predictions, average="macro")
+    assert per_class(labels, predictions, list("abcdefghi"))[8].f1 == 0.0
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_top_k_is_scikit_learns(k: int) -> None:
+    share = (label_ranks(LABELS, PROBABILITIES) < k).mean()
+
+    assert share == pytest.approx(top_k_accuracy_score(LABELS, PROBABILITIES, k=k))
+
+
+def test_ties_do_not_flatter_a_head_that_knows_nothing() -> None:
+    labels = np.arange(5)
+
+    ranks = label_ranks(labels, np.full((5, 5), 0.2))
+
+    assert ranks.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_auroc_is_scikit_learns() -> None:
+    expected = roc_auc_score(LABELS, PROBABILITIES, multi_class="ovr")
+
+    assert auroc(LABELS, PROBABILITIES) == pytest.approx(expected, abs=1e-6)
+
+
+def test_auroc_leaves_out_classes_without_images() -> None:
+    some = LABELS != 3
+
+    areas = [roc_auc_score(LABELS[some] == k, PROBABILITIES[some, k]) for k in (0, 1, 2, 4)]
+
+    assert auroc(LABELS[some], PROBABILITIES[some]) == pytest.approx(np.mean(areas), abs=1e-6)
+    assert math.isnan(auroc(np.zeros(3, np.int64), PROBABILITIES[:3]))
+
+
+def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy() -> None:
+    probabilities = np.array([[0.95, 0.05]] * 10 + [[0.35, 0.65]] * 10)
+    labels = np.array([0] * 9 + [1] + [1] * 5 + [0] * 5)
+
+    assert calibration_error(labels, probabilities) == pytest.approx((0.05 + 0.15) / 2, abs=1e-6)
+
+
+def test_the_confusion_matrix_is_scikit_learns() -> None:
+    assert np.array_equal(
+        confusion_matrix(LABELS, PREDICTIONS, 5), sklearn_confusion(LABELS, PREDICTIONS)
+    )
+
+
+def test_the_interval_of_a_share_is_the_binomials() -> None:
+    right = np.arange(1000) < 800
+
+    estimate = bootstrap(lambda rows: float(right[rows].mean()), 1000, n_draws=2000, seed=0)
+
+    half = 1.96 * math.sqrt(0.8 * 0.2 / 1000)
+    assert estimate.value == 0.8
+    assert estimate.low == pytest.approx(0.8 - half, abs=0.003)
+    assert estimate.high == pytest.approx(0.8 + half, abs=0.003)
+
+
+def test_a_spread_has_the_sample_deviation() -> None:
+    assert Spread.of([1.0, 2.0, 4.0]) == Spread(7 / 3, pytest.approx(1.5275252), 1.0, 4.0, 3)  # type: ignore[arg-type]
+    assert Spread.of([1.0]).sd is None

@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import featcache
+import featcache.headrun
+from featcache.checkpoint import load_head
+from featcache.errors import (
+    CacheMissingError,
+    CorruptError,
+    InterruptedRunError,
+    LockedError,
+    NonFiniteError,
+    StorageError,
+    UsageError,
+)
+from featcache.runs import partial_run
+from featcache.runtime import Choice
+from featcache.store import locked
+from featcache.training import TrainResult
+from tests.heads.conftest import IDENTITY, MakeCache
+
+Train = Callable[..., TrainResult]
+
+
+def head_bytes(result: TrainResult) -> bytes:
+    return (result.path / "head.safetensors").read_bytes()
+
+
+def stop_in(epoch: int) -> Callable[[featcache.TrainProgress], None]:
+    """Press Ctrl-C after the first batch of an epoch, from 0."""
+
+    def on_progress(progress: featcache.TrainProgress) -> None:
+        if progress.epoch == epoch:
+            raise KeyboardInterrupt
+
+    return on_progress
+
+
+def test_a_run_is_a_folder_of_four_files(train: Train, tmp_path: Path) -> None:
+    result = train()
+
+    assert result.path.parent == tmp_path / "runs" / "folder-toys"
+    assert result.path.name.startswith("toy-none-")
+    assert sorted(p.name for p in result.path.iterdir()) == [
+        "head.json",
+        "head.safetensors",
+        "metrics.csv",
+        "result.json",
+    ]
+    assert [p.name for p in result.path.parent.iterdir()] == [result.path.name]
+
+
+def test_it_learns(train: Train) -> None:
+    [run] = train(max_epochs=20).runs
+
+    assert run.test_acc is not None
+    assert run.test_acc > 0.8
+    assert run.history[-1]["train_loss"] < run.history[0]["train_loss"]
+
+
+def test_the_curves_stand_in_the_csv_one_row_an_epoch(train: Train) -> None:
+    [run] = train().runs
+
+    rows = list(csv.DictReader((run.path / "metrics.csv").read_text().splitlines()))
+    assert [float(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    assert [int(row["step"]) for row in rows] == [10, 20, 30, 40]
+    for name in ("train_loss", "val_loss", "val_acc"):
+        assert [float(row[name]) for row in rows] == [epoch[name] for epoch in run.history]
+
+
+def test_the_same_command_gives_the_same_bits(train: Train, tmp_path: Path) -> None:
+    first = train(reg="dropout", dropout=(0.4,))
+    torch.manual_seed(999)
+
+    second = train(reg="dropout", dropout=(0.4,), runs_dir=tmp_path / "again")
+
+    assert head_bytes(first) == head_bytes(second)
+    assert first.runs[0].history == second.runs[0].history
+
+
+def test_the_same_command_reuses_the_run(train: Train) -> None:
+    first = train()
+
+    [again] = train().runs
+
+    assert (first.runs[0].outcome, again.outcome) == ("trained", "reused")
+    assert again.history == first.runs[0].history
+
+
+def test_training_leaves_the_global_random_state_alone(train: Train) -> None:
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+
+    train(reg="dropout", dropout=(0.4,))
+
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_seeds_differ_in_all_but_the_split(train: Train) -> None:
+    result = train(seeds=3, seed=7)
+
+    assert [run.seed for run in result.runs] == [7, 8, 9]
+    assert len({head_bytes(TrainResult((run,), result.cache, {})) for run in result.runs}) == 3
+    assert {load_head(run.path).train.split_seed for run in result.runs} == {42}
+    assert train(seed=8).runs[0].outcome == "reused"
+
+
+def test_the_best_epoch_can_be_kept(train: Train) -> None:
+    options = {"lr": 0.3, "max_epochs": 12, "patience": 0}
+    [last] = train(**options).runs
+    [best] = train(**options, select="best").runs
+
+    assert last.best_epoch == best.best_epoch < 12
+    assert best.val_loss == min(row["val_loss"] for row in best.history) < last.val_loss
+    assert load_head(best.path).n_epochs == best.best_epoch
+    assert featcache.evaluate(best.path, split="val").loss.value == pytest.approx(best.val_loss)
+    assert featcache.evaluate(last.path, split="val").loss.value == pytest.approx(last.val_loss)
+
+
+def test_it_stops_early_as_asked(train: Train) -> None:
+    [run] = train(max_epochs=50, patience=1, min_delta=0.5).runs
+
+    assert run.stopped_early
+    assert run.n_epochs == 2
+
+
+def test_features_in_the_file_train_the_same_head(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident = train()
+    choice = Choice("file", "too large")
+    monkeypatch.setattr("featcache.datamodule.pick_residence", lambda *_, **__: choice)
+
+    streamed = train(runs_dir=tmp_path / "streamed")
+
+    assert streamed.choices["features"] == "file (too large)"
+    assert head_bytes(streamed) == head_bytes(resident)
+
+
+@pytest.mark.parametrize("stopped_in", [1, 3])
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    train: Train, tmp_path: Path, stopped_in: int
+) -> None:
+    options = {"reg": "dropout", "dropout": (0.4,)}
+    whole = train(**options, runs_dir=tmp_path / "whole")
+    with pytest.raises(InterruptedRunError) as err:
+        train(**options, on_progress=stop_in(stopped_in))
+
+    resumed = train(**options, resume=True)
+
+    folder = partial_run(resumed.path)
+    assert str(err.value) == (
+        f"Stopped. The head of epoch {stopped_in} of 4 is kept in {folder}. The same command with "
+        f"--resume goes on from there."
+    )
+    assert resumed.runs[0].outcome == "resumed"
+    assert head_bytes(resumed) == head_bytes(whole)
+    assert resumed.runs[0].history == whole.runs[0].history
+    assert (resumed.path / "metrics.csv").read_text() == (whole.path / "metrics.csv").read_text()
+    assert not folder.exists()
+
+
+def test_a_stopped_run_keeps_a_head_that_can_be_evaluated(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRunError):
+        train(on_progress=stop_in(2))
+    [folder] = (tmp_path / "runs" / "folder-toys").glob("*.partial")
+
+    head = load_head(folder)
+
+    assert (head.n_epochs, head.is_finished) == (2, False)
+    assert featcache.evaluate(folder).n_images == 60
+
+
+def test_early_stopping_counts_on_after_a_resume(train: Train, tmp_path: Path) -> None:
+    options = {"max_epochs": 9, "patience": 3, "min_delta": 10.0}
+    whole = train(**options, runs_dir=tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        train(**options, on_progress=stop_in(2))
+
+    resumed = train(**options, resume=True)
+
+    assert resumed.runs[0].n_epochs == whole.runs[0].n_epochs == 4
+
+
+def test_without_resume_a_stopped_run_starts_again(train: Train) -> None:
+    notes: list[str] = []
+    with pytest.raises(InterruptedRunError):
+        train(on_progress=stop_in(2))
+
+    [run] = train(on_note=notes.append).runs
+
+    assert run.outcome == "trained"
+    assert any("starts again, since --resume was not given" in note for note in notes)
+
+
+def test_a_run_stopped_in_its_first_epoch_has_no_head(train: Train) -> None:
+    with pytest.raises(InterruptedRunError, match="No epoch was finished, so there is no head yet"):
+        train(on_progress=stop_in(0))
+
+
+def test_a_damaged_checkpoint_is_told(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRunError):
+        train(on_progress=stop_in(2))
+    [checkpoint] = (tmp_path / "runs").rglob("last.ckpt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:500])
+
+    with pytest.raises(CorruptError, match=r"last.ckpt is damaged .* without --resume"):
+        train(resume=True)
+
+
+def test_a_loss_that_explodes_stops_and_keeps_the_last_good_head(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    penalty = featcache.headmodule.l1_norm
+    n_calls = 0
+
+    def exploding(parameters: object) -> torch.Tensor:
+        nonlocal n_calls
+        n_calls += 1
+        return penalty(parameters) * (float("nan") if n_calls > 23 else 1)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("featcache.headmodule.l1_norm", exploding)
+
+    with pytest.raises(NonFiniteError) as err:
+        train(reg="l1")
+
+    [folder] = (tmp_path / "runs" / "folder-toys").glob("*.partial")
+    assert str(err.value) == (
+        f"The loss became nan at step 4 of epoch 3. The head of epoch 2 of 4 is kept in {folder}. "
+        f"Use a lower --lr (it is 0.01)."
+    )
+    assert load_head(folder).n_epochs == 2
+
+
+def test_an_absurd_learning_rate_ends_in_that_message(train: Train) -> None:
+    with pytest.raises(NonFiniteError, match=r"loss became (inf|nan).*Use a lower --lr \(it is 1e"):
+        train(lr=1e30, max_epochs=30)
+
+
+def test_a_damaged_cache_is_refused(train: Train, cache: featcache.Cache, tmp_path: Path) -> None:
+    offset = cache["train"].features.offset  # type: ignore[attr-defined]
+    with cache.path.open("r+b") as file:
+        file.seek(offset + 1000)
+        file.write(b"\xff\xff\xff")
+
+    with pytest.raises(CorruptError, match=r"is damaged: train rows 0 to 63.*cache verify"):
+        train()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_writer_per_run(train: Train) -> None:
+    path = train().path
+    path.rename(path.with_name("elsewhere"))
+
+    with locked(path), pytest.raises(LockedError, match="is being written by process"):
+        train()
+
+
+def test_a_folder_that_cannot_be_written_is_told(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StorageError, match="Cannot write"):
+        train(runs_dir=tmp_path / "file" / "runs")
+
+
+def test_the_cache_is_found_by_dataset_and_backbone(make_cache: MakeCache, tmp_path: Path) -> None:
+    path = make_cache()
+
+    result = featcache.train_head(
+        dataset="folder:toys",
+        backbone="toy",
+        max_epochs=1,
+        cache_dir=tmp_path / "cache",
+        runs_dir=tmp_path / "runs",
+    )
+
+    assert result.cache == path
+
+
+def test_a_cache_that_is_not_there_comes_with_its_command(tmp_path: Path) -> None:
+    with pytest.raises(CacheMissingError) as err:
+        featcache.train_head(cache_dir=tmp_path)
+
+    assert str(err.value) == (
+        f"There is no complete cache of vgg16 in {tmp_path / 'cifar10'}. Make it with: featcache "
+        f"extract --dataset cifar10 --backbone vgg16"
+    )
+
+
+def test_several_caches_are_named_with_what_they_differ_in(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    make_cache("cache/folder-toys/toy-1.h5")
+    make_cache("cache/folder-toys/toy-2.h5", identity={**IDENTITY, "bn": "adapted"})
+
+    with pytest.raises(
+        UsageError, match=r'toy-2.h5 \(bn: found "adapted".* Say which with --cache'
+    ):
+        featcache.train_head(dataset="folder:toys", backbone="toy", cache_dir=tmp_path / "cache")
+
+
+def test_a_cache_and_a_dataset_contradict_each_other(cache: featcache.Cache) -> None:
+    with pytest.raises(UsageError, match="--cache names the cache, so --dataset and --backbone"):
+        featcache.train_head(cache, dataset="digits")
+
+
+def test_no_seeds_is_an_error(train: Train) -> None:
+    with pytest.raises(UsageError, match="--seeds is 0"):
+        train(seeds=0)
