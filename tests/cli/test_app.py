@@ -13,7 +13,7 @@ import pytest
 import typer.main
 
 import featcache
-from featcache.specs import ExtractSpec
+from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
 from featcache_cli.app import app
 from tests.cli.conftest import Run, Spawn, child_environment
 
@@ -121,27 +121,43 @@ def test_a_mistyped_command_line_is_exit_2(run: Run, arguments: list[str], text:
     assert result.stdout == ""
 
 
-def test_extract_options_are_the_keywords_of_the_library() -> None:
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [("extract", featcache.extract), ("train-head", featcache.train_head)],
+)
+def test_options_are_the_keywords_of_the_library(
+    command: str, function: Callable[..., object]
+) -> None:
     keywords = {
         name: parameter.default
-        for name, parameter in inspect.signature(featcache.extract).parameters.items()
+        for name, parameter in inspect.signature(function).parameters.items()
         if not name.startswith("on_")
     }
-    options = options_of("extract")
+    options = options_of(command)
 
     assert list(options) == list(keywords)
     for name, option in options.items():
         assert option.opts == [f"--{name.replace('_', '-')}"]
         if keywords[name] is None:
             assert option.default in ("auto", None)
+        elif isinstance(keywords[name], tuple):
+            assert option.default == ",".join(map(str, keywords[name]))
         else:
             assert option.default == keywords[name]
 
 
-def test_extract_keywords_are_the_fields_of_the_spec() -> None:
-    keywords = inspect.signature(featcache.extract).parameters
+@pytest.mark.parametrize(
+    ("function", "spec"),
+    [
+        (featcache.extract, ExtractSpec),
+        (featcache.train_head, HeadSpec),
+        (featcache.train_head, TrainSpec),
+    ],
+)
+def test_keywords_are_the_fields_of_the_spec(function: Callable[..., object], spec: Any) -> None:
+    keywords = inspect.signature(function).parameters
 
-    for field in dataclasses.fields(ExtractSpec):
+    for field in dataclasses.fields(spec):
         assert keywords[field.name].default == field.default
 
 
@@ -154,6 +170,7 @@ def test_extract_keywords_are_the_fields_of_the_spec() -> None:
         (["cache", "rm"], featcache.find_cache),
         (["datasets"], featcache.list_datasets),
         (["backbones"], featcache.list_backbones),
+        (["eval"], featcache.evaluate),
     ],
 )
 def test_options_of_a_command_are_keywords_of_its_function(
@@ -161,11 +178,11 @@ def test_options_of_a_command_are_keywords_of_its_function(
 ) -> None:
     options = options_of(*command)
     # A file is an argument, found by its name below --cache-dir; a filter of names is one too.
-    other = {"cache", "cache_dir", "name", "yes"}
+    other = {"cache", "cache_dir", "name", "yes", "runs", "plot"}
 
     keywords = inspect.signature(function).parameters
     assert set(options) - other <= set(keywords)
-    missing = set(keywords) - set(options) - {"path", "name", "names", "on_progress"}
+    missing = set(keywords) - set(options) - {"path", "name", "names", "run", "on_progress"}
     assert missing == set()
 
 

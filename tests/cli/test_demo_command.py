@@ -16,22 +16,32 @@ def test_demo_runs_its_commands_and_names_the_files(
 
     assert result.exit_code == 0
     trunk, pixels = sorted(c.path for c in featcache.list_caches("[red] here"))
+    runs = featcache.list_runs("runs")
+    options = "--lr 0.001 --max-epochs 8 --runs-dir runs"
     commands = [line for line in result.stderr.splitlines() if line.startswith("$ ")]
     assert commands == [
-        "$ featcache extract --dataset digits --backbone pixels --cache-dir '[red] here'",
+        "$ featcache extract --dataset digits --backbone pixels --image-size 32 --cache-dir "
+        "'[red] here'",
         "$ featcache extract --dataset digits --backbone mobilenet_v3_small --image-size 32 "
         "--weights random --cache-dir '[red] here'",
         "$ featcache cache ls --cache-dir '[red] here'",
         f"$ featcache cache info '{trunk}'",
         f"$ featcache cache verify '{pixels}'",
         f"$ featcache cache verify '{trunk}'",
+        *(
+            f"$ featcache train-head --cache '{path}' --reg {reg} {options}"
+            for path in (pixels, trunk)
+            for reg in ("none", "dropout")
+        ),
+        f"$ featcache eval {runs[2]}",
     ]
     assert result.stdout.count("result   sound") == 2
     assert "accuracies on these features would mean nothing" in result.stderr
-    assert result.stdout.splitlines()[-3:] == [
-        f"made  {pixels}",
-        f"and   {trunk}",
-        "next  featcache extract --dataset cifar10 --backbone vgg16",
+    assert result.stdout.splitlines()[-4:] == [
+        f"made   {pixels}",
+        f"and    {trunk}",
+        f"heads  {', '.join(map(str, runs))}",
+        "next   featcache extract --dataset cifar10 --backbone vgg16",
     ]
 
 
@@ -41,5 +51,5 @@ def test_demo_commands_can_be_typed_as_shown(run: Run, monkeypatch: pytest.Monke
     shown = run("demo").stderr
 
     for line in shown.splitlines():
-        if line.startswith("$ featcache cache"):
+        if line.startswith(("$ featcache cache", "$ featcache train-head", "$ featcache eval")):
             assert run(*line.split()[2:]).exit_code == 0

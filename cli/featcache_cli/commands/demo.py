@@ -6,17 +6,22 @@ import shlex
 
 from featcache.specs import ExtractSpec
 from featcache_cli.commands import cache
+from featcache_cli.commands.evaluate import evaluate
 from featcache_cli.commands.extract import extract
+from featcache_cli.commands.train_head import train_head
 from featcache_cli.console import headline, note, show_facts
-from featcache_cli.options import CacheDirOption
+from featcache_cli.options import CacheDirOption, RunsDirOption
 
 _BACKBONE, _IMAGE_SIZE = "vgg16", 64
+_LR, _MAX_EPOCHS = 1e-3, 8
 
 
-def demo(cache_dir: CacheDirOption = ExtractSpec.cache_dir) -> None:
-    """Extract, list and verify 1,797 digits, without a network.
+def demo(
+    cache_dir: CacheDirOption = ExtractSpec.cache_dir, runs_dir: RunsDirOption = "runs"
+) -> None:
+    """Extract 1,797 digits and train heads on them, without a network.
 
-    Through the trunks pixels and vgg16, then cache ls, info and verify: about a minute.
+    Through the trunks pixels and vgg16, then cache ls, info and verify, four heads, and eval.
     """
     from featcache import describe_backbone
 
@@ -25,9 +30,12 @@ def demo(cache_dir: CacheDirOption = ExtractSpec.cache_dir) -> None:
     weights = "DEFAULT" if has_weights else "random"
     place = ["--cache-dir", cache_dir]
 
-    _tell("extract", "--dataset", "digits", "--backbone", "pixels", *place)
-    pixels = extract(dataset="digits", backbone="pixels", cache_dir=cache_dir)
-    shape = ["--image-size", str(_IMAGE_SIZE), "--weights", weights]
+    shape = ["--image-size", str(_IMAGE_SIZE)]
+    _tell("extract", "--dataset", "digits", "--backbone", "pixels", *shape, *place)
+    pixels = extract(
+        dataset="digits", backbone="pixels", image_size=_IMAGE_SIZE, cache_dir=cache_dir
+    )
+    shape += ["--weights", weights]
     _tell("extract", "--dataset", "digits", "--backbone", _BACKBONE, *shape, *place)
     features = extract(
         dataset="digits",
@@ -44,6 +52,19 @@ def demo(cache_dir: CacheDirOption = ExtractSpec.cache_dir) -> None:
         _tell("cache", "verify", str(path))
         cache.verify(str(path))
 
+    runs = []
+    for path in (pixels, features):
+        for reg in ("none", "dropout"):
+            options = ["--reg", reg, "--lr", str(_LR), "--max-epochs", str(_MAX_EPOCHS)]
+            _tell("train-head", "--cache", str(path), *options, "--runs-dir", runs_dir)
+            run = train_head(
+                cache=str(path), reg=reg, lr=_LR, max_epochs=_MAX_EPOCHS, runs_dir=runs_dir
+            )
+            runs.append(run)
+    of_the_trunk = str(runs[2])
+    _tell("eval", of_the_trunk)
+    evaluate([of_the_trunk])
+
     headline("The demo is done.")
     if has_weights:
         note(f"{_BACKBONE} ran with its ImageNet weights, which are on this machine.")
@@ -57,6 +78,7 @@ def demo(cache_dir: CacheDirOption = ExtractSpec.cache_dir) -> None:
         {
             "made": pixels,
             "and": features,
+            "heads": ", ".join(map(str, runs)),
             "next": "featcache extract --dataset cifar10 --backbone vgg16",
         }
     )

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import featcache
+from tests.cli.conftest import Run, child_environment
+
+QUICK = ["--lr", "1e-2", "--max-epochs", "2", "--hidden", "16"]
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> list[str]:
+    """A train-head command on a cache of 600 digits of 8 x 8 pixels."""
+    featcache.extract("digits", backbone="pixels", image_size=8, limit=300, cache_dir="cache")
+    return ["train-head", "--dataset", "digits", "--backbone", "pixels"]
+
+
+def test_it_trains_then_reuses_then_evaluates(run: Run, digits: list[str]) -> None:
+    first, second = run(*digits, *QUICK), run(*digits, *QUICK)
+    [path] = featcache.list_runs("runs")
+
+    evaluated = run("eval")
+
+    assert (first.exit_code, second.exit_code, evaluated.exit_code) == (0, 0, 0)
+    assert first.stdout.splitlines()[0] == f"trained  {path}"
+    assert second.stdout.splitlines()[0] == f"reused  {path}"
+    assert "features stay in memory: " in first.stderr
+    assert f"next: featcache eval {path}" in first.stderr
+    [test] = [line for line in first.stdout.splitlines() if line.startswith("test ")]
+    acc = test.split("test_acc ")[1].split()[0]
+    assert f"test_acc     {acc}  95% interval " in evaluated.stdout
+    assert "label \\ prediction " in evaluated.stdout
+
+
+def test_nothing_of_lightning_is_heard(run: Run, digits: list[str]) -> None:
+    result = run(*digits, *QUICK)
+
+    told = (result.stdout + result.stderr).lower()
+    for word in ("lightning", "tpu", "trainer", "litlogger", "warning", "checkpoint"):
+        assert word not in told
+
+
+def test_several_seeds_give_mean_and_sd(run: Run, digits: list[str]) -> None:
+    result = run(*digits, *QUICK, "--seeds", "3", "--reg", "dropout", "--dropout", "0.2")
+
+    assert result.stdout.count("trained  ") == 3
+    [line] = [row for row in result.stdout.splitlines() if row.startswith("test_acc  mean ")]
+    assert " sd " in line
+    assert line.endswith("n 3")
+
+
+def test_json_is_one_object(run: Run, digits: list[str]) -> None:
+    result = run(*digits, *QUICK, "--json")
+
+    answer = json.loads(result.stdout)
+    assert answer["runs"][0]["outcome"] == "trained"
+    assert len(answer["runs"][0]["history"]) == 2
+    evaluated = json.loads(run("eval", "--json").stdout)
+    assert evaluated["evaluations"][0]["acc"]["value"] == pytest.approx(
+        answer["runs"][0]["test_acc"]
+    )
+    assert evaluated["comparison"] is None
+
+
+def test_a_linear_probe_is_an_empty_hidden(run: Run, digits: list[str]) -> None:
+    result = run(*digits, "--max-epochs", "1", "--hidden", "")
+
+    [path] = featcache.list_runs("runs")
+    assert result.exit_code == 0
+    assert featcache.load_head(path).spec.hidden == ()
+
+
+def test_two_runs_are_compared(run: Run, digits: list[str]) -> None:
+    run(*digits, *QUICK)
+    run(*digits, *QUICK, "--reg", "l2")
+
+    result = run("eval", "none", "l2", "--plot")
+
+    assert result.exit_code == 0
+    assert "(McNemar's exact test)" in result.stdout
+    assert result.stdout.count("confusion-test.svg") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["train-head"], 10, "Make it with: featcache extract --dataset cifar10 --backbone vgg16"),
+        (["train-head", "--dataset", "cifra10"], 2, "Did you mean 'cifar10'"),
+        (["train-head", "--reg", "drpout"], 2, "Did you mean 'dropout'?"),
+        (["train-head", "--hidden", "50;20"], 2, "must be whole numbers with commas between"),
+        (["train-head", "--reg", "dropout", "--dropout", "a"], 2, "must be numbers with commas"),
+        (["train-head", "--lr", "0"], 2, "--lr is 0, but must be a finite number above 0"),
+        (["train-head", "--cache", "nix.h5"], 10, "There is no cache 'nix.h5'"),
+        (["eval"], 10, "There is no finished run in runs. Train a head with"),
+        (["eval", "a", "b", "c"], 2, "3 runs were given, but at most two can be compared"),
+    ],
+)
+def test_bad_input_has_its_message_and_its_code(
+    run: Run, arguments: list[str], code: int, text: str
+) -> None:
+    result = run(*arguments)
+
+    assert result.exit_code == code
+    assert text in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_the_head_and_resume_goes_on(
+    run: Run, digits: list[str], number: int, code: int
+) -> None:
+    endless = [*digits, "--max-epochs", "100000", "--patience", "0"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "featcache_cli", *endless],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=child_environment(),
+    ) as process:
+        while process.poll() is None and not list(Path("runs").rglob("last.ckpt")):
+            time.sleep(0.05)
+        os.kill(process.pid, number)
+        out, err = process.communicate(timeout=10)
+
+    assert process.returncode == code
+    assert out == ""
+    assert "error: Stopped. The head of epoch " in err
+    assert "The same command with --resume goes on from there." in err
+    [partial] = Path("runs").rglob("*.partial")
+    assert featcache.load_head(partial).is_finished is False
+    assert run("eval", str(partial)).exit_code == 0
