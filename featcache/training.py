@@ -109,7 +109,7 @@ def train_head(
         >>> import featcache
         >>> cache = featcache.extract("digits", backbone="pixels", image_size=8, cache_dir=tmp)
         >>> result = featcache.train_head(cache.path, lr=1e-2, max_epochs=9, runs_dir=tmp / "runs")
-        >>> result.runs[0].test_acc > 0.9
+        >>> result.runs[0].test_acc > 0.8
         True
     """
     note = on_note or _silent

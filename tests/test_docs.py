@@ -29,7 +29,8 @@ def test_the_example_of_the_readme_runs(
 
     exec(compile(python_block("README.md"), "README.md", "exec"), {})
 
-    lines = capsys.readouterr().out.splitlines()
+    accuracy, *lines = capsys.readouterr().out.splitlines()
+    assert accuracy.startswith("Estimate(value=0.")
     assert lines == ["(1437, 8, 8, 3) [0 1 2 3 4] ('0', '1', '2')", "(1437, 8, 8, 3) True"]
 
 
@@ -44,6 +45,25 @@ def test_the_example_of_the_format_runs_without_featcache(tmp_path: Path) -> Non
     assert list(seen["ids"][:2]) == ["0", "71"]  # type: ignore[index]
     assert seen["first"].shape == (8, 8, 3)  # type: ignore[attr-defined]
     assert str(seen["manifest"]).startswith('b\'{"class_names":')
+
+
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec")  # Lightning 2.6.6 on torch 2.14
+def test_the_examples_of_the_guide_to_heads_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    guide = (ROOT / "docs" / "guides" / "heads.md").read_text()
+    weights, lightning = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    cache = featcache.extract(
+        "digits", backbone="mobilenet_v3_small", weights="random", image_size=32, limit=100
+    )
+    run = featcache.train_head(cache.path, max_epochs=1).path
+    seen: dict[str, object] = {"path": run / "head.safetensors", "cache_path": cache.path}
+
+    exec(compile(weights.replace("25088", "576"), "heads.md", "exec"), seen)
+    exec(compile(lightning, "heads.md", "exec"), seen)
+
+    assert len(seen["module"].history) == 2  # type: ignore[attr-defined]
 
 
 def test_the_file_map_of_the_readme_is_true() -> None:

@@ -91,7 +91,7 @@ def train_head(
     runs_dir: RunsDirOption = "runs",
     json: JsonOption = False,
 ) -> Path:
-    """Train an MLP head on a cache: the reference notebook's, or yours.
+    """Train an MLP head on a cache, as the notebook does.
 
     The defaults are its VGG16 systems. The same command gives the same bits, and answers at once
     when the run is there.
