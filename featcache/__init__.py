@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from featcache.headmodule import HeadModule
     from featcache.headrun import HeadRun
     from featcache.pipeline import Progress
+    from featcache.reproduction import Reproduction, SystemResult, reproduce
     from featcache.runs import list_runs
     from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
     from featcache.store import (
@@ -50,6 +51,8 @@ _HOME = {
     "HeadRun": "headrun",
     "HeadSpec": "specs",
     "Progress": "pipeline",
+    "Reproduction": "reproduction",
+    "SystemResult": "reproduction",
     "TrainProgress": "trainer",
     "TrainResult": "training",
     "TrainSpec": "specs",
@@ -68,6 +71,7 @@ _HOME = {
     "load_head": "checkpoint",
     "open_cache": "store",
     "remove_cache": "store",
+    "reproduce": "reproduction",
     "train_head": "training",
     "verify_cache": "store",
 }
@@ -86,6 +90,8 @@ __all__ = [
     "HeadRun",
     "HeadSpec",
     "Progress",
+    "Reproduction",
+    "SystemResult",
     "TrainProgress",
     "TrainResult",
     "TrainSpec",
@@ -105,6 +111,7 @@ __all__ = [
     "load_head",
     "open_cache",
     "remove_cache",
+    "reproduce",
     "train_head",
     "verify_cache",
 ]

@@ -22,6 +22,7 @@ from featcache_cli.commands import (
     demo,
     evaluate,
     extract,
+    reproduce,
     train_head,
 )
 from featcache_cli.console import fail, prepare_streams, reset_progress
@@ -69,6 +70,7 @@ app = typer.Typer(
 app.command("extract")(extract.extract)
 app.command("train-head")(train_head.train_head)
 app.command("eval")(evaluate.evaluate)
+app.command("reproduce")(reproduce.reproduce)
 app.add_typer(cache.app, name="cache")
 app.command("backbones")(backbones.backbones)
 app.command("datasets")(datasets.datasets)

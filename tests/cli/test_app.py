@@ -123,7 +123,11 @@ def test_a_mistyped_command_line_is_exit_2(run: Run, arguments: list[str], text:
 
 @pytest.mark.parametrize(
     ("command", "function"),
-    [("extract", featcache.extract), ("train-head", featcache.train_head)],
+    [
+        ("extract", featcache.extract),
+        ("train-head", featcache.train_head),
+        ("reproduce", featcache.reproduce),
+    ],
 )
 def test_options_are_the_keywords_of_the_library(
     command: str, function: Callable[..., object]
@@ -140,6 +144,8 @@ def test_options_are_the_keywords_of_the_library(
         assert option.opts == [f"--{name.replace('_', '-')}"]
         if keywords[name] is None:
             assert option.default in ("auto", None)
+        elif keywords[name] == ():
+            assert option.default is None
         elif isinstance(keywords[name], tuple):
             assert option.default == ",".join(map(str, keywords[name]))
         else:

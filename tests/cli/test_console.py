@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from featcache_cli import console
-from featcache_cli.commands.extract import _duration, _rate, _shares
+from featcache_cli.commands.extract import _rate, _shares
 
 
 def test_progress_elsewhere_than_on_a_terminal_is_a_line_every_few_seconds(
@@ -66,7 +66,7 @@ def test_json_is_strict_and_keeps_every_name_apart(capsys: pytest.CaptureFixture
     [(0.00342, "0.0034 s"), (42.4, "42 s"), (100, "1.7 min"), (5400, "90 min"), (9000, "2.5 h")],
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
-    assert _duration(seconds) == text
+    assert console.duration(seconds) == text
 
 
 def test_rates_and_shares_are_short() -> None:

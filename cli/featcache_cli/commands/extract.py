@@ -106,7 +106,7 @@ def extract(
         cache_dir=cache_dir,
         data_dir=data_dir,
         mix_numerics=mix_numerics,
-        on_progress=lambda progress: _show_progress(display, progress),
+        on_progress=lambda progress: show_extraction(display, progress),
         on_note=note,
     )
     reset_progress()
@@ -120,7 +120,8 @@ def extract(
     return result.path
 
 
-def _show_progress(display: ProgressDisplay, progress: Progress) -> None:
+def show_extraction(display: ProgressDisplay, progress: Progress) -> None:
+    """Show how far an extraction is."""
     stage = _STAGES.get(progress.stage, progress.split)
     detail = ""
     if progress.images_per_s:

@@ -1,0 +1,123 @@
+"""`featcache reproduce`: the notebook's five systems."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from featcache.errors import UsageError
+from featcache.specs import BN_MODES, ExtractSpec, TrainSpec
+from featcache_cli.commands.extract import show_extraction
+from featcache_cli.commands.train_head import show_training
+from featcache_cli.console import (
+    ProgressDisplay,
+    note,
+    reset_progress,
+    show_facts,
+    show_json,
+    show_table,
+)
+from featcache_cli.options import (
+    CacheDirOption,
+    DataDirOption,
+    DeviceOption,
+    ImageSizeOption,
+    JsonOption,
+    RunsDirOption,
+)
+
+
+def reproduce(
+    dataset: Annotated[str, typer.Option(help="The notebook's, or any other.")] = "cifar10",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="scratch-mlp, vgg16, vgg16-l1l2, vgg16-dropout or mobilenet-v3; may be repeated."
+        ),
+    ] = None,
+    backbone_for: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=BACKBONE",
+            help="Let another trunk stand in: vgg16=mobilenet_v2; may be repeated.",
+        ),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="Of every trunk: DEFAULT, a file, or random.")
+    ] = ExtractSpec.weights,
+    bn: Annotated[
+        str, typer.Option(help=f"BatchNorm statistics: {', '.join(BN_MODES)}.")
+    ] = ExtractSpec.bn,
+    image_size: ImageSizeOption = ExtractSpec.image_size,
+    limit: Annotated[
+        int | None, typer.Option(help="Take N images of each split, evenly spaced.")
+    ] = ExtractSpec.limit,
+    seed: Annotated[int, typer.Option(help="The first seed of the heads.")] = TrainSpec.seed,
+    seeds: Annotated[int, typer.Option(help="Heads per system.")] = 1,
+    device: DeviceOption = ExtractSpec.device,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a training that was stopped.")
+    ] = False,
+    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
+    data_dir: DataDirOption = ExtractSpec.data_dir,
+    runs_dir: RunsDirOption = "runs",
+    json: JsonOption = False,
+) -> None:
+    """Run the notebook's five systems, and show its figures.
+
+    What is done is not done again: caches and heads that are there are used.
+    """
+    from featcache import reproduce as run
+    from featcache.reproduction import figures
+
+    extraction, training = ProgressDisplay(), ProgressDisplay()
+    result = run(
+        dataset,
+        only=only or (),
+        backbone_for=dict(_pair(text) for text in backbone_for or []),
+        weights=weights,
+        bn=bn,
+        image_size=image_size,
+        limit=limit,
+        seed=seed,
+        seeds=seeds,
+        device=device,
+        resume=resume,
+        cache_dir=cache_dir,
+        data_dir=data_dir,
+        runs_dir=runs_dir,
+        on_progress=lambda progress: show_extraction(extraction, progress),
+        on_train_progress=lambda progress: show_training(training, progress),
+        on_note=note,
+    )
+    reset_progress()
+    if json:
+        show_json(result)
+        return
+    show_table(
+        [
+            "system",
+            "trunk",
+            "bn",
+            "#test_acc",
+            "#notebook",
+            "#test_loss",
+            "#notebook",
+            "#extraction s",
+            "#training s",
+            "#end to end s >=",
+        ],
+        ((s.name, s.backbone, s.bn, *figures(s)) for s in result.systems),
+    )
+    show_facts({"table": result.markdown, "json": result.json})
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, backbone = text.partition("=")
+    if not (separator and name and backbone):
+        raise UsageError(
+            f"--backbone-for is {text!r}, but must be like vgg16=mobilenet_v2: the notebook's "
+            f"trunk, and the one that stands in for it."
+        )
+    return name, backbone

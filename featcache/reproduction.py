@@ -1,0 +1,303 @@
+"""Run the notebook's five systems from caches, and set their figures beside the notebook's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.batchnorm import has_batch_norm
+from featcache.checkpoint import replace_file
+from featcache.datasets import dataset_slug
+from featcache.errors import UnknownNameError, UsageError
+from featcache.extraction import NoteCallback, extract
+from featcache.metrics import Spread
+from featcache.pipeline import ProgressCallback
+from featcache.recipes import DATASET, RECIPES, Recipe, find_recipe
+from featcache.runs import RUNS_DIR
+from featcache.specs import ExtractSpec, TrainSpec, fingerprint
+from featcache.store import open_cache
+from featcache.trainer import TrainProgressCallback
+from featcache.training import TrainResult, train_head
+from featcache.trunks import PIXELS, build_trunk, check_backbone_name
+
+
+@dataclass(frozen=True)
+class SystemResult:
+    """One line of the table.
+
+    Attributes:
+        name: The system.
+        backbone: The trunk that was used.
+        bn: "frozen" or "adapted".
+        test_acc: Over the seeds; None where the dataset has no split "test".
+        test_loss: Over the seeds.
+        published_acc: The notebook's figure; None where dataset or trunk are not its own.
+        published_loss: The notebook's figure.
+        extract_s: Seconds of the extraction; None if it was there before the first call.
+        train_s: Seconds of training, the mean over the seeds.
+        end_to_end_s: Seconds that images and trunk alone would take in one end-to-end run of as
+            many epochs, at the rate of the extraction; None without a trunk or that rate.
+        runs: The folders of its heads.
+    """
+
+    name: str
+    backbone: str
+    bn: str
+    test_acc: Spread | None
+    test_loss: Spread | None
+    published_acc: float | None
+    published_loss: float | None
+    extract_s: float | None
+    train_s: float
+    end_to_end_s: float | None
+    runs: Sequence[Path]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What `reproduce` did.
+
+    Attributes:
+        dataset: The dataset.
+        systems: One line for each system.
+        markdown: The table as a file.
+        json: The same as JSON.
+    """
+
+    dataset: str
+    systems: Sequence[SystemResult]
+    markdown: Path
+    json: Path
+
+
+def reproduce(
+    dataset: str = DATASET,
+    *,
+    only: Sequence[str] = (),
+    backbone_for: Mapping[str, str] | None = None,
+    weights: str = ExtractSpec.weights,
+    bn: str = ExtractSpec.bn,
+    image_size: int = ExtractSpec.image_size,
+    limit: int | None = ExtractSpec.limit,
+    seed: int = TrainSpec.seed,
+    seeds: int = 1,
+    device: str = ExtractSpec.device,
+    resume: bool = False,
+    cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
+    data_dir: str | os.PathLike[str] = ExtractSpec.data_dir,
+    runs_dir: str | os.PathLike[str] = RUNS_DIR,
+    on_progress: ProgressCallback | None = None,
+    on_train_progress: TrainProgressCallback | None = None,
+    on_note: NoteCallback | None = None,
+) -> Reproduction:
+    """Extract, train and test the notebook's systems; what is done is not done again.
+
+    The table is written after each system, so a call that was stopped leaves what it has.
+
+    Args:
+        dataset: The notebook's, or any other.
+        only: Names of systems; empty is all five.
+        backbone_for: Trunks that stand in for the notebook's, e.g. {"vgg16": "mobilenet_v2"}.
+        weights: Of every trunk: "DEFAULT", a path, or "random".
+        bn: "frozen" or "adapted"; a trunk without BatchNorm is the same function in both.
+        image_size: Side of the trunk's input, in pixels.
+        limit: Images of each split; None means all.
+        seed: The first seed of the heads.
+        seeds: Heads per system.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        resume: Go on with a training that was stopped.
+        cache_dir: Folder of all caches.
+        data_dir: Folder of downloaded datasets.
+        runs_dir: Folder of all runs.
+        on_progress: Called after each batch of an extraction.
+        on_train_progress: Called after every few steps of a training.
+        on_note: Called with a sentence for each choice that was made.
+
+    Raises:
+        UnknownNameError: If there is no such system or trunk.
+        FeatcacheError: Those of `extract` and `train_head`.
+    """
+    recipes = [find_recipe(name) for name in only] or list(RECIPES)
+    stand_ins = dict(backbone_for or {})
+    _require_trunks(stand_ins)
+    options = {
+        "dataset": dataset,
+        "only": [recipe.name for recipe in recipes],
+        "backbone_for": stand_ins,
+        "weights": weights,
+        "bn": bn,
+        "image_size": image_size,
+        "limit": limit,
+        "seed": seed,
+        "seeds": seeds,
+    }
+    folder = Path(runs_dir).expanduser() / dataset_slug(dataset)
+    table = _Table(folder / f"reproduce-{fingerprint(options)[:8]}", options)
+    for recipe in recipes:
+        backbone = stand_ins.get(recipe.backbone, recipe.backbone)
+        is_pixels = backbone == PIXELS
+        has_statistics = not is_pixels and has_batch_norm(
+            build_trunk(backbone, image_size=image_size, meta=True)
+        )
+        extracted = extract(
+            dataset,
+            backbone=backbone,
+            weights=ExtractSpec.weights if is_pixels else weights,
+            bn=bn if has_statistics else ExtractSpec.bn,
+            image_size=image_size,
+            limit=limit,
+            device=device,
+            cache_dir=cache_dir,
+            data_dir=data_dir,
+            on_progress=on_progress,
+            on_note=on_note,
+        )
+        if extracted.outcome == "computed":
+            table.remember(extracted.fingerprint, extracted.seconds, extracted.images_per_s)
+        head, train = recipe.head, recipe.train
+        trained = train_head(
+            extracted.path,
+            reg=head.reg,
+            l1=head.l1,
+            weight_decay=head.weight_decay,
+            dropout=head.dropout,
+            hidden=head.hidden,
+            lr=train.lr,
+            batch_size=train.batch_size,
+            max_epochs=train.max_epochs,
+            patience=train.patience,
+            min_delta=train.min_delta,
+            split_seed=train.split_seed,
+            select=train.select,
+            seed=seed,
+            seeds=seeds,
+            device=device,
+            resume=resume,
+            cache_dir=cache_dir,
+            runs_dir=runs_dir,
+            on_progress=on_train_progress,
+            on_note=on_note,
+        )
+        is_own = dataset == DATASET and backbone == recipe.backbone and limit is None
+        table.add(_result(recipe, backbone, trained, table, is_own=is_own))
+    return Reproduction(dataset, tuple(table.systems), table.markdown, table.json)
+
+
+class _Table:
+    """The lines that are done, and what their extractions cost, on disk after each line."""
+
+    def __init__(self, stem: Path, options: Mapping[str, Any]) -> None:
+        self.markdown = stem.with_name(stem.name + ".md")
+        self.json = stem.with_name(stem.name + ".json")
+        self.options = options
+        self.systems: list[SystemResult] = []
+        self.extractions: dict[str, dict[str, float]] = {}
+        if self.json.exists():
+            try:
+                self.extractions = json.loads(self.json.read_text())["extractions"]
+            except (ValueError, LookupError) as err:
+                raise UsageError(
+                    f"{self.json} is not what reproduce wrote ({err}). Remove it and run the same "
+                    f"command again: heads and caches are kept."
+                ) from err
+
+    def remember(self, cache: str, seconds: float, images_per_s: float) -> None:
+        self.extractions[cache] = {"seconds": seconds, "images_per_s": images_per_s}
+        self._write()
+
+    def add(self, result: SystemResult) -> None:
+        self.systems.append(result)
+        self._write()
+
+    def _write(self) -> None:
+        self.json.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "options": self.options,
+            "systems": [asdict(system) for system in self.systems],
+            "extractions": self.extractions,
+        }
+        replace_file(self.json, (json.dumps(content, indent=2, default=str) + "\n").encode())
+        replace_file(self.markdown, markdown_table(self.systems).encode())
+
+
+def markdown_table(systems: Sequence[SystemResult]) -> str:
+    """Write the table as Markdown: mean ± standard deviation (n)."""
+    lines = [
+        "| system | trunk | BatchNorm | test_acc | notebook | test_loss | notebook | extraction s "
+        "| training s | end to end s, at least |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for system in systems:
+        cells = [system.name, system.backbone, system.bn, *figures(system)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def figures(system: SystemResult) -> list[str]:
+    """Write the figures of a line for people, "-" where there is none."""
+    return [
+        _spread(system.test_acc),
+        _number(system.published_acc, "{:.4f}"),
+        _spread(system.test_loss),
+        _number(system.published_loss, "{:.4f}"),
+        _number(system.extract_s, "{:.0f}"),
+        _number(system.train_s, "{:.1f}"),
+        _number(system.end_to_end_s, "{:.0f}"),
+    ]
+
+
+def _result(
+    recipe: Recipe, backbone: str, trained: TrainResult, table: _Table, *, is_own: bool
+) -> SystemResult:
+    cache = open_cache(trained.cache)
+    extraction = table.extractions.get(cache.fingerprint)
+    n_epochs = sum(run.n_epochs for run in trained.runs) / len(trained.runs)
+    n_test = len(cache.splits["test"]) if "test" in cache.splits else 0
+    end_to_end_s = None
+    if extraction is not None and backbone != PIXELS:
+        n_passes = n_epochs * len(cache["train"]) + n_test
+        end_to_end_s = n_passes / extraction["images_per_s"]
+    tested = [
+        (run.test_acc, run.test_loss)
+        for run in trained.runs
+        if run.test_acc is not None and run.test_loss is not None
+    ]
+    mode = cache.identity["bn"]
+    return SystemResult(
+        name=recipe.name,
+        backbone=backbone,
+        bn=mode if isinstance(mode, str) else str(mode["mode"]),
+        test_acc=Spread.of([acc for acc, _ in tested]) if tested else None,
+        test_loss=Spread.of([loss for _, loss in tested]) if tested else None,
+        published_acc=recipe.test_acc if is_own else None,
+        published_loss=recipe.test_loss if is_own else None,
+        extract_s=None if extraction is None else extraction["seconds"],
+        train_s=sum(run.seconds for run in trained.runs) / len(trained.runs),
+        end_to_end_s=end_to_end_s,
+        runs=tuple(run.path for run in trained.runs),
+    )
+
+
+def _require_trunks(stand_ins: Mapping[str, str]) -> None:
+    known = list(dict.fromkeys(recipe.backbone for recipe in RECIPES))
+    for name, backbone in stand_ins.items():
+        if name not in known:
+            raise UnknownNameError(
+                "trunk of the notebook", name, known, listing="featcache reproduce --help"
+            )
+        check_backbone_name(backbone)
+
+
+def _spread(spread: Spread | None) -> str:
+    if spread is None:
+        return "-"
+    deviation = "" if spread.sd is None else f" ± {spread.sd:.4f}"
+    return f"{spread.mean:.4f}{deviation} ({spread.n})"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import featcache
+from featcache.recipes import RECIPES
+from featcache.reproduction import markdown_table
+from tests.cli.conftest import Run
+
+TRUNKS = {"vgg16": "mobilenet_v3_small", "mobilenet_v3_large": "mobilenet_v3_small"}
+SMALL = [
+    *(part for pair in TRUNKS.items() for part in ("--backbone-for", "=".join(pair))),
+    *("--dataset", "digits", "--weights", "random", "--image-size", "32", "--limit", "60"),
+]
+
+
+def test_the_recipes_are_the_notebooks_table() -> None:
+    table = [
+        (r.name, r.backbone, r.head.hidden, r.head.reg, r.train.max_epochs, r.train.patience)
+        for r in RECIPES
+    ]
+
+    assert table == [
+        ("scratch-mlp", "pixels", (256, 64), "none", 10, 5),
+        ("vgg16", "vgg16", (50, 20), "none", 5, 3),
+        ("vgg16-l1l2", "vgg16", (50, 20), "l1l2", 5, 0),
+        ("vgg16-dropout", "vgg16", (50, 20), "dropout", 5, 0),
+        ("mobilenet-v3", "mobilenet_v3_large", (50, 20), "none", 50, 3),
+    ]
+    assert {(r.train.lr, r.train.batch_size, r.train.min_delta) for r in RECIPES} == {
+        (1e-5, 64, 0.001)
+    }
+
+
+def test_five_systems_give_one_table_and_nothing_is_done_twice(run: Run) -> None:
+    first = run("reproduce", *SMALL, "--seeds", "2")
+    times = {p: p.stat().st_mtime_ns for p in Path("runs").rglob("head.safetensors")}
+    second = run("reproduce", *SMALL, "--seeds", "2")
+
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    names = [line.split()[0] for line in first.stdout.splitlines()[1:6]]
+    assert names == [recipe.name for recipe in RECIPES]
+    assert first.stdout == second.stdout  # the seconds of the extraction are remembered
+    assert len(times) == 10
+    assert times == {p: p.stat().st_mtime_ns for p in Path("runs").rglob("head.safetensors")}
+    assert len(featcache.list_caches("cache")) == 2
+    [markdown] = Path("runs/digits").glob("reproduce-*.md")
+    rows = markdown.read_text().splitlines()
+    assert rows[2].startswith("| scratch-mlp | pixels | frozen | 0.")
+    assert " (2) | - | " in rows[2]
+    # Other images than the notebook's are not set beside its figures.
+    assert "0.5134" not in markdown.read_text()
+
+
+def test_the_figures_are_those_of_the_runs(run: Run) -> None:
+    result = run("reproduce", *SMALL, "--only", "vgg16-dropout", "--seeds", "2", "--json")
+
+    [system] = json.loads(result.stdout)["systems"]
+    trained = [json.loads((Path(p) / "result.json").read_text()) for p in system["runs"]]
+    assert system["test_acc"]["mean"] == pytest.approx(sum(run["test_acc"] for run in trained) / 2)
+    assert system["test_acc"]["n"] == 2
+    rate = json.loads(Path(json.loads(result.stdout)["json"]).read_text())["extractions"]
+    [extraction] = rate.values()
+    passes = 5 * 60 + 60
+    assert system["end_to_end_s"] == pytest.approx(passes / extraction["images_per_s"])
+
+
+def test_adapted_is_for_trunks_with_batch_norm_only(run: Run) -> None:
+    result = run(
+        *("reproduce", "--backbone-for", "vgg16=vgg11", "--dataset", "digits", "--weights"),
+        *("random", "--image-size", "32", "--limit", "20", "--bn", "adapted", "--json"),
+        *("--only", "vgg16"),
+    )
+
+    [system] = json.loads(result.stdout)["systems"]
+    assert (system["backbone"], system["bn"]) == ("vgg11", "frozen")
+
+
+def test_the_notebooks_own_systems_have_its_figures_beside_them() -> None:
+    spread = featcache.metrics.Spread.of([0.79, 0.81])
+    system = featcache.SystemResult(
+        "vgg16", "vgg16", "frozen", spread, spread, 0.8031, 0.6668, None, 3.21, None, ()
+    )
+
+    assert markdown_table([system]).splitlines()[2] == (
+        "| vgg16 | vgg16 | frozen | 0.8000 ± 0.0141 (2) | 0.8031 | 0.8000 ± 0.0141 (2) | 0.6668 "
+        "| - | 3.2 | - |"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--only", "vgg19"], "Unknown system 'vgg19'. Did you mean 'vgg16'"),
+        (["--backbone-for", "vgg16"], "must be like vgg16=mobilenet_v2"),
+        (["--backbone-for", "resnet50=vgg16"], "Unknown trunk of the notebook 'resnet50'"),
+        (["--backbone-for", "vgg16=resnet5"], "Did you mean 'resnet50'"),
+    ],
+)
+def test_unknown_names_are_told(run: Run, arguments: list[str], text: str) -> None:
+    result = run("reproduce", *arguments)
+
+    assert result.exit_code == 2
+    assert text in result.stderr
