@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from featcache.checkpoint import TrainedHead, load_head
     from featcache.datamodule import FeatureDataModule
     from featcache.datasets import list_datasets, load_dataset
+    from featcache.equivalence import ParityCheck, ParityReport, parity
     from featcache.errors import FeatcacheError
     from featcache.evaluation import Comparison, Evaluation, compare, evaluate
     from featcache.extraction import ExtractResult, Failure, extract
@@ -50,6 +51,8 @@ _HOME = {
     "HeadModule": "headmodule",
     "HeadRun": "headrun",
     "HeadSpec": "specs",
+    "ParityCheck": "equivalence",
+    "ParityReport": "equivalence",
     "Progress": "pipeline",
     "Reproduction": "reproduction",
     "SystemResult": "reproduction",
@@ -70,6 +73,7 @@ _HOME = {
     "load_dataset": "datasets",
     "load_head": "checkpoint",
     "open_cache": "store",
+    "parity": "equivalence",
     "remove_cache": "store",
     "reproduce": "reproduction",
     "train_head": "training",
@@ -89,6 +93,8 @@ __all__ = [
     "HeadModule",
     "HeadRun",
     "HeadSpec",
+    "ParityCheck",
+    "ParityReport",
     "Progress",
     "Reproduction",
     "SystemResult",
@@ -110,6 +116,7 @@ __all__ = [
     "load_dataset",
     "load_head",
     "open_cache",
+    "parity",
     "remove_cache",
     "reproduce",
     "train_head",

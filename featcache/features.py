@@ -106,14 +106,14 @@ def load_rows(cache: Cache, split: str, *, device: torch.device, residence: str)
     prepare = None
     if rows.features.dtype == np.uint8:
         size = (rows.features.shape[1], rows.features.shape[2])
-        prepare = BatchPreprocessor(_preprocess(cache), size, device)
+        prepare = BatchPreprocessor(preprocess_of(cache), size, device)
     return FeatureRows(features, torch.from_numpy(rows.labels).to(device), device, prepare)
 
 
 def n_inputs(cache: Cache) -> int:
     """Count the numbers that one row is for a head: D, or 3 * h * w for pixels once resized."""
     if next(iter(cache.splits.values())).features.dtype == np.uint8:
-        return 3 * math.prod(_preprocess(cache).out_size)
+        return 3 * math.prod(preprocess_of(cache).out_size)
     return cache.n_features
 
 
@@ -224,7 +224,7 @@ def _copied(rows: CacheSplit, device: torch.device, residence: str) -> Tensor:
     return resident
 
 
-def _preprocess(cache: Cache) -> Preprocess:
+def preprocess_of(cache: Cache) -> Preprocess:
     """Read how pixels become numbers from the identity of a cache."""
     stored = dict(cache.identity["preprocess"])
     for name in ("resize", "mean", "std"):

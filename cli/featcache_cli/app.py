@@ -22,6 +22,7 @@ from featcache_cli.commands import (
     demo,
     evaluate,
     extract,
+    parity,
     reproduce,
     train_head,
 )
@@ -71,6 +72,7 @@ app.command("extract")(extract.extract)
 app.command("train-head")(train_head.train_head)
 app.command("eval")(evaluate.evaluate)
 app.command("reproduce")(reproduce.reproduce)
+app.command("parity")(parity.parity)
 app.add_typer(cache.app, name="cache")
 app.command("backbones")(backbones.backbones)
 app.command("datasets")(datasets.datasets)

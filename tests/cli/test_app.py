@@ -127,6 +127,7 @@ def test_a_mistyped_command_line_is_exit_2(run: Run, arguments: list[str], text:
         ("extract", featcache.extract),
         ("train-head", featcache.train_head),
         ("reproduce", featcache.reproduce),
+        ("parity", featcache.parity),
     ],
 )
 def test_options_are_the_keywords_of_the_library(

@@ -1,0 +1,155 @@
+"""The other side of parity: the notebook's way, written apart from the fast path.
+
+PIL transforms per image, a DataLoader, the whole torchvision model with its classifier replaced,
+plain Lightning with plain Adam. Nothing of pixels, forward, features or headmodule is used.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import models, transforms
+
+from featcache.datasets import ArrayImages, Split
+from featcache.errors import UsageError
+from featcache.specs import HeadSpec, Preprocess
+
+# Families whose classifier stands right behind the features, and what torchvision calls it.
+_CLASSIFIERS = {
+    "alexnet": "classifier",
+    "densenet": "classifier",
+    "efficientnet": "classifier",
+    "mnasnet": "classifier",
+    "mobilenet": "classifier",
+    "regnet": "fc",
+    "resnet": "fc",
+    "resnext": "fc",
+    "shufflenet": "fc",
+    "vgg": "classifier",
+    "wide_resnet": "fc",
+}
+
+
+class ImageRows(Dataset[tuple[Tensor, int]]):
+    """Rows of a split, each image through torchvision's PIL transforms when it is asked for."""
+
+    def __init__(self, split: Split, rows: Sequence[int], preprocess: Preprocess) -> None:
+        """Take the numbers of the rows, in the order in which they are wanted."""
+        self.split = split
+        self.rows = rows
+        steps: list[Any] = [transforms.Resize(preprocess.resize, _mode(preprocess))]
+        if preprocess.crop is not None:
+            steps.append(transforms.CenterCrop(preprocess.crop))
+        steps += [transforms.ToTensor(), transforms.Normalize(preprocess.mean, preprocess.std)]
+        self.transform = transforms.Compose(steps)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        row = self.rows[i]
+        images = self.split.images
+        if isinstance(images, ArrayImages):
+            image = Image.fromarray(images.pixels[row])
+        else:
+            image = images.decode(row)
+        return self.transform(image), int(self.split.labels[row])
+
+
+class WholeModel(pl.LightningModule):
+    """The notebook's module: a frozen torchvision trunk with a head, end to end."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        head: nn.Module,
+        spec: HeadSpec,
+        *,
+        lr: float,
+        trunk_trains: bool = False,
+    ) -> None:
+        """Take a model from `whole_model`, and the head that is in it.
+
+        Args:
+            model: (B, 3, h, w) -> (B, K).
+            head: Its last part, which alone has gradients.
+            spec: The regularisation.
+            lr: Learning rate of Adam.
+            trunk_trains: Leave the trunk in training mode, as the notebook does: BatchNorm
+                normalises by the batch, and its running statistics drift.
+        """
+        super().__init__()
+        self.model = model
+        self.head = head
+        self.spec = spec
+        self.lr = lr
+        self.trunk_trains = trunk_trains
+        self.losses: list[Tensor] = []
+
+    def train(self, mode: bool = True) -> WholeModel:
+        """Switch the head, and the trunk only where it trains."""
+        super().train(mode)
+        if not self.trunk_trains:
+            self.model.eval()
+            self.head.train(mode)
+        return self
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Compute the notebook's loss, without the constant of the trunk's own L1 norm."""
+        images, labels = batch
+        loss = nn.functional.cross_entropy(self.model(images), labels)
+        if self.spec.l1:
+            loss = loss + self.spec.l1 * sum(torch.norm(p, 1) for p in self.head.parameters())
+        self.losses.append(loss.detach())
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Make the notebook's Adam."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        return torch.optim.Adam(trained, lr=self.lr, weight_decay=self.spec.weight_decay or 0.0)
+
+    @torch.no_grad()
+    def logits(self, rows: ImageRows, batch_size: int) -> Tensor:
+        """Compute (N, K) logits of images, in evaluation mode."""
+        self.eval()
+        parts = [
+            self.model(images.to(self.device)).cpu() for images, _ in DataLoader(rows, batch_size)
+        ]
+        return torch.cat(parts)
+
+
+def whole_model(name: str, trunk: Mapping[str, Tensor], head: nn.Module) -> nn.Module:
+    """Build a torchvision model with a trunk's weights and another classifier.
+
+    Args:
+        name: The model.
+        trunk: The state dict of all but its classifier.
+        head: Goes where the classifier was; (B, D) -> (B, K).
+
+    Raises:
+        UsageError: If the model's classifier is not one module behind its features.
+    """
+    part = next((p for family, p in _CLASSIFIERS.items() if name.startswith(family)), None)
+    if part is None:
+        raise UsageError(
+            f"parity knows where the classifier is in {', '.join(_CLASSIFIERS)} only, not in "
+            f"{name}. Nothing was compared."
+        )
+    model = models.get_model(name, weights=None)
+    setattr(model, part, nn.Identity())
+    model.load_state_dict(dict(copy.deepcopy(trunk)), strict=True)
+    model.requires_grad_(False)
+    setattr(model, part, head)
+    model.eval()
+    return model  # type: ignore[no-any-return]
+
+
+def _mode(preprocess: Preprocess) -> transforms.InterpolationMode:
+    return transforms.InterpolationMode(preprocess.interpolation)

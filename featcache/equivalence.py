@@ -1,0 +1,404 @@
+"""Parity: is training on a cache what training end to end is? Three levels, each measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from featcache.backbones import load_backbone
+from featcache.datamodule import EpochOrder, FeatureDataModule, stream_seed
+from featcache.datasets import Dataset, load_dataset
+from featcache.endtoend import ImageRows, WholeModel, whole_model
+from featcache.errors import UsageError
+from featcache.extraction import extract
+from featcache.features import load_rows, preprocess_of, valid_rows
+from featcache.headmodule import HeadModule
+from featcache.heads import build_head
+from featcache.metrics import Spread
+from featcache.pipeline import ProgressCallback
+from featcache.specs import ExtractSpec, HeadSpec, Preprocess, TrainSpec
+from featcache.store import Cache, open_cache, read_trunk_statistics
+from featcache.trainer import quiet_lightning
+from featcache.trunks import PIXELS
+
+FEATURE_TOLERANCE = 1e-4
+LOSS_TOLERANCE = 1e-4
+AGREEMENT = 0.999
+_N_FEATURES_CHECKED = 64
+_STEPS_PER_BATCH = 64
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class ParityCheck:
+    """One figure of parity.
+
+    Attributes:
+        level: 1 features, 2 trajectory, 3 results.
+        what: What was measured.
+        figure: Its value.
+        tolerance: What it may be at most, or at least where `at_least`.
+        at_least: Whether the figure must not be below the tolerance.
+        detail: How it was measured, and what else was seen.
+    """
+
+    level: int
+    what: str
+    figure: float
+    tolerance: float
+    at_least: bool
+    detail: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the figure is within its tolerance; NaN is not."""
+        if self.at_least:
+            return self.figure >= self.tolerance
+        return self.figure <= self.tolerance
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """What `parity` found.
+
+    Attributes:
+        cache: The cache.
+        backbone: Its trunk.
+        bn: "frozen" or "adapted": both sides ran in this mode.
+        checks: The figures of all levels.
+    """
+
+    cache: str
+    backbone: str
+    bn: str
+    checks: Sequence[ParityCheck]
+
+    @property
+    def holds(self) -> bool:
+        """Whether all figures are within their tolerances."""
+        return all(check.holds for check in self.checks)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sides:
+    """What both sides share: images and the cache made of them, weights, rows, head, settings."""
+
+    cache: Cache
+    dataset: Dataset
+    trunk: Mapping[str, Tensor]
+    preprocess: Preprocess
+    head: HeadSpec
+    lr: float
+    batch_size: int
+    epochs: int
+
+    @property
+    def train_rows(self) -> Tensor:
+        return valid_rows(self.cache["train"])
+
+    @property
+    def test_rows(self) -> Tensor:
+        return valid_rows(self.cache["test"])
+
+    @property
+    def test_labels(self) -> Tensor:
+        """The dataset's own labels of the test rows."""
+        return torch.from_numpy(self.dataset.splits["test"].labels)[self.test_rows]
+
+    def new_head(self, seed: int) -> nn.Sequential:
+        return build_head(
+            self.head,
+            n_features=self.cache.n_features,
+            n_classes=len(self.cache.class_names),
+            seed=seed,
+        )
+
+
+def parity(
+    dataset: str = ExtractSpec.dataset,
+    *,
+    backbone: str = ExtractSpec.backbone,
+    weights: str = ExtractSpec.weights,
+    bn: str = ExtractSpec.bn,
+    preprocess: str = ExtractSpec.preprocess,
+    image_size: int = ExtractSpec.image_size,
+    limit: int = 512,
+    levels: tuple[int, ...] = (1, 2),
+    epochs: int = 2,
+    reg: str = HeadSpec.reg,
+    hidden: tuple[int, ...] = HeadSpec.hidden,
+    lr: float = 1e-3,
+    batch_size: int = TrainSpec.batch_size,
+    seed: int = TrainSpec.seed,
+    seeds: int = 5,
+    cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
+    data_dir: str | os.PathLike[str] = ExtractSpec.data_dir,
+    on_progress: ProgressCallback | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> ParityReport:
+    """Compare training on a cache with training end to end, on the CPU.
+
+    Extracts `limit` images of each split (or reuses that cache), and sets against it: PIL
+    transforms per image, a DataLoader, the whole torchvision model with its classifier replaced,
+    plain Lightning. Level 1 compares features, one image at a time. Level 2 starts both from one
+    head with one order of batches, and compares the loss of every step and the predictions for
+    the test images. Level 3 does so for several seeds, and compares the mean accuracies.
+
+    A trunk with adapted BatchNorm runs with the statistics of the cache on both sides.
+
+    Args:
+        dataset: As for `extract`.
+        backbone: A torchvision trunk whose classifier stands right behind its features.
+        weights: As for `extract`.
+        bn: "frozen" or "adapted".
+        preprocess: "notebook" or "weights".
+        image_size: Side of the trunk's input, in pixels.
+        limit: Images of each split, evenly spaced.
+        levels: Which levels to measure.
+        epochs: Epochs of each training.
+        reg: Regularisation of the head.
+        hidden: Widths of its hidden layers.
+        lr: Learning rate; higher than the notebook's, so that a few steps show a difference.
+        batch_size: Rows in one step.
+        seed: Seeds initial weights, order of batches and dropout.
+        seeds: Trainings of level 3.
+        cache_dir: Folder of all caches.
+        data_dir: Folder of downloaded datasets.
+        on_progress: Called after each batch of the extraction.
+        on_note: Called with a sentence for each choice that was made.
+
+    Raises:
+        UsageError: If there is nothing to compare: no trunk, no test images, unknown levels.
+    """
+    if backbone == PIXELS:
+        raise UsageError("The backbone 'pixels' has no trunk, so there is nothing to compare.")
+    if not levels or set(levels) - {1, 2, 3}:
+        raise UsageError(f"--levels is {','.join(map(str, levels))}, but must be of 1, 2, 3.")
+    if epochs < 1 or seeds < 1:
+        raise UsageError(f"--epochs is {epochs} and --seeds {seeds}, but both must be at least 1.")
+    spec = HeadSpec(reg=reg, hidden=hidden)
+    TrainSpec(lr=lr, batch_size=batch_size, seed=seed)
+    path = extract(
+        dataset,
+        backbone=backbone,
+        weights=weights,
+        bn=bn,
+        preprocess=preprocess,
+        image_size=image_size,
+        precision="fp32",
+        limit=limit,
+        device="cpu",
+        cache_dir=cache_dir,
+        data_dir=data_dir,
+        on_progress=on_progress,
+        on_note=on_note,
+    ).path
+    cache = open_cache(path)
+    sides = _Sides(
+        cache=cache,
+        dataset=load_dataset(dataset, data_dir=os.fspath(data_dir)).limited(limit),
+        trunk=_trunk_state(cache, weights=weights, image_size=image_size),
+        preprocess=preprocess_of(cache),
+        head=spec,
+        lr=lr,
+        batch_size=batch_size,
+        epochs=epochs,
+    )
+    if set(levels) & {2, 3} and "test" not in cache.splits:
+        raise UsageError(f"{dataset} has no split 'test' to compare predictions on.")
+    checks: list[ParityCheck] = []
+    if 1 in levels:
+        checks += _compare_features(sides)
+    if 2 in levels:
+        checks += _compare_trajectory(sides, seed)
+    if 3 in levels:
+        checks.append(_compare_results(sides, range(seed, seed + seeds)))
+    return ParityReport(str(path), backbone, bn, tuple(checks))
+
+
+def _trunk_state(cache: Cache, *, weights: str, image_size: int) -> dict[str, Tensor]:
+    """Load the trunk's weights, with the running statistics of the cache where it adapted them."""
+    backbone = load_backbone(cache.identity["backbone"], weights=weights, image_size=image_size)
+    assert backbone.module is not None, "pixels were refused before"
+    state = dict(backbone.module.state_dict())
+    for name, values in read_trunk_statistics(cache.path).items():
+        state[name] = torch.from_numpy(values.copy()).to(state[name].dtype)
+    return state
+
+
+def _compare_features(sides: _Sides) -> list[ParityCheck]:
+    """Level 1: rows against fresh forwards, one image at a time."""
+    model = whole_model(sides.cache.identity["backbone"], sides.trunk, nn.Identity())
+    largest = difference = 0.0
+    cosine = 1.0
+    n_rows = n_labels = 0
+    for name, split in sides.cache.splits.items():
+        n_labels += int((split.labels != sides.dataset.splits[name].labels).sum())
+        rows = valid_rows(split)
+        rows = rows[torch.linspace(0, len(rows) - 1, min(_N_FEATURES_CHECKED, len(rows))).long()]
+        images = ImageRows(sides.dataset.splits[name], rows.tolist(), sides.preprocess)
+        for i, row in enumerate(rows.tolist()):
+            with torch.inference_mode():
+                fresh = model(images[i][0][None])[0].double().numpy()
+            cached = split.features[row].astype(np.float64)
+            largest = max(largest, float(np.abs(fresh).max()))
+            difference = max(difference, float(np.abs(fresh - cached).max()))
+            norms = np.linalg.norm(fresh) * np.linalg.norm(cached)
+            cosine = min(cosine, float(fresh @ cached / norms) if norms else 0.0)
+            n_rows += 1
+    detail = f"{n_rows} images, one at a time; least cosine {cosine:.9f}"
+    relative = difference / largest if largest else float("nan")
+    return [
+        ParityCheck(
+            1, "largest difference / largest feature", relative, FEATURE_TOLERANCE, False, detail
+        ),
+        ParityCheck(1, "labels that differ", n_labels, 0, False, "all rows of all splits"),
+    ]
+
+
+def _compare_trajectory(sides: _Sides, seed: int) -> list[ParityCheck]:
+    """Level 2: one initial head, one order of batches; every loss, and the predictions."""
+    cached_losses, cached_logits = _train_cached(sides, seed)
+    losses, logits = _train_end_to_end(sides, seed)
+    relative = float(((cached_losses - losses).abs() / losses.abs()).max())
+    predicted = logits.argmax(1)
+    agreement = float((cached_logits.argmax(1) == predicted).double().mean())
+    cached_loss, loss = (
+        nn.functional.cross_entropy(side.double(), sides.test_labels).item()
+        for side in (cached_logits, logits)
+    )
+    n_train = len(sides.train_rows)
+    return [
+        ParityCheck(
+            2,
+            "largest relative difference of a step's loss",
+            relative,
+            LOSS_TOLERANCE,
+            False,
+            f"{len(losses)} steps over {n_train} images; last losses {cached_losses[-1]:.6f} "
+            f"and {losses[-1]:.6f}",
+        ),
+        ParityCheck(
+            2,
+            "share of equal predictions",
+            agreement,
+            AGREEMENT,
+            True,
+            f"{len(predicted)} test images, {len(predicted.unique())} classes predicted",
+        ),
+        ParityCheck(
+            2,
+            "relative difference of test_loss",
+            abs(cached_loss - loss) / loss,
+            LOSS_TOLERANCE,
+            False,
+            f"{cached_loss:.6f} and {loss:.6f}",
+        ),
+    ]
+
+
+def _compare_results(sides: _Sides, seeds: Sequence[int]) -> ParityCheck:
+    """Level 3: the accuracies of several seeds."""
+    accuracies: dict[str, list[float]] = {"cached": [], "end to end": []}
+    for seed in seeds:
+        for side, train in (("cached", _train_cached), ("end to end", _train_end_to_end)):
+            right = train(sides, seed)[1].argmax(1) == sides.test_labels
+            accuracies[side].append(float(right.double().mean()))
+    spreads = {side: Spread.of(values) for side, values in accuracies.items()}
+    told = ", ".join(
+        f"{side} {s.mean:.4f} (sd {s.sd or 0:.4f}, {s.low:.4f} to {s.high:.4f})"
+        for side, s in spreads.items()
+    )
+    difference = abs(spreads["cached"].mean - spreads["end to end"].mean)
+    return ParityCheck(
+        3,
+        "difference of mean test_acc",
+        difference,
+        1 - AGREEMENT,
+        False,
+        f"{told}, n {len(seeds)}",
+    )
+
+
+def _train_cached(sides: _Sides, seed: int) -> tuple[Tensor, Tensor]:
+    """Train on the cache; the losses of all steps, and the logits of the test rows."""
+    batches = FeatureDataModule(
+        sides.cache, batch_size=sides.batch_size, steps_per_batch=_STEPS_PER_BATCH
+    )
+    batches.sampler = EpochOrder(sides.train_rows, seed=seed)
+    module = HeadModule(
+        n_features=sides.cache.n_features,
+        n_classes=len(sides.cache.class_names),
+        head=sides.head,
+        lr=sides.lr,
+        seed=seed,
+    )
+    losses: list[Tensor] = []
+
+    class Collect(Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            losses.extend(module.step_losses)
+
+    _fit(module, batches, sides, seed, callbacks=[Collect()])
+    test = load_rows(sides.cache, "test", device=_CPU, residence="memory")
+    with torch.inference_mode():
+        logits = module.eval()(test.take(sides.test_rows)[0])
+    return torch.stack(losses).double(), logits
+
+
+def _train_end_to_end(sides: _Sides, seed: int) -> tuple[Tensor, Tensor]:
+    """Train with the trunk in the loop; the same two."""
+    head = sides.new_head(seed)
+    model = whole_model(sides.cache.identity["backbone"], sides.trunk, head)
+    module = WholeModel(model, head, sides.head, lr=sides.lr).train()
+    sampler = EpochOrder(sides.train_rows, seed=seed)
+
+    class Images(pl.LightningDataModule):
+        def train_dataloader(self) -> Any:
+            assert self.trainer is not None, "a Trainer calls it"
+            sampler.set_epoch(self.trainer.current_epoch)
+            rows = sampler.order().tolist()
+            images = ImageRows(sides.dataset.splits["train"], rows, sides.preprocess)
+            # A generator of its own: the loader must not draw from dropout's.
+            return DataLoader(images, sides.batch_size, generator=torch.Generator())
+
+    _fit(module, Images(), sides, seed, callbacks=[])
+    images = ImageRows(sides.dataset.splits["test"], sides.test_rows.tolist(), sides.preprocess)
+    return torch.stack(module.losses).double(), module.logits(images, sides.batch_size)
+
+
+def _fit(
+    module: pl.LightningModule,
+    batches: pl.LightningDataModule,
+    sides: _Sides,
+    seed: int,
+    *,
+    callbacks: list[Callback],
+) -> None:
+    class EpochSeed(Callback):
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            torch.manual_seed(stream_seed("dropout", seed, trainer.current_epoch))
+
+    with quiet_lightning(), torch.random.fork_rng(devices=[]):
+        trainer = pl.Trainer(
+            max_epochs=sides.epochs,
+            accelerator="cpu",
+            callbacks=[EpochSeed(), *callbacks],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,
+        )
+        trainer.fit(module, batches)

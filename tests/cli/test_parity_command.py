@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.conftest import Run
+
+SMALL = [
+    *("parity", "--dataset", "digits", "--backbone", "mobilenet_v3_small", "--weights", "random"),
+    *("--image-size", "32", "--limit", "24", "--epochs", "1", "--batch-size", "8"),
+]
+
+
+def test_it_prints_each_figure_with_its_tolerance(run: Run) -> None:
+    result = run(*SMALL)
+
+    assert result.exit_code == 0
+    rows = result.stdout.splitlines()
+    assert rows[0].split() == ["level", "what", "figure", "tolerance", "detail"]
+    assert [row.split()[0] for row in rows[1:]] == ["1", "1", "2", "2", "2"]
+    assert all(" holds " in row for row in rows[1:])
+
+
+def test_a_figure_that_falls_short_is_exit_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featcache.equivalence.LOSS_TOLERANCE", -1.0)
+
+    result = run(*SMALL)
+
+    assert result.exit_code == 1
+    assert result.stdout.count("FALLS SHORT") == 2
+
+
+def test_json_has_every_figure(run: Run) -> None:
+    answer = json.loads(run(*SMALL, "--levels", "1", "--json").stdout)
+
+    assert answer["bn"] == "frozen"
+    assert [check["holds"] for check in answer["checks"]] == [True, True]
