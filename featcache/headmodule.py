@@ -72,7 +72,7 @@ class HeadModule(pl.LightningModule):
             self.parameters(), lr=self.lr, weight_decay=self.spec.weight_decay or 0.0, fused=True
         )
 
-    def on_train_start(self) -> None:
+    def on_fit_start(self) -> None:
         """Give the loggers of a resumed run the epochs before."""
         for row in self.history:
             self._log_row(row)

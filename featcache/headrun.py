@@ -168,6 +168,15 @@ class HeadJob:
             try:
                 with interrupts_raised():
                     trainer.fit(module, batches, ckpt_path=resumed, weights_only=True)
+                seconds = time.perf_counter() - started
+                best = min(module.history, key=lambda row: row["val_loss"])
+                selected = module.history[-1]
+                if train.select == "best":
+                    selected = best
+                    module.load_state_dict(_read_checkpoint(folder / BEST)["state_dict"])
+                n_epochs = int(selected["epoch"])
+                save_head(folder, self._head(train, batches, module, n_epochs=n_epochs))
+                test = self._test(trainer, module, batches)
             except KeyboardInterrupt as err:
                 raise InterruptedRunError(
                     f"Stopped. {self._keep(folder, train, batches)} The same command with --resume "
@@ -178,14 +187,6 @@ class HeadJob:
                     f"{err} {self._keep(folder, train, batches)} Use a lower --lr (it is "
                     f"{train.lr:g})."
                 ) from err
-            seconds = time.perf_counter() - started
-            best = min(module.history, key=lambda row: row["val_loss"])
-            selected = module.history[-1]
-            if train.select == "best":
-                selected = best
-                module.load_state_dict(_read_checkpoint(folder / BEST)["state_dict"])
-            save_head(folder, self._head(train, batches, module, n_epochs=int(selected["epoch"])))
-            test = self._test(trainer, module, batches)
         return {
             "seed": train.seed,
             "n_epochs": len(module.history),
@@ -204,7 +205,8 @@ class HeadJob:
     ) -> Mapping[str, float]:
         if "test" not in self.cache.splits or not self.cache["test"].valid.any():
             return {}
-        trainer.test(module, datamodule=batches, verbose=False)
+        with interrupts_raised():
+            trainer.test(module, datamodule=batches, verbose=False)
         return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
     def _head(

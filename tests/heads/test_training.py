@@ -166,6 +166,26 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert not folder.exists()
 
 
+def test_ctrl_c_in_the_final_test_is_a_stop_like_any_other(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = train(runs_dir=tmp_path / "whole")
+
+    def press_ctrl_c(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(featcache.HeadModule, "test_step", press_ctrl_c)
+        with pytest.raises(InterruptedRunError, match="The head of epoch 4 of 4 is kept in"):
+            train()
+
+    resumed = train(resume=True)
+
+    assert head_bytes(resumed) == head_bytes(whole)
+    assert resumed.runs[0].history == whole.runs[0].history
+    assert (resumed.path / "metrics.csv").read_text() == (whole.path / "metrics.csv").read_text()
+
+
 def test_a_stopped_run_keeps_a_head_that_can_be_evaluated(train: Train, tmp_path: Path) -> None:
     with pytest.raises(InterruptedRunError):
         train(on_progress=stop_in(2))
