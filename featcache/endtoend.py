@@ -125,6 +125,21 @@ class WholeModel(pl.LightningModule):
         return torch.cat(parts)
 
 
+def require_known_classifier(name: str) -> str:
+    """Name the part of a torchvision model that is its classifier.
+
+    Raises:
+        UsageError: If that is not one module right behind the features.
+    """
+    for family, part in _CLASSIFIERS.items():
+        if name.startswith(family):
+            return part
+    raise UsageError(
+        f"parity knows where the classifier is in {', '.join(_CLASSIFIERS)} only, not in {name}. "
+        f"Nothing was compared."
+    )
+
+
 def whole_model(name: str, trunk: Mapping[str, Tensor], head: nn.Module) -> nn.Module:
     """Build a torchvision model with a trunk's weights and another classifier.
 
@@ -136,15 +151,11 @@ def whole_model(name: str, trunk: Mapping[str, Tensor], head: nn.Module) -> nn.M
     Raises:
         UsageError: If the model's classifier is not one module behind its features.
     """
-    part = next((p for family, p in _CLASSIFIERS.items() if name.startswith(family)), None)
-    if part is None:
-        raise UsageError(
-            f"parity knows where the classifier is in {', '.join(_CLASSIFIERS)} only, not in "
-            f"{name}. Nothing was compared."
-        )
-    model = models.get_model(name, weights=None)
+    part = require_known_classifier(name)
+    with torch.device("meta"):  # no time for initial weights that are replaced at once
+        model = models.get_model(name, weights=None)
     setattr(model, part, nn.Identity())
-    model.load_state_dict(dict(copy.deepcopy(trunk)), strict=True)
+    model.load_state_dict(dict(copy.deepcopy(trunk)), strict=True, assign=True)
     model.requires_grad_(False)
     setattr(model, part, head)
     model.eval()

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from featcache.backbones import load_backbone
 from featcache.datamodule import EpochOrder, FeatureDataModule, stream_seed
 from featcache.datasets import Dataset, load_dataset
-from featcache.endtoend import ImageRows, WholeModel, whole_model
+from featcache.endtoend import ImageRows, WholeModel, require_known_classifier, whole_model
 from featcache.errors import UsageError
 from featcache.extraction import extract
 from featcache.features import load_rows, preprocess_of, valid_rows
@@ -187,6 +187,10 @@ def parity(
         raise UsageError(f"--epochs is {epochs} and --seeds {seeds}, but both must be at least 1.")
     spec = HeadSpec(reg=reg, hidden=hidden)
     TrainSpec(lr=lr, batch_size=batch_size, seed=seed)
+    require_known_classifier(backbone)
+    images = load_dataset(dataset, data_dir=os.fspath(data_dir)).limited(limit)
+    if set(levels) & {2, 3} and "test" not in images.splits:
+        raise UsageError(f"{dataset} has no split 'test' to compare predictions on.")
     path = extract(
         dataset,
         backbone=backbone,
@@ -205,7 +209,7 @@ def parity(
     cache = open_cache(path)
     sides = _Sides(
         cache=cache,
-        dataset=load_dataset(dataset, data_dir=os.fspath(data_dir)).limited(limit),
+        dataset=images,
         trunk=_trunk_state(cache, weights=weights, image_size=image_size),
         preprocess=preprocess_of(cache),
         head=spec,
@@ -213,8 +217,6 @@ def parity(
         batch_size=batch_size,
         epochs=epochs,
     )
-    if set(levels) & {2, 3} and "test" not in cache.splits:
-        raise UsageError(f"{dataset} has no split 'test' to compare predictions on.")
     checks: list[ParityCheck] = []
     if 1 in levels:
         checks += _compare_features(sides)
