@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from featcache.backbones import load_backbone
-from featcache.datamodule import EpochOrder, FeatureDataModule, stream_seed
+from featcache.datamodule import EpochOrder, FeatureDataModule
 from featcache.datasets import Dataset, load_dataset
 from featcache.endtoend import ImageRows, WholeModel, require_known_classifier, whole_model
 from featcache.errors import UsageError
@@ -27,7 +27,7 @@ from featcache.metrics import Spread
 from featcache.pipeline import ProgressCallback
 from featcache.specs import ExtractSpec, HeadSpec, Preprocess, TrainSpec
 from featcache.store import Cache, open_cache, read_trunk_statistics
-from featcache.trainer import quiet_lightning
+from featcache.trainer import EpochSeed, quiet_lightning
 from featcache.trunks import PIXELS
 
 FEATURE_TOLERANCE = 1e-4
@@ -386,15 +386,11 @@ def _fit(
     *,
     callbacks: list[Callback],
 ) -> None:
-    class EpochSeed(Callback):
-        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            torch.manual_seed(stream_seed("dropout", seed, trainer.current_epoch))
-
     with quiet_lightning(), torch.random.fork_rng(devices=[]):
         trainer = pl.Trainer(
             max_epochs=sides.epochs,
             accelerator="cpu",
-            callbacks=[EpochSeed(), *callbacks],
+            callbacks=[EpochSeed(seed), *callbacks],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

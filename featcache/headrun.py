@@ -175,7 +175,8 @@ class HeadJob:
                     selected = best
                     module.load_state_dict(_read_checkpoint(folder / BEST)["state_dict"])
                 n_epochs = int(selected["epoch"])
-                save_head(folder, self._head(train, batches, module, n_epochs=n_epochs))
+                state = module.head.state_dict()
+                save_head(folder, self._head(train, batches, state, n_epochs=n_epochs))
                 test = self._test(trainer, module, batches)
             except KeyboardInterrupt as err:
                 raise InterruptedRunError(
@@ -213,7 +214,7 @@ class HeadJob:
         self,
         train: TrainSpec,
         batches: FeatureDataModule,
-        module: HeadModule,
+        state: Mapping[str, torch.Tensor],
         *,
         n_epochs: int,
         is_finished: bool = True,
@@ -235,7 +236,7 @@ class HeadJob:
             cache_identity=self.cache.identity,
             n_epochs=n_epochs,
             is_finished=is_finished,
-            state=module.head.state_dict(),
+            state=state,
             versions=versions(),
         )
 
@@ -244,15 +245,9 @@ class HeadJob:
         if not (folder / LAST).exists():
             return "No epoch was finished, so there is no head yet."
         checkpoint = _read_checkpoint(folder / LAST)
-        module = HeadModule(
-            n_features=n_inputs(self.cache),
-            n_classes=len(self.cache.class_names),
-            head=self.head,
-        )
-        module.load_state_dict(checkpoint["state_dict"])
+        state = {n.removeprefix("head."): t for n, t in checkpoint["state_dict"].items()}
         n_epochs = checkpoint["epoch"] + 1
-        head = self._head(train, batches, module, n_epochs=n_epochs, is_finished=False)
-        save_head(folder, head)
+        save_head(folder, self._head(train, batches, state, n_epochs=n_epochs, is_finished=False))
         return f"The head of epoch {n_epochs} of {train.max_epochs} is kept in {folder}."
 
 

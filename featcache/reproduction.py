@@ -37,7 +37,7 @@ class SystemResult:
         test_loss: Over the seeds.
         published_acc: The notebook's figure; None where dataset or trunk are not its own.
         published_loss: The notebook's figure.
-        extract_s: Seconds of the extraction; None if it was there before the first call.
+        extract_s: Seconds of the extraction, all images at its rate; None if it was there before.
         train_s: Seconds of training, the mean over the seeds.
         end_to_end_s: Seconds that images and trunk alone would take in one end-to-end run of as
             many epochs, at the rate of the extraction; None without a trunk or that rate.
@@ -156,8 +156,8 @@ def reproduce(
             on_progress=on_progress,
             on_note=on_note,
         )
-        if extracted.outcome == "computed":
-            table.remember(extracted.fingerprint, extracted.seconds, extracted.images_per_s)
+        if extracted.n_rows_computed:
+            table.remember(extracted.fingerprint, extracted.images_per_s)
         head, train = recipe.head, recipe.train
         trained = train_head(
             extracted.path,
@@ -195,18 +195,18 @@ class _Table:
         self.json = stem.with_name(stem.name + ".json")
         self.options = options
         self.systems: list[SystemResult] = []
-        self.extractions: dict[str, dict[str, float]] = {}
+        self.images_per_s: dict[str, float] = {}
         if self.json.exists():
             try:
-                self.extractions = json.loads(self.json.read_text())["extractions"]
+                self.images_per_s = json.loads(self.json.read_text())["images_per_s"]
             except (ValueError, LookupError) as err:
                 raise UsageError(
                     f"{self.json} is not what reproduce wrote ({err}). Remove it and run the same "
                     f"command again: heads and caches are kept."
                 ) from err
 
-    def remember(self, cache: str, seconds: float, images_per_s: float) -> None:
-        self.extractions[cache] = {"seconds": seconds, "images_per_s": images_per_s}
+    def remember(self, cache: str, images_per_s: float) -> None:
+        self.images_per_s[cache] = images_per_s
         self._write()
 
     def add(self, result: SystemResult) -> None:
@@ -218,7 +218,7 @@ class _Table:
         content = {
             "options": self.options,
             "systems": [asdict(system) for system in self.systems],
-            "extractions": self.extractions,
+            "images_per_s": self.images_per_s,
         }
         replace_file(self.json, (json.dumps(content, indent=2, default=str) + "\n").encode())
         replace_file(self.markdown, markdown_table(self.systems).encode())
@@ -254,13 +254,14 @@ def _result(
     recipe: Recipe, backbone: str, trained: TrainResult, table: _Table, *, is_own: bool
 ) -> SystemResult:
     cache = open_cache(trained.cache)
-    extraction = table.extractions.get(cache.fingerprint)
+    images_per_s = table.images_per_s.get(cache.fingerprint)
+    n_rows = sum(len(split) for split in cache.splits.values())
     n_epochs = sum(run.n_epochs for run in trained.runs) / len(trained.runs)
     n_test = len(cache.splits["test"]) if "test" in cache.splits else 0
     end_to_end_s = None
-    if extraction is not None and backbone != PIXELS:
+    if images_per_s is not None and backbone != PIXELS:
         n_passes = n_epochs * len(cache["train"]) + n_test
-        end_to_end_s = n_passes / extraction["images_per_s"]
+        end_to_end_s = n_passes / images_per_s
     tested = [
         (run.test_acc, run.test_loss)
         for run in trained.runs
@@ -275,7 +276,7 @@ def _result(
         test_loss=Spread.of([loss for _, loss in tested]) if tested else None,
         published_acc=recipe.test_acc if is_own else None,
         published_loss=recipe.test_loss if is_own else None,
-        extract_s=None if extraction is None else extraction["seconds"],
+        extract_s=None if images_per_s is None else n_rows / images_per_s,
         train_s=sum(run.seconds for run in trained.runs) / len(trained.runs),
         end_to_end_s=end_to_end_s,
         runs=tuple(run.path for run in trained.runs),

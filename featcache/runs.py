@@ -16,7 +16,6 @@ from featcache.store import Cache
 
 RUNS_DIR = "runs"
 RESULT_FILE = "result.json"
-METRICS_FILE = "metrics.csv"
 _PARTIAL = ".partial"
 
 

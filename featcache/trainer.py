@@ -67,7 +67,7 @@ def make_trainer(
     """Make the Trainer of one run, which logs and checkpoints into `folder`."""
     assert train.patience is not None, "settled before"
     callbacks: list[Callback] = [
-        _EpochSeed(train.seed),
+        EpochSeed(train.seed),
         _Watch(train, on_progress),
         _checkpoint(folder, BEST, monitor="val_loss", weights_only=True),
         _checkpoint(folder, LAST),
@@ -153,13 +153,14 @@ class _WholeFileIO(TorchCheckpointIO):
         replace_file(Path(path), content.getvalue())
 
 
-class _EpochSeed(Callback):
+class EpochSeed(Callback):
     """Seeds dropout by epoch, so that a resumed run draws what it would have drawn."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seed the global generator for this epoch."""
         torch.manual_seed(stream_seed("dropout", self.seed, trainer.current_epoch))
 
 
