@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ AGREEMENT = 0.999
 _N_FEATURES_CHECKED = 64
 _STEPS_PER_BATCH = 64
 _CPU = torch.device("cpu")
+
+_Trained = tuple[Tensor, Tensor]
+"""The loss of every step, and (N, K) logits of the test rows."""
 
 
 @dataclass(frozen=True)
@@ -217,13 +221,15 @@ def parity(
         batch_size=batch_size,
         epochs=epochs,
     )
+    # Level 3's first training is level 2's.
+    train = functools.cache(lambda s: (_train_cached(sides, s), _train_end_to_end(sides, s)))
     checks: list[ParityCheck] = []
     if 1 in levels:
         checks += _compare_features(sides)
     if 2 in levels:
-        checks += _compare_trajectory(sides, seed)
+        checks += _compare_trajectory(sides, *train(seed))
     if 3 in levels:
-        checks.append(_compare_results(sides, range(seed, seed + seeds)))
+        checks.append(_compare_results(sides, [train(seed + i) for i in range(seeds)]))
     return ParityReport(str(path), backbone, bn, tuple(checks))
 
 
@@ -267,10 +273,10 @@ def _compare_features(sides: _Sides) -> list[ParityCheck]:
     ]
 
 
-def _compare_trajectory(sides: _Sides, seed: int) -> list[ParityCheck]:
+def _compare_trajectory(sides: _Sides, cached: _Trained, end_to_end: _Trained) -> list[ParityCheck]:
     """Level 2: one initial head, one order of batches; every loss, and the predictions."""
-    cached_losses, cached_logits = _train_cached(sides, seed)
-    losses, logits = _train_end_to_end(sides, seed)
+    cached_losses, cached_logits = cached
+    losses, logits = end_to_end
     relative = float(((cached_losses - losses).abs() / losses.abs()).max())
     predicted = logits.argmax(1)
     agreement = float((cached_logits.argmax(1) == predicted).double().mean())
@@ -308,14 +314,12 @@ def _compare_trajectory(sides: _Sides, seed: int) -> list[ParityCheck]:
     ]
 
 
-def _compare_results(sides: _Sides, seeds: Sequence[int]) -> ParityCheck:
+def _compare_results(sides: _Sides, trainings: Sequence[tuple[_Trained, _Trained]]) -> ParityCheck:
     """Level 3: the accuracies of several seeds."""
-    accuracies: dict[str, list[float]] = {"cached": [], "end to end": []}
-    for seed in seeds:
-        for side, train in (("cached", _train_cached), ("end to end", _train_end_to_end)):
-            right = train(sides, seed)[1].argmax(1) == sides.test_labels
-            accuracies[side].append(float(right.double().mean()))
-    spreads = {side: Spread.of(values) for side, values in accuracies.items()}
+    spreads = {}
+    for side, trained in zip(("cached", "end to end"), zip(*trainings, strict=True), strict=True):
+        right = [logits.argmax(1) == sides.test_labels for _, logits in trained]
+        spreads[side] = Spread.of([float(r.double().mean()) for r in right])
     told = ", ".join(
         f"{side} {s.mean:.4f} (sd {s.sd or 0:.4f}, {s.low:.4f} to {s.high:.4f})"
         for side, s in spreads.items()
@@ -327,11 +331,11 @@ def _compare_results(sides: _Sides, seeds: Sequence[int]) -> ParityCheck:
         difference,
         1 - AGREEMENT,
         False,
-        f"{told}, n {len(seeds)}",
+        f"{told}, n {len(trainings)}",
     )
 
 
-def _train_cached(sides: _Sides, seed: int) -> tuple[Tensor, Tensor]:
+def _train_cached(sides: _Sides, seed: int) -> _Trained:
     """Train on the cache; the losses of all steps, and the logits of the test rows."""
     batches = FeatureDataModule(
         sides.cache, batch_size=sides.batch_size, steps_per_batch=_STEPS_PER_BATCH
@@ -357,7 +361,7 @@ def _train_cached(sides: _Sides, seed: int) -> tuple[Tensor, Tensor]:
     return torch.stack(losses).double(), logits
 
 
-def _train_end_to_end(sides: _Sides, seed: int) -> tuple[Tensor, Tensor]:
+def _train_end_to_end(sides: _Sides, seed: int) -> _Trained:
     """Train with the trunk in the loop; the same two."""
     head = sides.new_head(seed)
     model = whole_model(sides.cache.identity["backbone"], sides.trunk, head)

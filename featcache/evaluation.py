@@ -90,6 +90,7 @@ class Comparison:
         n_only_first: Images that only the first gets right.
         n_only_second: Images that only the second gets right.
         p_value: McNemar's exact test, two-sided.
+        evaluations: Each head's own figures, written beside it as `evaluate` does.
     """
 
     first: Path
@@ -100,6 +101,7 @@ class Comparison:
     n_only_first: int
     n_only_second: int
     p_value: float
+    evaluations: Sequence[Evaluation]
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +156,12 @@ def evaluate(
     _require_draws(draws)
     path = find_run(run, runs_dir=runs_dir)
     outputs = _outputs(path, split=split, cache=cache, device=device, cache_dir=Path(cache_dir))
+    return _evaluation(outputs, split=split, draws=draws, seed=seed)
+
+
+def _evaluation(outputs: _Outputs, *, split: str, draws: int, seed: int) -> Evaluation:
+    """Compute and write the figures of one head."""
+    path = outputs.run
     labels, predictions = outputs.labels, outputs.predictions
     n_classes = len(outputs.head.class_names)
     k = min(TOP_K, n_classes)
@@ -231,6 +239,7 @@ def compare(
         for run in (first, second)
     )
     a, b = _on_same_rows(a, b, split)
+    evaluations = tuple(_evaluation(o, split=split, draws=draws, seed=seed) for o in (a, b))
     right_a, right_b = a.labels == a.predictions, b.labels == b.predictions
     gained = right_a.astype(np.int64) - right_b
     n_only_first, n_only_second = int((gained > 0).sum()), int((gained < 0).sum())
@@ -245,6 +254,7 @@ def compare(
         n_only_first=n_only_first,
         n_only_second=n_only_second,
         p_value=mcnemar_p(n_only_first, n_only_second),
+        evaluations=evaluations,
     )
 
 

@@ -55,9 +55,21 @@ def evaluate(
         raise UsageError("--cache belongs to one run. Leave it out to compare two.")
     if plot:
         require_matplotlib()
-    evaluations = [
-        run(
-            name,
+    comparison = None
+    if len(names) == 2:
+        comparison = compare(
+            *(runs or ()),
+            split=split,
+            draws=draws,
+            seed=seed,
+            device=device,
+            cache_dir=cache_dir,
+            runs_dir=runs_dir,
+        )
+        evaluations = [*comparison.evaluations]
+    else:
+        evaluation = run(
+            names[0],
             split=split,
             cache=cache,
             draws=draws,
@@ -66,20 +78,8 @@ def evaluate(
             cache_dir=cache_dir,
             runs_dir=runs_dir,
         )
-        for name in names
-    ]
+        evaluations = [evaluation]
     plots = [file for e in evaluations for file in plot_evaluation(e)] if plot else []
-    comparison = None
-    if len(evaluations) == 2:
-        comparison = compare(
-            *(e.run for e in evaluations),
-            split=split,
-            draws=draws,
-            seed=seed,
-            device=device,
-            cache_dir=cache_dir,
-            runs_dir=runs_dir,
-        )
     if json:
         show_json({"evaluations": evaluations, "comparison": comparison, "plots": plots})
         return
