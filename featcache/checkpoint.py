@@ -32,6 +32,7 @@ HEAD_FILE = "head.safetensors"
 DESCRIPTION_FILE = "head.json"
 FORMAT = 1
 _KEY = "featcache"
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +200,7 @@ def _not_safetensors(path: Path, err: Exception) -> FeatcacheError:
     """Say what a file is that the safetensors library does not read."""
     with path.open("rb") as file:
         start = file.read(4)
-    if start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
+    if start == b"PK\x03\x04" or start[:2] in _PICKLES:
         return UnsafeFileError(
             f"{path} is a pickle or a zip archive, whatever its name says: reading it could run "
             f"code. Nothing was loaded. Heads are .safetensors files that featcache train-head "

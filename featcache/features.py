@@ -53,25 +53,22 @@ class FeatureRows:
         return batch.float(), labels
 
 
-def pick_residence(
-    cache: Cache, *, device: torch.device, free_bytes: int | None = None
-) -> Choice[str]:
+def pick_residence(cache: Cache, *, device: torch.device) -> Choice[str]:
     """Choose where the features stay while heads are trained: "gpu", "memory" or "file".
 
     Args:
         cache: The cache.
         device: Where the head is trained.
-        free_bytes: Memory that may be used; None means what is free, less 1 GB.
     """
     nbytes = sum(_nbytes(split) for split in cache.splits.values())
     needed = human_bytes(nbytes)
     if device.type == "cuda":
-        free = _free(str(device), free_bytes)
+        free = _free(str(device))
         if nbytes <= free:
             return Choice(
                 "gpu", f"{needed} of features, {human_bytes(free)} of GPU memory are free"
             )
-    free = _free("cpu", free_bytes)
+    free = _free("cpu")
     if nbytes <= free:
         return Choice("memory", f"{needed} of features, {human_bytes(free)} of memory are free")
     return Choice(
@@ -202,9 +199,7 @@ def _nbytes(split: CacheSplit) -> int:
     return int(split.features.nbytes)
 
 
-def _free(device: str, free_bytes: int | None) -> int:
-    if free_bytes is not None:
-        return free_bytes
+def _free(device: str) -> int:
     return max(0, free_memory_bytes(device) - _RESERVED_BYTES)
 
 

@@ -91,15 +91,18 @@ def test_labels_without_a_class_are_an_error(make_cache: MakeCache) -> None:
         load_rows(cache, "train", device=CPU, residence="memory")
 
 
-def test_features_that_do_not_fit_are_read_from_the_file(cache: featcache.Cache) -> None:
-    n_bytes = (200 + 60) * 12 * 4
+def test_features_that_do_not_fit_are_read_from_the_file(
+    cache: featcache.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits, does_not = [], []
+    for spare, choices in ((0, fits), (-1, does_not)):
+        free = 1_000_000_000 + (200 + 60) * 12 * 4 + spare  # 1 GB stays free
+        monkeypatch.setattr("featcache.features.free_memory_bytes", lambda _, free=free: free)
+        choices.append(pick_residence(cache, device=CPU))
 
-    fits = pick_residence(cache, device=CPU, free_bytes=n_bytes)
-    does_not = pick_residence(cache, device=CPU, free_bytes=n_bytes - 1)
-
-    assert fits.value == "memory"
-    assert does_not.value == "file"
-    assert "the features need 12.5 kB of memory, but 12.5 kB are free" in does_not.why
+    assert fits[0].value == "memory"
+    assert does_not[0].value == "file"
+    assert "the features need 12.5 kB of memory, but 12.5 kB are free" in does_not[0].why
 
 
 @pytest.mark.parametrize("residence", ["memory", "file"])

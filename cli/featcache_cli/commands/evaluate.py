@@ -81,7 +81,10 @@ def evaluate(
         evaluations = [evaluation]
     plots = [file for e in evaluations for file in plot_evaluation(e)] if plot else []
     if json:
-        show_json({"evaluations": evaluations, "comparison": comparison, "plots": plots})
+        paired = vars(comparison).copy() if comparison is not None else None
+        if paired is not None:
+            del paired["evaluations"]  # they stand beside it
+        show_json({"evaluations": evaluations, "comparison": paired, "plots": plots})
         return
     for evaluation in evaluations:
         _show(evaluation)
