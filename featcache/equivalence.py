@@ -4,42 +4,30 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from featcache.backbones import load_backbone
-from featcache.datamodule import EpochOrder, FeatureDataModule
-from featcache.datasets import Dataset, load_dataset
-from featcache.endtoend import ImageRows, WholeModel, require_known_classifier, whole_model
+from featcache.datasets import load_dataset
+from featcache.endtoend import ImageRows, require_known_classifier, whole_model
 from featcache.errors import UsageError
 from featcache.extraction import extract
-from featcache.features import load_rows, preprocess_of, valid_rows
-from featcache.headmodule import HeadModule
-from featcache.heads import build_head
+from featcache.features import preprocess_of, valid_rows
 from featcache.metrics import Spread
 from featcache.pipeline import ProgressCallback
-from featcache.specs import ExtractSpec, HeadSpec, Preprocess, TrainSpec
+from featcache.sides import Sides, Trained, train_cached, train_end_to_end
+from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
 from featcache.store import Cache, open_cache, read_trunk_statistics
-from featcache.trainer import EpochSeed, quiet_lightning
 from featcache.trunks import PIXELS
 
 FEATURE_TOLERANCE = 1e-4
 LOSS_TOLERANCE = 1e-4
 AGREEMENT = 0.999
 _N_FEATURES_CHECKED = 64
-_STEPS_PER_BATCH = 64
-_CPU = torch.device("cpu")
-
-_Trained = tuple[Tensor, Tensor]
-"""The loss of every step, and (N, K) logits of the test rows."""
 
 
 @dataclass(frozen=True)
@@ -90,41 +78,6 @@ class ParityReport:
     def holds(self) -> bool:
         """Whether all figures are within their tolerances."""
         return all(check.holds for check in self.checks)
-
-
-@dataclass(frozen=True, eq=False)
-class _Sides:
-    """What both sides share: images and the cache made of them, weights, rows, head, settings."""
-
-    cache: Cache
-    dataset: Dataset
-    trunk: Mapping[str, Tensor]
-    preprocess: Preprocess
-    head: HeadSpec
-    lr: float
-    batch_size: int
-    epochs: int
-
-    @property
-    def train_rows(self) -> Tensor:
-        return valid_rows(self.cache["train"])
-
-    @property
-    def test_rows(self) -> Tensor:
-        return valid_rows(self.cache["test"])
-
-    @property
-    def test_labels(self) -> Tensor:
-        """The dataset's own labels of the test rows."""
-        return torch.from_numpy(self.dataset.splits["test"].labels)[self.test_rows]
-
-    def new_head(self, seed: int) -> nn.Sequential:
-        return build_head(
-            self.head,
-            n_features=self.cache.n_features,
-            n_classes=len(self.cache.class_names),
-            seed=seed,
-        )
 
 
 def parity(
@@ -211,7 +164,7 @@ def parity(
         on_note=on_note,
     ).path
     cache = open_cache(path)
-    sides = _Sides(
+    sides = Sides(
         cache=cache,
         dataset=images,
         trunk=_trunk_state(cache, weights=weights, image_size=image_size),
@@ -222,7 +175,7 @@ def parity(
         epochs=epochs,
     )
     # Level 3's first training is level 2's.
-    train = functools.cache(lambda s: (_train_cached(sides, s), _train_end_to_end(sides, s)))
+    train = functools.cache(lambda s: (train_cached(sides, s), train_end_to_end(sides, s)))
     checks: list[ParityCheck] = []
     if 1 in levels:
         checks += _compare_features(sides)
@@ -243,7 +196,7 @@ def _trunk_state(cache: Cache, *, weights: str, image_size: int) -> dict[str, Te
     return state
 
 
-def _compare_features(sides: _Sides) -> list[ParityCheck]:
+def _compare_features(sides: Sides) -> list[ParityCheck]:
     """Level 1: rows against fresh forwards, one image at a time."""
     model = whole_model(sides.cache.identity["backbone"], sides.trunk, nn.Identity())
     largest = difference = 0.0
@@ -273,7 +226,7 @@ def _compare_features(sides: _Sides) -> list[ParityCheck]:
     ]
 
 
-def _compare_trajectory(sides: _Sides, cached: _Trained, end_to_end: _Trained) -> list[ParityCheck]:
+def _compare_trajectory(sides: Sides, cached: Trained, end_to_end: Trained) -> list[ParityCheck]:
     """Level 2: one initial head, one order of batches; every loss, and the predictions."""
     cached_losses, cached_logits = cached
     losses, logits = end_to_end
@@ -314,7 +267,7 @@ def _compare_trajectory(sides: _Sides, cached: _Trained, end_to_end: _Trained) -
     ]
 
 
-def _compare_results(sides: _Sides, trainings: Sequence[tuple[_Trained, _Trained]]) -> ParityCheck:
+def _compare_results(sides: Sides, trainings: Sequence[tuple[Trained, Trained]]) -> ParityCheck:
     """Level 3: the accuracies of several seeds."""
     spreads = {}
     for side, trained in zip(("cached", "end to end"), zip(*trainings, strict=True), strict=True):
@@ -333,74 +286,3 @@ def _compare_results(sides: _Sides, trainings: Sequence[tuple[_Trained, _Trained
         False,
         f"{told}, n {len(trainings)}",
     )
-
-
-def _train_cached(sides: _Sides, seed: int) -> _Trained:
-    """Train on the cache; the losses of all steps, and the logits of the test rows."""
-    batches = FeatureDataModule(
-        sides.cache, batch_size=sides.batch_size, steps_per_batch=_STEPS_PER_BATCH
-    )
-    batches.sampler = EpochOrder(sides.train_rows, seed=seed)
-    module = HeadModule(
-        n_features=sides.cache.n_features,
-        n_classes=len(sides.cache.class_names),
-        head=sides.head,
-        lr=sides.lr,
-        seed=seed,
-    )
-    losses: list[Tensor] = []
-
-    class Collect(Callback):
-        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            losses.extend(module.step_losses)
-
-    _fit(module, batches, sides, seed, callbacks=[Collect()])
-    test = load_rows(sides.cache, "test", device=_CPU, residence="memory")
-    with torch.inference_mode():
-        logits = module.eval()(test.take(sides.test_rows)[0])
-    return torch.stack(losses).double(), logits
-
-
-def _train_end_to_end(sides: _Sides, seed: int) -> _Trained:
-    """Train with the trunk in the loop; the same two."""
-    head = sides.new_head(seed)
-    model = whole_model(sides.cache.identity["backbone"], sides.trunk, head)
-    module = WholeModel(model, head, sides.head, lr=sides.lr).train()
-    sampler = EpochOrder(sides.train_rows, seed=seed)
-
-    class Images(pl.LightningDataModule):
-        def train_dataloader(self) -> Any:
-            assert self.trainer is not None, "a Trainer calls it"
-            sampler.set_epoch(self.trainer.current_epoch)
-            rows = sampler.order().tolist()
-            images = ImageRows(sides.dataset.splits["train"], rows, sides.preprocess)
-            # A generator of its own: the loader must not draw from dropout's.
-            return DataLoader(images, sides.batch_size, generator=torch.Generator())
-
-    _fit(module, Images(), sides, seed, callbacks=[])
-    images = ImageRows(sides.dataset.splits["test"], sides.test_rows.tolist(), sides.preprocess)
-    return torch.stack(module.losses).double(), module.logits(images, sides.batch_size)
-
-
-def _fit(
-    module: pl.LightningModule,
-    batches: pl.LightningDataModule,
-    sides: _Sides,
-    seed: int,
-    *,
-    callbacks: list[Callback],
-) -> None:
-    with quiet_lightning(), torch.random.fork_rng(devices=[]):
-        trainer = pl.Trainer(
-            max_epochs=sides.epochs,
-            accelerator="cpu",
-            callbacks=[EpochSeed(seed), *callbacks],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,
-        )
-        trainer.fit(module, batches)

@@ -1,0 +1,138 @@
+"""The two trainings that parity compares: on the cache, and end to end, from one head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from featcache.datamodule import EpochOrder, FeatureDataModule
+from featcache.datasets import Dataset
+from featcache.endtoend import ImageRows, WholeModel, whole_model
+from featcache.features import load_rows, valid_rows
+from featcache.headmodule import HeadModule
+from featcache.heads import build_head
+from featcache.specs import HeadSpec, Preprocess
+from featcache.store import Cache
+from featcache.trainer import EpochSeed, quiet_lightning
+
+_STEPS_PER_BATCH = 64
+_CPU = torch.device("cpu")
+
+Trained = tuple[Tensor, Tensor]
+"""The loss of every step, and (N, K) logits of the test rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """What both sides share: images and the cache made of them, weights, rows, head, settings."""
+
+    cache: Cache
+    dataset: Dataset
+    trunk: Mapping[str, Tensor]
+    preprocess: Preprocess
+    head: HeadSpec
+    lr: float
+    batch_size: int
+    epochs: int
+
+    @property
+    def train_rows(self) -> Tensor:
+        """Numbers of the training rows whose images could be read."""
+        return valid_rows(self.cache["train"])
+
+    @property
+    def test_rows(self) -> Tensor:
+        """Numbers of the test rows whose images could be read."""
+        return valid_rows(self.cache["test"])
+
+    @property
+    def test_labels(self) -> Tensor:
+        """The dataset's own labels of the test rows."""
+        return torch.from_numpy(self.dataset.splits["test"].labels)[self.test_rows]
+
+    def new_head(self, seed: int) -> nn.Sequential:
+        """Build the head that both sides start from."""
+        return build_head(
+            self.head,
+            n_features=self.cache.n_features,
+            n_classes=len(self.cache.class_names),
+            seed=seed,
+        )
+
+
+def train_cached(sides: Sides, seed: int) -> Trained:
+    """Train on the cache; the losses of all steps, and the logits of the test rows."""
+    batches = FeatureDataModule(
+        sides.cache, batch_size=sides.batch_size, steps_per_batch=_STEPS_PER_BATCH
+    )
+    batches.sampler = EpochOrder(sides.train_rows, seed=seed)
+    module = HeadModule(
+        n_features=sides.cache.n_features,
+        n_classes=len(sides.cache.class_names),
+        head=sides.head,
+        lr=sides.lr,
+        seed=seed,
+    )
+    losses: list[Tensor] = []
+
+    class Collect(Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            losses.extend(module.step_losses)
+
+    _fit(module, batches, sides, seed, callbacks=[Collect()])
+    test = load_rows(sides.cache, "test", device=_CPU, residence="memory")
+    with torch.inference_mode():
+        logits = module.eval()(test.take(sides.test_rows)[0])
+    return torch.stack(losses).double(), logits
+
+
+def train_end_to_end(sides: Sides, seed: int) -> Trained:
+    """Train with the trunk in the loop; the same two."""
+    head = sides.new_head(seed)
+    model = whole_model(sides.cache.identity["backbone"], sides.trunk, head)
+    module = WholeModel(model, head, sides.head, lr=sides.lr).train()
+    sampler = EpochOrder(sides.train_rows, seed=seed)
+
+    class Images(pl.LightningDataModule):
+        def train_dataloader(self) -> Any:
+            assert self.trainer is not None, "a Trainer calls it"
+            sampler.set_epoch(self.trainer.current_epoch)
+            rows = sampler.order().tolist()
+            images = ImageRows(sides.dataset.splits["train"], rows, sides.preprocess)
+            # A generator of its own: the loader must not draw from dropout's.
+            return DataLoader(images, sides.batch_size, generator=torch.Generator())
+
+    _fit(module, Images(), sides, seed, callbacks=[])
+    images = ImageRows(sides.dataset.splits["test"], sides.test_rows.tolist(), sides.preprocess)
+    return torch.stack(module.losses).double(), module.logits(images, sides.batch_size)
+
+
+def _fit(
+    module: pl.LightningModule,
+    batches: pl.LightningDataModule,
+    sides: Sides,
+    seed: int,
+    *,
+    callbacks: list[Callback],
+) -> None:
+    with quiet_lightning(), torch.random.fork_rng(devices=[]):
+        trainer = pl.Trainer(
+            max_epochs=sides.epochs,
+            accelerator="cpu",
+            callbacks=[EpochSeed(seed), *callbacks],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,
+        )
+        trainer.fit(module, batches)
