@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from featcache.checkpoint import TrainedHead, load_head
     from featcache.datamodule import FeatureDataModule
     from featcache.datasets import list_datasets, load_dataset
-    from featcache.equivalence import ParityCheck, ParityReport, parity
+    from featcache.equivalence import ParityReport, parity
     from featcache.errors import FeatcacheError
     from featcache.evaluation import Comparison, Evaluation, compare, evaluate
     from featcache.extraction import ExtractResult, Failure, extract
     from featcache.headmodule import HeadModule
     from featcache.headrun import HeadRun
+    from featcache.levels import Landing, ParityCheck
     from featcache.pipeline import Progress
     from featcache.reproduction import Reproduction, SystemResult, reproduce
     from featcache.runs import list_runs
@@ -51,7 +52,8 @@ _HOME = {
     "HeadModule": "headmodule",
     "HeadRun": "headrun",
     "HeadSpec": "specs",
-    "ParityCheck": "equivalence",
+    "Landing": "levels",
+    "ParityCheck": "levels",
     "ParityReport": "equivalence",
     "Progress": "pipeline",
     "Reproduction": "reproduction",
@@ -93,6 +95,7 @@ __all__ = [
     "HeadModule",
     "HeadRun",
     "HeadSpec",
+    "Landing",
     "ParityCheck",
     "ParityReport",
     "Progress",

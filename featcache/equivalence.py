@@ -4,58 +4,34 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featcache.backbones import load_backbone
-from featcache.datasets import load_dataset
-from featcache.endtoend import ImageRows, require_known_classifier, whole_model
-from featcache.errors import UsageError
+from featcache.batchnorm import has_batch_norm
+from featcache.datasets import Dataset, load_dataset
+from featcache.endtoend import require_known_classifier
+from featcache.errors import MismatchError, UsageError
 from featcache.extraction import extract
-from featcache.features import preprocess_of, valid_rows
-from featcache.metrics import Spread
+from featcache.features import bn_mode, preprocess_of
+from featcache.levels import (
+    Landing,
+    ParityCheck,
+    compare_features,
+    compare_results,
+    compare_trajectory,
+    land,
+)
 from featcache.pipeline import ProgressCallback
-from featcache.sides import Sides, Trained, train_cached, train_end_to_end
-from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
-from featcache.store import Cache, open_cache, read_trunk_statistics
-from featcache.trunks import PIXELS
-
-FEATURE_TOLERANCE = 1e-4
-LOSS_TOLERANCE = 1e-4
-AGREEMENT = 0.999
-_N_FEATURES_CHECKED = 64
-
-
-@dataclass(frozen=True)
-class ParityCheck:
-    """One figure of parity.
-
-    Attributes:
-        level: 1 features, 2 trajectory, 3 results.
-        what: What was measured.
-        figure: Its value.
-        tolerance: What it may be at most, or at least where `at_least`.
-        at_least: Whether the figure must not be below the tolerance.
-        detail: How it was measured, and what else was seen.
-    """
-
-    level: int
-    what: str
-    figure: float
-    tolerance: float
-    at_least: bool
-    detail: str
-
-    @property
-    def holds(self) -> bool:
-        """Whether the figure is within its tolerance; NaN is not."""
-        if self.at_least:
-            return self.figure >= self.tolerance
-        return self.figure <= self.tolerance
+from featcache.sides import Sides, train_cached, train_end_to_end
+from featcache.specs import BN_MODES, ExtractSpec, HeadSpec, TrainSpec
+from featcache.store import Cache, find_cache, open_cache, read_trunk_statistics, require_sound
+from featcache.trunks import PIXELS, build_trunk
 
 
 @dataclass(frozen=True)
@@ -67,12 +43,15 @@ class ParityReport:
         backbone: Its trunk.
         bn: "frozen" or "adapted": both sides ran in this mode.
         checks: The figures of all levels.
+        landings: Where the notebook's own mode lands beside a frozen and an adapted cache, if that
+            was asked for.
     """
 
     cache: str
     backbone: str
     bn: str
     checks: Sequence[ParityCheck]
+    landings: Sequence[Landing] = ()
 
     @property
     def holds(self) -> bool:
@@ -81,13 +60,14 @@ class ParityReport:
 
 
 def parity(
-    dataset: str = ExtractSpec.dataset,
+    cache: str | os.PathLike[str] | None = None,
     *,
-    backbone: str = ExtractSpec.backbone,
+    dataset: str | None = None,
+    backbone: str | None = None,
     weights: str = ExtractSpec.weights,
-    bn: str = ExtractSpec.bn,
-    preprocess: str = ExtractSpec.preprocess,
-    image_size: int = ExtractSpec.image_size,
+    bn: str | None = None,
+    preprocess: str | None = None,
+    image_size: int | None = None,
     limit: int = 512,
     levels: tuple[int, ...] = (1, 2),
     epochs: int = 2,
@@ -97,6 +77,7 @@ def parity(
     batch_size: int = TrainSpec.batch_size,
     seed: int = TrainSpec.seed,
     seeds: int = 5,
+    as_notebook: bool = False,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     data_dir: str | os.PathLike[str] = ExtractSpec.data_dir,
     on_progress: ProgressCallback | None = None,
@@ -104,7 +85,7 @@ def parity(
 ) -> ParityReport:
     """Compare training on a cache with training end to end, on the CPU.
 
-    Extracts `limit` images of each split (or reuses that cache), and sets against it: PIL
+    Takes a cache that is there, or extracts `limit` images of each split, and sets against it: PIL
     transforms per image, a DataLoader, the whole torchvision model with its classifier replaced,
     plain Lightning. Level 1 compares features, one image at a time. Level 2 starts both from one
     head with one order of batches, and compares the loss of every step and the predictions for
@@ -113,13 +94,15 @@ def parity(
     A trunk with adapted BatchNorm runs with the statistics of the cache on both sides.
 
     Args:
-        dataset: As for `extract`.
-        backbone: A torchvision trunk whose classifier stands right behind its features.
-        weights: As for `extract`.
+        cache: Path or part of the name of a cache; None extracts one in fp32.
+        dataset: As for `extract`; beside a cache, where its images are now.
+        backbone: A torchvision trunk whose classifier stands right behind its features; a cache
+            says this and `bn`, `preprocess` and `image_size` itself.
+        weights: As for `extract`; they must be those of the cache.
         bn: "frozen" or "adapted".
         preprocess: "notebook" or "weights".
         image_size: Side of the trunk's input, in pixels.
-        limit: Images of each split, evenly spaced.
+        limit: Images of each split that take part, evenly spaced.
         levels: Which levels to measure.
         epochs: Epochs of each training.
         reg: Regularisation of the head.
@@ -128,6 +111,8 @@ def parity(
         batch_size: Rows in one step.
         seed: Seeds initial weights, order of batches and dropout.
         seeds: Trainings of level 3.
+        as_notebook: Also train as the notebook does, with the trunk in training mode, and tell how
+            far that lands from a frozen and from an adapted cache.
         cache_dir: Folder of all caches.
         data_dir: Folder of downloaded datasets.
         on_progress: Called after each batch of the extraction.
@@ -135,154 +120,136 @@ def parity(
 
     Raises:
         UsageError: If there is nothing to compare: no trunk, no test images, unknown levels.
+        MismatchError: If images or weights are not those of the cache.
     """
-    if backbone == PIXELS:
-        raise UsageError("The backbone 'pixels' has no trunk, so there is nothing to compare.")
+    asked = {"backbone": backbone, "bn": bn, "preprocess": preprocess, "image_size": image_size}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if cache is not None:
+        _refuse_beside_a_cache([*asked, *(["as_notebook"] if as_notebook else [])])
     if not levels or set(levels) - {1, 2, 3}:
         raise UsageError(f"--levels is {','.join(map(str, levels))}, but must be of 1, 2, 3.")
     if epochs < 1 or seeds < 1:
         raise UsageError(f"--epochs is {epochs} and --seeds {seeds}, but both must be at least 1.")
-    spec = HeadSpec(reg=reg, hidden=hidden)
+    head = HeadSpec(reg=reg, hidden=hidden)
     TrainSpec(lr=lr, batch_size=batch_size, seed=seed)
-    require_known_classifier(backbone)
-    images = load_dataset(dataset, data_dir=os.fspath(data_dir)).limited(limit)
-    if set(levels) & {2, 3} and "test" not in images.splits:
-        raise UsageError(f"{dataset} has no split 'test' to compare predictions on.")
-    path = extract(
-        dataset,
-        backbone=backbone,
+    options: dict[str, Any] = asked
+    spec = ExtractSpec(
+        **options,
+        dataset=ExtractSpec.dataset if dataset is None else dataset,
         weights=weights,
-        bn=bn,
-        preprocess=preprocess,
-        image_size=image_size,
         precision="fp32",
         limit=limit,
         device="cpu",
-        cache_dir=cache_dir,
-        data_dir=data_dir,
-        on_progress=on_progress,
-        on_note=on_note,
-    ).path
-    cache = open_cache(path)
-    sides = Sides(
-        cache=cache,
-        dataset=images,
-        trunk=_trunk_state(cache, weights=weights, image_size=image_size),
-        preprocess=preprocess_of(cache),
-        head=spec,
-        lr=lr,
-        batch_size=batch_size,
-        epochs=epochs,
+        cache_dir=os.fspath(cache_dir),
+        data_dir=os.fspath(data_dir),
     )
+    trains = as_notebook or bool({2, 3} & set(levels))
+
+    def extracted(mode: str) -> Path:
+        settings = asdict(replace(spec, bn=mode))
+        return extract(**settings, on_progress=on_progress, on_note=on_note).path
+
+    def sides_of(path: Path) -> Sides:
+        opened = open_cache(path)
+        return Sides(
+            cache=opened,
+            dataset=_images(opened, dataset, data_dir=spec.data_dir),
+            trunk=_trunk_state(opened, weights=weights),
+            preprocess=preprocess_of(opened),
+            head=head,
+            lr=lr,
+            batch_size=batch_size,
+            epochs=epochs,
+            limit=limit,
+        )
+
+    if cache is not None:
+        path = find_cache(os.fspath(cache), cache_dir=spec.cache_dir)
+        opened = open_cache(path)
+        _require_comparable(opened.identity["backbone"], opened.splits, trains=trains)
+        require_sound(path)
+    else:
+        images = load_dataset(spec.dataset, data_dir=spec.data_dir)
+        _require_comparable(spec.backbone, images.splits, trains=trains)
+        if as_notebook:
+            _require_drift(spec)
+        path = extracted(spec.bn)
+    sides = sides_of(path)
     # Level 3's first training is level 2's.
     train = functools.cache(lambda s: (train_cached(sides, s), train_end_to_end(sides, s)))
     checks: list[ParityCheck] = []
     if 1 in levels:
-        checks += _compare_features(sides)
+        checks += compare_features(sides)
     if 2 in levels:
-        checks += _compare_trajectory(sides, *train(seed))
+        checks += compare_trajectory(sides, *train(seed))
     if 3 in levels:
-        checks.append(_compare_results(sides, [train(seed + i) for i in range(seeds)]))
-    return ParityReport(str(path), backbone, bn, tuple(checks))
+        checks.append(compare_results(sides, [train(seed + i) for i in range(seeds)]))
+    landings: tuple[Landing, ...] = ()
+    if as_notebook:
+        frozen, adapted = (sides_of(extracted(mode)) for mode in BN_MODES)
+        notebook = train_end_to_end(frozen, seed, trunk_trains=True)
+        landings = tuple(land(s, train_cached(s, seed), notebook) for s in (frozen, adapted))
+    return ParityReport(
+        cache=str(path),
+        backbone=sides.cache.identity["backbone"],
+        bn=bn_mode(sides.cache),
+        checks=tuple(checks),
+        landings=landings,
+    )
 
 
-def _trunk_state(cache: Cache, *, weights: str, image_size: int) -> dict[str, Tensor]:
+def _refuse_beside_a_cache(names: Sequence[str]) -> None:
+    if names:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        raise UsageError(
+            f"--cache names a cache that is there, so {options} cannot be said beside it. Nothing "
+            f"was started. Without --cache, parity extracts what it needs."
+        )
+
+
+def _require_comparable(backbone: str, splits: Container[str], *, trains: bool) -> None:
+    if backbone == PIXELS:
+        raise UsageError("The backbone 'pixels' has no trunk, so there is nothing to compare.")
+    require_known_classifier(backbone)
+    if trains and "test" not in splits:
+        raise UsageError(
+            "The dataset has no split 'test' to compare predictions on. Nothing was started. "
+            "--levels 1 compares features alone."
+        )
+
+
+def _require_drift(spec: ExtractSpec) -> None:
+    if not has_batch_norm(build_trunk(spec.backbone, image_size=spec.image_size, meta=True)):
+        raise UsageError(
+            f"--as-notebook leaves BatchNorm in training mode, but {spec.backbone} has none. "
+            f"Nothing was started. Leave the option out: level 2 is the notebook's training."
+        )
+
+
+def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
+    """Load the images that a cache was made from."""
+    name = dataset or cache.provenance["dataset"]
+    images = load_dataset(name, data_dir=data_dir).limited(cache.provenance["limit"])
+    if images.digest() != cache.identity["dataset_sha256"]:
+        raise MismatchError(
+            f"{cache.path.name} was made from other images than those of {name} (dataset_sha256 "
+            f"differs). Nothing was compared. Say where its images are with --dataset."
+        )
+    return images
+
+
+def _trunk_state(cache: Cache, *, weights: str) -> dict[str, Tensor]:
     """Load the trunk's weights, with the running statistics of the cache where it adapted them."""
+    image_size = preprocess_of(cache).out_size[0]
     backbone = load_backbone(cache.identity["backbone"], weights=weights, image_size=image_size)
+    if backbone.weights_sha256 != cache.identity["weights_sha256"]:
+        raise MismatchError(
+            f"{cache.path.name} was made with the weights {cache.provenance['weights']}, not with "
+            f"{backbone.weights} (weights_sha256 differs). Nothing was compared. Name its weights "
+            f"with --weights."
+        )
     assert backbone.module is not None, "pixels were refused before"
     state = dict(backbone.module.state_dict())
     for name, values in read_trunk_statistics(cache.path).items():
         state[name] = torch.from_numpy(values.copy()).to(state[name].dtype)
     return state
-
-
-def _compare_features(sides: Sides) -> list[ParityCheck]:
-    """Level 1: rows against fresh forwards, one image at a time."""
-    model = whole_model(sides.cache.identity["backbone"], sides.trunk, nn.Identity())
-    largest = difference = 0.0
-    cosine = 1.0
-    n_rows = n_labels = 0
-    for name, split in sides.cache.splits.items():
-        n_labels += int((split.labels != sides.dataset.splits[name].labels).sum())
-        rows = valid_rows(split)
-        rows = rows[torch.linspace(0, len(rows) - 1, min(_N_FEATURES_CHECKED, len(rows))).long()]
-        images = ImageRows(sides.dataset.splits[name], rows.tolist(), sides.preprocess)
-        for i, row in enumerate(rows.tolist()):
-            with torch.inference_mode():
-                fresh = model(images[i][0][None])[0].double().numpy()
-            cached = split.features[row].astype(np.float64)
-            largest = max(largest, float(np.abs(fresh).max()))
-            difference = max(difference, float(np.abs(fresh - cached).max()))
-            norms = np.linalg.norm(fresh) * np.linalg.norm(cached)
-            cosine = min(cosine, float(fresh @ cached / norms) if norms else 0.0)
-            n_rows += 1
-    detail = f"{n_rows} images, one at a time; least cosine {cosine:.9f}"
-    relative = difference / largest if largest else float("nan")
-    return [
-        ParityCheck(
-            1, "largest difference / largest feature", relative, FEATURE_TOLERANCE, False, detail
-        ),
-        ParityCheck(1, "labels that differ", n_labels, 0, False, "all rows of all splits"),
-    ]
-
-
-def _compare_trajectory(sides: Sides, cached: Trained, end_to_end: Trained) -> list[ParityCheck]:
-    """Level 2: one initial head, one order of batches; every loss, and the predictions."""
-    cached_losses, cached_logits = cached
-    losses, logits = end_to_end
-    relative = float(((cached_losses - losses).abs() / losses.abs()).max())
-    predicted = logits.argmax(1)
-    agreement = float((cached_logits.argmax(1) == predicted).double().mean())
-    cached_loss, loss = (
-        nn.functional.cross_entropy(side.double(), sides.test_labels).item()
-        for side in (cached_logits, logits)
-    )
-    n_train = len(sides.train_rows)
-    return [
-        ParityCheck(
-            2,
-            "largest relative difference of a step's loss",
-            relative,
-            LOSS_TOLERANCE,
-            False,
-            f"{len(losses)} steps over {n_train} images; last losses {cached_losses[-1]:.6f} "
-            f"and {losses[-1]:.6f}",
-        ),
-        ParityCheck(
-            2,
-            "share of equal predictions",
-            agreement,
-            AGREEMENT,
-            True,
-            f"{len(predicted)} test images, {len(predicted.unique())} classes predicted",
-        ),
-        ParityCheck(
-            2,
-            "relative difference of test_loss",
-            abs(cached_loss - loss) / loss,
-            LOSS_TOLERANCE,
-            False,
-            f"{cached_loss:.6f} and {loss:.6f}",
-        ),
-    ]
-
-
-def _compare_results(sides: Sides, trainings: Sequence[tuple[Trained, Trained]]) -> ParityCheck:
-    """Level 3: the accuracies of several seeds."""
-    spreads = {}
-    for side, trained in zip(("cached", "end to end"), zip(*trainings, strict=True), strict=True):
-        right = [logits.argmax(1) == sides.test_labels for _, logits in trained]
-        spreads[side] = Spread.of([float(r.double().mean()) for r in right])
-    told = ", ".join(
-        f"{side} {s.mean:.4f} (sd {s.sd or 0:.4f}, {s.low:.4f} to {s.high:.4f})"
-        for side, s in spreads.items()
-    )
-    difference = abs(spreads["cached"].mean - spreads["end to end"].mean)
-    return ParityCheck(
-        3,
-        "difference of mean test_acc",
-        difference,
-        1 - AGREEMENT,
-        False,
-        f"{told}, n {len(trainings)}",
-    )

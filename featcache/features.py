@@ -226,3 +226,9 @@ def preprocess_of(cache: Cache) -> Preprocess:
         if isinstance(stored[name], list):
             stored[name] = tuple(stored[name])
     return Preprocess(**stored)
+
+
+def bn_mode(cache: Cache) -> str:
+    """Read the BatchNorm mode from the identity of a cache: "frozen" or "adapted"."""
+    mode = cache.identity["bn"]
+    return mode if isinstance(mode, str) else str(mode["mode"])

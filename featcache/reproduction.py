@@ -14,6 +14,7 @@ from featcache.checkpoint import replace_file
 from featcache.datasets import dataset_slug
 from featcache.errors import UnknownNameError, UsageError
 from featcache.extraction import NoteCallback, extract
+from featcache.features import bn_mode
 from featcache.metrics import Spread
 from featcache.pipeline import ProgressCallback
 from featcache.recipes import DATASET, RECIPES, Recipe, find_recipe
@@ -267,11 +268,10 @@ def _result(
         for run in trained.runs
         if run.test_acc is not None and run.test_loss is not None
     ]
-    mode = cache.identity["bn"]
     return SystemResult(
         name=recipe.name,
         backbone=backbone,
-        bn=mode if isinstance(mode, str) else str(mode["mode"]),
+        bn=bn_mode(cache),
         test_acc=Spread.of([acc for acc, _ in tested]) if tested else None,
         test_loss=Spread.of([loss for _, loss in tested]) if tested else None,
         published_acc=recipe.test_acc if is_own else None,

@@ -31,7 +31,10 @@ Trained = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """What both sides share: images and the cache made of them, weights, rows, head, settings."""
+    """What both sides share: images and the cache made of them, weights, rows, head, settings.
+
+    Of each split, `limit` rows at most take part, evenly spaced.
+    """
 
     cache: Cache
     dataset: Dataset
@@ -41,16 +44,17 @@ class Sides:
     lr: float
     batch_size: int
     epochs: int
+    limit: int
 
     @property
     def train_rows(self) -> Tensor:
-        """Numbers of the training rows whose images could be read."""
-        return valid_rows(self.cache["train"])
+        """Numbers of the training rows, of images that could be read."""
+        return spaced(valid_rows(self.cache["train"]), self.limit)
 
     @property
     def test_rows(self) -> Tensor:
-        """Numbers of the test rows whose images could be read."""
-        return valid_rows(self.cache["test"])
+        """Numbers of the test rows, of images that could be read."""
+        return spaced(valid_rows(self.cache["test"]), self.limit)
 
     @property
     def test_labels(self) -> Tensor:
@@ -65,6 +69,11 @@ class Sides:
             n_classes=len(self.cache.class_names),
             seed=seed,
         )
+
+
+def spaced(rows: Tensor, n: int) -> Tensor:
+    """Take `n` of the rows, or all if there are fewer, evenly spaced."""
+    return rows[torch.linspace(0, len(rows) - 1, min(n, len(rows)), dtype=torch.float64).long()]
 
 
 def train_cached(sides: Sides, seed: int) -> Trained:
@@ -93,11 +102,11 @@ def train_cached(sides: Sides, seed: int) -> Trained:
     return torch.stack(losses).double(), logits
 
 
-def train_end_to_end(sides: Sides, seed: int) -> Trained:
-    """Train with the trunk in the loop; the same two."""
+def train_end_to_end(sides: Sides, seed: int, *, trunk_trains: bool = False) -> Trained:
+    """Train with the trunk in the loop, in evaluation mode unless `trunk_trains`; the same two."""
     head = sides.new_head(seed)
     model = whole_model(sides.cache.identity["backbone"], sides.trunk, head)
-    module = WholeModel(model, head, sides.head, lr=sides.lr).train()
+    module = WholeModel(model, head, sides.head, lr=sides.lr, trunk_trains=trunk_trains).train()
     sampler = EpochOrder(sides.train_rows, seed=seed)
 
     class Images(pl.LightningDataModule):

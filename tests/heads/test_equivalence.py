@@ -12,26 +12,28 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 
 import featcache
 from featcache.backbones import load_backbone
 from featcache.datasets import load_dataset
 from featcache.endtoend import ImageRows, WholeModel, whole_model
 from featcache.equivalence import ParityCheck, ParityReport
-from featcache.errors import UsageError
+from featcache.errors import MismatchError, UsageError
 from featcache.specs import Preprocess
 
-LIMIT, SIZE = 32, 32
+BACKBONE, SIZE, LIMIT = "resnet18", 32, 32
 Parity = Callable[..., ParityReport]
+_QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 8, "limit": LIMIT}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the cache that parity makes: 32 digits of each split through VGG11."""
+    """A folder with the cache that parity makes: 32 digits of each split."""
     folder = tmp_path_factory.mktemp("parity")
     featcache.extract(
         "digits",
-        backbone="vgg11",
+        backbone=BACKBONE,
         weights="random",
         image_size=SIZE,
         precision="fp32",
@@ -46,23 +48,22 @@ def parity(made: Path, tmp_path: Path) -> Parity:
     shutil.copytree(made, tmp_path / "cache")
     return partial(
         featcache.parity,
-        "digits",
-        backbone="vgg11",
+        dataset="digits",
+        backbone=BACKBONE,
         weights="random",
         image_size=SIZE,
-        limit=LIMIT,
-        epochs=1,
-        batch_size=8,
         cache_dir=tmp_path / "cache",
+        **_QUICK,
     )
 
 
 @pytest.fixture
-def column(tmp_path: Path, parity: Parity) -> Callable[[str, str], npt.NDArray[Any]]:
+def column(tmp_path: Path, parity: Parity) -> Callable[..., npt.NDArray[Any]]:
     """A column of the cache, to be written into."""
 
-    def column(split: str, name: str) -> npt.NDArray[Any]:
-        [summary] = featcache.list_caches(tmp_path / "cache")
+    def column(split: str, name: str, backbone: str = BACKBONE) -> npt.NDArray[Any]:
+        caches = featcache.list_caches(tmp_path / "cache")
+        [summary] = [c for c in caches if c.backbone == backbone]
         rows = featcache.open_cache(summary.path)[split]
         extent = rows._columns[name]
         return np.memmap(summary.path, extent.dtype, "r+", extent.offset, extent.shape)
@@ -70,7 +71,7 @@ def column(tmp_path: Path, parity: Parity) -> Callable[[str, str], npt.NDArray[A
     return column
 
 
-Column = Callable[[str, str], npt.NDArray[Any]]
+Column = Callable[..., npt.NDArray[Any]]
 
 
 def figure(report: ParityReport, what: str) -> ParityCheck:
@@ -89,8 +90,8 @@ def test_it_holds(parity: Parity, reg: str) -> None:
 
 def test_adapted_batch_norm_holds_in_its_own_mode(tmp_path: Path) -> None:
     report = featcache.parity(
-        "digits",
-        backbone="mobilenet_v3_small",
+        dataset="digits",
+        backbone=BACKBONE,
         weights="random",
         bn="adapted",
         image_size=SIZE,
@@ -105,12 +106,12 @@ def test_adapted_batch_norm_holds_in_its_own_mode(tmp_path: Path) -> None:
 
 def rows_of(*, preprocess: Preprocess, changed: bool) -> npt.NDArray[np.float32]:
     """Compute the training rows end to end, with other preprocessing or one other weight."""
-    module = load_backbone("vgg11", weights="random", image_size=SIZE).module
+    module = load_backbone(BACKBONE, weights="random", image_size=SIZE).module
     assert module is not None
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     if changed:
-        state["features.0.weight"][0, 0, 0, 0] += 0.5
-    model = whole_model("vgg11", state, torch.nn.Identity())
+        state["conv1.weight"][0, 0, 0, 0] += 0.5
+    model = whole_model(BACKBONE, state, torch.nn.Identity())
     split = load_dataset("digits", data_dir="data").limited(LIMIT).splits["train"]
     images = ImageRows(split, range(LIMIT), preprocess)
     with torch.inference_mode():
@@ -165,9 +166,21 @@ def test_imagenets_normalisation_is_caught(parity: Parity, column: Column) -> No
     assert not figure(report, "step's loss").holds
 
 
-def test_another_flatten_order_is_caught(parity: Parity, column: Column) -> None:
-    rows = column("test", "features")
-    rows[:] = rows.reshape(-1, 512, 7, 7).transpose(0, 2, 3, 1).reshape(len(rows), -1)
+def test_another_flatten_order_is_caught(tmp_path: Path, column: Column) -> None:
+    # A trunk whose features are maps: 256 channels of 6 x 6.
+    parity = partial(
+        featcache.parity,
+        dataset="digits",
+        backbone="alexnet",
+        weights="random",
+        image_size=63,
+        levels=(1,),
+        cache_dir=tmp_path / "cache",
+        **_QUICK,
+    )
+    assert parity().holds
+    rows = column("test", "features", "alexnet")
+    rows[:] = rows.reshape(-1, 256, 6, 6).transpose(0, 2, 3, 1).reshape(len(rows), -1)
 
     assert not figure(parity(), "largest feature").holds
 
@@ -217,6 +230,64 @@ def test_the_trunk_of_the_other_side_stays_as_it_is_while_the_head_trains() -> N
     assert not any(p.requires_grad for p in model.features.parameters())
 
 
+def test_as_the_notebook_tells_where_its_mode_lands(tmp_path: Path) -> None:
+    report = featcache.parity(
+        dataset="digits",
+        backbone=BACKBONE,
+        weights="random",
+        image_size=SIZE,
+        as_notebook=True,
+        cache_dir=tmp_path,
+        **_QUICK,
+    )
+
+    assert report.holds
+    frozen, adapted = report.landings
+    assert (frozen.bn, adapted.bn) == ("frozen", "adapted")
+    assert frozen.notebook_test_loss == adapted.notebook_test_loss
+    # It is another function than either: only a drift that is really there shows.
+    assert frozen.loss_difference > 1e-4
+    assert adapted.loss_difference > 1e-4
+    assert frozen.test_loss != adapted.test_loss
+
+
+class TestACacheThatIsThere:
+    def test_holds_on_a_part_of_its_rows(self, made: Path) -> None:
+        [summary] = featcache.list_caches(made)
+
+        report = featcache.parity(summary.path, weights="random", **(_QUICK | {"limit": 16}))
+
+        assert report.holds
+        assert report.backbone == BACKBONE
+        assert "2 steps over 16 images" in figure(report, "step's loss").detail
+
+    def test_is_refused_with_other_weights(self, made: Path, tmp_path: Path) -> None:
+        [summary] = featcache.list_caches(made)
+        state = load_backbone(BACKBONE, weights="random", seed=1, image_size=SIZE).module
+        assert state is not None
+        torch.save(state.state_dict(), tmp_path / "other.pth")
+
+        with pytest.raises(MismatchError, match=r"made with the weights random.* --weights"):
+            featcache.parity(summary.path, weights=str(tmp_path / "other.pth"))
+
+    def test_is_refused_with_other_images(self, made: Path, tmp_path: Path) -> None:
+        [summary] = featcache.list_caches(made)
+        folder = tmp_path / "images"
+        for split in ("train", "test"):
+            for name in ("a", "b"):
+                (folder / split / name).mkdir(parents=True)
+                Image.new("RGB", (8, 8)).save(folder / split / name / "1.png")
+
+        with pytest.raises(MismatchError, match=r"other images than those of folder:.* --dataset"):
+            featcache.parity(summary.path, weights="random", dataset=f"folder:{folder}")
+
+    def test_says_itself_how_it_was_made(self, made: Path) -> None:
+        [summary] = featcache.list_caches(made)
+
+        with pytest.raises(UsageError, match="--bn, --as-notebook cannot be said beside it"):
+            featcache.parity(summary.path, bn="adapted", as_notebook=True)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -225,6 +296,8 @@ def test_the_trunk_of_the_other_side_stays_as_it_is_while_the_head_trains() -> N
         ({"epochs": 0}, "both must be at least 1"),
         ({"lr": 0.0}, "--lr is 0"),
         ({"backbone": "convnext_tiny"}, "parity knows where the classifier is in"),
+        ({"backbone": "vgg11", "as_notebook": True}, "--as-notebook leaves BatchNorm in training"),
+        ({"image_size": 0}, "--image-size is 0"),
     ],
 )
 def test_what_cannot_be_compared_is_told(

@@ -2,41 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featcache.specs import BN_MODES, PREPROCESS_KINDS, REGULARISATIONS, ExtractSpec, HeadSpec
 from featcache.specs import TrainSpec as Train
 from featcache_cli.commands.extract import show_extraction
-from featcache_cli.console import ProgressDisplay, note, reset_progress, show_json, show_table
+from featcache_cli.console import (
+    ProgressDisplay,
+    headline,
+    note,
+    reset_progress,
+    show_json,
+    show_table,
+)
 from featcache_cli.options import (
     CacheDirOption,
     DataDirOption,
-    ImageSizeOption,
     JsonOption,
     whole_numbers,
 )
 
+if TYPE_CHECKING:
+    from featcache.equivalence import ParityReport
+
 
 def parity(
+    cache: Annotated[
+        str | None, typer.Option(help="A cache that is there; else parity extracts one in fp32.")
+    ] = None,
     dataset: Annotated[
-        str, typer.Option(help="cifar10, cifar100, digits, folder:PATH or torchvision:NAME.")
-    ] = ExtractSpec.dataset,
+        str | None,
+        typer.Option(help=f"Dataset; with --cache: its images.  [default: {ExtractSpec.dataset}]"),
+    ] = None,
     backbone: Annotated[
-        str, typer.Option(help="A torchvision trunk with its classifier right behind.")
-    ] = ExtractSpec.backbone,
+        str | None,
+        typer.Option(
+            help=f"A trunk with its classifier right behind.  [default: {ExtractSpec.backbone}]"
+        ),
+    ] = None,
     weights: Annotated[
         str, typer.Option(help="DEFAULT, a torchvision weights name, a file, or random.")
     ] = ExtractSpec.weights,
     bn: Annotated[
-        str, typer.Option(help=f"BatchNorm statistics: {', '.join(BN_MODES)}.")
-    ] = ExtractSpec.bn,
+        str | None,
+        typer.Option(
+            help=f"BatchNorm statistics: {', '.join(BN_MODES)}.  [default: {ExtractSpec.bn}]"
+        ),
+    ] = None,
     preprocess: Annotated[
-        str, typer.Option(help=f"Transform: {', '.join(PREPROCESS_KINDS)}.")
-    ] = ExtractSpec.preprocess,
-    image_size: ImageSizeOption = ExtractSpec.image_size,
-    limit: Annotated[int, typer.Option(help="Images of each split, evenly spaced.")] = 512,
+        str | None,
+        typer.Option(
+            help=f"Transform: {', '.join(PREPROCESS_KINDS)}.  [default: {ExtractSpec.preprocess}]"
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Side of the trunk's input, in pixels.  [default: {ExtractSpec.image_size}]"
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Images of each split that take part.")] = 512,
     levels: Annotated[
         str, typer.Option(help="1 features, 2 losses and predictions, 3 results over seeds.")
     ] = "1,2",
@@ -51,6 +78,13 @@ def parity(
         int, typer.Option(help="Seeds initial weights, order of batches and dropout.")
     ] = Train.seed,
     seeds: Annotated[int, typer.Option(help="Trainings of level 3.")] = 5,
+    as_notebook: Annotated[
+        bool,
+        typer.Option(
+            "--as-notebook",
+            help="Also train with the trunk in training mode, and tell where that lands.",
+        ),
+    ] = False,
     cache_dir: CacheDirOption = ExtractSpec.cache_dir,
     data_dir: DataDirOption = ExtractSpec.data_dir,
     json: JsonOption = False,
@@ -63,7 +97,8 @@ def parity(
 
     display = ProgressDisplay()
     report = run(
-        dataset,
+        cache,
+        dataset=dataset,
         backbone=backbone,
         weights=weights,
         bn=bn,
@@ -78,29 +113,51 @@ def parity(
         batch_size=batch_size,
         seed=seed,
         seeds=seeds,
+        as_notebook=as_notebook,
         cache_dir=cache_dir,
         data_dir=data_dir,
         on_progress=lambda progress: show_extraction(display, progress),
         on_note=note,
     )
     reset_progress()
-    checks = report.checks
     if json:
-        show_json({**vars(report), "checks": [{**vars(c), "holds": c.holds} for c in checks]})
+        checks = [{**vars(check), "holds": check.holds} for check in report.checks]
+        show_json({**vars(report), "checks": checks, "holds": report.holds})
     else:
-        show_table(
-            ["level", "what", "#figure", "tolerance", "", "detail"],
-            (
-                (
-                    c.level,
-                    c.what,
-                    f"{c.figure:.6g}",
-                    f"{'>=' if c.at_least else '<='} {c.tolerance:.6g}",
-                    "holds" if c.holds else "FALLS SHORT",
-                    c.detail,
-                )
-                for c in checks
-            ),
-        )
+        _show(report)
     if not report.holds:
         raise typer.Exit(1)
+
+
+def _show(report: ParityReport) -> None:
+    show_table(
+        ["level", "what", "#figure", "tolerance", "", "detail"],
+        (
+            (
+                c.level,
+                c.what,
+                f"{c.figure:.6g}",
+                f"{'>=' if c.at_least else '<='} {c.tolerance:.6g}",
+                "holds" if c.holds else "FALLS SHORT",
+                c.detail,
+            )
+            for c in report.checks
+        ),
+    )
+    if report.landings:
+        headline("The trunk in training mode, as in the notebook, beside a cache")
+        show_table(
+            ["cache", "#test_acc", "#as notebook", "#test_loss", "#as notebook", "detail"],
+            (
+                (
+                    landing.bn,
+                    f"{landing.test_acc:.4f}",
+                    f"{landing.notebook_test_acc:.4f}",
+                    f"{landing.test_loss:.4f}",
+                    f"{landing.notebook_test_loss:.4f}",
+                    f"{landing.agreement:.1%} of the predictions equal; a step's loss differs by "
+                    f"{landing.loss_difference:.2g} at most",
+                )
+                for landing in report.landings
+            ),
+        )

@@ -1,0 +1,184 @@
+"""The figures of parity, level by level, each with its tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from featcache.endtoend import ImageRows, whole_model
+from featcache.features import bn_mode, valid_rows
+from featcache.metrics import Spread
+from featcache.sides import Sides, Trained, spaced
+
+FEATURE_TOLERANCE = 1e-4
+LOSS_TOLERANCE = 1e-4
+AGREEMENT = 0.999
+_N_FEATURES_CHECKED = 64
+
+
+@dataclass(frozen=True)
+class ParityCheck:
+    """One figure of parity.
+
+    Attributes:
+        level: 1 features, 2 trajectory, 3 results.
+        what: What was measured.
+        figure: Its value.
+        tolerance: What it may be at most, or at least where `at_least`.
+        at_least: Whether the figure must not be below the tolerance.
+        detail: How it was measured, and what else was seen.
+    """
+
+    level: int
+    what: str
+    figure: float
+    tolerance: float
+    at_least: bool
+    detail: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the figure is within its tolerance; NaN is not."""
+        if self.at_least:
+            return self.figure >= self.tolerance
+        return self.figure <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Landing:
+    """Where training with the trunk in training mode, as the notebook does, lands beside a cache.
+
+    Attributes:
+        bn: BatchNorm mode of the cache: "frozen" or "adapted".
+        loss_difference: Largest relative difference of a step's loss.
+        agreement: Share of the test images whose predictions are equal.
+        test_acc: Of the head trained on the cache.
+        test_loss: Its mean cross-entropy.
+        notebook_test_acc: Of the head trained as the notebook does; its trunk has the running
+            statistics to which they drifted.
+        notebook_test_loss: Its mean cross-entropy.
+    """
+
+    bn: str
+    loss_difference: float
+    agreement: float
+    test_acc: float
+    test_loss: float
+    notebook_test_acc: float
+    notebook_test_loss: float
+
+
+def compare_features(sides: Sides) -> list[ParityCheck]:
+    """Level 1: rows against fresh forwards, one image at a time."""
+    model = whole_model(sides.cache.identity["backbone"], sides.trunk, nn.Identity())
+    largest = difference = 0.0
+    cosine = 1.0
+    n_rows = n_labels = 0
+    for name, split in sides.cache.splits.items():
+        n_labels += int((split.labels != sides.dataset.splits[name].labels).sum())
+        rows = spaced(valid_rows(split), _N_FEATURES_CHECKED)
+        images = ImageRows(sides.dataset.splits[name], rows.tolist(), sides.preprocess)
+        for i, row in enumerate(rows.tolist()):
+            with torch.inference_mode():
+                fresh = model(images[i][0][None])[0].double().numpy()
+            cached = split.features[row].astype(np.float64)
+            largest = max(largest, float(np.abs(fresh).max()))
+            difference = max(difference, float(np.abs(fresh - cached).max()))
+            norms = np.linalg.norm(fresh) * np.linalg.norm(cached)
+            cosine = min(cosine, float(fresh @ cached / norms) if norms else 0.0)
+            n_rows += 1
+    detail = f"{n_rows} images, one at a time; least cosine {cosine:.9f}"
+    relative = difference / largest if largest else float("nan")
+    return [
+        ParityCheck(
+            1, "largest difference / largest feature", relative, FEATURE_TOLERANCE, False, detail
+        ),
+        ParityCheck(1, "labels that differ", n_labels, 0, False, "all rows of all splits"),
+    ]
+
+
+def compare_trajectory(sides: Sides, cached: Trained, end_to_end: Trained) -> list[ParityCheck]:
+    """Level 2: one initial head, one order of batches; every loss, and the predictions."""
+    losses, predicted = end_to_end[0], end_to_end[1].argmax(1)
+    cached_loss, loss = _test_loss(sides, cached), _test_loss(sides, end_to_end)
+    n_train = len(sides.train_rows)
+    return [
+        ParityCheck(
+            2,
+            "largest relative difference of a step's loss",
+            _loss_difference(cached, end_to_end),
+            LOSS_TOLERANCE,
+            False,
+            f"{len(losses)} steps over {n_train} images; last losses {cached[0][-1]:.6f} "
+            f"and {losses[-1]:.6f}",
+        ),
+        ParityCheck(
+            2,
+            "share of equal predictions",
+            _agreement(cached, end_to_end),
+            AGREEMENT,
+            True,
+            f"{len(predicted)} test images, {len(predicted.unique())} classes predicted",
+        ),
+        ParityCheck(
+            2,
+            "relative difference of test_loss",
+            abs(cached_loss - loss) / loss,
+            LOSS_TOLERANCE,
+            False,
+            f"{cached_loss:.6f} and {loss:.6f}",
+        ),
+    ]
+
+
+def compare_results(sides: Sides, trainings: Sequence[tuple[Trained, Trained]]) -> ParityCheck:
+    """Level 3: the accuracies of several seeds."""
+    spreads = {}
+    for side, trained in zip(("cached", "end to end"), zip(*trainings, strict=True), strict=True):
+        spreads[side] = Spread.of([_test_acc(sides, one) for one in trained])
+    told = ", ".join(
+        f"{side} {s.mean:.4f} (sd {s.sd or 0:.4f}, {s.low:.4f} to {s.high:.4f})"
+        for side, s in spreads.items()
+    )
+    difference = abs(spreads["cached"].mean - spreads["end to end"].mean)
+    return ParityCheck(
+        3,
+        "difference of mean test_acc",
+        difference,
+        1 - AGREEMENT,
+        False,
+        f"{told}, n {len(trainings)}",
+    )
+
+
+def land(sides: Sides, cached: Trained, notebook: Trained) -> Landing:
+    """Set a training as the notebook does beside one on a cache; nothing here must hold."""
+    return Landing(
+        bn=bn_mode(sides.cache),
+        loss_difference=_loss_difference(cached, notebook),
+        agreement=_agreement(cached, notebook),
+        test_acc=_test_acc(sides, cached),
+        test_loss=_test_loss(sides, cached),
+        notebook_test_acc=_test_acc(sides, notebook),
+        notebook_test_loss=_test_loss(sides, notebook),
+    )
+
+
+def _loss_difference(cached: Trained, other: Trained) -> float:
+    return float(((cached[0] - other[0]).abs() / other[0].abs()).max())
+
+
+def _agreement(cached: Trained, other: Trained) -> float:
+    return float((cached[1].argmax(1) == other[1].argmax(1)).double().mean())
+
+
+def _test_acc(sides: Sides, trained: Trained) -> float:
+    return float((trained[1].argmax(1) == sides.test_labels).double().mean())
+
+
+def _test_loss(sides: Sides, trained: Trained) -> float:
+    return nn.functional.cross_entropy(trained[1].double(), sides.test_labels).item()
