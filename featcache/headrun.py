@@ -143,13 +143,11 @@ class HeadJob:
     def _resumed(self, folder: Path) -> Path | None:
         """Find the checkpoint to go on from; None starts at the first epoch."""
         checkpoint = folder / LAST
-        if self.resume and checkpoint.exists():
-            n_epochs = _read_checkpoint(checkpoint)["epoch"] + 1
-            self.note(f"going on after epoch {n_epochs}")
-            return checkpoint
-        if checkpoint.exists():
-            self.note(f"{folder} was stopped; it starts again, since --resume was not given")
-        return None
+        if not self.resume or not checkpoint.exists():
+            return None
+        n_epochs = _read_checkpoint(checkpoint)["epoch"] + 1
+        self.note(f"going on after epoch {n_epochs}, at which this run was stopped")
+        return checkpoint
 
     def _train(
         self, folder: Path, train: TrainSpec, batches: FeatureDataModule, resumed: Path | None
@@ -180,8 +178,8 @@ class HeadJob:
                 test = self._test(trainer, module, batches)
             except KeyboardInterrupt as err:
                 raise InterruptedRunError(
-                    f"Stopped. {self._keep(folder, train, batches)} The same command with --resume "
-                    f"goes on from there."
+                    f"Stopped. {self._keep(folder, train, batches)} The same command goes on "
+                    f"from there."
                 ) from err
             except NonFiniteError as err:
                 raise NonFiniteError(
@@ -279,7 +277,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint["epoch"], checkpoint["state_dict"]
     except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.PickleError) as err:
         raise CorruptError(
-            f"{path} is damaged ({type(err).__name__}). Nothing was changed. Run the same command "
-            f"without --resume to start again."
+            f"{path} is damaged ({type(err).__name__}). Nothing was changed. Remove the folder "
+            f"{path.parent} to start again."
         ) from err
     return checkpoint

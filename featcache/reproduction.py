@@ -87,7 +87,6 @@ def reproduce(
     seed: int = TrainSpec.seed,
     seeds: int = 1,
     device: str = ExtractSpec.device,
-    resume: bool = False,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     data_dir: str | os.PathLike[str] = ExtractSpec.data_dir,
     runs_dir: str | os.PathLike[str] = RUNS_DIR,
@@ -110,7 +109,6 @@ def reproduce(
         seed: The first seed of the heads.
         seeds: Heads per system.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        resume: Go on with a training that was stopped.
         cache_dir: Folder of all caches.
         data_dir: Folder of downloaded datasets.
         runs_dir: Folder of all runs.
@@ -177,7 +175,6 @@ def reproduce(
             seed=seed,
             seeds=seeds,
             device=device,
-            resume=resume,
             cache_dir=cache_dir,
             runs_dir=runs_dir,
             on_progress=on_train_progress,

@@ -58,7 +58,7 @@ def train_head(
     seed: int = TrainSpec.seed,
     seeds: int = 1,
     device: str = ExtractSpec.device,
-    resume: bool = False,
+    resume: bool = True,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     runs_dir: str | os.PathLike[str] = RUNS_DIR,
     on_progress: TrainProgressCallback | None = None,
@@ -89,7 +89,7 @@ def train_head(
         seed: Seeds initial weights, order of batches and dropout.
         seeds: Train this many heads, with seeds from `seed` on.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        resume: Go on with a run that was stopped.
+        resume: Go on with a run that was stopped; else it starts again.
         cache_dir: Folder of all caches.
         runs_dir: Folder of all runs.
         on_progress: Called after every few steps.

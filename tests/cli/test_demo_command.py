@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import featcache
@@ -36,6 +38,9 @@ def test_demo_runs_its_commands_and_names_the_files(
         f"$ featcache eval {runs[2]}",
     ]
     assert result.stdout.count("result   sound") == 2
+    assert re.search(
+        r"for 2 heads of \d+ epochs together; with the trunk in the loop", result.stderr
+    )
     assert "accuracies on these features would mean nothing" in result.stderr
     assert result.stdout.splitlines()[-4:] == [
         f"made   {pixels}",

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import featcache
 from tests.cli.conftest import Run
 
 SMALL = [
@@ -23,7 +24,7 @@ def test_it_prints_each_figure_with_its_tolerance(run: Run) -> None:
 
 
 def test_a_figure_that_falls_short_is_exit_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.equivalence.LOSS_TOLERANCE", -1.0)
+    monkeypatch.setattr("featcache.levels.LOSS_TOLERANCE", -1.0)
 
     result = run(*SMALL)
 
@@ -36,3 +37,23 @@ def test_json_has_every_figure(run: Run) -> None:
 
     assert answer["bn"] == "frozen"
     assert [check["holds"] for check in answer["checks"]] == [True, True]
+
+
+def test_as_notebook_adds_a_table_that_no_exit_code_hangs_on(run: Run) -> None:
+    result = run(*SMALL, "--levels", "1", "--as-notebook")
+
+    assert result.exit_code == 0
+    table = result.stdout.splitlines()[3:]
+    assert table[0].split()[:3] == ["cache", "test_acc", "as"]
+    assert [row.split()[0] for row in table[1:]] == ["frozen", "adapted"]
+    assert "The trunk in training mode" in result.stderr
+
+
+def test_a_cache_that_is_there_is_compared(run: Run) -> None:
+    run(*SMALL, "--levels", "1")
+    [cache] = featcache.list_caches("cache")
+
+    result = run("parity", "--cache", cache.path.name, "--weights", "random", "--levels", "1")
+
+    assert result.exit_code == 0
+    assert result.stdout.count(" holds ") == 2

@@ -114,9 +114,7 @@ def test_bad_input_has_its_message_and_its_code(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_keeps_the_head_and_resume_goes_on(
-    run: Run, digits: list[str], number: int, code: int
-) -> None:
+def test_a_signal_keeps_the_head(run: Run, digits: list[str], number: int, code: int) -> None:
     endless = [*digits, "--max-epochs", "100000", "--patience", "0"]
     with subprocess.Popen(
         [sys.executable, "-m", "featcache_cli", *endless],
@@ -133,7 +131,7 @@ def test_a_signal_keeps_the_head_and_resume_goes_on(
     assert process.returncode == code
     assert out == ""
     assert "error: Stopped. The head of epoch " in err
-    assert "The same command with --resume goes on from there." in err
+    assert "The same command goes on from there." in err
     [partial] = Path("runs").rglob("*.partial")
     assert featcache.load_head(partial).is_finished is False
     assert run("eval", str(partial)).exit_code == 0

@@ -152,12 +152,12 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     with pytest.raises(InterruptedRunError) as err:
         train(**options, on_progress=stop_in(stopped_in))
 
-    resumed = train(**options, resume=True)
+    resumed = train(**options)
 
     folder = partial_run(resumed.path)
     assert str(err.value) == (
-        f"Stopped. The head of epoch {stopped_in} of 4 is kept in {folder}. The same command with "
-        f"--resume goes on from there."
+        f"Stopped. The head of epoch {stopped_in} of 4 is kept in {folder}. The same command goes "
+        f"on from there."
     )
     assert resumed.runs[0].outcome == "resumed"
     assert head_bytes(resumed) == head_bytes(whole)
@@ -179,7 +179,7 @@ def test_ctrl_c_in_the_final_test_is_a_stop_like_any_other(
         with pytest.raises(InterruptedRunError, match="The head of epoch 4 of 4 is kept in"):
             train()
 
-    resumed = train(resume=True)
+    resumed = train()
 
     assert head_bytes(resumed) == head_bytes(whole)
     assert resumed.runs[0].history == whole.runs[0].history
@@ -203,20 +203,18 @@ def test_early_stopping_counts_on_after_a_resume(train: Train, tmp_path: Path) -
     with pytest.raises(InterruptedRunError):
         train(**options, on_progress=stop_in(2))
 
-    resumed = train(**options, resume=True)
+    resumed = train(**options)
 
     assert resumed.runs[0].n_epochs == whole.runs[0].n_epochs == 4
 
 
-def test_without_resume_a_stopped_run_starts_again(train: Train) -> None:
-    notes: list[str] = []
+def test_a_stopped_run_starts_again_if_asked_to(train: Train) -> None:
     with pytest.raises(InterruptedRunError):
         train(on_progress=stop_in(2))
 
-    [run] = train(on_note=notes.append).runs
+    [run] = train(resume=False).runs
 
     assert run.outcome == "trained"
-    assert any("starts again, since --resume was not given" in note for note in notes)
 
 
 def test_a_run_stopped_in_its_first_epoch_has_no_head(train: Train) -> None:
@@ -230,8 +228,8 @@ def test_a_damaged_checkpoint_is_told(train: Train, tmp_path: Path) -> None:
     [checkpoint] = (tmp_path / "runs").rglob("last.ckpt")
     checkpoint.write_bytes(checkpoint.read_bytes()[:500])
 
-    with pytest.raises(CorruptError, match=r"last.ckpt is damaged .* without --resume"):
-        train(resume=True)
+    with pytest.raises(CorruptError, match=r"last.ckpt is damaged .* Remove the folder"):
+        train()
 
 
 def test_a_loss_that_explodes_stops_and_keeps_the_last_good_head(

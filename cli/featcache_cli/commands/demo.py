@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
 from featcache.specs import ExtractSpec
 from featcache_cli.commands import cache
 from featcache_cli.commands.evaluate import evaluate
 from featcache_cli.commands.extract import extract
 from featcache_cli.commands.train_head import train_head
-from featcache_cli.console import headline, note, show_facts
+from featcache_cli.console import duration, headline, note, show_facts
 from featcache_cli.options import CacheDirOption, RunsDirOption
+
+if TYPE_CHECKING:
+    from featcache.account import CostAccount
+    from featcache.headrun import HeadRun
 
 _BACKBONE, _IMAGE_SIZE = "vgg16", 64
 _LR, _MAX_EPOCHS = 1e-3, 8
@@ -46,22 +51,22 @@ def demo(
     )
     _tell("cache", "ls", *place)
     cache.ls(cache_dir=cache_dir)
-    _tell("cache", "info", str(features))
-    cache.info(str(features))
-    for path in (pixels, features):
+    _tell("cache", "info", str(features.path))
+    cache.info(str(features.path))
+    for path in (pixels.path, features.path):
         _tell("cache", "verify", str(path))
         cache.verify(str(path))
 
-    runs = []
-    for path in (pixels, features):
+    trained = []
+    for path in (pixels.path, features.path):
         for reg in ("none", "dropout"):
             options = ["--reg", reg, "--lr", str(_LR), "--max-epochs", str(_MAX_EPOCHS)]
             _tell("train-head", "--cache", str(path), *options, "--runs-dir", runs_dir)
-            run = train_head(
+            result = train_head(
                 cache=str(path), reg=reg, lr=_LR, max_epochs=_MAX_EPOCHS, runs_dir=runs_dir
             )
-            runs.append(run)
-    of_the_trunk = str(runs[2])
+            trained.append(result)
+    of_the_trunk = str(trained[2].path)
     _tell("eval", of_the_trunk)
     evaluate([of_the_trunk])
 
@@ -74,13 +79,26 @@ def demo(
             f"machine. All steps are the real ones, but accuracies on these features would mean "
             f"nothing; with a network, --weights DEFAULT fetches the real ones."
         )
+    if features.account is not None:
+        note(_cost(features.account, [run for result in trained[2:] for run in result.runs]))
     show_facts(
         {
-            "made": pixels,
-            "and": features,
-            "heads": ", ".join(map(str, runs)),
+            "made": pixels.path,
+            "and": features.path,
+            "heads": ", ".join(str(result.path) for result in trained),
             "next": "featcache extract --dataset cifar10 --backbone vgg16",
         }
+    )
+
+
+def _cost(account: CostAccount, runs: list[HeadRun]) -> str:
+    n_epochs = sum(run.n_epochs for run in runs)
+    heads_s = sum(run.seconds for run in runs)
+    end_to_end_s = n_epochs * account.end_to_end_epoch_s
+    return (
+        f"{_BACKBONE} cost {duration(account.extraction_s)} for its cache and {duration(heads_s)} "
+        f"for {len(runs)} heads of {n_epochs} epochs together; with the trunk in the loop these "
+        f"epochs take at least {duration(end_to_end_s)}."
     )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -81,7 +80,7 @@ def extract(
         typer.Option("--mix-numerics", help="Go on with a file that another machine began."),
     ] = ExtractSpec.mix_numerics,
     json: JsonOption = False,
-) -> Path:
+) -> Any:  # ExtractResult: Typer would look the name up, and import torch
     """Run a dataset through a frozen trunk once, into one HDF5 file.
 
     The same command resumes an interrupted run, and answers at once when the cache is there.
@@ -117,7 +116,7 @@ def extract(
     if result.failures:
         _tell_failures(result)
         raise typer.Exit(3)
-    return result.path
+    return result
 
 
 def show_extraction(display: ProgressDisplay, progress: Progress) -> None:

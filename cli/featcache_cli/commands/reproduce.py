@@ -56,9 +56,6 @@ def reproduce(
     seed: Annotated[int, typer.Option(help="The first seed of the heads.")] = TrainSpec.seed,
     seeds: Annotated[int, typer.Option(help="Heads per system.")] = 1,
     device: DeviceOption = ExtractSpec.device,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a training that was stopped.")
-    ] = False,
     cache_dir: CacheDirOption = ExtractSpec.cache_dir,
     data_dir: DataDirOption = ExtractSpec.data_dir,
     runs_dir: RunsDirOption = "runs",
@@ -83,7 +80,6 @@ def reproduce(
         seed=seed,
         seeds=seeds,
         device=device,
-        resume=resume,
         cache_dir=cache_dir,
         data_dir=data_dir,
         runs_dir=runs_dir,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -85,12 +84,12 @@ def train_head(
     seeds: Annotated[int, typer.Option(help="Train this many heads: seed, seed+1, ...")] = 1,
     device: DeviceOption = ExtractSpec.device,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that was stopped.")
-    ] = False,
+        bool, typer.Option(help="Go on with a run that was stopped, or start it again.")
+    ] = True,
     cache_dir: CacheDirOption = ExtractSpec.cache_dir,
     runs_dir: RunsDirOption = "runs",
     json: JsonOption = False,
-) -> Path:
+) -> Any:  # TrainResult: Typer would look the name up, and import torch
     """Train an MLP head on a cache, as the notebook does.
 
     The defaults are its VGG16 systems. The same command gives the same bits, and answers at once
@@ -130,7 +129,7 @@ def train_head(
         show_json(result)
     else:
         _show(result)
-    return result.path
+    return result
 
 
 def show_training(display: ProgressDisplay, progress: TrainProgress) -> None:
