@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from featcache.extraction import ExtractResult, Failure, extract
     from featcache.headmodule import HeadModule
     from featcache.headrun import HeadRun
-    from featcache.levels import Landing, ParityCheck
+    from featcache.levels import NotebookComparison, ParityCheck
     from featcache.pipeline import Progress
     from featcache.reproduction import Reproduction, SystemResult, reproduce
     from featcache.runs import list_runs
@@ -52,7 +52,7 @@ _HOME = {
     "HeadModule": "headmodule",
     "HeadRun": "headrun",
     "HeadSpec": "specs",
-    "Landing": "levels",
+    "NotebookComparison": "levels",
     "ParityCheck": "levels",
     "ParityReport": "equivalence",
     "Progress": "pipeline",
@@ -95,7 +95,7 @@ __all__ = [
     "HeadModule",
     "HeadRun",
     "HeadSpec",
-    "Landing",
+    "NotebookComparison",
     "ParityCheck",
     "ParityReport",
     "Progress",

@@ -168,7 +168,7 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises:
         StorageError: If the file cannot be written; DiskFullError if there is no room.
     """
-    new = path.with_name(f".{path.name}.new")
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")  # two processes may write one file
     with named_failures(path, kept="What was there before is as it was."):
         try:
             with new.open("wb") as file:

@@ -56,6 +56,12 @@ class EpochOrder:
         """Choose the epoch of the next order."""
         self.epoch = epoch
 
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order().tolist())
+
     def order(self) -> Tensor:
         """Draw the order of the chosen epoch, (n,) int64."""
         generator = torch.Generator().manual_seed(stream_seed("order", self.seed, self.epoch))
@@ -174,7 +180,7 @@ class FeatureDataModule(pl.LightningDataModule):
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
         residence = self.choose_residence(device).value
-        wanted = {"test"} if stage in ("test", "predict") else {self.train_split, self.val_split}
+        wanted = {"test"} if stage == "test" else {self.train_split, self.val_split}
         for split in sorted(wanted - self._loaded.keys()):
             if split not in self.cache.splits:
                 raise UsageError(
@@ -199,7 +205,3 @@ class FeatureDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> OrderedBatches:
         """Make the batches of the split "test", in order, without unreadable images."""
         return OrderedBatches(self._loaded["test"], valid_rows(self.cache["test"]))
-
-    def predict_dataloader(self) -> OrderedBatches:
-        """Make the same batches as for testing."""
-        return self.test_dataloader()

@@ -1,7 +1,8 @@
 """The other side of parity: the notebook's way, written apart from the fast path.
 
 PIL transforms per image, a DataLoader, the whole torchvision model with its classifier replaced,
-plain Lightning with plain Adam. Nothing of pixels, forward, features or headmodule is used.
+plain Lightning with plain Adam. Nothing of pixels, forward, features or headmodule is used; what is
+shared is the reading of image files.
 """
 
 from __future__ import annotations

@@ -20,12 +20,12 @@ from featcache.errors import MismatchError, UsageError
 from featcache.extraction import extract
 from featcache.features import bn_mode, preprocess_of
 from featcache.levels import (
-    Landing,
+    NotebookComparison,
     ParityCheck,
     compare_features,
     compare_results,
     compare_trajectory,
-    land,
+    compare_with_notebook,
 )
 from featcache.pipeline import ProgressCallback
 from featcache.sides import Sides, train_cached, train_end_to_end
@@ -43,15 +43,15 @@ class ParityReport:
         backbone: Its trunk.
         bn: "frozen" or "adapted": both sides ran in this mode.
         checks: The figures of all levels.
-        landings: Where the notebook's own mode lands beside a frozen and an adapted cache, if that
-            was asked for.
+        beside_notebook: Where the notebook's own mode lands beside a frozen and an adapted cache,
+            if that was asked for.
     """
 
     cache: str
     backbone: str
     bn: str
     checks: Sequence[ParityCheck]
-    landings: Sequence[Landing] = ()
+    beside_notebook: Sequence[NotebookComparison] = ()
 
     @property
     def holds(self) -> bool:
@@ -175,26 +175,32 @@ def parity(
             _require_drift(spec)
         path = extracted(spec.bn)
     sides = sides_of(path)
-    # Level 3's first training is level 2's.
-    train = functools.cache(lambda s: (train_cached(sides, s), train_end_to_end(sides, s)))
+    # Level 3's first training is level 2's, and one of those beside the notebook's.
+    on_cache = functools.cache(train_cached)
+    end_to_end = functools.cache(train_end_to_end)
     checks: list[ParityCheck] = []
     if 1 in levels:
         checks += compare_features(sides)
     if 2 in levels:
-        checks += compare_trajectory(sides, *train(seed))
+        checks += compare_trajectory(sides, on_cache(sides, seed), end_to_end(sides, seed))
     if 3 in levels:
-        checks.append(compare_results(sides, [train(seed + i) for i in range(seeds)]))
-    landings: tuple[Landing, ...] = ()
+        of_all = range(seed, seed + seeds)
+        trainings = [(on_cache(sides, s), end_to_end(sides, s)) for s in of_all]
+        checks.append(compare_results(sides, trainings))
+    beside_notebook: tuple[NotebookComparison, ...] = ()
     if as_notebook:
-        frozen, adapted = (sides_of(extracted(mode)) for mode in BN_MODES)
-        notebook = train_end_to_end(frozen, seed, trunk_trains=True)
-        landings = tuple(land(s, train_cached(s, seed), notebook) for s in (frozen, adapted))
+        own = bn_mode(sides.cache)
+        modes = {mode: sides if mode == own else sides_of(extracted(mode)) for mode in BN_MODES}
+        notebook = train_end_to_end(modes["frozen"], seed, trunk_trains=True)
+        beside_notebook = tuple(
+            compare_with_notebook(s, on_cache(s, seed), notebook) for s in modes.values()
+        )
     return ParityReport(
         cache=str(path),
         backbone=sides.cache.identity["backbone"],
         bn=bn_mode(sides.cache),
         checks=tuple(checks),
-        landings=landings,
+        beside_notebook=beside_notebook,
     )
 
 

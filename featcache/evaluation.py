@@ -238,7 +238,7 @@ def compare(
         )
         for run in (first, second)
     )
-    a, b = _on_same_rows(a, b, split)
+    _require_same_rows(a, b, split)
     evaluations = tuple(_evaluation(o, split=split, draws=draws, seed=seed) for o in (a, b))
     right_a, right_b = a.labels == a.predictions, b.labels == b.predictions
     gained = right_a.astype(np.int64) - right_b
@@ -334,7 +334,7 @@ def _rows_of(head: TrainedHead, cache: Cache, split: str) -> tuple[str, torch.Te
     return split, rows
 
 
-def _on_same_rows(a: _Outputs, b: _Outputs, split: str) -> tuple[_Outputs, _Outputs]:
+def _require_same_rows(a: _Outputs, b: _Outputs, split: str) -> None:
     same = list(a.ids) == list(b.ids) and np.array_equal(a.labels, b.labels)
     same = same and a.cache.identity["dataset_sha256"] == b.cache.identity["dataset_sha256"]
     if not same:
@@ -343,7 +343,6 @@ def _on_same_rows(a: _Outputs, b: _Outputs, split: str) -> tuple[_Outputs, _Outp
             f"({len(a.labels)} and {len(b.labels)}). Nothing was compared. Give two heads of one "
             f"dataset, and of one --split-seed for train and val."
         )
-    return a, b
 
 
 def _predictions_csv(outputs: _Outputs) -> bytes:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from featcache.datamodule import Batch, SuperBatch
-from featcache.errors import NonFiniteError
+from featcache.errors import NonFiniteError, UsageError
 from featcache.heads import build_head, l1_norm
 from featcache.specs import HeadSpec, TrainSpec
 
@@ -73,7 +73,16 @@ class HeadModule(pl.LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        """Give the loggers of a resumed run the epochs before."""
+        """Give the loggers of a resumed run the epochs before.
+
+        Raises:
+            UsageError: If the Trainer's precision is not the features' own.
+        """
+        if self.trainer.precision != "32-true":
+            raise UsageError(
+                f"HeadModule trains in float32, but the Trainer's precision is "
+                f"{self.trainer.precision!r}. Nothing was started. Leave the option out."
+            )
         for row in self.history:
             self._log_row(row)
 
@@ -129,10 +138,6 @@ class HeadModule(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Log test_loss and test_acc."""
         self._evaluate("test", batch)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Compute the logits of a batch."""
-        return self.forward(batch[0])
 
     def _loss(self, features: Tensor, labels: Tensor) -> Tensor:
         loss = nn.functional.cross_entropy(self.head(features), labels)

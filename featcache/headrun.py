@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback, Timer
 
 from featcache.checkpoint import TrainedHead, load_head, replace_file, save_head, versions
 from featcache.datamodule import EpochOrder, FeatureDataModule
 from featcache.errors import CorruptError, InterruptedRunError, NonFiniteError
 from featcache.features import n_inputs
 from featcache.headmodule import HeadModule
-from featcache.runs import RESULT_FILE, partial_run, run_path
+from featcache.runs import RESULT_FILE, RUN_FILES, partial_run, run_path
 from featcache.specs import HeadSpec, TrainSpec
 from featcache.store import Cache, locked, named_failures, require_sound
 from featcache.trainer import (
-    BEST,
     LAST,
+    KeepBest,
     TrainProgressCallback,
     interrupts_raised,
     make_trainer,
@@ -35,6 +35,7 @@ from featcache.trunks import PIXELS
 NoteCallback = Callable[[str], None]
 # One Lightning step costs 1 to 2 ms beside its optimiser steps; pixels take so long themselves that
 # progress would come too rarely.
+_Kind = TypeVar("_Kind", bound=Callback)
 _STEPS_PER_BATCH, _STEPS_PER_BATCH_PIXELS = 64, 4
 
 
@@ -78,6 +79,7 @@ class HeadJob:
         self,
         cache: Cache,
         head: HeadSpec,
+        *,
         device: str,
         runs_dir: Path,
         resume: bool,
@@ -113,10 +115,13 @@ class HeadJob:
             if resumed is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
+            # The loggers are given the earlier epochs again.
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
             result = self._train(folder, train, batches, resumed)
             replace_file(folder / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
-            for leftover in (LAST, BEST, "hparams.yaml"):
-                (folder / leftover).unlink(missing_ok=True)
+            for leftover in folder.iterdir():  # among them what `eval` made of the stopped run
+                if leftover.is_file() and leftover.name not in RUN_FILES:
+                    leftover.unlink()
             folder.rename(path)
             path.with_name(path.name + ".lock").unlink(missing_ok=True)
         return replace(read_run(path), outcome="resumed" if resumed else "trained")
@@ -130,7 +135,6 @@ class HeadJob:
                 batch_size=train.batch_size,
                 val_fraction=train.val_fraction,
                 split_seed=train.split_seed,
-                seed=train.seed,
                 steps_per_batch=_STEPS_PER_BATCH_PIXELS if is_pixels else _STEPS_PER_BATCH,
             )
             require_sound(self.cache.path)
@@ -162,16 +166,16 @@ class HeadJob:
         devices = [] if self.device == "cpu" else [self.device]
         with quiet_lightning(), torch.random.fork_rng(devices=devices):
             trainer = make_trainer(folder, train, device=self.device, on_progress=self.on_progress)
-            started = time.perf_counter()
             try:
                 with interrupts_raised():
                     trainer.fit(module, batches, ckpt_path=resumed, weights_only=True)
-                seconds = time.perf_counter() - started
                 best = min(module.history, key=lambda row: row["val_loss"])
                 selected = module.history[-1]
                 if train.select == "best":
                     selected = best
-                    module.load_state_dict(_read_checkpoint(folder / BEST)["state_dict"])
+                    kept = _callback(trainer, KeepBest).state
+                    assert kept is not None, "an epoch was validated"
+                    module.head.load_state_dict(kept)
                 n_epochs = int(selected["epoch"])
                 state = module.head.state_dict()
                 save_head(folder, self._head(train, batches, state, n_epochs=n_epochs))
@@ -195,7 +199,7 @@ class HeadJob:
             "val_acc": selected["val_acc"],
             "test_loss": test.get("test_loss"),
             "test_acc": test.get("test_acc"),
-            "seconds": seconds,
+            "seconds": _callback(trainer, Timer).time_elapsed(),
             "history": module.history,
         }
 
@@ -264,6 +268,10 @@ def read_run(path: Path) -> HeadRun:
             f"{path / RESULT_FILE} cannot be read ({err}). Nothing was changed. Remove the folder "
             f"{path} and train again."
         ) from err
+
+
+def _callback(trainer: pl.Trainer, kind: type[_Kind]) -> _Kind:
+    return next(c for c in trainer.callbacks if isinstance(c, kind))  # type: ignore[attr-defined]
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def build_head(spec: HeadSpec, *, n_features: int, n_classes: int, seed: int) ->
     layers: list[nn.Module] = []
     width = n_features
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds CUDA too
         for i, n_hidden in enumerate(spec.hidden):
             layers += [nn.Linear(width, n_hidden), nn.ReLU()]
             if spec.dropout:

@@ -49,7 +49,7 @@ class ParityCheck:
 
 
 @dataclass(frozen=True)
-class Landing:
+class NotebookComparison:
     """Where training with the trunk in training mode, as the notebook does, lands beside a cache.
 
     Attributes:
@@ -141,7 +141,8 @@ def compare_results(sides: Sides, trainings: Sequence[tuple[Trained, Trained]]) 
     for side, trained in zip(("cached", "end to end"), zip(*trainings, strict=True), strict=True):
         spreads[side] = Spread.of([_test_acc(sides, one) for one in trained])
     told = ", ".join(
-        f"{side} {s.mean:.4f} (sd {s.sd or 0:.4f}, {s.low:.4f} to {s.high:.4f})"
+        f"{side} {s.mean:.4f}"
+        + ("" if s.sd is None else f" (sd {s.sd:.4f}, {s.low:.4f} to {s.high:.4f})")
         for side, s in spreads.items()
     )
     difference = abs(spreads["cached"].mean - spreads["end to end"].mean)
@@ -155,9 +156,9 @@ def compare_results(sides: Sides, trainings: Sequence[tuple[Trained, Trained]]) 
     )
 
 
-def land(sides: Sides, cached: Trained, notebook: Trained) -> Landing:
+def compare_with_notebook(sides: Sides, cached: Trained, notebook: Trained) -> NotebookComparison:
     """Set a training as the notebook does beside one on a cache; nothing here must hold."""
-    return Landing(
+    return NotebookComparison(
         bn=bn_mode(sides.cache),
         loss_difference=_loss_difference(cached, notebook),
         agreement=_agreement(cached, notebook),

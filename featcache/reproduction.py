@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,22 +157,10 @@ def reproduce(
         )
         if extracted.n_rows_computed:
             table.remember(extracted.fingerprint, extracted.images_per_s)
-        head, train = recipe.head, recipe.train
         trained = train_head(
             extracted.path,
-            reg=head.reg,
-            l1=head.l1,
-            weight_decay=head.weight_decay,
-            dropout=head.dropout,
-            hidden=head.hidden,
-            lr=train.lr,
-            batch_size=train.batch_size,
-            max_epochs=train.max_epochs,
-            patience=train.patience,
-            min_delta=train.min_delta,
-            split_seed=train.split_seed,
-            select=train.select,
-            seed=seed,
+            **asdict(recipe.head),
+            **asdict(replace(recipe.train, seed=seed)),
             seeds=seeds,
             device=device,
             cache_dir=cache_dir,
@@ -180,7 +168,14 @@ def reproduce(
             on_progress=on_train_progress,
             on_note=on_note,
         )
-        is_own = dataset == DATASET and backbone == recipe.backbone and limit is None
+        # Any weights but random ones are taken for ImageNet's.
+        is_own = (dataset, backbone, limit, image_size, bn) == (
+            DATASET,
+            recipe.backbone,
+            None,
+            ExtractSpec.image_size,
+            ExtractSpec.bn,
+        ) and (is_pixels or weights != "random")
         table.add(_result(recipe, backbone, trained, table, is_own=is_own))
     return Reproduction(dataset, tuple(table.systems), table.markdown, table.json)
 

@@ -16,6 +16,7 @@ from featcache.store import Cache
 
 RUNS_DIR = "runs"
 RESULT_FILE = "result.json"
+RUN_FILES = (HEAD_FILE, "head.json", "metrics.csv", RESULT_FILE)
 _PARTIAL = ".partial"
 
 

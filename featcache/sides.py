@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -12,7 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from featcache.datamodule import EpochOrder, FeatureDataModule
+from featcache.datamodule import EpochOrder, ShuffledBatches
 from featcache.datasets import Dataset
 from featcache.endtoend import ImageRows, WholeModel, whole_model
 from featcache.features import load_rows, valid_rows
@@ -78,10 +77,12 @@ def spaced(rows: Tensor, n: int) -> Tensor:
 
 def train_cached(sides: Sides, seed: int) -> Trained:
     """Train on the cache; the losses of all steps, and the logits of the test rows."""
-    batches = FeatureDataModule(
-        sides.cache, batch_size=sides.batch_size, steps_per_batch=_STEPS_PER_BATCH
+    batches = ShuffledBatches(
+        load_rows(sides.cache, "train", device=_CPU, residence="memory"),
+        EpochOrder(sides.train_rows, seed=seed),
+        batch_size=sides.batch_size,
+        steps_per_batch=_STEPS_PER_BATCH,
     )
-    batches.sampler = EpochOrder(sides.train_rows, seed=seed)
     module = HeadModule(
         n_features=sides.cache.n_features,
         n_classes=len(sides.cache.class_names),
@@ -107,25 +108,19 @@ def train_end_to_end(sides: Sides, seed: int, *, trunk_trains: bool = False) -> 
     head = sides.new_head(seed)
     model = whole_model(sides.cache.identity["backbone"], sides.trunk, head)
     module = WholeModel(model, head, sides.head, lr=sides.lr, trunk_trains=trunk_trains).train()
-    sampler = EpochOrder(sides.train_rows, seed=seed)
-
-    class Images(pl.LightningDataModule):
-        def train_dataloader(self) -> Any:
-            assert self.trainer is not None, "a Trainer calls it"
-            sampler.set_epoch(self.trainer.current_epoch)
-            rows = sampler.order().tolist()
-            images = ImageRows(sides.dataset.splits["train"], rows, sides.preprocess)
-            # A generator of its own: the loader must not draw from dropout's.
-            return DataLoader(images, sides.batch_size, generator=torch.Generator())
-
-    _fit(module, Images(), sides, seed, callbacks=[])
+    split = sides.dataset.splits["train"]
+    images = ImageRows(split, range(len(split)), sides.preprocess)
+    order = EpochOrder(sides.train_rows, seed=seed)
+    # A generator of its own: the loader must not draw from dropout's.
+    batches = DataLoader(images, sides.batch_size, sampler=order, generator=torch.Generator())
+    _fit(module, batches, sides, seed, callbacks=[])
     images = ImageRows(sides.dataset.splits["test"], sides.test_rows.tolist(), sides.preprocess)
     return torch.stack(module.losses).double(), module.logits(images, sides.batch_size)
 
 
 def _fit(
     module: pl.LightningModule,
-    batches: pl.LightningDataModule,
+    batches: ShuffledBatches | DataLoader[tuple[Tensor, int]],
     sides: Sides,
     seed: int,
     *,
@@ -142,6 +137,6 @@ def _fit(
             enable_model_summary=False,
             limit_val_batches=0,
             num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,
         )
         trainer.fit(module, batches)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
@@ -28,7 +28,7 @@ from featcache.errors import NonFiniteError
 from featcache.headmodule import HeadModule
 from featcache.specs import TrainSpec
 
-LAST, BEST = "last.ckpt", "best.ckpt"
+LAST = "last.ckpt"
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,18 @@ def make_trainer(
     callbacks: list[Callback] = [
         EpochSeed(train.seed),
         _Watch(train, on_progress),
-        _checkpoint(folder, BEST, monitor="val_loss", weights_only=True),
-        _checkpoint(folder, LAST),
+        Timer(verbose=False),
+        ModelCheckpoint(
+            folder,
+            LAST.removesuffix(".ckpt"),
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        ),
     ]
     if train.patience:
-        callbacks.append(
-            EarlyStopping("val_loss", min_delta=train.min_delta, patience=train.patience)
-        )
+        callbacks.append(_Patience(train.patience, min_delta=train.min_delta))
+    if train.select == "best":
+        callbacks.append(KeepBest())
     loggers: list[Logger] = [CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)]
     if find_spec("tensorboard") is not None:
         loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
@@ -130,18 +135,6 @@ def interrupts_raised() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-def _checkpoint(folder: Path, name: str, **options: Any) -> ModelCheckpoint:
-    weights_only = options.pop("weights_only", False)
-    return ModelCheckpoint(
-        folder,
-        name.removesuffix(".ckpt"),
-        save_weights_only=weights_only,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-        **options,
-    )
-
-
 class _WholeFileIO(TorchCheckpointIO):
     """Checkpoints that are there whole, or as they were before."""
 
@@ -151,6 +144,46 @@ class _WholeFileIO(TorchCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         replace_file(Path(path), content.getvalue())
+
+
+class _Patience(EarlyStopping):
+    """Early stopping that a run resumed after its last epoch remembers; Lightning forgets it."""
+
+    def __init__(self, patience: int, *, min_delta: float) -> None:
+        super().__init__("val_loss", min_delta=min_delta, patience=patience)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = self.wait_count >= self.patience
+
+
+class KeepBest(Callback):
+    """Keeps the weights of the epoch with the lowest val_loss, in the checkpoint too.
+
+    ModelCheckpoint forgets which was best when the folder has moved.
+
+    Attributes:
+        state: The head's weights; None before the first epoch.
+    """
+
+    def __init__(self) -> None:
+        self.val_loss = math.inf
+        self.state: dict[str, torch.Tensor] | None = None
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the weights if they are the best so far."""
+        assert isinstance(pl_module, HeadModule), "it is used with no other"
+        loss = float(trainer.callback_metrics["val_loss"])
+        if loss < self.val_loss:
+            self.val_loss = loss
+            self.state = {n: t.cpu().clone() for n, t in pl_module.head.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the checkpoint what is kept."""
+        return {"val_loss": self.val_loss, "state": self.state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.val_loss, self.state = state_dict["val_loss"], state_dict["state"]
 
 
 class EpochSeed(Callback):

@@ -14,7 +14,7 @@ from featcache.runs import RUNS_DIR
 from featcache.runtime import pick_device
 from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
 from featcache.store import Cache, find_cache, find_cache_of, open_cache
-from featcache.trainer import TrainProgress, TrainProgressCallback
+from featcache.trainer import TrainProgressCallback
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,15 @@ def train_head(
     chosen = pick_device(device)
     note(f"cache {opened.path}")
     note(f"device {chosen.value}: {chosen.why}")
-    job = HeadJob(opened, head, chosen.value, Path(runs_dir), resume, on_progress or _silent, note)
+    job = HeadJob(
+        opened,
+        head,
+        device=chosen.value,
+        runs_dir=Path(runs_dir),
+        resume=resume,
+        on_progress=on_progress or _silent,
+        note=note,
+    )
     runs = tuple(job.run(replace(train, seed=seed + i)) for i in range(seeds))
     choices = {"device": f"{chosen.value} ({chosen.why})", **job.choices}
     return TrainResult(runs=runs, cache=opened.path, choices=choices)
@@ -162,6 +170,3 @@ def _the_cache(
     command = f"featcache extract --dataset {dataset} --backbone {backbone}"
     folder = cache_dir.expanduser() / dataset_slug(dataset)
     return open_cache(find_cache_of(folder, backbone, extract_command=command))
-
-
-__all__ = ["HeadRun", "TrainProgress", "TrainResult", "train_head"]

@@ -39,7 +39,7 @@ def locked(path: Path) -> Iterator[None]:
         kind = DiskFullError if err.errno in DISK_FULL else StorageError
         raise kind(
             f"Cannot write in {path.parent}: {err.strerror} (errno {err.errno}). Nothing was "
-            f"changed. Choose a folder you may write to with --cache-dir."
+            f"changed. Choose a folder you may write to."
         ) from err
     try:
         # Only for the other's error text: a disk that is full must not stop a resume, whose space

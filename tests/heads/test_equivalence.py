@@ -208,7 +208,10 @@ def test_one_prediction_in_32_that_differs_falls_short(
 
     monkeypatch.setattr(WholeModel, "logits", logits)
 
-    assert figure(parity(levels=(2,)), "equal predictions").figure == 1 - n_wrong / 32
+    check = figure(parity(levels=(2,)), "equal predictions")
+
+    assert check.figure == 1 - n_wrong / 32
+    assert check.holds == (n_wrong == 0)
 
 
 def test_no_number_does_not_hold() -> None:
@@ -242,7 +245,7 @@ def test_as_the_notebook_tells_where_its_mode_lands(tmp_path: Path) -> None:
     )
 
     assert report.holds
-    frozen, adapted = report.landings
+    frozen, adapted = report.beside_notebook
     assert (frozen.bn, adapted.bn) == ("frozen", "adapted")
     assert frozen.notebook_test_loss == adapted.notebook_test_loss
     # It is another function than either: only a drift that is really there shows.

@@ -19,7 +19,7 @@ from featcache.errors import (
     StorageError,
     UsageError,
 )
-from featcache.runs import partial_run
+from featcache.runs import RUN_FILES, partial_run
 from featcache.runtime import Choice
 from featcache.store import locked
 from featcache.training import TrainResult
@@ -107,7 +107,11 @@ def test_seeds_differ_in_all_but_the_split(train: Train) -> None:
 
     assert [run.seed for run in result.runs] == [7, 8, 9]
     assert len({head_bytes(TrainResult((run,), result.cache, {})) for run in result.runs}) == 3
-    assert {load_head(run.path).train.split_seed for run in result.runs} == {42}
+    validated = {
+        tuple(row[0] for row in csv.reader(evaluation.predictions.read_text().splitlines()))
+        for evaluation in (featcache.evaluate(run.path, split="val") for run in result.runs)
+    }
+    assert len(validated) == 1
     assert train(seed=8).runs[0].outcome == "reused"
 
 
@@ -166,24 +170,62 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "n_epochs"),
+    [({}, 4), ({"max_epochs": 9, "patience": 2, "min_delta": 10.0}, 3)],
+    ids=["all epochs", "stopped early"],
+)
 def test_ctrl_c_in_the_final_test_is_a_stop_like_any_other(
-    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    options: dict[str, float],
+    n_epochs: int,
 ) -> None:
-    whole = train(runs_dir=tmp_path / "whole")
+    whole = train(**options, runs_dir=tmp_path / "whole")
 
     def press_ctrl_c(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(featcache.HeadModule, "test_step", press_ctrl_c)
-        with pytest.raises(InterruptedRunError, match="The head of epoch 4 of 4 is kept in"):
-            train()
+        with pytest.raises(InterruptedRunError, match=f"The head of epoch {n_epochs} of . is kept"):
+            train(**options)
 
-    resumed = train()
+    resumed = train(**options)
 
     assert head_bytes(resumed) == head_bytes(whole)
     assert resumed.runs[0].history == whole.runs[0].history
     assert (resumed.path / "metrics.csv").read_text() == (whole.path / "metrics.csv").read_text()
+    assert resumed.runs[0].seconds > 0
+
+
+def test_the_best_epoch_is_remembered_by_a_stopped_run_that_was_moved(
+    train: Train, tmp_path: Path
+) -> None:
+    options = {"lr": 0.3, "max_epochs": 12, "patience": 0, "select": "best"}
+    whole = train(**options, runs_dir=tmp_path / "whole")
+    best_epoch = whole.runs[0].best_epoch
+    with pytest.raises(InterruptedRunError):
+        train(**options, runs_dir=tmp_path / "here", on_progress=stop_in(best_epoch + 1))
+    (tmp_path / "here").rename(tmp_path / "there")
+
+    resumed = train(**options, runs_dir=tmp_path / "there")
+
+    assert resumed.runs[0].outcome == "resumed"
+    assert head_bytes(resumed) == head_bytes(whole)
+
+
+def test_what_eval_made_of_a_stopped_run_does_not_stay(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRunError):
+        train(on_progress=stop_in(2))
+    [folder] = (tmp_path / "runs" / "folder-toys").glob("*.partial")
+    featcache.evaluate(folder)
+    assert (folder / "eval-test.json").exists()
+
+    resumed = train()
+
+    assert sorted(p.name for p in resumed.path.iterdir()) == sorted(RUN_FILES)
 
 
 def test_a_stopped_run_keeps_a_head_that_can_be_evaluated(train: Train, tmp_path: Path) -> None:

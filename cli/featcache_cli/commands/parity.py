@@ -144,20 +144,20 @@ def _show(report: ParityReport) -> None:
             for c in report.checks
         ),
     )
-    if report.landings:
+    if report.beside_notebook:
         headline("The trunk in training mode, as in the notebook, beside a cache")
         show_table(
             ["cache", "#test_acc", "#as notebook", "#test_loss", "#as notebook", "detail"],
             (
                 (
-                    landing.bn,
-                    f"{landing.test_acc:.4f}",
-                    f"{landing.notebook_test_acc:.4f}",
-                    f"{landing.test_loss:.4f}",
-                    f"{landing.notebook_test_loss:.4f}",
-                    f"{landing.agreement:.1%} of the predictions equal; a step's loss differs by "
-                    f"{landing.loss_difference:.2g} at most",
+                    comparison.bn,
+                    f"{comparison.test_acc:.4f}",
+                    f"{comparison.notebook_test_acc:.4f}",
+                    f"{comparison.test_loss:.4f}",
+                    f"{comparison.notebook_test_loss:.4f}",
+                    f"{comparison.agreement:.1%} of the predictions are equal; losses differ by "
+                    f"{comparison.loss_difference:.2g} at most",
                 )
-                for landing in report.landings
+                for comparison in report.beside_notebook
             ),
         )
