@@ -20,6 +20,7 @@ from featcache.errors import CorruptError, InterruptedRunError, NonFiniteError
 from featcache.features import n_inputs
 from featcache.headmodule import HeadModule
 from featcache.runs import RESULT_FILE, RUN_FILES, partial_run, run_path
+from featcache.runtime import freed_memory_kept
 from featcache.specs import HeadSpec, TrainSpec
 from featcache.store import Cache, locked, named_failures, require_sound
 from featcache.trainer import (
@@ -167,7 +168,7 @@ class HeadJob:
         with quiet_lightning(), torch.random.fork_rng(devices=devices):
             trainer = make_trainer(folder, train, device=self.device, on_progress=self.on_progress)
             try:
-                with interrupts_raised():
+                with interrupts_raised(), freed_memory_kept():
                     trainer.fit(module, batches, ckpt_path=resumed, weights_only=True)
                 best = min(module.history, key=lambda row: row["val_loss"])
                 selected = module.history[-1]

@@ -101,9 +101,10 @@ def arithmetic(precision: str, device: str) -> Iterator[None]:
 def freed_memory_kept() -> Iterator[None]:
     """Let glibc keep freed memory inside, instead of handing it back to the system.
 
-    A CPU trunk frees and allocates the same large activations in every layer; returned pages must
-    be mapped and zeroed again each time. MobileNetV2 at batch 16 runs 1.6 to 2 times as fast with
-    this (docs/benchmarks.md). Elsewhere than on glibc it does nothing.
+    A CPU trunk frees and allocates the same large activations in every layer, a head its gradients
+    in every step; returned pages must be mapped and zeroed again each time. MobileNetV2 at batch 16
+    runs 1.6 to 2 times as fast with this, the scratch MLP 1.6 times (docs/benchmarks.md). Elsewhere
+    than on glibc it does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         yield
