@@ -247,10 +247,13 @@ def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
 def _trunk_state(cache: Cache, *, weights: str) -> dict[str, Tensor]:
     """Load the trunk's weights, with the running statistics of the cache where it adapted them."""
     image_size = preprocess_of(cache).out_size[0]
+    made_with = str(cache.provenance["weights"])
+    if made_with.startswith("random") and weights == ExtractSpec.weights:
+        weights = "random"  # no other are meant, and nothing needs to be fetched to refuse them
     backbone = load_backbone(cache.identity["backbone"], weights=weights, image_size=image_size)
     if backbone.weights_sha256 != cache.identity["weights_sha256"]:
         raise MismatchError(
-            f"{cache.path.name} was made with the weights {cache.provenance['weights']}, not with "
+            f"{cache.path.name} was made with the weights {made_with}, not with "
             f"{backbone.weights} (weights_sha256 differs). Nothing was compared. Name its weights "
             f"with --weights."
         )

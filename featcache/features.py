@@ -191,7 +191,7 @@ def _require_rows(
         raise UsageError(
             f"All {len(train)} training images of {cache.path.name} are of one class "
             f"({', '.join(names)}): there is nothing to learn. Nothing was started. Give images of "
-            f"at least two classes."
+            f"at least two classes, or a lower --val-fraction."
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from featcache.backbones import load_backbone
 from featcache.batchnorm import has_batch_norm
 from featcache.checkpoint import replace_file
 from featcache.datasets import dataset_slug
@@ -136,7 +137,14 @@ def reproduce(
     }
     folder = Path(runs_dir).expanduser() / dataset_slug(dataset)
     table = _Table(folder / f"reproduce-{fingerprint(options)[:8]}", options)
-    for recipe in recipes:
+    _require_weights(
+        [stand_ins.get(recipe.backbone, recipe.backbone) for recipe in recipes],
+        weights=weights,
+        image_size=image_size,
+    )
+    note = on_note or (lambda _: None)
+    for i, recipe in enumerate(recipes):
+        note(f"system {i + 1} of {len(recipes)}: {recipe.name}")
         backbone = stand_ins.get(recipe.backbone, recipe.backbone)
         is_pixels = backbone == PIXELS
         has_statistics = not is_pixels and has_batch_norm(
@@ -273,6 +281,13 @@ def _result(
         end_to_end_s=end_to_end_s,
         runs=tuple(run.path for run in trained.runs),
     )
+
+
+def _require_weights(backbones: Sequence[str], *, weights: str, image_size: int) -> None:
+    """Read, or download, the weights of all trunks before the first hour of work."""
+    for backbone in dict.fromkeys(backbones):
+        if backbone != PIXELS:
+            load_backbone(backbone, weights=weights, image_size=image_size)
 
 
 def _require_trunks(stand_ins: Mapping[str, str]) -> None:

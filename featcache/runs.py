@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from featcache.checkpoint import HEAD_FILE
+from featcache.checkpoint import HEAD_FILE, load_head
 from featcache.datasets import dataset_slug
 from featcache.errors import CacheMissingError, UsageError, nearest
 from featcache.specs import HeadSpec, TrainSpec, fingerprint
@@ -48,11 +48,21 @@ def find_run(name: str | os.PathLike[str] | None, *, runs_dir: str | os.PathLike
 
     Raises:
         CacheMissingError: If there is none, with the nearest names.
+        CorruptError: If it is a file, but no head.
+        UnsafeFileError: If it is a pickle.
         UsageError: If several fit.
     """
     if name is not None and Path(name).expanduser().exists():
         path = Path(name).expanduser()
-        return path if path.is_dir() else path.parent
+        if path.is_dir():
+            return path
+        load_head(path)  # refuses what is no head
+        if path.name != HEAD_FILE:
+            raise UsageError(
+                f"{path} is a head, but a run is a folder with a {HEAD_FILE}. Nothing was started. "
+                f"Copy it under that name into a folder of its own, and give the folder."
+            )
+        return path.parent
     runs = list_runs(runs_dir)
     if name is None:
         finished = [run for run in runs if not run.name.endswith(_PARTIAL)]

@@ -161,11 +161,16 @@ class HeadSpec:
         if self.reg != "dropout":
             return
         assert self.dropout is not None, "settled before"
-        if len(self.dropout) != len(self.hidden) or not self.hidden:
+        if not self.hidden:
+            raise UsageError(
+                "--reg dropout zeroes hidden units, but a linear probe (--hidden '') has none. "
+                "Nothing was started. Use another --reg, or --hidden."
+            )
+        if len(self.dropout) != len(self.hidden):
             raise UsageError(
                 f"--dropout has {len(self.dropout)} probabilities ({_typed(self.dropout)}), but "
                 f"--hidden has {len(self.hidden)} layers ({_typed(self.hidden)}); expected one "
-                f"for each hidden layer, and at least one."
+                f"for each hidden layer."
             )
         for p in self.dropout:
             if not 0 <= p < 1:

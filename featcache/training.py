@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featcache.datasets import dataset_slug
-from featcache.errors import UsageError
+from featcache.errors import CacheMissingError, UsageError
 from featcache.headrun import HeadJob, HeadRun, NoteCallback
 from featcache.runs import RUNS_DIR
 from featcache.runtime import pick_device
 from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
 from featcache.store import Cache, find_cache, find_cache_of, open_cache
 from featcache.trainer import TrainProgressCallback
+from featcache.trunks import check_backbone_name
 
 
 @dataclass(frozen=True)
@@ -169,4 +170,8 @@ def _the_cache(
     backbone = ExtractSpec.backbone if backbone is None else backbone
     command = f"featcache extract --dataset {dataset} --backbone {backbone}"
     folder = cache_dir.expanduser() / dataset_slug(dataset)
-    return open_cache(find_cache_of(folder, backbone, extract_command=command))
+    try:
+        return open_cache(find_cache_of(folder, backbone, extract_command=command))
+    except CacheMissingError:
+        check_backbone_name(backbone)
+        raise

@@ -109,7 +109,9 @@ def find_cache(name: str | Path, *, cache_dir: str | Path) -> Path:
 
 
 def find_cache_of(folder: Path, backbone: str, *, extract_command: str) -> Path:
-    """Find the one complete cache of a trunk in its dataset's folder.
+    """Find the complete cache of a trunk in its dataset's folder.
+
+    Where there are several, it is the one of all images with frozen BatchNorm, if that is one.
 
     Args:
         folder: `<cache_dir>/<dataset>`.
@@ -124,19 +126,31 @@ def find_cache_of(folder: Path, backbone: str, *, extract_command: str) -> Path:
     complete = [c.path for c in own if c.state == "complete"]
     if len(complete) == 1:
         return complete[0]
+    states = {path: read_state(path) for path in complete}
+    usual = [
+        path
+        for path, state in states.items()
+        if state.manifest.provenance.get("limit") is None
+        and state.manifest.identity.get("bn") == "frozen"
+    ]
+    if len(usual) == 1:
+        return usual[0]
     if complete:
-        first = read_state(complete[0]).manifest.identity
-        lines = [str(complete[0])]
+        first = states[complete[0]]
+        lines = [f"{complete[0]} ({first.n_rows} rows)"]
         for path in complete[1:]:
-            differing = differing_fields(read_state(path).manifest.identity, first)
-            lines.append(f"{path} ({'; '.join(differing)} as in the first)")
+            state = states[path]
+            differing = differing_fields(state.manifest.identity, first.manifest.identity)
+            lines.append(f"{path} ({state.n_rows} rows; {'; '.join(differing)} as in the first)")
         raise UsageError(
             f"{len(complete)} caches of {backbone} are in {folder}: {', '.join(lines)}. Say which "
             f"with --cache."
         )
-    state = "".join(f" {c.path} is {c.state}: {c.n_rows_done} of {c.n_rows} rows." for c in own)
+    unfinished = "".join(
+        f" {c.path} is {c.state}: {c.n_rows_done} of {c.n_rows} rows." for c in own
+    )
     raise CacheMissingError(
-        f"There is no complete cache of {backbone} in {folder}.{state} Make it with: "
+        f"There is no complete cache of {backbone} in {folder}.{unfinished} Make it with: "
         f"{extract_command}"
     )
 

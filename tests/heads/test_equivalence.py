@@ -273,6 +273,11 @@ class TestACacheThatIsThere:
         with pytest.raises(MismatchError, match=r"made with the weights random.* --weights"):
             featcache.parity(summary.path, weights=str(tmp_path / "other.pth"))
 
+    def test_knows_that_its_weights_were_random(self, made: Path) -> None:
+        [summary] = featcache.list_caches(made)
+
+        assert featcache.parity(summary.path, levels=(1,), **_QUICK).holds
+
     def test_is_refused_with_other_images(self, made: Path, tmp_path: Path) -> None:
         [summary] = featcache.list_caches(made)
         folder = tmp_path / "images"

@@ -7,9 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import featcache
-from featcache.errors import CacheMissingError, CorruptError, MismatchError, UsageError
+from featcache.errors import (
+    CacheMissingError,
+    CorruptError,
+    MismatchError,
+    UnsafeFileError,
+    UsageError,
+)
 from featcache.plots import plot_evaluation
 from featcache.training import TrainResult
 from tests.heads.conftest import IDENTITY, MakeCache, learnable_rows
@@ -166,3 +173,28 @@ def test_plots_are_drawn_as_png_and_svg(train: Train) -> None:
     ]
     assert files[0].read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in files[3].read_bytes()
+
+
+class TestAFileInPlaceOfARun:
+    def test_a_head_under_another_name_is_not_taken_for_its_neighbour(
+        self, train: Train, tmp_path: Path
+    ) -> None:
+        run = train().path
+        (run / "better.safetensors").write_bytes((run / "head.safetensors").read_bytes())
+
+        with pytest.raises(
+            UsageError, match=r"better.safetensors is a head, but a run is a folder"
+        ):
+            featcache.evaluate(run / "better.safetensors")
+
+    def test_a_file_that_is_no_head_is_refused(self, train: Train) -> None:
+        run = train().path
+
+        with pytest.raises(CorruptError, match=r"metrics.csv"):
+            featcache.evaluate(run / "metrics.csv")
+
+    def test_a_pickle_is_never_opened(self, tmp_path: Path) -> None:
+        torch.save({"x": 1}, tmp_path / "x.safetensors")
+
+        with pytest.raises(UnsafeFileError):
+            featcache.evaluate(tmp_path / "x.safetensors")

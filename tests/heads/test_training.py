@@ -17,6 +17,7 @@ from featcache.errors import (
     LockedError,
     NonFiniteError,
     StorageError,
+    UnknownNameError,
     UsageError,
 )
 from featcache.runs import RUN_FILES, partial_run
@@ -353,14 +354,36 @@ def test_a_cache_that_is_not_there_comes_with_its_command(tmp_path: Path) -> Non
     )
 
 
+def test_of_several_caches_the_one_with_frozen_batch_norm_is_meant(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    make_cache("cache/folder-toys/toy-1.h5", identity={**IDENTITY, "bn": {"mode": "adapted"}})
+    usual = make_cache("cache/folder-toys/toy-2.h5")
+
+    result = featcache.train_head(
+        dataset="folder:toys",
+        backbone="toy",
+        max_epochs=1,
+        cache_dir=tmp_path / "cache",
+        runs_dir=tmp_path / "runs",
+    )
+
+    assert result.cache == usual
+
+
+def test_a_mistyped_backbone_is_no_missing_cache(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="vgg16', 'vgg13'"):
+        featcache.train_head(backbone="vgg61", cache_dir=tmp_path)
+
+
 def test_several_caches_are_named_with_what_they_differ_in(
     make_cache: MakeCache, tmp_path: Path
 ) -> None:
     make_cache("cache/folder-toys/toy-1.h5")
-    make_cache("cache/folder-toys/toy-2.h5", identity={**IDENTITY, "bn": "adapted"})
+    make_cache("cache/folder-toys/toy-2.h5", identity={**IDENTITY, "precision": "bf16"})
 
     with pytest.raises(
-        UsageError, match=r'toy-2.h5 \(bn: found "adapted".* Say which with --cache'
+        UsageError, match=r'toy-2.h5 \(260 rows; precision: found "bf16".* Say which with --cache'
     ):
         featcache.train_head(dataset="folder:toys", backbone="toy", cache_dir=tmp_path / "cache")
 

@@ -129,7 +129,7 @@ def _show_comparison(comparison: Comparison) -> None:
         {
             "first": comparison.first,
             "second": comparison.second,
-            "difference": f"{100 * difference.value:+.2f} points of accuracy, 95% interval "
+            "first - second": f"{100 * difference.value:+.2f} points of accuracy, 95% interval "
             f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f}",
             "only first": f"{comparison.n_only_first} of {comparison.n_images} images are right "
             f"with the first alone",

@@ -144,6 +144,8 @@ def _show(report: ParityReport) -> None:
             for c in report.checks
         ),
     )
+    n_held = sum(check.holds for check in report.checks)
+    note(f"{n_held} of {len(report.checks)} figures hold")
     if report.beside_notebook:
         headline("The trunk in training mode, as in the notebook, beside a cache")
         show_table(
