@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featcache.backbones import describe_backbone, list_backbones
+    from featcache.bankrun import SweepProgress
     from featcache.checkpoint import TrainedHead, load_head
     from featcache.datamodule import FeatureDataModule
     from featcache.datasets import list_datasets, load_dataset
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
     from featcache.evaluation import Comparison, Evaluation, compare, evaluate
     from featcache.extraction import ExtractResult, Failure, extract
     from featcache.headmodule import HeadModule
-    from featcache.headrun import HeadRun
     from featcache.levels import NotebookComparison, ParityCheck
     from featcache.pipeline import Progress
     from featcache.reproduction import Reproduction, SystemResult, reproduce
+    from featcache.runfiles import HeadRun
     from featcache.runs import list_runs
     from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
     from featcache.store import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         remove_cache,
         verify_cache,
     )
+    from featcache.sweeping import SweepResult, SweepSetting, sweep
     from featcache.trainer import TrainProgress
     from featcache.training import TrainResult, train_head
 
@@ -50,13 +52,16 @@ _HOME = {
     "FeatcacheError": "errors",
     "FeatureDataModule": "datamodule",
     "HeadModule": "headmodule",
-    "HeadRun": "headrun",
+    "HeadRun": "runfiles",
     "HeadSpec": "specs",
     "NotebookComparison": "levels",
     "ParityCheck": "levels",
     "ParityReport": "equivalence",
     "Progress": "pipeline",
     "Reproduction": "reproduction",
+    "SweepProgress": "bankrun",
+    "SweepResult": "sweeping",
+    "SweepSetting": "sweeping",
     "SystemResult": "reproduction",
     "TrainProgress": "trainer",
     "TrainResult": "training",
@@ -78,6 +83,7 @@ _HOME = {
     "parity": "equivalence",
     "remove_cache": "store",
     "reproduce": "reproduction",
+    "sweep": "sweeping",
     "train_head": "training",
     "verify_cache": "store",
 }
@@ -100,6 +106,9 @@ __all__ = [
     "ParityReport",
     "Progress",
     "Reproduction",
+    "SweepProgress",
+    "SweepResult",
+    "SweepSetting",
     "SystemResult",
     "TrainProgress",
     "TrainResult",
@@ -122,6 +131,7 @@ __all__ = [
     "parity",
     "remove_cache",
     "reproduce",
+    "sweep",
     "train_head",
     "verify_cache",
 ]

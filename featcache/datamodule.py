@@ -179,15 +179,32 @@ class FeatureDataModule(pl.LightningDataModule):
         device = torch.device("cpu")
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
+        for split in {"test"} if stage == "test" else {self.train_split, self.val_split}:
+            self.load(split, device)
+
+    def load(self, split: str, device: torch.device) -> None:
+        """Load a split, once.
+
+        Raises:
+            UsageError: If the cache has none of that name.
+        """
+        if split in self._loaded:
+            return
+        if split not in self.cache.splits:
+            raise UsageError(
+                f"{self.cache.path.name} has no split {split!r}, only "
+                f"{', '.join(self.cache.splits)}."
+            )
         residence = self.choose_residence(device).value
-        wanted = {"test"} if stage == "test" else {self.train_split, self.val_split}
-        for split in sorted(wanted - self._loaded.keys()):
-            if split not in self.cache.splits:
-                raise UsageError(
-                    f"{self.cache.path.name} has no split {split!r}, only "
-                    f"{', '.join(self.cache.splits)}."
-                )
-            self._loaded[split] = load_rows(self.cache, split, device=device, residence=residence)
+        self._loaded[split] = load_rows(self.cache, split, device=device, residence=residence)
+
+    @property
+    def n_rows(self) -> dict[str, tuple[str, int]]:
+        """The split, and how many of its rows, that train and that validate."""
+        return {
+            "train": (self.train_split, len(self.train_rows)),
+            "val": (self.val_split, len(self.val_rows)),
+        }
 
     def train_dataloader(self) -> ShuffledBatches:
         """Make the shuffled training batches."""

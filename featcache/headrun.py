@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,12 +13,22 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Timer
 
-from featcache.checkpoint import TrainedHead, load_head, replace_file, save_head, versions
+from featcache.checkpoint import TrainedHead, save_head
 from featcache.datamodule import EpochOrder, FeatureDataModule
 from featcache.errors import CorruptError, InterruptedRunError, NonFiniteError
 from featcache.features import n_inputs
 from featcache.headmodule import HeadModule
-from featcache.runs import RESULT_FILE, RUN_FILES, partial_run, run_path
+from featcache.runfiles import (
+    HeadRun,
+    figures_of,
+    finish_folder,
+    has_test_rows,
+    head_of,
+    read_run,
+    tested,
+    write_figures,
+)
+from featcache.runs import partial_run, run_path
 from featcache.runtime import freed_memory_kept
 from featcache.specs import HeadSpec, TrainSpec
 from featcache.store import Cache, locked, named_failures, require_sound
@@ -38,39 +47,6 @@ NoteCallback = Callable[[str], None]
 # progress would come too rarely.
 _Kind = TypeVar("_Kind", bound=Callback)
 _STEPS_PER_BATCH, _STEPS_PER_BATCH_PIXELS = 64, 4
-
-
-@dataclass(frozen=True)
-class HeadRun:
-    """One trained head.
-
-    Attributes:
-        path: Its folder.
-        outcome: "trained", "resumed" or "reused".
-        seed: Its seed.
-        n_epochs: Epochs that were trained.
-        best_epoch: The epoch with the lowest val_loss, from 1.
-        stopped_early: Whether early stopping ended it.
-        val_loss: Mean cross-entropy over the validation rows, of the selected weights.
-        val_acc: Share of them that are right.
-        test_loss: The same over the split "test"; None if the cache has none.
-        test_acc: Share of them that are right.
-        seconds: Wall time of the epochs.
-        history: One mapping per epoch: epoch, train_loss, val_loss, val_acc, step.
-    """
-
-    path: Path
-    outcome: str
-    seed: int
-    n_epochs: int
-    best_epoch: int
-    stopped_early: bool
-    val_loss: float
-    val_acc: float
-    test_loss: float | None
-    test_acc: float | None
-    seconds: float
-    history: Sequence[Mapping[str, float]]
 
 
 class HeadJob:
@@ -101,7 +77,10 @@ class HeadJob:
         """Train one head, or find it trained."""
         path = run_path(self.runs_dir, self.cache, self.head, train)
         if path.exists():
-            return read_run(path)
+            run = read_run(path)
+            if run.test_acc is None and has_test_rows(self.cache):  # a sweep left it untested
+                run = tested(run, self._features(train), device=torch.device(self.device))
+            return run
         batches = self._features(train)
         with named_failures(path, kept="The last epoch that was saved is kept."):
             return self._run(path, train, batches)
@@ -119,11 +98,8 @@ class HeadJob:
             # The loggers are given the earlier epochs again.
             shutil.rmtree(folder / "tensorboard", ignore_errors=True)
             result = self._train(folder, train, batches, resumed)
-            replace_file(folder / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
-            for leftover in folder.iterdir():  # among them what `eval` made of the stopped run
-                if leftover.is_file() and leftover.name not in RUN_FILES:
-                    leftover.unlink()
-            folder.rename(path)
+            write_figures(folder, result)
+            finish_folder(folder, path)
             path.with_name(path.name + ".lock").unlink(missing_ok=True)
         return replace(read_run(path), outcome="resumed" if resumed else "trained")
 
@@ -142,7 +118,7 @@ class HeadJob:
             residence = self._batches.choose_residence(torch.device(self.device))
             self.choices["features"] = f"{residence.value} ({residence.why})"
             self.note(f"features stay in {residence.value}: {residence.why}")
-        self._batches.sampler = EpochOrder(self._batches.train_rows, seed=train.seed)
+        self._batches.sampler = EpochOrder(self._batches.train_rows, seed=train.seed_of_order)
         return self._batches
 
     def _resumed(self, folder: Path) -> Path | None:
@@ -170,14 +146,12 @@ class HeadJob:
             try:
                 with interrupts_raised(), freed_memory_kept():
                     trainer.fit(module, batches, ckpt_path=resumed, weights_only=True)
-                best = min(module.history, key=lambda row: row["val_loss"])
-                selected = module.history[-1]
+                n_epochs = len(module.history)
                 if train.select == "best":
-                    selected = best
-                    kept = _callback(trainer, KeepBest).state
-                    assert kept is not None, "an epoch was validated"
-                    module.head.load_state_dict(kept)
-                n_epochs = int(selected["epoch"])
+                    best = _callback(trainer, KeepBest)
+                    assert best.state is not None, "an epoch was validated"
+                    module.head.load_state_dict(best.state)
+                    n_epochs = best.epoch
                 state = module.head.state_dict()
                 save_head(folder, self._head(train, batches, state, n_epochs=n_epochs))
                 test = self._test(trainer, module, batches)
@@ -191,23 +165,13 @@ class HeadJob:
                     f"{err} {self._keep(folder, train, batches)} Use a lower --lr (it is "
                     f"{train.lr:g})."
                 ) from err
-        return {
-            "seed": train.seed,
-            "n_epochs": len(module.history),
-            "best_epoch": int(best["epoch"]),
-            "stopped_early": len(module.history) < train.max_epochs,
-            "val_loss": selected["val_loss"],
-            "val_acc": selected["val_acc"],
-            "test_loss": test.get("test_loss"),
-            "test_acc": test.get("test_acc"),
-            "seconds": _callback(trainer, Timer).time_elapsed(),
-            "history": module.history,
-        }
+        seconds = _callback(trainer, Timer).time_elapsed()
+        return {**figures_of(train, module.history, seconds=seconds), **test}
 
     def _test(
         self, trainer: pl.Trainer, module: HeadModule, batches: FeatureDataModule
     ) -> Mapping[str, float]:
-        if "test" not in self.cache.splits or not self.cache["test"].valid.any():
+        if not has_test_rows(self.cache):
             return {}
         with interrupts_raised():
             trainer.test(module, datamodule=batches, verbose=False)
@@ -222,25 +186,14 @@ class HeadJob:
         n_epochs: int,
         is_finished: bool = True,
     ) -> TrainedHead:
-        split = {
-            "train": {"split": batches.train_split, "n_rows": len(batches.train_rows)},
-            "val": {"split": batches.val_split, "n_rows": len(batches.val_rows)},
-        }
-        return TrainedHead(
-            path=None,
-            spec=self.head,
-            train=train,
-            n_features=n_inputs(self.cache),
-            class_names=self.cache.class_names,
-            split=split,
-            dataset=str(self.cache.provenance["dataset"]),
-            cache_path=self.cache.path.resolve(),
-            cache_fingerprint=self.cache.fingerprint,
-            cache_identity=self.cache.identity,
+        return head_of(
+            self.cache,
+            self.head,
+            train,
+            state,
+            rows=batches.n_rows,
             n_epochs=n_epochs,
             is_finished=is_finished,
-            state=state,
-            versions=versions(),
         )
 
     def _keep(self, folder: Path, train: TrainSpec, batches: FeatureDataModule) -> str:
@@ -252,23 +205,6 @@ class HeadJob:
         n_epochs = checkpoint["epoch"] + 1
         save_head(folder, self._head(train, batches, state, n_epochs=n_epochs, is_finished=False))
         return f"The head of epoch {n_epochs} of {train.max_epochs} is kept in {folder}."
-
-
-def read_run(path: Path) -> HeadRun:
-    """Read the figures of a finished run.
-
-    Raises:
-        CorruptError: If they or the head cannot be read.
-    """
-    load_head(path)
-    try:
-        figures = json.loads((path / RESULT_FILE).read_text())
-        return HeadRun(path=path, outcome="reused", **figures)
-    except (OSError, ValueError, TypeError) as err:
-        raise CorruptError(
-            f"{path / RESULT_FILE} cannot be read ({err}). Nothing was changed. Remove the folder "
-            f"{path} and train again."
-        ) from err
 
 
 def _callback(trainer: pl.Trainer, kind: type[_Kind]) -> _Kind:

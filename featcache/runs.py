@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from featcache.checkpoint import HEAD_FILE, load_head
+from featcache.checkpoint import DESCRIPTION_FILE, HEAD_FILE, load_head
 from featcache.datasets import dataset_slug
 from featcache.errors import CacheMissingError, UsageError, nearest
 from featcache.specs import HeadSpec, TrainSpec, fingerprint
@@ -16,17 +14,17 @@ from featcache.store import Cache
 
 RUNS_DIR = "runs"
 RESULT_FILE = "result.json"
-RUN_FILES = (HEAD_FILE, "head.json", "metrics.csv", RESULT_FILE)
+METRICS_FILE = "metrics.csv"
+RUN_FILES = (HEAD_FILE, DESCRIPTION_FILE, METRICS_FILE, RESULT_FILE)
 _PARTIAL = ".partial"
 
 
 def run_path(runs_dir: Path, cache: Cache, head: HeadSpec, train: TrainSpec) -> Path:
     """Name the folder of a run; the 8 hex digits hash its cache, its head and its training."""
-    identity: Mapping[str, Any] = {
-        "cache": cache.fingerprint,
-        "head": asdict(head),
-        "train": asdict(train),
-    }
+    training = asdict(train)
+    if train.order_seed is None:
+        del training["order_seed"]
+    identity = {"cache": cache.fingerprint, "head": asdict(head), "train": training}
     backbone = cache.identity["backbone"]
     name = f"{backbone}-{head.reg}-{fingerprint(identity)[:8]}"
     return runs_dir.expanduser() / dataset_slug(str(cache.provenance["dataset"])) / name

@@ -20,9 +20,15 @@ REGULARISATIONS = ("none", "l1", "l2", "l1l2", "dropout")
 SELECTIONS = ("last", "best")
 
 # The reference notebook's constants.
-_L1 = 1e-5
-_WEIGHT_DECAY = 1e-4
-_DROPOUT = (0.5, 0.3)
+# What each regularisation has, and the notebook's constants.
+USED_BY: Mapping[str, tuple[str, ...]] = {
+    "none": (),
+    "l1": ("l1",),
+    "l2": ("weight_decay",),
+    "l1l2": ("l1", "weight_decay"),
+    "dropout": ("dropout",),
+}
+CONSTANTS: Mapping[str, Any] = {"l1": 1e-5, "weight_decay": 1e-4, "dropout": (0.5, 0.3)}
 _PATIENCE = 3
 
 
@@ -137,21 +143,24 @@ class HeadSpec:
         _one_of("--reg", self.reg, REGULARISATIONS)
         for width in self.hidden:
             _at_least("--hidden", width, 1)
-        self._settle("l1", ("l1", "l1l2"), _L1, 0.0)
-        self._settle("weight_decay", ("l2", "l1l2"), _WEIGHT_DECAY, 0.0)
-        self._settle("dropout", ("dropout",), _DROPOUT, ())
-        _above_zero("--l1", self.l1, or_zero=self.reg not in ("l1", "l1l2"))
-        _above_zero("--weight-decay", self.weight_decay, or_zero=self.reg not in ("l2", "l1l2"))
+        self._settle("l1", off=0.0)
+        self._settle("weight_decay", off=0.0)
+        self._settle("dropout", off=())
+        _above_zero("--l1", self.l1, or_zero="l1" not in USED_BY[self.reg])
+        _above_zero(
+            "--weight-decay", self.weight_decay, or_zero="weight_decay" not in USED_BY[self.reg]
+        )
         self._check_dropout()
 
-    def _settle(self, name: str, regs: tuple[str, ...], constant: Any, off: Any) -> None:
+    def _settle(self, name: str, *, off: Any) -> None:
         """Put the constant where nothing was given; refuse a value that `reg` leaves no use for."""
         value = getattr(self, name)
-        if self.reg in regs:
-            object.__setattr__(self, name, constant if value is None else value)
+        if name in USED_BY[self.reg]:
+            object.__setattr__(self, name, CONSTANTS[name] if value is None else value)
         elif value is None or value == off:
             object.__setattr__(self, name, off)
         else:
+            regs = [reg for reg, names in USED_BY.items() if name in names]
             raise UsageError(
                 f"--{name.replace('_', '-')} {_typed(value)} does nothing with --reg {self.reg}. "
                 f"Nothing was started. Use --reg {' or '.join(regs)}, or leave it out."
@@ -193,6 +202,7 @@ class TrainSpec:
         split_seed: Seeds the choice of those rows.
         select: Keep the weights of the "last" epoch, or of the "best" by val_loss.
         seed: Seeds initial weights, order of batches and dropout.
+        order_seed: Seeds the order of batches apart, as a sweep does whose heads share them.
     """
 
     lr: float = 1e-5
@@ -204,8 +214,12 @@ class TrainSpec:
     split_seed: int = 42
     select: str = "last"
     seed: int = 0
+    order_seed: int | None = None
 
     def __post_init__(self) -> None:
+        if self.order_seed == self.seed:
+            object.__setattr__(self, "order_seed", None)  # says nothing
+        _at_least("--order-seed", self.order_seed, 0)
         _above_zero("--lr", self.lr)
         _at_least("--batch-size", self.batch_size, 1)
         _at_least("--max-epochs", self.max_epochs, 1)
@@ -218,6 +232,11 @@ class TrainSpec:
             raise UsageError(
                 f"--val-fraction is {self.val_fraction:g}, but must be above 0 and below 1."
             )
+
+    @property
+    def seed_of_order(self) -> int:
+        """What seeds the order of batches."""
+        return self.seed if self.order_seed is None else self.order_seed
 
     def settled(self, head: HeadSpec) -> TrainSpec:
         """Put the notebook's patience for this head where none was given."""

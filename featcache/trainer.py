@@ -162,11 +162,14 @@ class KeepBest(Callback):
     ModelCheckpoint forgets which was best when the folder has moved.
 
     Attributes:
+        val_loss: Of that epoch.
+        epoch: Its number, from 1.
         state: The head's weights; None before the first epoch.
     """
 
     def __init__(self) -> None:
         self.val_loss = math.inf
+        self.epoch = 0
         self.state: dict[str, torch.Tensor] | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -174,16 +177,16 @@ class KeepBest(Callback):
         assert isinstance(pl_module, HeadModule), "it is used with no other"
         loss = float(trainer.callback_metrics["val_loss"])
         if loss < self.val_loss:
-            self.val_loss = loss
+            self.val_loss, self.epoch = loss, trainer.current_epoch + 1
             self.state = {n: t.cpu().clone() for n, t in pl_module.head.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Give the checkpoint what is kept."""
-        return {"val_loss": self.val_loss, "state": self.state}
+        return {"val_loss": self.val_loss, "epoch": self.epoch, "state": self.state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
-        self.val_loss, self.state = state_dict["val_loss"], state_dict["state"]
+        vars(self).update(state_dict)
 
 
 class EpochSeed(Callback):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from featcache.datasets import dataset_slug
 from featcache.errors import CacheMissingError, UsageError
-from featcache.headrun import HeadJob, HeadRun, NoteCallback
+from featcache.headrun import HeadJob, NoteCallback
+from featcache.runfiles import HeadRun
 from featcache.runs import RUNS_DIR
 from featcache.runtime import pick_device
 from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
@@ -57,6 +58,7 @@ def train_head(
     split_seed: int = TrainSpec.split_seed,
     select: str = TrainSpec.select,
     seed: int = TrainSpec.seed,
+    order_seed: int | None = TrainSpec.order_seed,
     seeds: int = 1,
     device: str = ExtractSpec.device,
     resume: bool = True,
@@ -88,6 +90,7 @@ def train_head(
         split_seed: Seeds the choice of those rows.
         select: "last" or "best".
         seed: Seeds initial weights, order of batches and dropout.
+        order_seed: Seeds the order of batches apart.
         seeds: Train this many heads, with seeds from `seed` on.
         device: "auto", "cpu", "cuda" or "cuda:N".
         resume: Go on with a run that was stopped; else it starts again.
@@ -125,10 +128,11 @@ def train_head(
         split_seed=split_seed,
         select=select,
         seed=seed,
+        order_seed=order_seed,
     ).settled(head)
     if seeds < 1:
         raise UsageError(f"--seeds is {seeds}, but must be at least 1.")
-    opened = _the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir))
+    opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir))
     chosen = pick_device(device)
     note(f"cache {opened.path}")
     note(f"device {chosen.value}: {chosen.why}")
@@ -150,13 +154,19 @@ def _silent(_: object) -> None:
     pass
 
 
-def _the_cache(
+def the_cache(
     cache: Cache | str | os.PathLike[str] | None,
     *,
     dataset: str | None,
     backbone: str | None,
     cache_dir: Path,
 ) -> Cache:
+    """Open a cache by its name, or by its dataset and trunk.
+
+    Raises:
+        CacheMissingError: If there is none, with the command that makes it.
+        UsageError: If both are given, or several fit.
+    """
     if cache is not None and (dataset is not None or backbone is not None):
         raise UsageError(
             "--cache names the cache, so --dataset and --backbone have no use beside it. Nothing "

@@ -24,6 +24,7 @@ from featcache_cli.commands import (
     extract,
     parity,
     reproduce,
+    sweep,
     train_head,
 )
 from featcache_cli.console import fail, prepare_streams, reset_progress
@@ -72,6 +73,7 @@ app.command("extract")(extract.extract)
 app.command("train-head")(train_head.train_head)
 app.command("eval")(evaluate.evaluate)
 app.command("reproduce")(reproduce.reproduce)
+app.command("sweep")(sweep.sweep)
 app.command("parity")(parity.parity)
 app.add_typer(cache.app, name="cache")
 app.command("backbones")(backbones.backbones)

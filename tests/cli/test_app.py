@@ -128,6 +128,7 @@ def test_a_mistyped_command_line_is_exit_2(run: Run, arguments: list[str], text:
         ("train-head", featcache.train_head),
         ("reproduce", featcache.reproduce),
         ("parity", featcache.parity),
+        ("sweep", featcache.sweep),
     ],
 )
 def test_options_are_the_keywords_of_the_library(
@@ -148,7 +149,8 @@ def test_options_are_the_keywords_of_the_library(
         elif keywords[name] == ():
             assert option.default is None
         elif isinstance(keywords[name], tuple):
-            assert option.default == ",".join(map(str, keywords[name]))
+            texts = [_typed(value) for value in keywords[name]]
+            assert option.default in (",".join(texts), texts)
         else:
             assert option.default == keywords[name]
 
@@ -253,3 +255,7 @@ def test_a_terminal_that_is_not_utf_8_shows_names_escaped(
     assert (listed.returncode, missed.returncode) == (0, 10)
     assert r"caf\xe9/folder-pets/pixels-" in listed.stdout
     assert r"nor in 'caf\xe9'" in missed.stderr
+
+
+def _typed(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -15,7 +15,7 @@ from featcache_cli.options import CacheDirOption, RunsDirOption
 
 if TYPE_CHECKING:
     from featcache.account import CostAccount
-    from featcache.headrun import HeadRun
+    from featcache.runfiles import HeadRun
 
 _BACKBONE, _IMAGE_SIZE = "vgg16", 64
 _LR, _MAX_EPOCHS = 1e-3, 8

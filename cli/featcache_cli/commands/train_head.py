@@ -25,7 +25,7 @@ from featcache_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from featcache.headrun import HeadRun
+    from featcache.runfiles import HeadRun
     from featcache.trainer import TrainProgress
     from featcache.training import TrainResult
 
@@ -81,6 +81,9 @@ def train_head(
     seed: Annotated[
         int, typer.Option(help="Seeds initial weights, order of batches and dropout.")
     ] = TrainSpec.seed,
+    order_seed: Annotated[
+        int | None, typer.Option(help="Seeds the order of batches apart.  [default: the seed]")
+    ] = TrainSpec.order_seed,
     seeds: Annotated[int, typer.Option(help="Train this many heads: seed, seed+1, ...")] = 1,
     device: DeviceOption = ExtractSpec.device,
     resume: Annotated[
@@ -116,6 +119,7 @@ def train_head(
         split_seed=split_seed,
         select=select,
         seed=seed,
+        order_seed=order_seed,
         seeds=seeds,
         device=device,
         resume=resume,

@@ -1,0 +1,313 @@
+"""Train many heads in one pass over the features; each stops, and is written, when it is done."""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from featcache.bank import HeadBank, Member, MemberState
+from featcache.checkpoint import replace_file, save_head
+from featcache.datamodule import EpochOrder, FeatureDataModule, SuperBatch
+from featcache.errors import InterruptedRunError
+from featcache.features import n_inputs
+from featcache.heads import build_head
+from featcache.runfiles import figures_of, finish_folder, head_of, write_figures, write_metrics
+from featcache.runs import partial_run
+from featcache.runtime import freed_memory_kept
+from featcache.specs import TrainSpec
+
+_STEPS_PER_TOLD = 16
+
+
+@dataclass(frozen=True)
+class SweepProgress:
+    """How far a sweep is.
+
+    Attributes:
+        n_heads: Heads that are to be trained.
+        n_finished: Those that are done.
+        epoch: Epochs that the others have seen.
+        max_epochs: Epochs at most.
+        n_done: Steps of all epochs that are done.
+        n_total: Steps of all epochs.
+        left_s: Seconds left, if no head stops early.
+        best_val_loss: The lowest so far; NaN before the first epoch.
+    """
+
+    n_heads: int
+    n_finished: int
+    epoch: int
+    max_epochs: int
+    n_done: int
+    n_total: int
+    left_s: float
+    best_val_loss: float
+
+
+SweepProgressCallback = Callable[[SweepProgress], None]
+
+
+@dataclass(eq=False)
+class Entry:
+    """One head, as far as it is.
+
+    Attributes:
+        path: Where its run will be.
+        member: It in a bank.
+        train: Its training.
+        history: One row per epoch, as of a HeadRun.
+        seconds: Its share of the wall time.
+        waited_from: The val_loss that early stopping waits to be beaten.
+        n_waited: Epochs for which it was not.
+        best_loss: The lowest val_loss.
+        best: The parameters of that epoch, if they are to be kept.
+        problem: Why it broke off; empty if it did not.
+    """
+
+    path: Path
+    member: Member
+    train: TrainSpec
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    waited_from: float = math.inf
+    n_waited: int = 0
+    best_loss: float = math.inf
+    best: Sequence[Tensor] | None = None
+    problem: str = ""
+
+    def judge(self, losses: Tensor, sizes: Tensor, val_loss: float, val_acc: float) -> None:
+        """Enter an epoch: the losses and sizes of its steps, and its validation."""
+        n_before = int(self.history[-1]["step"]) if self.history else 0
+        wrong = (~losses.isfinite()).nonzero()
+        if len(wrong):
+            step = n_before + int(wrong[0]) + 1
+            self.problem = f"the loss became {losses[wrong[0]].item()} at step {step}"
+        elif not math.isfinite(val_loss):
+            self.problem = f"val_loss became {val_loss} after step {n_before + len(losses)}"
+        row = {"epoch": float(len(self.history) + 1)}
+        row["train_loss"] = float((losses.double() * sizes).sum() / sizes.sum())
+        row["val_loss"], row["val_acc"] = val_loss, val_acc
+        row["step"] = float(n_before + len(losses))
+        self.history.append(row)
+        if val_loss + self.train.min_delta < self.waited_from:
+            self.waited_from, self.n_waited = val_loss, 0
+        else:
+            self.n_waited += 1
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it broke off, has stopped early or has seen all epochs."""
+        patience = self.train.patience
+        stopped = bool(patience) and self.n_waited >= (patience or 0)
+        return bool(self.problem) or stopped or len(self.history) >= self.train.max_epochs
+
+
+class BankRun:
+    """Trains heads side by side on one order of batches."""
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        batches: FeatureDataModule,
+        *,
+        device: torch.device,
+        checkpoint: Path,
+        on_progress: SweepProgressCallback,
+    ) -> None:
+        """Take heads that share all but head, learning rate and seed; go on from a checkpoint.
+
+        Args:
+            entries: The heads, none of which is finished.
+            batches: The features; its sampler gives the order.
+            device: Where to train.
+            checkpoint: File that keeps the heads after each epoch; what it holds of them is taken.
+            on_progress: Called after every few steps.
+        """
+        self.alive = list(entries)
+        self.finished: list[Entry] = []
+        self.batches = batches
+        self.device = device
+        self.checkpoint = checkpoint
+        self.on_progress = on_progress
+        self.epoch = 0
+        states = self._restored()
+        self._build(self._initial() if states is None else states)
+
+    def run(self) -> list[Entry]:
+        """Train all heads to their ends.
+
+        Raises:
+            InterruptedRunError: On Ctrl-C; all heads are kept as of the last whole epoch.
+        """
+        n_heads = len(self.alive) + len(self.finished)
+        self._started, self._n_before = time.perf_counter(), self.epoch * self._n_steps
+        try:
+            with torch.no_grad(), freed_memory_kept():
+                while self.alive:
+                    self._run_epoch(n_heads)
+        except KeyboardInterrupt as err:
+            kept = f"the others are kept as of epoch {self.epoch}" if self.epoch else "no epoch is"
+            raise InterruptedRunError(
+                f"Stopped. {len(self.finished)} of {n_heads} heads are finished, {kept}. The same "
+                f"command goes on from there."
+            ) from err
+        self.checkpoint.unlink(missing_ok=True)
+        return self.finished
+
+    def _run_epoch(self, n_heads: int) -> None:
+        started = time.perf_counter()
+        assert isinstance(self.batches.sampler, EpochOrder)
+        self.batches.sampler.set_epoch(self.epoch)
+        losses: dict[HeadBank, list[Tensor]] = {bank: [] for bank in self._banks}
+        sizes = []
+        for bank in self._banks:
+            bank.set_epoch(self.epoch)
+        for i, batch in enumerate(self.batches.train_dataloader()):
+            assert not isinstance(batch, SuperBatch), "a bank takes one step a batch"
+            features, labels = batch
+            for bank, of_bank in losses.items():
+                of_bank.append(bank.step(features, labels))
+            sizes.append(len(labels))
+            if i % _STEPS_PER_TOLD == 0:
+                self._tell(n_heads, i + 1)
+        self.epoch += 1
+        for bank, of_bank in losses.items():
+            self._judge(bank, torch.stack(of_bank).cpu(), torch.tensor(sizes))
+        seconds = time.perf_counter() - started
+        for entry in self.alive:
+            entry.seconds += seconds / len(self.alive)
+        states = {m.key: state for bank in self._banks for m, state in bank.states()}
+        self._keep_best(states)
+        done = [entry for entry in self.alive if entry.is_done]
+        for entry in done:
+            self._finish(entry, states[entry.member.key].parameters)
+        if done:
+            self.alive = [entry for entry in self.alive if not entry.is_done]
+            self._build({e.member.key: states[e.member.key] for e in self.alive})
+        self._save({e.member.key: states[e.member.key] for e in self.alive})
+
+    def _judge(self, bank: HeadBank, losses: Tensor, sizes: Tensor) -> None:
+        n_heads = len(bank.members)
+        loss = torch.zeros(n_heads, dtype=torch.float64)
+        n_right = torch.zeros(n_heads, dtype=torch.int64)
+        n = 0
+        for features, labels in self.batches.val_dataloader():
+            logits = bank.logits(features)
+            target = labels.expand(n_heads, -1)
+            each = nn.functional.cross_entropy(logits, target, reduction="none")
+            loss += each.sum(1).double().cpu()
+            n_right += (logits.argmax(1) == target).sum(1).cpu()
+            n += len(labels)
+        by_key = {entry.member.key: entry for entry in self.alive}
+        for k, member in enumerate(bank.members):
+            figures = float(loss[k] / n), float(n_right[k] / n)
+            by_key[member.key].judge(losses[:, k], sizes, *figures)
+
+    def _keep_best(self, states: Mapping[str, MemberState]) -> None:
+        for entry in self.alive:
+            val_loss = entry.history[-1]["val_loss"]
+            if val_loss < entry.best_loss:
+                entry.best_loss = val_loss
+                if entry.train.select == "best":
+                    entry.best = states[entry.member.key].parameters
+
+    def _finish(self, entry: Entry, parameters: Sequence[Tensor]) -> None:
+        """Write the folder of a run, like any other; one that broke off has none."""
+        self.finished.append(entry)
+        if entry.problem or entry.path.exists():
+            return
+        figures = figures_of(entry.train, entry.history, seconds=entry.seconds)
+        n_epochs = figures["n_epochs"]
+        if entry.train.select == "best":
+            assert entry.best is not None, "its first epoch was the best so far"
+            parameters, n_epochs = entry.best, figures["best_epoch"]
+        spec, cache = entry.member.spec, self.batches.cache
+        module = build_head(
+            spec, n_features=n_inputs(cache), n_classes=len(cache.class_names), seed=0
+        )
+        state = dict(zip(module.state_dict(), parameters, strict=True))
+        rows = self.batches.n_rows
+        folder = partial_run(entry.path)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        save_head(folder, head_of(cache, spec, entry.train, state, rows=rows, n_epochs=n_epochs))
+        write_metrics(folder, entry.history)
+        write_figures(folder, figures)
+        finish_folder(folder, entry.path)
+
+    def _build(self, states: Mapping[str, MemberState]) -> None:
+        """Put the heads side by side, those of one shape in one bank."""
+        by_shape: dict[tuple[int, ...], list[Member]] = {}
+        for entry in self.alive:
+            by_shape.setdefault(entry.member.spec.hidden, []).append(entry.member)
+        self._banks = [
+            HeadBank(members, [states[m.key] for m in members], device=self.device)
+            for members in by_shape.values()
+        ]
+
+    def _initial(self) -> dict[str, MemberState]:
+        cache = self.batches.cache
+        n_features, n_classes = n_inputs(cache), len(cache.class_names)
+        return {
+            e.member.key: MemberState.initial(e.member, n_features=n_features, n_classes=n_classes)
+            for e in self.alive
+        }
+
+    def _save(self, states: Mapping[str, MemberState]) -> None:
+        broken = [entry for entry in self.finished if entry.problem]
+        kept = {
+            entry.member.key: {name: getattr(entry, name) for name in _KEPT}
+            for entry in (*self.alive, *broken)
+        }
+        tensors = {key: vars(state) for key, state in states.items()}
+        content = io.BytesIO()
+        torch.save({"epoch": self.epoch, "heads": kept, "states": tensors}, content)
+        replace_file(self.checkpoint, content.getvalue())
+
+    def _restored(self) -> dict[str, MemberState] | None:
+        """Take up the heads that the checkpoint holds, if it holds all of them."""
+        if not self.checkpoint.exists():
+            return None
+        kept = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        if not all(entry.member.key in kept["heads"] for entry in self.alive):
+            return None
+        self.epoch = kept["epoch"]
+        for entry in self.alive:
+            vars(entry).update(kept["heads"][entry.member.key])
+        self.finished = [entry for entry in self.alive if entry.problem]
+        self.alive = [entry for entry in self.alive if not entry.problem]
+        return {key: MemberState(**tensors) for key, tensors in kept["states"].items()}
+
+    @property
+    def _n_steps(self) -> int:
+        return len(self.batches.train_dataloader())
+
+    def _tell(self, n_heads: int, n_steps: int) -> None:
+        max_epochs = self.alive[0].train.max_epochs
+        n_done = self.epoch * self._n_steps + n_steps
+        n_total = max_epochs * self._n_steps
+        seconds = time.perf_counter() - self._started
+        losses = [e.best_loss for e in (*self.alive, *self.finished) if e.history]
+        self.on_progress(
+            SweepProgress(
+                n_heads=n_heads,
+                n_finished=len(self.finished),
+                epoch=self.epoch,
+                max_epochs=max_epochs,
+                n_done=n_done,
+                n_total=n_total,
+                left_s=seconds / (n_done - self._n_before) * (n_total - n_done),
+                best_val_loss=min(losses, default=math.nan),
+            )
+        )
+
+
+_KEPT = ("history", "seconds", "waited_from", "n_waited", "best_loss", "best", "problem")

@@ -1,0 +1,177 @@
+"""What stands in the folder of a run: the head, its curves, its figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featcache.checkpoint import TrainedHead, load_head, replace_file, versions
+from featcache.datamodule import FeatureDataModule
+from featcache.errors import CorruptError
+from featcache.features import n_inputs
+from featcache.runs import METRICS_FILE, RESULT_FILE, RUN_FILES
+from featcache.specs import HeadSpec, TrainSpec
+from featcache.store import Cache
+
+History = Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class HeadRun:
+    """One trained head.
+
+    Attributes:
+        path: Its folder.
+        outcome: "trained", "resumed" or "reused".
+        seed: Its seed.
+        n_epochs: Epochs that were trained.
+        best_epoch: The epoch with the lowest val_loss, from 1.
+        stopped_early: Whether early stopping ended it.
+        val_loss: Mean cross-entropy over the validation rows, of the selected weights.
+        val_acc: Share of them that are right.
+        test_loss: The same over the split "test"; None if the cache has none, or if a sweep trained
+            it and another setting was better.
+        test_acc: Share of them that are right.
+        seconds: Wall time of the epochs; in a sweep, its share of it.
+        history: One mapping per epoch: epoch, train_loss, val_loss, val_acc, step.
+    """
+
+    path: Path
+    outcome: str
+    seed: int
+    n_epochs: int
+    best_epoch: int
+    stopped_early: bool
+    val_loss: float
+    val_acc: float
+    test_loss: float | None
+    test_acc: float | None
+    seconds: float
+    history: History
+
+
+def read_run(path: Path) -> HeadRun:
+    """Read the figures of a finished run.
+
+    Raises:
+        CorruptError: If they or the head cannot be read.
+    """
+    load_head(path)
+    try:
+        figures = json.loads((path / RESULT_FILE).read_text())
+        return HeadRun(path=path, outcome="reused", **figures)
+    except (OSError, ValueError, TypeError) as err:
+        raise CorruptError(
+            f"{path / RESULT_FILE} cannot be read ({err}). Nothing was changed. Remove the folder "
+            f"{path} and train again."
+        ) from err
+
+
+def figures_of(train: TrainSpec, history: History, *, seconds: float) -> dict[str, Any]:
+    """Sum up a training for its result.json; the test comes later."""
+    best = min(history, key=lambda row: row["val_loss"])
+    selected = best if train.select == "best" else history[-1]
+    return {
+        "seed": train.seed,
+        "n_epochs": len(history),
+        "best_epoch": int(best["epoch"]),
+        "stopped_early": len(history) < train.max_epochs,
+        "val_loss": selected["val_loss"],
+        "val_acc": selected["val_acc"],
+        "test_loss": None,
+        "test_acc": None,
+        "seconds": seconds,
+        "history": list(history),
+    }
+
+
+def head_of(
+    cache: Cache,
+    head: HeadSpec,
+    train: TrainSpec,
+    state: Mapping[str, Tensor],
+    *,
+    rows: Mapping[str, tuple[str, int]],
+    n_epochs: int,
+    is_finished: bool = True,
+) -> TrainedHead:
+    """Describe a head, to be saved.
+
+    Args:
+        cache: What it was trained on.
+        head: Its shape and regularisation.
+        train: Its training.
+        state: Its weights.
+        rows: "train" and "val": the split, and how many of its rows.
+        n_epochs: Epochs that the weights have seen.
+        is_finished: Whether training ended as planned.
+    """
+    return TrainedHead(
+        path=None,
+        spec=head,
+        train=train,
+        n_features=n_inputs(cache),
+        class_names=cache.class_names,
+        split={name: {"split": split, "n_rows": n} for name, (split, n) in rows.items()},
+        dataset=str(cache.provenance["dataset"]),
+        cache_path=cache.path.resolve(),
+        cache_fingerprint=cache.fingerprint,
+        cache_identity=cache.identity,
+        n_epochs=n_epochs,
+        is_finished=is_finished,
+        state=state,
+        versions=versions(),
+    )
+
+
+def write_metrics(folder: Path, history: History) -> None:
+    """Write metrics.csv as Lightning's CSVLogger does."""
+    text = io.StringIO(newline="")
+    names = ["epoch", "step", *sorted(history[0].keys() - {"epoch", "step"})]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "step": int(row["step"])} for row in history)
+    replace_file(folder / METRICS_FILE, text.getvalue().encode())
+
+
+def write_figures(folder: Path, figures: Mapping[str, Any]) -> None:
+    """Write result.json."""
+    replace_file(folder / RESULT_FILE, (json.dumps(figures, indent=2) + "\n").encode())
+
+
+def finish_folder(folder: Path, path: Path) -> None:
+    """Give the folder of a run its final name, with nothing in it but the run's own files."""
+    for leftover in folder.iterdir():  # among them what `eval` made of the stopped run
+        if leftover.is_file() and leftover.name not in RUN_FILES:
+            leftover.unlink()
+    folder.rename(path)
+
+
+def has_test_rows(cache: Cache) -> bool:
+    """Tell whether there is anything to test on."""
+    return "test" in cache.splits and bool(cache["test"].valid.any())
+
+
+def tested(run: HeadRun, batches: FeatureDataModule, *, device: torch.device) -> HeadRun:
+    """Test a run on the split "test", and enter the figures into its folder."""
+    batches.load("test", device)
+    head = load_head(run.path).module().to(device)
+    loss, n_right, n = 0.0, 0, 0
+    with torch.inference_mode():
+        for features, labels in batches.test_dataloader():
+            logits = head(features)
+            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            n_right += int((logits.argmax(1) == labels).sum())
+            n += len(labels)
+    run = replace(run, test_loss=loss / n, test_acc=n_right / n)
+    kept = {name: value for name, value in vars(run).items() if name not in ("path", "outcome")}
+    write_figures(run.path, kept)
+    return run

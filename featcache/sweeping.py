@@ -1,0 +1,365 @@
+"""Train a grid of heads in one pass over the features, and find the best setting honestly."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from featcache.bank import BYTES_PER_PARAMETER, Member
+from featcache.bankrun import BankRun, Entry, SweepProgressCallback
+from featcache.checkpoint import replace_file
+from featcache.datamodule import EpochOrder, FeatureDataModule
+from featcache.errors import UsageError
+from featcache.features import n_inputs
+from featcache.metrics import Spread
+from featcache.runfiles import HeadRun, has_test_rows, read_run, tested
+from featcache.runs import RUNS_DIR, run_path
+from featcache.runtime import free_memory_bytes, pick_device
+from featcache.specs import CONSTANTS, USED_BY, ExtractSpec, HeadSpec, TrainSpec, fingerprint
+from featcache.store import Cache, human_bytes, locked, named_failures, require_sound
+from featcache.training import the_cache
+
+NoteCallback = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SweepSetting:
+    """One setting of the grid, over its seeds.
+
+    Attributes:
+        head: Shape and regularisation.
+        lr: Learning rate.
+        val_loss: Of its heads; None if one broke off.
+        val_acc: Of its heads; None if one broke off.
+        n_epochs: Epochs, the mean over its heads.
+        problem: Why a head broke off; empty if none did.
+        runs: Folders of its heads, by seed.
+    """
+
+    head: HeadSpec
+    lr: float
+    val_loss: Spread | None
+    val_acc: Spread | None
+    n_epochs: float
+    problem: str
+    runs: Sequence[Path]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What `sweep` found.
+
+    Attributes:
+        settings: All of them, the lowest mean val_loss first.
+        test_acc: Of the first setting's heads; None if the cache has no split "test".
+        test_loss: Of the first setting's heads.
+        n_trained: Heads that this call trained; the others were there.
+        seconds: Wall time of their training, all passes.
+        cache: The cache.
+        json: The table as a file.
+        markdown: The table as a file.
+        choices: What was chosen automatically, with the reason.
+    """
+
+    settings: Sequence[SweepSetting]
+    test_acc: Spread | None
+    test_loss: Spread | None
+    n_trained: int
+    seconds: float
+    cache: Path
+    json: Path
+    markdown: Path
+    choices: dict[str, str]
+
+
+def sweep(
+    cache: Cache | str | os.PathLike[str] | None = None,
+    *,
+    dataset: str | None = None,
+    backbone: str | None = None,
+    reg: Sequence[str] = (HeadSpec.reg,),
+    l1: Sequence[float] | None = None,
+    weight_decay: Sequence[float] | None = None,
+    dropout: Sequence[Sequence[float]] | None = None,
+    hidden: Sequence[Sequence[int]] = (HeadSpec.hidden,),
+    lr: Sequence[float] = (TrainSpec.lr,),
+    batch_size: int = TrainSpec.batch_size,
+    max_epochs: int = TrainSpec.max_epochs,
+    patience: int | None = TrainSpec.patience,
+    min_delta: float = TrainSpec.min_delta,
+    val_fraction: float | None = TrainSpec.val_fraction,
+    split_seed: int = TrainSpec.split_seed,
+    select: str = TrainSpec.select,
+    seed: int = TrainSpec.seed,
+    seeds: int = 1,
+    device: str = ExtractSpec.device,
+    cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
+    runs_dir: str | os.PathLike[str] = RUNS_DIR,
+    on_progress: SweepProgressCallback | None = None,
+    on_note: NoteCallback | None = None,
+) -> SweepResult:
+    """Train a head for every setting and seed of a grid, side by side on the same batches.
+
+    Each is the head that `train_head` trains with the same arguments and `order_seed=seed`, up to
+    rounding, and a run folder like any other. Only the setting with the lowest mean val_loss is
+    tested. Heads that are there are used; the same call goes on with a sweep that was stopped.
+
+    Args:
+        cache: A cache, its path, or part of its name; None finds it by `dataset` and `backbone`.
+        dataset: Its dataset; None is "cifar10".
+        backbone: Its trunk; None is "vgg16".
+        reg: "none", "l1", "l2", "l1l2", "dropout".
+        l1: Factors of the L1 penalty, for each `reg` that has one.
+        weight_decay: Adam's L2 factors, for each `reg` that has one.
+        dropout: Probabilities after each hidden layer, for each `reg` that has them; each is cut,
+            or its last one repeated, to the number of hidden layers.
+        hidden: Widths of the hidden layers; an empty one is a linear probe.
+        lr: Learning rates.
+        batch_size: Rows in one step.
+        max_epochs: Epochs at most.
+        patience: Epochs without a better val_loss before a head stops; 0 is never.
+        min_delta: By how much val_loss must fall to count as better.
+        val_fraction: Share of the training rows kept for validation.
+        split_seed: Seeds the choice of those rows.
+        select: "last" or "best".
+        seed: The first seed of each setting, and the seed of the order of batches.
+        seeds: Heads per setting, with seeds from `seed` on.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        cache_dir: Folder of all caches.
+        runs_dir: Folder of all runs.
+        on_progress: Called after every few steps.
+        on_note: Called with a sentence for each choice that was made.
+
+    Raises:
+        UsageError: If arguments contradict each other, or leave no setting.
+        InterruptedRunError: On Ctrl-C; heads are kept as of the last whole epoch.
+        FeatcacheError: Those of `train_head`; a loss that is no number ends its head alone.
+
+    Example:
+        >>> import featcache
+        >>> cache = featcache.extract("digits", backbone="pixels", image_size=8, cache_dir=tmp)
+        >>> grid = {"reg": ("none", "l2"), "lr": (1e-3, 1e-2), "max_epochs": 3}
+        >>> best = featcache.sweep(cache.path, **grid, runs_dir=tmp / "runs").settings[0]
+        >>> best.lr
+        0.01
+    """
+    note = on_note or (lambda _: None)
+    heads = list(_heads(reg, hidden, l1=l1, weight_decay=weight_decay, dropout=dropout, note=note))
+    base = TrainSpec(
+        batch_size=batch_size,
+        max_epochs=max_epochs,
+        patience=patience,
+        min_delta=min_delta,
+        val_fraction=val_fraction,
+        split_seed=split_seed,
+        select=select,
+        seed=seed,
+    )
+    if seeds < 1:
+        raise UsageError(f"--seeds is {seeds}, but must be at least 1.")
+    settings = [(head, replace(base, lr=rate).settled(head)) for head, rate in product(heads, lr)]
+    if not settings:
+        raise UsageError("The grid has no setting. Give at least one --reg, --hidden and --lr.")
+    opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir))
+    chosen = pick_device(device)
+    note(f"cache {opened.path}")
+    note(f"device {chosen.value}: {chosen.why}")
+    choices = {"device": f"{chosen.value} ({chosen.why})"}
+
+    def entries_of(head: HeadSpec, train: TrainSpec) -> list[Entry]:
+        trains = [replace(train, seed=s, order_seed=seed) for s in range(seed, seed + seeds)]
+        paths = [run_path(Path(runs_dir), opened, head, t) for t in trains]
+        members = [Member(p.name, head, t.lr, t.seed) for p, t in zip(paths, trains, strict=True)]
+        return [Entry(*parts) for parts in zip(paths, members, trains, strict=True)]
+
+    grid = [entries_of(head, train) for head, train in settings]
+    stem = _stem(grid)
+    pending = [e for entries in grid for e in entries if not e.path.exists()]
+    batches = FeatureDataModule(
+        opened, batch_size=batch_size, val_fraction=val_fraction, split_seed=split_seed
+    )
+    batches.sampler = EpochOrder(batches.train_rows, seed=seed)
+    on_device = torch.device(chosen.value)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with locked(stem), named_failures(stem, kept="The heads of the last epoch are kept."):
+        if pending:
+            require_sound(opened.path)
+            residence = batches.choose_residence(on_device)
+            choices["features"] = f"{residence.value} ({residence.why})"
+            note(f"features stay in {residence.value}: {residence.why}")
+            for split in {batches.train_split, batches.val_split}:
+                batches.load(split, on_device)
+        passes = list(_passes(pending, opened, device=chosen.value, note=note))
+        for entries in passes:
+            BankRun(
+                entries,
+                batches,
+                device=on_device,
+                checkpoint=stem.with_name(stem.name + ".partial"),
+                on_progress=on_progress or (lambda _: None),
+            ).run()
+        rows = sorted((_setting(entries) for entries in grid), key=_rank)
+        chosen_runs = _test(rows[0], batches, on_device)
+        result = SweepResult(
+            settings=rows,
+            test_acc=_spread([r.test_acc for r in chosen_runs]),
+            test_loss=_spread([r.test_loss for r in chosen_runs]),
+            n_trained=len(pending),
+            seconds=sum(e.seconds for e in pending),
+            cache=opened.path,
+            json=stem.with_name(stem.name + ".json"),
+            markdown=stem.with_name(stem.name + ".md"),
+            choices=choices,
+        )
+        replace_file(result.json, (json.dumps(asdict(result), indent=2, default=str)).encode())
+        replace_file(result.markdown, markdown_table(result).encode())
+    stem.with_name(stem.name + ".lock").unlink(missing_ok=True)
+    return result
+
+
+def markdown_table(result: SweepResult) -> str:
+    """Write the settings as a table, the best first."""
+    lines = ["| setting | val_loss | val_acc | epochs |", "|---|---|---|---|"]
+    for setting in result.settings:
+        cells = [name_of(setting), *figures(setting)]
+        lines.append("| " + " | ".join(cells) + " |")
+    if result.test_acc is not None and result.test_loss is not None:
+        lines += [
+            "",
+            f"The first on the test images: test_acc {shown(result.test_acc)}, test_loss "
+            f"{shown(result.test_loss)}.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def name_of(setting: SweepSetting) -> str:
+    """Write a setting as it is typed."""
+    spec = setting.head
+    words = [f"--reg {spec.reg}", f"--lr {setting.lr:g}"]
+    words.append(f"--hidden {','.join(map(str, spec.hidden)) or repr('')}")
+    if spec.l1:
+        words.append(f"--l1 {spec.l1:g}")
+    if spec.weight_decay:
+        words.append(f"--weight-decay {spec.weight_decay:g}")
+    if spec.dropout:
+        words.append(f"--dropout {','.join(f'{p:g}' for p in spec.dropout)}")
+    return " ".join(words)
+
+
+def figures(setting: SweepSetting) -> list[str]:
+    """Write val_loss, val_acc and epochs for people."""
+    if setting.val_loss is None or setting.val_acc is None:
+        return [setting.problem, "-", f"{setting.n_epochs:.1f}"]
+    return [shown(setting.val_loss), shown(setting.val_acc), f"{setting.n_epochs:.1f}"]
+
+
+def shown(spread: Spread) -> str:
+    """Write a mean with its standard deviation and n."""
+    deviation = "" if spread.sd is None else f" ± {spread.sd:.4f}"
+    return f"{spread.mean:.4f}{deviation} ({spread.n})"
+
+
+def _heads(
+    regs: Iterable[str],
+    shapes: Iterable[Sequence[int]],
+    *,
+    l1: Sequence[float] | None,
+    weight_decay: Sequence[float] | None,
+    dropout: Sequence[Sequence[float]] | None,
+    note: NoteCallback,
+) -> Iterable[HeadSpec]:
+    """List the heads of a grid; a value applies to each `reg` that has a use for it."""
+    asked = {"l1": l1, "weight_decay": weight_decay, "dropout": dropout}
+    used = set()
+    for reg, shape in product(dict.fromkeys(regs), dict.fromkeys(map(tuple, shapes))):
+        if reg == "dropout" and not shape:
+            note("a linear probe has no units to drop: --reg dropout is left out for --hidden ''")
+            continue
+        axes: dict[str, Sequence[Any]] = {}
+        for name in USED_BY.get(reg, ()):
+            used.add(name)
+            axes[name] = asked[name] or [CONSTANTS[name]]
+        for values in product(*axes.values()):
+            options = dict(zip(axes, values, strict=True))
+            if "dropout" in options:
+                options["dropout"] = _fitted(tuple(options["dropout"]), len(shape))
+            yield HeadSpec(hidden=shape, reg=reg, **options)
+    for name, given in asked.items():
+        if given is not None and name not in used:
+            raise UsageError(
+                f"--{name.replace('_', '-')} does nothing with --reg {','.join(regs)}. Nothing was "
+                f"started. Leave it out, or add a --reg that has it."
+            )
+
+
+def _fitted(probabilities: tuple[float, ...], n: int) -> tuple[float, ...]:
+    return tuple(probabilities[min(i, len(probabilities) - 1)] for i in range(n))
+
+
+def _stem(grid: Sequence[Sequence[Entry]]) -> Path:
+    """Name the sweep's own files by the runs that it is of."""
+    paths = [entry.path for entries in grid for entry in entries]
+    digest = fingerprint({"runs": sorted(path.name for path in paths)})
+    return paths[0].with_name(f"sweep-{digest[:8]}")
+
+
+def _passes(
+    entries: Sequence[Entry], cache: Cache, *, device: str, note: NoteCallback
+) -> Iterable[list[Entry]]:
+    """Divide heads into passes whose weights, gradients and moments fit into half the memory."""
+    room = free_memory_bytes(device) // 2
+    one_pass: list[Entry] = []
+    needed = 0
+    for entry in entries:
+        widths = (n_inputs(cache), *entry.member.spec.hidden, len(cache.class_names))
+        n_parameters = sum((a + 1) * b for a, b in pairwise(widths))
+        if one_pass and needed + n_parameters * BYTES_PER_PARAMETER > room:
+            note(f"{len(one_pass)} heads in this pass: more need over {human_bytes(room)}")
+            yield one_pass
+            one_pass, needed = [], 0
+        one_pass.append(entry)
+        needed += n_parameters * BYTES_PER_PARAMETER
+    if one_pass:
+        yield one_pass
+
+
+def _setting(entries: Sequence[Entry]) -> SweepSetting:
+    finished = [read_run(e.path) for e in entries if e.path.exists()]
+    problem = next((e.problem for e in entries if e.problem), "")
+    n_epochs = sum(len(e.history) for e in entries if e.problem)
+    n_epochs += sum(run.n_epochs for run in finished)
+    return SweepSetting(
+        head=entries[0].member.spec,
+        lr=entries[0].member.lr,
+        val_loss=None if problem else Spread.of([run.val_loss for run in finished]),
+        val_acc=None if problem else Spread.of([run.val_acc for run in finished]),
+        n_epochs=n_epochs / len(entries),
+        problem=problem,
+        runs=tuple(run.path for run in finished),
+    )
+
+
+def _rank(setting: SweepSetting) -> tuple[bool, float]:
+    return setting.val_loss is None, setting.val_loss.mean if setting.val_loss else 0.0
+
+
+def _test(setting: SweepSetting, batches: FeatureDataModule, device: torch.device) -> list[HeadRun]:
+    """Test the heads of the chosen setting, and enter it into their folders."""
+    if setting.problem or not has_test_rows(batches.cache):
+        return []
+    return [
+        run if run.test_acc is not None else tested(run, batches, device=device)
+        for run in map(read_run, setting.runs)
+    ]
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    there = [value for value in values if value is not None]
+    return Spread.of(there) if there else None

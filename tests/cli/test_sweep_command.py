@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import featcache
+from tests.cli.conftest import Run
+
+GRID = ["--reg", "none,l2", "--lr", "1e-3,1e-2", "--hidden", "8", "--hidden", "", "--seeds", "2"]
+
+
+@pytest.fixture
+def sweep(run: Run) -> list[str]:
+    run("extract", "--dataset", "digits", "--backbone", "pixels", "--image-size", "8")
+    return ["sweep", "--dataset", "digits", "--backbone", "pixels", "--max-epochs", "2"]
+
+
+def test_it_prints_the_settings_best_first_and_tests_that_one(run: Run, sweep: list[str]) -> None:
+    result = run(*sweep, *GRID)
+
+    assert result.exit_code == 0
+    rows = result.stdout.splitlines()
+    assert rows[0].split() == ["setting", "val_loss", "val_acc", "epochs"]
+    losses = [float(row.partition("±")[0].split()[-1]) for row in rows[1:9]]
+    assert losses == sorted(losses)
+    assert rows[9].startswith("best   --reg ")
+    assert rows[9].removeprefix("best   ") in rows[1]
+    assert "test_acc" in rows[10]
+    assert rows[11].startswith("heads  16, 16 trained now in ")
+    assert Path(rows[12].split()[1]).read_text().startswith("| setting |")
+    assert "featcache eval runs/digits/pixels-" in result.stderr
+    assert len(featcache.list_runs("runs")) == 16
+
+
+def test_json_is_one_object(run: Run, sweep: list[str]) -> None:
+    answer = json.loads(run(*sweep, *GRID, "--json").stdout)
+
+    assert [len(setting["runs"]) for setting in answer["settings"]] == [2] * 8
+    assert answer["test_acc"]["n"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--lr", "fast"], "--lr is 'fast', but must be numbers"),
+        (["--hidden", "8,x"], "--hidden is '8,x', but must be whole numbers"),
+        (["--reg", "none,l3"], "--reg is 'l3'"),
+        (["--reg", "l2", "--l1", "1e-4"], "--l1 does nothing with --reg l2"),
+    ],
+)
+def test_bad_grids_are_exit_2(run: Run, sweep: list[str], options: list[str], text: str) -> None:
+    result = run(*sweep, *options)
+
+    assert result.exit_code == 2
+    assert text in result.stderr

@@ -1,0 +1,196 @@
+"""A sweep's heads are those of train_head; the choice is made on validation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import featcache
+from featcache.checkpoint import load_head
+from featcache.errors import InterruptedRunError, UsageError
+from featcache.runfiles import read_run
+from featcache.runs import RUN_FILES
+from featcache.sweeping import markdown_table
+from featcache.training import TrainResult
+from tests.heads.conftest import IDENTITY, MakeCache, Rows, learnable_rows
+
+Train = Callable[..., TrainResult]
+Sweep = Callable[..., featcache.SweepResult]
+GRID = {"reg": ("none", "l1l2", "dropout"), "lr": (1e-3, 1e-2), "hidden": ((8,), ())}
+
+
+@pytest.fixture
+def sweep(cache: featcache.Cache, tmp_path: Path) -> Sweep:
+    return partial(featcache.sweep, cache, max_epochs=3, batch_size=16, runs_dir=tmp_path / "runs")
+
+
+def stop_in(epoch: int) -> Callable[[featcache.SweepProgress], None]:
+    def on_progress(progress: featcache.SweepProgress) -> None:
+        if progress.epoch == epoch:
+            raise KeyboardInterrupt
+
+    return on_progress
+
+
+def test_each_head_is_the_one_trained_alone(
+    sweep: Sweep, cache: featcache.Cache, tmp_path: Path
+) -> None:
+    result = sweep(**GRID, seeds=2, patience=0)
+
+    assert len(result.settings) == 10  # a linear probe has no dropout
+    assert result.n_trained == 20
+    for setting in result.settings:
+        for seed, path in enumerate(setting.runs):
+            spec = setting.head
+            alone = featcache.train_head(
+                cache,
+                hidden=spec.hidden,
+                reg=spec.reg,
+                dropout=spec.dropout or None,
+                lr=setting.lr,
+                batch_size=16,
+                max_epochs=3,
+                patience=0,
+                seed=seed,
+                order_seed=0,
+                runs_dir=tmp_path / "alone",
+            )
+            assert alone.path.name == path.name
+            assert sorted(p.name for p in path.iterdir()) == sorted(RUN_FILES)
+            ours, theirs = read_run(path).history, alone.runs[0].history
+            for name in ("epoch", "step", "train_loss", "val_loss", "val_acc"):
+                np.testing.assert_allclose(
+                    [row[name] for row in ours], [row[name] for row in theirs], rtol=1e-5
+                )
+            head, other = load_head(path), load_head(alone.path)
+            assert (head.spec, head.train, head.split) == (other.spec, other.train, other.split)
+            ours_csv, theirs_csv = ((p / "metrics.csv").read_text() for p in (path, alone.path))
+            assert ours_csv.splitlines()[0] == theirs_csv.splitlines()[0]
+            assert len(ours_csv) == pytest.approx(len(theirs_csv), rel=0.1)
+
+
+def test_the_best_setting_is_chosen_on_validation_and_alone_is_tested(sweep: Sweep) -> None:
+    result = sweep(**GRID, seeds=2)
+
+    losses = [setting.val_loss.mean for setting in result.settings if setting.val_loss]
+    assert losses == sorted(losses)
+    tested = [[read_run(path).test_acc is not None for path in s.runs] for s in result.settings]
+    assert tested == [[True, True], *[[False, False]] * 9]
+    assert result.test_acc is not None
+    accuracies = [featcache.evaluate(path).acc.value for path in result.settings[0].runs]
+    assert result.test_acc.mean == pytest.approx(np.mean(accuracies))
+
+
+def test_a_run_that_was_left_untested_is_tested_when_it_is_asked_for(
+    sweep: Sweep, cache: featcache.Cache, tmp_path: Path
+) -> None:
+    worst = sweep(**GRID).settings[-1]
+
+    [run] = featcache.train_head(
+        cache,
+        hidden=worst.head.hidden,
+        reg=worst.head.reg,
+        dropout=worst.head.dropout or None,
+        lr=worst.lr,
+        batch_size=16,
+        max_epochs=3,
+        runs_dir=tmp_path / "runs",
+    ).runs
+
+    assert (run.path, run.outcome) == (worst.runs[0], "reused")
+    assert run.test_acc == pytest.approx(featcache.evaluate(run.path).acc.value)
+    assert read_run(run.path).test_acc == run.test_acc
+
+
+def test_heads_stop_early_each_for_itself(sweep: Sweep, train: Train, tmp_path: Path) -> None:
+    options = {"max_epochs": 30, "patience": 2, "min_delta": 0.05}
+
+    result = sweep(lr=(1e-3, 3e-2, 0.3), **options)
+
+    n_epochs = {setting.lr: setting.n_epochs for setting in result.settings}
+    assert len(set(n_epochs.values())) > 1
+    for lr, n in n_epochs.items():
+        alone = train(lr=lr, hidden=(50, 20), runs_dir=tmp_path / "alone", **options)
+        assert alone.runs[0].n_epochs == n
+
+
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_a_stopped_sweep_goes_on_to_the_same_bits(
+    sweep: Sweep, tmp_path: Path, select: str
+) -> None:
+    options = {"reg": ("none", "dropout"), "lr": (1e-2, 0.3), "max_epochs": 9, "patience": 2}
+    sweep = partial(sweep, **options, select=select, min_delta=0.05)
+    whole = sweep(runs_dir=tmp_path / "whole")
+    with pytest.raises(InterruptedRunError, match=r"heads are finished, .* goes on from there\."):
+        sweep(on_progress=stop_in(4))
+    [checkpoint] = (tmp_path / "runs").rglob("sweep-*.partial")
+
+    resumed = sweep()
+
+    assert not checkpoint.exists()
+    assert [s.val_loss for s in resumed.settings] == [s.val_loss for s in whole.settings]
+    for ours, theirs in zip(resumed.settings, whole.settings, strict=True):
+        for a, b in zip(ours.runs, theirs.runs, strict=True):
+            names = ("head.safetensors", "metrics.csv")
+            assert all((a / n).read_bytes() == (b / n).read_bytes() for n in names)
+
+
+def test_the_same_sweep_trains_nothing_twice(sweep: Sweep) -> None:
+    first = sweep(**GRID)
+
+    again = sweep(**GRID)
+
+    assert (first.n_trained, again.n_trained) == (10, 0)
+    assert again.settings == first.settings
+    assert again.markdown.read_text() == markdown_table(first)
+    assert len(json.loads(again.json.read_text())["settings"]) == 10
+
+
+def test_a_head_that_blows_up_ends_alone(make_cache: MakeCache, tmp_path: Path) -> None:
+    rows = learnable_rows(200, seed=1)
+    huge = Rows(rows.features * np.float32(1e19), rows.labels, rows.ids, {})
+    path = make_cache(identity=IDENTITY, splits={"train": huge, "test": huge})
+
+    result = featcache.sweep(path, lr=(1e-12, 1e30), hidden=((8,),), runs_dir=tmp_path / "runs")
+
+    good, bad = result.settings
+    assert good.val_loss is not None
+    assert bad.problem.startswith("the loss became ")
+    assert bad.runs == ()
+    assert "the loss became" in markdown_table(result)
+
+
+def test_heads_that_do_not_fit_side_by_side_go_in_several_passes(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = sweep(**GRID, runs_dir=tmp_path / "whole")
+    monkeypatch.setattr("featcache.sweeping.free_memory_bytes", lambda _: 10_000)
+    notes: list[str] = []
+
+    result = sweep(**GRID, on_note=notes.append)
+
+    assert sum("heads in this pass" in note for note in notes) >= 2
+    assert [s.val_acc for s in result.settings] == [s.val_acc for s in whole.settings]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reg": ("l3",)}, "--reg is 'l3'"),
+        ({"lr": ()}, "The grid has no setting"),
+        ({"reg": ("dropout",), "hidden": ((),)}, "The grid has no setting"),
+        ({"l1": (1e-4,)}, "--l1 does nothing with --reg none"),
+        ({"lr": (1e-3, 0.0)}, "--lr is 0"),
+        ({"seeds": 0}, "--seeds is 0"),
+    ],
+)
+def test_a_grid_that_makes_no_sense_is_refused(
+    sweep: Sweep, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        sweep(**options)
