@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint kills trunks clean
+.PHONY: demo test lint kills bench trunks clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("featcache needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -26,6 +26,10 @@ lint: $(VENV)/ready
 # 50 SIGKILLs of real extractions and the negative control; about 10 minutes.
 kills: $(VENV)/ready
 	$(BIN)/python tests/faults/kills.py
+
+# featcache beside its peers; under 20 minutes on 2 cores, with BENCH=--quick under 5.
+bench: $(VENV)/ready
+	$(BIN)/python -m tests.benchmarks.bench docs/benchmarks/$$(nproc)-cores-$$(uname -m)-$$(date +%F) $(BENCH)
 
 # Every torchvision trunk, built and measured; about two minutes.
 trunks: $(VENV)/ready

@@ -1,0 +1,237 @@
+"""featcache beside its peers, in one run: tables on the screen, and as JSON and Markdown.
+
+    python -m tests.benchmarks.bench OUT_STEM [--quick] [--data-dir DATA]
+
+Under 20 minutes on 2 cores, `--quick` under 3. Without --data-dir the images are noise: the work is
+the same. Times are of the work alone, without start-up; the machine should have nothing else to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from featcache.datasets import load_dataset
+from featcache.features import BatchPreprocessor, FeatureRows
+from featcache.recipes import RECIPES
+from featcache.specs import HeadSpec, Preprocess
+from tests.benchmarks import peers_heads, peers_trunk
+from tests.benchmarks.measure import Peer, close, compare, machine, table
+from tests.benchmarks.peers_heads import bank_epoch, bare_epoch, synthetic_rows
+
+CPU = torch.device("cpu")
+N_TRAIN, N_VAL, N_TEST = 40_000, 10_000, 10_000
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything is run."""
+
+    repeats: int
+    n_images: dict[str, int]
+    n_rows: dict[str, int]
+    n_slow_rows: int
+    n_pixels: int
+    n_heads: Sequence[int]
+
+
+FULL = Size(
+    5,
+    {"mobilenet_v3_large": 256, "vgg16": 32},
+    {"mobilenet_v3_large": 20_000, "vgg16": 8_000},
+    640,
+    640,
+    (1, 8, 32, 128),
+)
+QUICK = Size(
+    3,
+    {"mobilenet_v3_large": 64, "vgg16": 16},
+    {"mobilenet_v3_large": 5_000, "vgg16": 1_280},
+    128,
+    128,
+    (1, 32),
+)
+N_FEATURES = {"mobilenet_v3_large": 960, "vgg16": 25_088}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stem", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--data-dir")
+    options = parser.parse_args()
+    size = QUICK if options.quick else FULL
+    pixels = images(max(*size.n_images.values(), size.n_pixels), options.data_dir)
+    report: Result = {"machine": machine(), "quick": options.quick, "tables": []}
+    trunks = {name: trunk(name, pixels, size) for name in N_FEATURES}
+    heads = {name: head(name, size) for name in N_FEATURES}
+    scratch = scratch_mlp(pixels, size)
+    sweep = many_heads(size)
+    report["tables"] = [*trunks.values(), *heads.values(), scratch, sweep]
+    report["growth"] = growth(size)
+    report["account"] = account(trunks, heads, scratch)
+    stem = options.stem
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    stem.with_suffix(".md").write_text(markdown(report))
+    print(markdown(report))
+
+
+def images(n: int, data_dir: str | None) -> np.ndarray:
+    """Take CIFAR-10's first training images, or noise of their size."""
+    if data_dir is None:
+        return np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), np.uint8)
+    return load_dataset("cifar10", data_dir=data_dir).splits["train"].images.pixels[:n]
+
+
+def trunk(name: str, pixels: np.ndarray, size: Size) -> Result:
+    """Compare ways to extract features in fp32."""
+    n = size.n_images[name]
+    listed = peers_trunk.peers(name, pixels[:n], n_workers=0)
+    title = f"Features of {name}, fp32, {n} images at 224 px"
+    return compare(title, listed, gate=close(1e-4), repeats=min(size.repeats, 3), unit="images")
+
+
+def head(name: str, size: Size) -> Result:
+    """Compare ways to train an epoch of a head on resident features."""
+    rows = synthetic_rows(size.n_rows[name], N_FEATURES[name], CPU)
+    listed = peers_heads.peers(rows, N_FEATURES[name], n_slow=size.n_slow_rows)
+    title = f"An epoch of the {name} head, {len(rows.labels):,} rows of {N_FEATURES[name]:,}"
+    result = compare(title, listed, gate=close(1e-4), repeats=size.repeats, unit="rows")
+    return result | {"bare_step_ms": peers_heads.divided(rows, N_FEATURES[name])}
+
+
+def scratch_mlp(pixels: np.ndarray, size: Size) -> Result:
+    """Compare ways to train the scratch MLP, each batch made into 224 px pixels first."""
+    prepare = BatchPreprocessor(Preprocess.notebook(224), in_size=(32, 32), device=CPU)
+    labels = torch.arange(size.n_pixels) % 10
+    rows = FeatureRows(torch.from_numpy(pixels[: size.n_pixels]), labels, CPU, prepare)
+    listed = peers_heads.peers(rows, 3 * 224 * 224, hidden=(256, 64))
+    title = f"An epoch of the scratch MLP, {size.n_pixels} images at 224 px"
+    return compare(title, listed, gate=close(1e-4), repeats=min(size.repeats, 3), unit="images")
+
+
+def many_heads(size: Size) -> Result:
+    """Compare K heads side by side with one after another."""
+    rows = synthetic_rows(6_400, 960, CPU)
+    n = len(rows.labels)
+
+    def of(k: int) -> Callable[[], tuple[float, torch.Tensor]]:
+        return lambda: bank_epoch(rows, 960, k)
+
+    def bare() -> tuple[float, torch.Tensor]:
+        return bare_epoch(rows, 960, HeadSpec(), fused=True)
+
+    largest = max(k for k in size.n_heads if k <= 32)
+    listed = [Peer(f"{largest} heads side by side", of(largest), n * largest)]
+    listed += [Peer(f"{k} heads side by side", of(k), n * k) for k in size.n_heads if k != largest]
+    listed.append(Peer("one after another: bare loop, fused Adam", bare, n))
+    title = f"Heads of 960 features, {n:,} rows each"
+    return compare(title, listed, gate=close(1e-4), repeats=size.repeats, unit="rows x heads")
+
+
+def growth(size: Size) -> Result:
+    """Time featcache's epochs as rows, features and heads grow; the exponents of the curves."""
+    n_rows = [1_000, 4_000, 16_000] if size is QUICK else [1_000, 4_000, 16_000, 60_000]
+    n_features = [512, 2_048, 8_192] if size is QUICK else [512, 2_048, 8_192, 25_088]
+    curves = {
+        "rows (960 features)": {n: _seconds(n, 960, 1) for n in n_rows},
+        "features (2,000 rows)": {d: _seconds(2_000, d, 1) for d in n_features},
+        "heads (2,000 rows of 960)": {k: _seconds(2_000, 960, k) for k in size.n_heads},
+    }
+    return {
+        name: {"seconds": seconds, "exponent": _exponent(seconds)}
+        for name, seconds in curves.items()
+    }
+
+
+def _seconds(n: int, n_features: int, n_heads: int) -> float:
+    rows = synthetic_rows(n, n_features, CPU)
+    bank_epoch(rows, n_features, n_heads)
+    return statistics.median(bank_epoch(rows, n_features, n_heads)[0] for _ in range(3))
+
+
+def _exponent(seconds: dict[int, float]) -> float:
+    """Fit seconds ~ size ** exponent by least squares of the logarithms."""
+    xs, ys = ([math.log(v) for v in values] for values in (seconds.keys(), seconds.values()))
+    return statistics.linear_regression(xs, ys).slope
+
+
+def account(trunks: dict[str, Result], heads: dict[str, Result], scratch: Result) -> Result:
+    """Weigh the whole notebook against the whole of `reproduce`, by counted passes.
+
+    The notebook: each system's epochs over training and validation images and its test, through
+    its own loop; the step of the head is left out, which favours it. featcache: each trunk's 60,000
+    images once, and all epochs of all heads, validation at the rate of training, which favours
+    the notebook again. The scratch MLP takes part on both sides, in the notebook with PIL.
+    """
+    notebook_s = ours_s = 0.0
+    parts = {}
+    notebook_trunk = {n: _rate(t, "the notebook's loop") for n, t in trunks.items()}
+    pil_s = 1 / peers_trunk.pil_images_per_s()
+    for recipe in RECIPES:
+        n_passes = recipe.train.max_epochs * (N_TRAIN + N_VAL) + N_TEST
+        if recipe.backbone in trunks:
+            theirs = n_passes / notebook_trunk[recipe.backbone]
+            mine = n_passes / _rate(heads[recipe.backbone], "featcache")
+        else:
+            theirs = n_passes * (1 / _rate(scratch, "bare loop, default Adam") + pil_s)
+            mine = n_passes / _rate(scratch, "featcache")
+        parts[recipe.name] = {"notebook_s": theirs, "featcache_s": mine}
+        notebook_s += theirs
+        ours_s += mine
+    for name, result in trunks.items():
+        extraction_s = (N_TRAIN + N_VAL + N_TEST) / _rate(result, "featcache")
+        parts[f"extraction, {name}"] = {"notebook_s": 0.0, "featcache_s": extraction_s}
+        ours_s += extraction_s
+    return {
+        "parts": parts,
+        "notebook_s": notebook_s,
+        "featcache_s": ours_s,
+        "ratio": notebook_s / ours_s,
+    }
+
+
+def _rate(result: Result, name: str) -> float:
+    [row] = [row for row in result["rows"] if row["name"] == name]
+    return float(row["per_s"])
+
+
+def markdown(report: Result) -> str:
+    """Write the report as a page."""
+    facts = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
+    lines = [f"Machine: {facts}.", ""]
+    for result in report["tables"]:
+        lines.append(table(result))
+        if step := result.get("bare_step_ms"):
+            told = ", ".join(f"{name} {ms:.2f}" for name, ms in step.items())
+            lines += [f"A step of the bare loop divides into, in ms: {told}.", ""]
+    lines += ["### How an epoch grows", "", "| with | seconds | exponent |", "|---|---|---|"]
+    for name, curve in report["growth"].items():
+        seconds = ", ".join(f"{n:,}: {s:.3g}" for n, s in curve["seconds"].items())
+        lines.append(f"| {name} | {seconds} | {curve['exponent']:.2f} |")
+    whole = report["account"]
+    lines += ["", "### The whole notebook, by counted passes", ""]
+    lines += ["| part | notebook, hours | featcache, hours |", "|---|---|---|"]
+    for name, part in whole["parts"].items():
+        hours = (part["notebook_s"] / 3600, part["featcache_s"] / 3600)
+        lines.append(f"| {name} | {hours[0]:.2f} | {hours[1]:.3f} |")
+    lines.append(
+        f"| all | {whole['notebook_s'] / 3600:.1f} | {whole['featcache_s'] / 3600:.2f}: "
+        f"**{whole['ratio']:.1f} times less** |"
+    )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
