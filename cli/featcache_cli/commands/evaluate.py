@@ -8,7 +8,7 @@ import typer
 
 from featcache.errors import UsageError
 from featcache.specs import ExtractSpec
-from featcache_cli.console import show_facts, show_json, show_table
+from featcache_cli.console import note, show_facts, show_json, show_table
 from featcache_cli.options import CacheDirOption, DeviceOption, JsonOption, RunsDirOption
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def evaluate(
             runs_dir=runs_dir,
         )
         evaluations = [evaluation]
+    if not runs:
+        _tell_of_a_newer_one(evaluations[0], runs_dir)
     plots = [file for e in evaluations for file in plot_evaluation(e)] if plot else []
     if json:
         paired = vars(comparison).copy() if comparison is not None else None
@@ -92,6 +94,14 @@ def evaluate(
         _show_comparison(comparison)
     if plots:
         show_facts({"plots": ", ".join(str(file) for file in plots)})
+
+
+def _tell_of_a_newer_one(evaluation: Evaluation, runs_dir: str) -> None:
+    from featcache import list_runs
+
+    newest = list_runs(runs_dir)[-1]
+    if newest != evaluation.run:
+        note(f"this is the newest finished run; {newest} is newer, but was stopped")
 
 
 def _show(evaluation: Evaluation) -> None:

@@ -148,7 +148,7 @@ def show_training(display: ProgressDisplay, progress: TrainProgress) -> None:
 
 def _show(result: TrainResult) -> None:
     for run in result.runs:
-        show_facts(_facts(run))
+        show_facts(_facts(run) | ({"seed": run.seed} if len(result.runs) > 1 else {}))
     if len(result.runs) > 1:
         _show_spread(result)
     note(f"next: featcache eval {result.runs[-1].path}")
