@@ -12,10 +12,19 @@ import torch
 from torch import Tensor
 
 from featcache.errors import UsageError
-from featcache.features import FeatureRows, load_rows, pick_residence, training_rows, valid_rows
+from featcache.features import (
+    FeatureRows,
+    load_rows,
+    pick_residence,
+    preprocessor_of,
+    require_labels,
+    training_rows,
+    valid_rows,
+)
 from featcache.runtime import Choice
 from featcache.specs import TrainSpec
 from featcache.store import Cache, open_cache
+from featcache.windows import WindowedRows, windows_of
 
 _EVAL_BATCH_SIZE = 1024
 _EVAL_BATCH_VALUES = 1 << 24
@@ -46,10 +55,15 @@ class EpochOrder:
     Lightning calls `set_epoch` before each epoch, as it does for a DistributedSampler.
     """
 
-    def __init__(self, index: Tensor, *, seed: int) -> None:
-        """Take the row numbers to be permuted, (n,) int64."""
+    def __init__(self, index: Tensor, *, seed: int, window_rows: int | None = None) -> None:
+        """Take the row numbers to be permuted, (n,) int64.
+
+        With `window_rows`, windows of so many rows of the file come in random order, and the rows
+        of each in random order.
+        """
         self.index = index
         self.seed = seed
+        self.window_rows = window_rows
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -65,7 +79,14 @@ class EpochOrder:
     def order(self) -> Tensor:
         """Draw the order of the chosen epoch, (n,) int64."""
         generator = torch.Generator().manual_seed(stream_seed("order", self.seed, self.epoch))
-        return self.index[torch.randperm(len(self.index), generator=generator)]
+        if self.window_rows is None:
+            return self.index[torch.randperm(len(self.index), generator=generator)]
+        windows = windows_of(self.index, self.window_rows)
+        shuffled = []
+        for i in torch.randperm(len(windows), generator=generator).tolist():
+            window = windows[i]
+            shuffled.append(window[torch.randperm(len(window), generator=generator)])
+        return torch.cat(shuffled)
 
 
 def stream_seed(stream: str, seed: int, epoch: int) -> int:
@@ -140,6 +161,7 @@ class FeatureDataModule(pl.LightningDataModule):
         val_fraction: float | None = TrainSpec.val_fraction,
         split_seed: int = TrainSpec.split_seed,
         seed: int = TrainSpec.seed,
+        window_rows: int | None = TrainSpec.window_rows,
         steps_per_batch: int = 1,
     ) -> None:
         """Choose the rows; the features are loaded by `setup`.
@@ -151,6 +173,7 @@ class FeatureDataModule(pl.LightningDataModule):
                 cache's own split "val".
             split_seed: Seeds the choice of those rows.
             seed: Seeds the order of the batches.
+            window_rows: Keep only so many training rows in memory, and shuffle within them.
             steps_per_batch: With more than 1, training batches are SuperBatches of so many steps,
                 for `HeadModule`.
 
@@ -164,12 +187,17 @@ class FeatureDataModule(pl.LightningDataModule):
         self.train_split, self.train_rows, self.val_split, self.val_rows = training_rows(
             self.cache, val_fraction=val_fraction, split_seed=split_seed
         )
-        self.sampler = EpochOrder(self.train_rows, seed=seed)
+        self.window_rows = window_rows
+        self.sampler = EpochOrder(self.train_rows, seed=seed, window_rows=window_rows)
         self.residence: Choice[str] | None = None
         self._loaded: dict[str, FeatureRows] = {}
 
     def choose_residence(self, device: torch.device) -> Choice[str]:
         """Choose, once, where the features stay."""
+        if self.window_rows is not None:
+            n = len(windows_of(self.train_rows, self.window_rows))
+            why = f"{n} windows of {self.window_rows} rows, shuffled within each, as asked for"
+            self.residence = Choice("file", why)
         if self.residence is None:
             self.residence = pick_residence(self.cache, device=device)
         return self.residence
@@ -196,6 +224,16 @@ class FeatureDataModule(pl.LightningDataModule):
                 f"{', '.join(self.cache.splits)}."
             )
         residence = self.choose_residence(device).value
+        if self.window_rows is not None and split == self.train_split:
+            require_labels(self.cache, split)
+            self._loaded[split] = WindowedRows(
+                self.cache[split],
+                torch.from_numpy(self.cache[split].labels).to(device),
+                n=self.window_rows,
+                device=device,
+                prepare=preprocessor_of(self.cache, split, device),
+            )
+            return
         self._loaded[split] = load_rows(self.cache, split, device=device, residence=residence)
 
     @property

@@ -46,11 +46,15 @@ class FeatureRows:
         Returns:
             (B, D) float32 and (B,) int64 on `device`.
         """
-        batch = self.features.index_select(0, rows.to(self.features.device)).to(self.device)
+        batch = self.gather(rows).to(self.device)
         labels = self.labels.index_select(0, rows.to(self.device))
         if self.prepare is not None:
             return self.prepare(batch).flatten(1), labels
         return batch.float(), labels
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Copy rows from where the features are."""
+        return self.features.index_select(0, rows.to(self.features.device))
 
 
 def pick_residence(cache: Cache, *, device: torch.device) -> Choice[str]:
@@ -91,6 +95,19 @@ def load_rows(cache: Cache, split: str, *, device: torch.device, residence: str)
         CorruptError: If a label names no class.
     """
     rows = cache[split]
+    require_labels(cache, split)
+    features = mapped_rows(rows) if residence == "file" else _copied(rows, device, residence)
+    labels = torch.from_numpy(rows.labels).to(device)
+    return FeatureRows(features, labels, device, preprocessor_of(cache, split, device))
+
+
+def require_labels(cache: Cache, split: str) -> None:
+    """Refuse labels that name no class.
+
+    Raises:
+        CorruptError: If there are any.
+    """
+    rows = cache[split]
     n_classes = len(cache.class_names)
     wrong = np.flatnonzero((rows.labels < 0) | (rows.labels >= n_classes))
     if len(wrong):
@@ -99,12 +116,14 @@ def load_rows(cache: Cache, split: str, *, device: torch.device, residence: str)
             f"0..{n_classes - 1} (row {wrong[0]} has {rows.labels[wrong[0]]}). Nothing was "
             f"trained. Extract it again."
         )
-    features = _mapped(rows) if residence == "file" else _copied(rows, device, residence)
-    prepare = None
-    if rows.features.dtype == np.uint8:
-        size = (rows.features.shape[1], rows.features.shape[2])
-        prepare = BatchPreprocessor(preprocess_of(cache), size, device)
-    return FeatureRows(features, torch.from_numpy(rows.labels).to(device), device, prepare)
+
+
+def preprocessor_of(cache: Cache, split: str, device: torch.device) -> BatchPreprocessor | None:
+    """Make what turns stored pixels into numbers; None for features."""
+    shape = cache[split].features.shape
+    if cache[split].features.dtype != np.uint8:
+        return None
+    return BatchPreprocessor(preprocess_of(cache), (shape[1], shape[2]), device)
 
 
 def n_inputs(cache: Cache) -> int:
@@ -203,7 +222,8 @@ def _free(device: str) -> int:
     return max(0, free_memory_bytes(device) - _RESERVED_BYTES)
 
 
-def _mapped(rows: CacheSplit) -> Tensor:
+def mapped_rows(rows: CacheSplit) -> Tensor:
+    """Map the features of a split: nothing is read before it is used."""
     # "c" maps privately: the file is never written, and torch has the writable memory it wants.
     mapped = rows.features
     path, offset = mapped.filename, mapped.offset  # type: ignore[attr-defined]
@@ -211,7 +231,7 @@ def _mapped(rows: CacheSplit) -> Tensor:
 
 
 def _copied(rows: CacheSplit, device: torch.device, residence: str) -> Tensor:
-    source = _mapped(rows)
+    source = mapped_rows(rows)
     where = device if residence == "gpu" else torch.device("cpu")
     resident = torch.empty(source.shape, dtype=source.dtype, device=where)
     for start in range(0, len(source), _ROWS_PER_COPY):

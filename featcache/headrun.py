@@ -112,13 +112,16 @@ class HeadJob:
                 batch_size=train.batch_size,
                 val_fraction=train.val_fraction,
                 split_seed=train.split_seed,
+                window_rows=train.window_rows,
                 steps_per_batch=_STEPS_PER_BATCH_PIXELS if is_pixels else _STEPS_PER_BATCH,
             )
             require_sound(self.cache.path)
             residence = self._batches.choose_residence(torch.device(self.device))
             self.choices["features"] = f"{residence.value} ({residence.why})"
             self.note(f"features stay in {residence.value}: {residence.why}")
-        self._batches.sampler = EpochOrder(self._batches.train_rows, seed=train.seed_of_order)
+        self._batches.sampler = EpochOrder(
+            self._batches.train_rows, seed=train.seed_of_order, window_rows=train.window_rows
+        )
         return self._batches
 
     def _resumed(self, folder: Path) -> Path | None:

@@ -165,10 +165,12 @@ def reproduce(
         )
         if extracted.n_rows_computed:
             table.remember(extracted.fingerprint, extracted.images_per_s)
+        training = asdict(replace(recipe.train, seed=seed))
+        del training["window_rows"]  # follows from train_head's max_memory
         trained = train_head(
             extracted.path,
             **asdict(recipe.head),
-            **asdict(replace(recipe.train, seed=seed)),
+            **training,
             seeds=seeds,
             device=device,
             cache_dir=cache_dir,

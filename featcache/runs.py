@@ -22,8 +22,9 @@ _PARTIAL = ".partial"
 def run_path(runs_dir: Path, cache: Cache, head: HeadSpec, train: TrainSpec) -> Path:
     """Name the folder of a run; the 8 hex digits hash its cache, its head and its training."""
     training = asdict(train)
-    if train.order_seed is None:
-        del training["order_seed"]
+    for name in ("order_seed", "window_rows"):
+        if training[name] is None:
+            del training[name]
     identity = {"cache": cache.fingerprint, "head": asdict(head), "train": training}
     backbone = cache.identity["backbone"]
     name = f"{backbone}-{head.reg}-{fingerprint(identity)[:8]}"

@@ -203,6 +203,7 @@ class TrainSpec:
         select: Keep the weights of the "last" epoch, or of the "best" by val_loss.
         seed: Seeds initial weights, order of batches and dropout.
         order_seed: Seeds the order of batches apart, as a sweep does whose heads share them.
+        window_rows: Keep only so many training rows in memory, and shuffle within them.
     """
 
     lr: float = 1e-5
@@ -215,6 +216,7 @@ class TrainSpec:
     select: str = "last"
     seed: int = 0
     order_seed: int | None = None
+    window_rows: int | None = None
 
     def __post_init__(self) -> None:
         if self.order_seed == self.seed:

@@ -15,7 +15,7 @@ import torch
 from featcache.bank import BYTES_PER_PARAMETER, Member
 from featcache.bankrun import BankRun, Entry, SweepProgressCallback
 from featcache.checkpoint import replace_file
-from featcache.datamodule import EpochOrder, FeatureDataModule
+from featcache.datamodule import FeatureDataModule
 from featcache.errors import UsageError
 from featcache.features import n_inputs
 from featcache.metrics import Spread
@@ -24,7 +24,7 @@ from featcache.runs import RUNS_DIR, run_path
 from featcache.runtime import free_memory_bytes, pick_device
 from featcache.specs import CONSTANTS, USED_BY, ExtractSpec, HeadSpec, TrainSpec, fingerprint
 from featcache.store import Cache, human_bytes, locked, named_failures, require_sound
-from featcache.training import the_cache
+from featcache.training import fitting_window, the_cache
 
 NoteCallback = Callable[[str], None]
 
@@ -99,6 +99,7 @@ def sweep(
     select: str = TrainSpec.select,
     seed: int = TrainSpec.seed,
     seeds: int = 1,
+    max_memory: int | None = None,
     device: str = ExtractSpec.device,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     runs_dir: str | os.PathLike[str] = RUNS_DIR,
@@ -131,6 +132,7 @@ def sweep(
         select: "last" or "best".
         seed: The first seed of each setting, and the seed of the order of batches.
         seeds: Heads per setting, with seeds from `seed` on.
+        max_memory: Bytes of features to keep in memory, as for `train_head`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         cache_dir: Folder of all caches.
         runs_dir: Folder of all runs.
@@ -168,6 +170,8 @@ def sweep(
     if not settings:
         raise UsageError("The grid has no setting. Give at least one --reg, --hidden and --lr.")
     opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir))
+    window = fitting_window(opened, base, max_memory)
+    settings = [(head, replace(train, window_rows=window)) for head, train in settings]
     chosen = pick_device(device)
     note(f"cache {opened.path}")
     note(f"device {chosen.value}: {chosen.why}")
@@ -183,9 +187,13 @@ def sweep(
     stem = _stem(grid)
     pending = [e for entries in grid for e in entries if not e.path.exists()]
     batches = FeatureDataModule(
-        opened, batch_size=batch_size, val_fraction=val_fraction, split_seed=split_seed
+        opened,
+        batch_size=batch_size,
+        val_fraction=val_fraction,
+        split_seed=split_seed,
+        seed=seed,
+        window_rows=window,
     )
-    batches.sampler = EpochOrder(batches.train_rows, seed=seed)
     on_device = torch.device(chosen.value)
     stem.parent.mkdir(parents=True, exist_ok=True)
     with locked(stem), named_failures(stem, kept="The heads of the last epoch are kept."):

@@ -17,6 +17,7 @@ from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
 from featcache.store import Cache, find_cache, find_cache_of, open_cache
 from featcache.trainer import TrainProgressCallback
 from featcache.trunks import check_backbone_name
+from featcache.windows import window_rows
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def train_head(
     seed: int = TrainSpec.seed,
     order_seed: int | None = TrainSpec.order_seed,
     seeds: int = 1,
+    max_memory: int | None = None,
     device: str = ExtractSpec.device,
     resume: bool = True,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
@@ -92,6 +94,8 @@ def train_head(
         seed: Seeds initial weights, order of batches and dropout.
         order_seed: Seeds the order of batches apart.
         seeds: Train this many heads, with seeds from `seed` on.
+        max_memory: Bytes of features to keep in memory; where there are more, windows of the file
+            are read one after the other and shuffled within. None keeps all where they fit.
         device: "auto", "cpu", "cuda" or "cuda:N".
         resume: Go on with a run that was stopped; else it starts again.
         cache_dir: Folder of all caches.
@@ -133,6 +137,7 @@ def train_head(
     if seeds < 1:
         raise UsageError(f"--seeds is {seeds}, but must be at least 1.")
     opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir))
+    train = replace(train, window_rows=fitting_window(opened, train, max_memory))
     chosen = pick_device(device)
     note(f"cache {opened.path}")
     note(f"device {chosen.value}: {chosen.why}")
@@ -152,6 +157,13 @@ def train_head(
 
 def _silent(_: object) -> None:
     pass
+
+
+def fitting_window(cache: Cache, train: TrainSpec, max_memory: int | None) -> int | None:
+    """Choose the window that fits into `max_memory` bytes; None if none is needed."""
+    if max_memory is None or "train" not in cache.splits:
+        return None
+    return window_rows(cache, split="train", batch_size=train.batch_size, max_bytes=max_memory)
 
 
 def the_cache(

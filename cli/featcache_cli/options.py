@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -14,6 +15,12 @@ DataDirOption = Annotated[str, typer.Option(help="Folder of downloaded datasets.
 ImageSizeOption = Annotated[int, typer.Option(help="Side of the trunk's input, in pixels.")]
 RunsDirOption = Annotated[str, typer.Option(help="Folder of all runs.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+MaxMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory for features, like 8GB; more are read in windows.  [default: what is free]"
+    ),
+]
 CacheArgument = Annotated[
     str, typer.Argument(help="A cache file, or part of its name as `cache ls` shows it.")
 ]
@@ -60,6 +67,19 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
         raise UsageError(
             f"{option} is {text!r}, but must be numbers with commas between, like 0.5,0.3."
         ) from err
+
+
+def n_bytes(option: str, text: str) -> int:
+    """Read "8GB" as 8,000,000,000; kB, MB, GB and TB, or bytes.
+
+    Raises:
+        UsageError: If it is no such size.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *(k|M|G|T|)B?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"{option} is {text!r}, but must be a size like 500MB or 8GB.")
+    number, unit = found.groups()
+    return int(float(number) * 1000 ** ["", "k", "m", "g", "t"].index(unit.lower()))
 
 
 def _parts(text: str) -> list[str]:

@@ -20,7 +20,9 @@ from featcache_cli.options import (
     CacheDirOption,
     DeviceOption,
     JsonOption,
+    MaxMemoryOption,
     RunsDirOption,
+    n_bytes,
     numbers,
     whole_numbers,
 )
@@ -85,6 +87,7 @@ def sweep(
         int, typer.Option(help="The first seed, and the seed of the order of batches.")
     ] = TrainSpec.seed,
     seeds: Annotated[int, typer.Option(help="Heads per setting: seed, seed+1, ...")] = 1,
+    max_memory: MaxMemoryOption = None,
     device: DeviceOption = ExtractSpec.device,
     cache_dir: CacheDirOption = ExtractSpec.cache_dir,
     runs_dir: RunsDirOption = "runs",
@@ -117,6 +120,7 @@ def sweep(
         select=select,
         seed=seed,
         seeds=seeds,
+        max_memory=None if max_memory is None else n_bytes("--max-memory", max_memory),
         device=device,
         cache_dir=cache_dir,
         runs_dir=runs_dir,

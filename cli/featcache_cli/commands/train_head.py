@@ -19,7 +19,9 @@ from featcache_cli.options import (
     CacheDirOption,
     DeviceOption,
     JsonOption,
+    MaxMemoryOption,
     RunsDirOption,
+    n_bytes,
     numbers,
     whole_numbers,
 )
@@ -85,6 +87,7 @@ def train_head(
         int | None, typer.Option(help="Seeds the order of batches apart.  [default: the seed]")
     ] = TrainSpec.order_seed,
     seeds: Annotated[int, typer.Option(help="Train this many heads: seed, seed+1, ...")] = 1,
+    max_memory: MaxMemoryOption = None,
     device: DeviceOption = ExtractSpec.device,
     resume: Annotated[
         bool, typer.Option(help="Go on with a run that was stopped, or start it again.")
@@ -121,6 +124,7 @@ def train_head(
         seed=seed,
         order_seed=order_seed,
         seeds=seeds,
+        max_memory=None if max_memory is None else n_bytes("--max-memory", max_memory),
         device=device,
         resume=resume,
         cache_dir=cache_dir,
