@@ -19,7 +19,9 @@ from featcache.datamodule import stream_seed
 from featcache.heads import build_head
 from featcache.specs import HeadSpec
 
-BYTES_PER_PARAMETER = 16  # float32: the parameter, its gradient, Adam's two moments
+# float32: the parameter, its gradient, Adam's two moments; and copies of all but the gradient, on
+# the CPU, while an epoch is kept.
+BYTES_PER_PARAMETER = 32
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,14 @@ class HeadBank:
         Returns:
             (K,) losses, before the step: cross-entropy, and the L1 penalty where there is one.
         """
-        outputs = self._forward(features, self._masks.draw(len(labels)))
+        masks = self._masks.draw(len(labels))
+        outputs = self._forward(features, masks)
         logits = outputs.pop()
         log_p = logits.log_softmax(1)
         target = labels.expand(len(self.members), 1, -1)
         losses = -log_p.gather(1, target).mean((1, 2))
         delta = log_p.exp_().scatter_add_(1, target, -torch.ones_like(target, dtype=log_p.dtype))
-        self._backward(features, outputs, delta.div_(len(labels)))
+        self._backward(features, outputs, masks, delta.div_(len(labels)))
         losses = self._penalise(losses)
         self._adam.step()
         self._n_steps += 1
@@ -147,10 +150,15 @@ class HeadBank:
                 if masks:
                     output[-len(masks[i]) :].mul_(masks[i])
             outputs.append(output)
-        self._drawn = masks
         return outputs
 
-    def _backward(self, features: Tensor, hidden: Sequence[Tensor], delta: Tensor) -> None:
+    def _backward(
+        self,
+        features: Tensor,
+        hidden: Sequence[Tensor],
+        masks: Sequence[Tensor] | None,
+        delta: Tensor,
+    ) -> None:
         """Write all gradients; `delta` is the loss's derivative by the logits."""
         layers = list(self._layers(self._parameters))
         gradients = list(self._layers(self._gradients))
@@ -164,9 +172,8 @@ class HeadBank:
             delta = torch.bmm(layers[i][0].transpose(1, 2), delta)
             # What dropout zeroed has no gradient either, so its output stands for ReLU's here.
             delta.masked_fill_(hidden[i - 1] == 0, 0)
-            if self._drawn:
-                masks = self._drawn[i - 1]
-                delta[-len(masks) :].mul_(masks)
+            if masks:
+                delta[-len(masks[i - 1]) :].mul_(masks[i - 1])
 
     def _penalise(self, losses: Tensor) -> Tensor:
         """Add the L1 penalties to the losses, and their derivatives to the gradients."""
@@ -238,12 +245,13 @@ class _DropoutMasks:
     def _draw(
         self, ps: Sequence[float], generator: torch.Generator, batch_size: int
     ) -> list[Tensor]:
-        return [
-            torch.empty(batch_size, width, device=self.device)
-            .bernoulli_(1 - p, generator=generator)
-            .div_(1 - p)
-            for width, p in zip(self.widths, ps, strict=True)
-        ]
+        masks = []
+        for width, p in zip(self.widths, ps, strict=True):
+            mask = torch.ones(batch_size, width, device=self.device)
+            if p:  # without it `nn.Dropout` draws nothing
+                mask.bernoulli_(1 - p, generator=generator).div_(1 - p)
+            masks.append(mask)
+        return masks
 
 
 def _order(member: Member) -> tuple[Any, ...]:

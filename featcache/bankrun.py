@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from featcache.runfiles import figures_of, finish_folder, head_of, write_figures
 from featcache.runs import partial_run
 from featcache.runtime import freed_memory_kept
 from featcache.specs import TrainSpec
+from featcache.store import locked
 
 _STEPS_PER_TOLD = 16
 
@@ -32,7 +33,7 @@ class SweepProgress:
     """How far a sweep is.
 
     Attributes:
-        n_heads: Heads that are to be trained.
+        n_heads: Heads of this pass.
         n_finished: Those that are done.
         epoch: Epochs that the others have seen.
         max_epochs: Epochs at most.
@@ -83,7 +84,7 @@ class Entry:
     best: Sequence[Tensor] | None = None
     problem: str = ""
 
-    def judge(self, losses: Tensor, sizes: Tensor, val_loss: float, val_acc: float) -> None:
+    def judge(self, losses: Tensor, sizes: Tensor, *, val_loss: float, val_acc: float) -> None:
         """Enter an epoch: the losses and sizes of its steps, and its validation."""
         n_before = int(self.history[-1]["step"]) if self.history else 0
         wrong = (~losses.isfinite()).nonzero()
@@ -101,6 +102,10 @@ class Entry:
             self.waited_from, self.n_waited = val_loss, 0
         else:
             self.n_waited += 1
+
+    def kept(self) -> dict[str, Any]:
+        """Give what a checkpoint keeps of it."""
+        return {name: getattr(self, name) for name in _KEPT}
 
     @property
     def is_done(self) -> bool:
@@ -120,34 +125,38 @@ class BankRun:
         *,
         device: torch.device,
         checkpoint: Path,
+        kept: Mapping[str, Any] | None,
+        broken: dict[str, dict[str, Any]],
         on_progress: SweepProgressCallback,
     ) -> None:
-        """Take heads that share all but head, learning rate and seed; go on from a checkpoint.
+        """Take heads that share all but head, learning rate and seed.
 
         Args:
             entries: The heads, none of which is finished.
             batches: The features; its sampler gives the order.
             device: Where to train.
-            checkpoint: File that keeps the heads after each epoch; what it holds of them is taken.
+            checkpoint: File that keeps the heads after each epoch.
+            kept: What it holds of these heads, to go on from; None starts them.
+            broken: What is known of heads that broke off; kept along, and added to.
             on_progress: Called after every few steps.
         """
         self.alive = list(entries)
         self.finished: list[Entry] = []
+        self.broken = broken
         self.batches = batches
         self.device = device
         self.checkpoint = checkpoint
         self.on_progress = on_progress
         self.epoch = 0
-        states = self._restored()
-        self._build(self._initial() if states is None else states)
+        self._build(self._initial() if kept is None else self._restored(kept))
 
-    def run(self) -> list[Entry]:
+    def run(self) -> None:
         """Train all heads to their ends.
 
         Raises:
             InterruptedRunError: On Ctrl-C; all heads are kept as of the last whole epoch.
         """
-        n_heads = len(self.alive) + len(self.finished)
+        n_heads = len(self.alive)
         self._started, self._n_before = time.perf_counter(), self.epoch * self._n_steps
         try:
             with torch.no_grad(), freed_memory_kept():
@@ -159,8 +168,6 @@ class BankRun:
                 f"Stopped. {len(self.finished)} of {n_heads} heads are finished, {kept}. The same "
                 f"command goes on from there."
             ) from err
-        self.checkpoint.unlink(missing_ok=True)
-        return self.finished
 
     def _run_epoch(self, n_heads: int) -> None:
         started = time.perf_counter()
@@ -178,9 +185,7 @@ class BankRun:
             sizes.append(len(labels))
             if i % _STEPS_PER_TOLD == 0:
                 self._tell(n_heads, i + 1)
-        self.epoch += 1
-        for bank, of_bank in losses.items():
-            self._judge(bank, torch.stack(of_bank).cpu(), torch.tensor(sizes))
+        self._judge({b: torch.stack(of_bank).cpu() for b, of_bank in losses.items()}, sizes)
         seconds = time.perf_counter() - started
         for entry in self.alive:
             entry.seconds += seconds / len(self.alive)
@@ -193,23 +198,30 @@ class BankRun:
             self.alive = [entry for entry in self.alive if not entry.is_done]
             self._build({e.member.key: states[e.member.key] for e in self.alive})
         self._save({e.member.key: states[e.member.key] for e in self.alive})
+        self.epoch += 1
 
-    def _judge(self, bank: HeadBank, losses: Tensor, sizes: Tensor) -> None:
-        n_heads = len(bank.members)
-        loss = torch.zeros(n_heads, dtype=torch.float64)
-        n_right = torch.zeros(n_heads, dtype=torch.int64)
+    def _judge(self, losses: Mapping[HeadBank, Tensor], sizes: Sequence[int]) -> None:
+        """Validate all heads, and enter the epoch into their histories."""
+        summed = {bank: torch.zeros(len(bank.members), dtype=torch.float64) for bank in losses}
+        n_right = {bank: torch.zeros(len(bank.members)) for bank in losses}
         n = 0
         for features, labels in self.batches.val_dataloader():
-            logits = bank.logits(features)
-            target = labels.expand(n_heads, -1)
-            each = nn.functional.cross_entropy(logits, target, reduction="none")
-            loss += each.sum(1).double().cpu()
-            n_right += (logits.argmax(1) == target).sum(1).cpu()
             n += len(labels)
+            for bank in losses:
+                logits = bank.logits(features)
+                target = labels.expand(len(bank.members), -1)
+                each = nn.functional.cross_entropy(logits, target, reduction="none")
+                summed[bank] += each.sum(1).double().cpu()
+                n_right[bank] += (logits.argmax(1) == target).sum(1).cpu()
         by_key = {entry.member.key: entry for entry in self.alive}
-        for k, member in enumerate(bank.members):
-            figures = float(loss[k] / n), float(n_right[k] / n)
-            by_key[member.key].judge(losses[:, k], sizes, *figures)
+        for bank, of_bank in losses.items():
+            for k, member in enumerate(bank.members):
+                by_key[member.key].judge(
+                    of_bank[:, k],
+                    torch.tensor(sizes),
+                    val_loss=float(summed[bank][k] / n),
+                    val_acc=float(n_right[bank][k] / n),
+                )
 
     def _keep_best(self, states: Mapping[str, MemberState]) -> None:
         for entry in self.alive:
@@ -222,7 +234,8 @@ class BankRun:
     def _finish(self, entry: Entry, parameters: Sequence[Tensor]) -> None:
         """Write the folder of a run, like any other; one that broke off has none."""
         self.finished.append(entry)
-        if entry.problem or entry.path.exists():
+        if entry.problem:
+            self.broken[entry.member.key] = entry.kept()
             return
         figures = figures_of(entry.train, entry.history, seconds=entry.seconds)
         n_epochs = figures["n_epochs"]
@@ -234,17 +247,22 @@ class BankRun:
             spec, n_features=n_inputs(cache), n_classes=len(cache.class_names), seed=0
         )
         state = dict(zip(module.state_dict(), parameters, strict=True))
-        rows = self.batches.n_rows
-        folder = partial_run(entry.path)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        save_head(folder, head_of(cache, spec, entry.train, state, rows=rows, n_epochs=n_epochs))
-        write_metrics(folder, entry.history)
-        write_figures(folder, figures)
-        finish_folder(folder, entry.path)
+        head = head_of(cache, spec, entry.train, state, rows=self.batches.n_rows, n_epochs=n_epochs)
+        # A LockedError stops the sweep: somebody trains this very head, and will have it soon.
+        with locked(entry.path):
+            if not entry.path.exists():
+                folder = partial_run(entry.path)
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                save_head(folder, head)
+                write_metrics(folder, entry.history)
+                write_figures(folder, figures)
+                finish_folder(folder, entry.path)
+            entry.path.with_name(entry.path.name + ".lock").unlink(missing_ok=True)
 
     def _build(self, states: Mapping[str, MemberState]) -> None:
         """Put the heads side by side, those of one shape in one bank."""
+        self._banks: list[HeadBank] = []  # never the old ones beside the new
         by_shape: dict[tuple[int, ...], list[Member]] = {}
         for entry in self.alive:
             by_shape.setdefault(entry.member.spec.hidden, []).append(entry.member)
@@ -262,28 +280,18 @@ class BankRun:
         }
 
     def _save(self, states: Mapping[str, MemberState]) -> None:
-        broken = [entry for entry in self.finished if entry.problem]
-        kept = {
-            entry.member.key: {name: getattr(entry, name) for name in _KEPT}
-            for entry in (*self.alive, *broken)
+        content = {
+            "epoch": self.epoch + 1,
+            "heads": {entry.member.key: entry.kept() for entry in self.alive},
+            "states": {key: vars(state) for key, state in states.items()},
+            "broken": self.broken,
         }
-        tensors = {key: vars(state) for key, state in states.items()}
-        content = io.BytesIO()
-        torch.save({"epoch": self.epoch, "heads": kept, "states": tensors}, content)
-        replace_file(self.checkpoint, content.getvalue())
+        replace_file(self.checkpoint, lambda file: torch.save(content, file))
 
-    def _restored(self) -> dict[str, MemberState] | None:
-        """Take up the heads that the checkpoint holds, if it holds all of them."""
-        if not self.checkpoint.exists():
-            return None
-        kept = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        if not all(entry.member.key in kept["heads"] for entry in self.alive):
-            return None
+    def _restored(self, kept: Mapping[str, Any]) -> dict[str, MemberState]:
         self.epoch = kept["epoch"]
         for entry in self.alive:
             vars(entry).update(kept["heads"][entry.member.key])
-        self.finished = [entry for entry in self.alive if entry.problem]
-        self.alive = [entry for entry in self.alive if not entry.problem]
         return {key: MemberState(**tensors) for key, tensors in kept["states"].items()}
 
     @property

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import pickle
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -162,8 +163,12 @@ def load_head(path: str | os.PathLike[str]) -> TrainedHead:
     return head
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Write a file so that it is there whole or as it was before, whatever happens.
+
+    Args:
+        path: The file.
+        content: What it will hold, or what writes that into an open file.
 
     Raises:
         StorageError: If the file cannot be written; DiskFullError if there is no room.
@@ -172,12 +177,37 @@ def replace_file(path: Path, content: bytes) -> None:
     with named_failures(path, kept="What was there before is as it was."):
         try:
             with new.open("wb") as file:
-                file.write(content)
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    content(file)
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(path)
         finally:
             new.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path, names: Sequence[str], *, way_out: str) -> dict[str, Any]:
+    """Read one of our own checkpoints, running no code from it.
+
+    Args:
+        path: The file.
+        names: What it must hold.
+        way_out: What to do if it cannot be read.
+
+    Raises:
+        CorruptError: If it cannot be read.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        for name in names:
+            checkpoint[name]
+    except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.PickleError) as err:
+        raise CorruptError(
+            f"{path} is damaged ({type(err).__name__}). Nothing was changed. {way_out}"
+        ) from err
+    return checkpoint
 
 
 def versions() -> dict[str, str]:

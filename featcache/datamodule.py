@@ -188,6 +188,8 @@ class FeatureDataModule(pl.LightningDataModule):
             self.cache, val_fraction=val_fraction, split_seed=split_seed
         )
         self.window_rows = window_rows
+        if window_rows is not None:
+            self.val_rows = self.val_rows.sort().values  # one reading of the file
         self.sampler = EpochOrder(self.train_rows, seed=seed, window_rows=window_rows)
         self.residence: Choice[str] | None = None
         self._loaded: dict[str, FeatureRows] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,9 +12,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Timer
 
-from featcache.checkpoint import TrainedHead, save_head
+from featcache.checkpoint import TrainedHead, read_checkpoint, save_head
 from featcache.datamodule import EpochOrder, FeatureDataModule
-from featcache.errors import CorruptError, InterruptedRunError, NonFiniteError
+from featcache.errors import InterruptedRunError, NonFiniteError
 from featcache.features import n_inputs
 from featcache.headmodule import HeadModule
 from featcache.runfiles import (
@@ -43,9 +42,9 @@ from featcache.trainer import (
 from featcache.trunks import PIXELS
 
 NoteCallback = Callable[[str], None]
+_Kind = TypeVar("_Kind", bound=Callback)
 # One Lightning step costs 1 to 2 ms beside its optimiser steps; pixels take so long themselves that
 # progress would come too rarely.
-_Kind = TypeVar("_Kind", bound=Callback)
 _STEPS_PER_BATCH, _STEPS_PER_BATCH_PIXELS = 64, 4
 
 
@@ -77,10 +76,7 @@ class HeadJob:
         """Train one head, or find it trained."""
         path = run_path(self.runs_dir, self.cache, self.head, train)
         if path.exists():
-            run = read_run(path)
-            if run.test_acc is None and has_test_rows(self.cache):  # a sweep left it untested
-                run = tested(run, self._features(train), device=torch.device(self.device))
-            return run
+            return self._found(path, train)
         batches = self._features(train)
         with named_failures(path, kept="The last epoch that was saved is kept."):
             return self._run(path, train, batches)
@@ -89,7 +85,7 @@ class HeadJob:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path):
             if path.exists():  # another process finished it meanwhile
-                return read_run(path)
+                return self._found(path, train)
             folder = partial_run(path)
             resumed = self._resumed(folder)
             if resumed is None:
@@ -102,6 +98,12 @@ class HeadJob:
             finish_folder(folder, path)
             path.with_name(path.name + ".lock").unlink(missing_ok=True)
         return replace(read_run(path), outcome="resumed" if resumed else "trained")
+
+    def _found(self, path: Path, train: TrainSpec) -> HeadRun:
+        run = read_run(path)
+        if run.test_acc is None and has_test_rows(self.cache):  # a sweep left it untested
+            run = tested(run, self._features(train), device=torch.device(self.device))
+        return run
 
     def _features(self, train: TrainSpec) -> FeatureDataModule:
         """Check the cache and make its features resident, once; the order is the seed's."""
@@ -215,17 +217,5 @@ def _callback(trainer: pl.Trainer, kind: type[_Kind]) -> _Kind:
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read one of our own checkpoints, running no code from it.
-
-    Raises:
-        CorruptError: If it cannot be read.
-    """
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["epoch"], checkpoint["state_dict"]
-    except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.PickleError) as err:
-        raise CorruptError(
-            f"{path} is damaged ({type(err).__name__}). Nothing was changed. Remove the folder "
-            f"{path.parent} to start again."
-        ) from err
-    return checkpoint
+    way_out = f"Remove the folder {path.parent} to start again."
+    return read_checkpoint(path, ("epoch", "state_dict"), way_out=way_out)

@@ -17,6 +17,7 @@ from featcache.sides import Sides, Trained, spaced
 FEATURE_TOLERANCE = 1e-4
 LOSS_TOLERANCE = 1e-4
 AGREEMENT = 0.999
+ACCURACY_TOLERANCE = 0.001
 _N_FEATURES_CHECKED = 64
 
 
@@ -75,9 +76,8 @@ class NotebookComparison:
 def compare_features(sides: Sides) -> list[ParityCheck]:
     """Level 1: rows against fresh forwards, one image at a time."""
     model = whole_model(sides.cache.identity["backbone"], sides.trunk, nn.Identity())
-    largest = difference = 0.0
-    cosine = 1.0
-    n_rows = n_labels = 0
+    largest, differences, cosines = [], [], []
+    n_labels = 0
     for name, split in sides.cache.splits.items():
         n_labels += int((split.labels != sides.dataset.splits[name].labels).sum())
         rows = spaced(valid_rows(split), _N_FEATURES_CHECKED)
@@ -86,13 +86,13 @@ def compare_features(sides: Sides) -> list[ParityCheck]:
             with torch.inference_mode():
                 fresh = model(images[i][0][None])[0].double().numpy()
             cached = split.features[row].astype(np.float64)
-            largest = max(largest, float(np.abs(fresh).max()))
-            difference = max(difference, float(np.abs(fresh - cached).max()))
+            largest.append(np.abs(fresh).max())
+            differences.append(np.abs(fresh - cached).max())
             norms = np.linalg.norm(fresh) * np.linalg.norm(cached)
-            cosine = min(cosine, float(fresh @ cached / norms) if norms else 0.0)
-            n_rows += 1
-    detail = f"{n_rows} images, one at a time; least cosine {cosine:.9f}"
-    relative = difference / largest if largest else float("nan")
+            cosines.append(fresh @ cached / norms if norms else 0.0)
+    # NaN goes through numpy's max and min, not through Python's.
+    detail = f"{len(largest)} images, one at a time; least cosine {np.min(cosines):.9f}"
+    relative = float(np.max(differences) / np.max(largest)) if np.any(largest) else float("nan")
     return [
         ParityCheck(
             1, "largest difference / largest feature", relative, FEATURE_TOLERANCE, False, detail
@@ -150,7 +150,7 @@ def compare_results(sides: Sides, trainings: Sequence[tuple[Trained, Trained]]) 
         3,
         "difference of mean test_acc",
         difference,
-        1 - AGREEMENT,
+        ACCURACY_TOLERANCE,
         False,
         f"{told}, n {len(trainings)}",
     )

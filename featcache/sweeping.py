@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
@@ -14,7 +15,7 @@ import torch
 
 from featcache.bank import BYTES_PER_PARAMETER, Member
 from featcache.bankrun import BankRun, Entry, SweepProgressCallback
-from featcache.checkpoint import replace_file
+from featcache.checkpoint import read_checkpoint, replace_file
 from featcache.datamodule import FeatureDataModule
 from featcache.errors import UsageError
 from featcache.features import n_inputs
@@ -61,7 +62,7 @@ class SweepResult:
         test_acc: Of the first setting's heads; None if the cache has no split "test".
         test_loss: Of the first setting's heads.
         n_trained: Heads that this call trained; the others were there.
-        seconds: Wall time of their training, all passes.
+        seconds: Wall time of this call's training, all passes.
         cache: The cache.
         json: The table as a file.
         markdown: The table as a file.
@@ -167,6 +168,7 @@ def sweep(
     if seeds < 1:
         raise UsageError(f"--seeds is {seeds}, but must be at least 1.")
     settings = [(head, replace(base, lr=rate).settled(head)) for head, rate in product(heads, lr)]
+    settings = list(dict.fromkeys(settings))
     if not settings:
         raise UsageError("The grid has no setting. Give at least one --reg, --hidden and --lr.")
     opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir))
@@ -197,22 +199,37 @@ def sweep(
     on_device = torch.device(chosen.value)
     stem.parent.mkdir(parents=True, exist_ok=True)
     with locked(stem), named_failures(stem, kept="The heads of the last epoch are kept."):
+        require_sound(opened.path)
         if pending:
-            require_sound(opened.path)
             residence = batches.choose_residence(on_device)
             choices["features"] = f"{residence.value} ({residence.why})"
             note(f"features stay in {residence.value}: {residence.why}")
             for split in {batches.train_split, batches.val_split}:
                 batches.load(split, on_device)
-        passes = list(_passes(pending, opened, device=chosen.value, note=note))
-        for entries in passes:
-            BankRun(
-                entries,
-                batches,
-                device=on_device,
-                checkpoint=stem.with_name(stem.name + ".partial"),
-                on_progress=on_progress or (lambda _: None),
-            ).run()
+        started = time.perf_counter()
+        checkpoint = stem.with_name(stem.name + ".partial")
+        kept = _read(checkpoint) if pending else None
+        broken = kept["broken"] if kept else {}
+        for entry in pending:
+            vars(entry).update(broken.get(entry.member.key, {}))
+        pending = [entry for entry in pending if not entry.problem]
+        first = [entry for entry in pending if kept and entry.member.key in kept["heads"]]
+        if kept and first:
+            note(f"going on with {len(first)} heads after epoch {kept['epoch']}")
+        later = [entry for entry in pending if entry not in first]
+        for entries in (first, *_passes(later, opened, device=chosen.value, note=note)):
+            if entries:
+                BankRun(
+                    entries,
+                    batches,
+                    device=on_device,
+                    checkpoint=checkpoint,
+                    kept=kept if entries is first else None,
+                    broken=broken,
+                    on_progress=on_progress or (lambda _: None),
+                ).run()
+        checkpoint.unlink(missing_ok=True)
+        seconds = time.perf_counter() - started
         rows = sorted((_setting(entries) for entries in grid), key=_rank)
         chosen_runs = _test(rows[0], batches, on_device)
         result = SweepResult(
@@ -220,7 +237,7 @@ def sweep(
             test_acc=_spread([r.test_acc for r in chosen_runs]),
             test_loss=_spread([r.test_loss for r in chosen_runs]),
             n_trained=len(pending),
-            seconds=sum(e.seconds for e in pending),
+            seconds=seconds,
             cache=opened.path,
             json=stem.with_name(stem.name + ".json"),
             markdown=stem.with_name(stem.name + ".md"),
@@ -228,7 +245,7 @@ def sweep(
         )
         replace_file(result.json, (json.dumps(asdict(result), indent=2, default=str)).encode())
         replace_file(result.markdown, markdown_table(result).encode())
-    stem.with_name(stem.name + ".lock").unlink(missing_ok=True)
+        stem.with_name(stem.name + ".lock").unlink(missing_ok=True)
     return result
 
 
@@ -311,6 +328,13 @@ def _fitted(probabilities: tuple[float, ...], n: int) -> tuple[float, ...]:
     return tuple(probabilities[min(i, len(probabilities) - 1)] for i in range(n))
 
 
+def _read(checkpoint: Path) -> dict[str, Any] | None:
+    if not checkpoint.exists():
+        return None
+    way_out = "Remove it: the heads that were finished are kept, the others start again."
+    return read_checkpoint(checkpoint, ("epoch", "heads", "states", "broken"), way_out=way_out)
+
+
 def _stem(grid: Sequence[Sequence[Entry]]) -> Path:
     """Name the sweep's own files by the runs that it is of."""
     paths = [entry.path for entries in grid for entry in entries]
@@ -322,7 +346,7 @@ def _passes(
     entries: Sequence[Entry], cache: Cache, *, device: str, note: NoteCallback
 ) -> Iterable[list[Entry]]:
     """Divide heads into passes whose weights, gradients and moments fit into half the memory."""
-    room = free_memory_bytes(device) // 2
+    room = min(free_memory_bytes(device), free_memory_bytes("cpu")) // 2
     one_pass: list[Entry] = []
     needed = 0
     for entry in entries:

@@ -150,7 +150,8 @@ def train_head(
         on_progress=on_progress or _silent,
         note=note,
     )
-    runs = tuple(job.run(replace(train, seed=seed + i)) for i in range(seeds))
+    trains = [replace(train, seed=s, order_seed=order_seed) for s in range(seed, seed + seeds)]
+    runs = tuple(map(job.run, trains))
     choices = {"device": f"{chosen.value} ({chosen.why})", **job.choices}
     return TrainResult(runs=runs, cache=opened.path, choices=choices)
 

@@ -83,8 +83,12 @@ class WindowedRows(FeatureRows):
         batch = torch.empty((len(rows), *self.features.shape[1:]), dtype=self.features.dtype)
         for number in sorted(numbers.unique().tolist(), key=lambda i: i != self._number):
             if number != self._number:
-                self._window = self.features[number * self.n : (number + 1) * self.n].clone()
-                self._number = number
+                self._read(number)
             chosen = numbers == number
             batch[chosen] = self._window.index_select(0, rows[chosen] - number * self.n)
         return batch
+
+    def _read(self, number: int) -> None:
+        self._window = torch.empty(0)  # never two windows at a time
+        self._window = self.features[number * self.n : (number + 1) * self.n].clone()
+        self._number = number

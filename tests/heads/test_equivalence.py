@@ -214,6 +214,12 @@ def test_one_prediction_in_32_that_differs_falls_short(
     assert check.holds == (n_wrong == 0)
 
 
+def test_a_feature_that_is_no_number_does_not_hold(parity: Parity, column: Column) -> None:
+    column("test", "features")[0, 0] = np.nan
+
+    assert not figure(parity(levels=(1,)), "largest feature").holds
+
+
 def test_no_number_does_not_hold() -> None:
     assert not ParityCheck(1, "x", float("nan"), 1e-4, False, "").holds
     assert not ParityCheck(2, "x", float("nan"), 0.999, True, "").holds

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 import featcache
+import featcache.bankrun
 from featcache.checkpoint import load_head
-from featcache.errors import InterruptedRunError, UsageError
+from featcache.errors import CorruptError, InterruptedRunError, LockedError, UsageError
 from featcache.runfiles import read_run
 from featcache.runs import RUN_FILES
+from featcache.specs import REGULARISATIONS
+from featcache.store import locked
 from featcache.sweeping import markdown_table
 from featcache.training import TrainResult
 from tests.heads.conftest import IDENTITY, MakeCache, Rows, learnable_rows
@@ -22,6 +25,7 @@ from tests.heads.conftest import IDENTITY, MakeCache, Rows, learnable_rows
 Train = Callable[..., TrainResult]
 Sweep = Callable[..., featcache.SweepResult]
 GRID = {"reg": ("none", "l1l2", "dropout"), "lr": (1e-3, 1e-2), "hidden": ((8,), ())}
+ALL_REGS = {"reg": REGULARISATIONS, "lr": (1e-3, 1e-2), "hidden": ((8,), ())}
 
 
 @pytest.fixture
@@ -40,10 +44,10 @@ def stop_in(epoch: int) -> Callable[[featcache.SweepProgress], None]:
 def test_each_head_is_the_one_trained_alone(
     sweep: Sweep, cache: featcache.Cache, tmp_path: Path
 ) -> None:
-    result = sweep(**GRID, seeds=2, patience=0)
+    result = sweep(**ALL_REGS, seeds=2, patience=0)
 
-    assert len(result.settings) == 10  # a linear probe has no dropout
-    assert result.n_trained == 20
+    assert len(result.settings) == 18  # a linear probe has no dropout
+    assert result.n_trained == 36
     for setting in result.settings:
         for seed, path in enumerate(setting.runs):
             spec = setting.head
@@ -56,13 +60,13 @@ def test_each_head_is_the_one_trained_alone(
                 batch_size=16,
                 max_epochs=3,
                 patience=0,
-                seed=seed,
+                seeds=2,
                 order_seed=0,
                 runs_dir=tmp_path / "alone",
-            )
+            ).runs[seed]
             assert alone.path.name == path.name
             assert sorted(p.name for p in path.iterdir()) == sorted(RUN_FILES)
-            ours, theirs = read_run(path).history, alone.runs[0].history
+            ours, theirs = read_run(path).history, alone.history
             for name in ("epoch", "step", "train_loss", "val_loss", "val_acc"):
                 np.testing.assert_allclose(
                     [row[name] for row in ours], [row[name] for row in theirs], rtol=1e-5
@@ -175,7 +179,85 @@ def test_heads_that_do_not_fit_side_by_side_go_in_several_passes(
     result = sweep(**GRID, on_note=notes.append)
 
     assert sum("heads in this pass" in note for note in notes) >= 2
-    assert [s.val_acc for s in result.settings] == [s.val_acc for s in whole.settings]
+    for ours, theirs in zip(result.settings, whole.settings, strict=True):
+        assert ours.val_loss is not None
+        assert theirs.val_loss is not None
+        assert ours.val_loss.mean == pytest.approx(theirs.val_loss.mean, rel=1e-5)
+
+
+def test_a_sweep_stopped_in_its_second_pass_goes_on_there(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("featcache.sweeping.free_memory_bytes", lambda _: 20_000)
+    whole = sweep(**GRID, runs_dir=tmp_path / "whole")
+    n_passes = 0
+
+    def stop(progress: featcache.SweepProgress) -> None:
+        nonlocal n_passes
+        n_passes += progress.epoch == 0
+        if n_passes == 2 and progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError, match="the others are kept as of epoch 2"):
+        sweep(**GRID, on_progress=stop)
+    notes: list[str] = []
+    resumed = sweep(**GRID, on_note=notes.append)
+
+    assert any(note.endswith("heads after epoch 2") for note in notes)
+    for ours, theirs in zip(resumed.settings, whole.settings, strict=True):
+        a, b = (s.runs[0] / "head.safetensors" for s in (ours, theirs))
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_a_kill_between_a_run_and_the_checkpoint_loses_nothing(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = {"lr": (1e-3, 3e-2, 0.3), "max_epochs": 30, "patience": 2, "min_delta": 0.05}
+    whole = sweep(**options, runs_dir=tmp_path / "whole")
+    save = featcache.bankrun.BankRun._save
+
+    def save_or_die(self: featcache.bankrun.BankRun, states: object) -> None:
+        if self.finished:
+            raise SystemExit("killed")
+        save(self, states)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(featcache.bankrun.BankRun, "_save", save_or_die)
+        with pytest.raises(SystemExit):
+            sweep(**options)
+    resumed = sweep(**options)
+
+    assert resumed.n_trained == 2
+    assert [s.val_loss for s in resumed.settings] == [s.val_loss for s in whole.settings]
+
+
+def test_a_damaged_checkpoint_is_told(sweep: Sweep, tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRunError):
+        sweep(on_progress=stop_in(2))
+    [checkpoint] = (tmp_path / "runs").rglob("sweep-*.partial")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:300])
+
+    with pytest.raises(CorruptError, match=r"sweep-.* is damaged .* Remove it: the heads"):
+        sweep()
+
+
+def test_a_head_that_somebody_else_trains_stops_the_sweep_with_his_name(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    [path] = sweep(runs_dir=tmp_path / "elsewhere").settings[0].runs
+    own = tmp_path / "runs" / path.parent.name / path.name
+    own.parent.mkdir(parents=True)
+
+    with locked(own), pytest.raises(LockedError, match=own.name):
+        sweep()
+
+
+def test_settings_that_come_to_the_same_are_one(sweep: Sweep) -> None:
+    result = sweep(
+        reg=("dropout",), dropout=((0.5, 0.3), (0.5, 0.2)), hidden=((8,),), lr=(1e-3, 0.001)
+    )
+
+    assert len(result.settings) == 1
 
 
 @pytest.mark.parametrize(

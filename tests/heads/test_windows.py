@@ -53,15 +53,16 @@ def test_each_window_is_read_once_an_epoch_and_gives_the_files_rows(
     batches = FeatureDataModule(cache, batch_size=7, window_rows=32)
     batches.setup("fit")
     loaded: list[int] = []
-    gather = WindowedRows.gather
+    read = WindowedRows._read
 
-    def counted(self: WindowedRows, rows: torch.Tensor) -> torch.Tensor:
-        before = self._number
-        answer = gather(self, rows)
-        loaded.extend([self._number] if self._number != before else [])
-        return answer
+    def counted(self: WindowedRows, number: int) -> None:
+        loaded.append(number)
+        read(self, number)
 
-    monkeypatch.setattr(WindowedRows, "gather", counted)
+    monkeypatch.setattr(WindowedRows, "_read", counted)
+    list(batches.val_dataloader())
+    assert len(loaded) == 7  # validation reads the file once too
+    loaded.clear()
     order = batches.sampler.order()
     features = torch.cat([features for features, _ in batches.train_dataloader()])
     labels = torch.cat([labels for _, labels in batches.train_dataloader()])

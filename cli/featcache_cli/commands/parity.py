@@ -71,7 +71,9 @@ def parity(
     reg: Annotated[
         str, typer.Option(help=f"Regularisation of the head: {', '.join(REGULARISATIONS)}.")
     ] = HeadSpec.reg,
-    hidden: Annotated[str, typer.Option(help="Widths of its hidden layers.")] = "50,20",
+    hidden: Annotated[str, typer.Option(help="Widths of its hidden layers.")] = ",".join(
+        map(str, HeadSpec.hidden)
+    ),
     lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1e-3,
     batch_size: Annotated[int, typer.Option(help="Rows in one step.")] = Train.batch_size,
     seed: Annotated[
