@@ -27,7 +27,7 @@ lint: $(VENV)/ready
 kills: $(VENV)/ready
 	$(BIN)/python tests/faults/kills.py
 
-# featcache beside its peers; under 20 minutes on 2 cores, with BENCH=--quick under 5.
+# featcache beside its peers; about 15 minutes on 2 cores, with BENCH=--quick about 4.
 bench: $(VENV)/ready
 	$(BIN)/python -m tests.benchmarks.bench docs/benchmarks/$$(nproc)-cores-$$(uname -m)-$$(date +%F) $(BENCH)
 

@@ -170,7 +170,6 @@ def head_epochs() -> Figures:
     for name, n_features in TRUNKS.items():
         rows = synthetic_rows(40_000, n_features, torch.device("cuda:0"))
         listed = peers_heads.peers(rows, n_features)
-        # Lightning's defaults take a minute there; one round is enough for it.
         title = f"An epoch of the {name} head, 40,000 rows of {n_features:,}, on the GPU"
         result = compare(title, listed, gate=close(1e-4), repeats=3, unit="rows")
         figures[name] = {"table": table(result), "rows": result["rows"]}

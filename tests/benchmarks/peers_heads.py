@@ -167,7 +167,10 @@ def _plain_lightning_epoch(
 ) -> tuple[float, Tensor]:
     module = _PlainModule(n_inputs, spec)
     order = EpochOrder(torch.arange(len(rows.labels)), seed=0)
-    loader = DataLoader(TensorDataset(rows.features, rows.labels), BATCH_SIZE, sampler=order)
+    # On the CPU even for a GPU: nobody indexes a GPU's tensor row by row.
+    rows_there = TensorDataset(rows.features.cpu(), rows.labels.cpu())
+    pinned = rows.device.type == "cuda"
+    loader = DataLoader(rows_there, BATCH_SIZE, sampler=order, pin_memory=pinned)
     seconds = _fit(module, loader, rows.device)
     return seconds, torch.stack(module.losses).cpu()
 
