@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from featcache.bank import HeadBank, Member, MemberState
 from featcache.checkpoint import replace_file, save_head
 from featcache.datamodule import EpochOrder, FeatureDataModule, SuperBatch
-from featcache.errors import InterruptedRunError
+from featcache.errors import InterruptedRunError, LockedError
 from featcache.features import n_inputs
 from featcache.heads import build_head
 from featcache.runfiles import figures_of, finish_folder, head_of, write_figures, write_metrics
@@ -248,17 +248,19 @@ class BankRun:
         )
         state = dict(zip(module.state_dict(), parameters, strict=True))
         head = head_of(cache, spec, entry.train, state, rows=self.batches.n_rows, n_epochs=n_epochs)
-        # A LockedError stops the sweep: somebody trains this very head, and will have it soon.
-        with locked(entry.path):
-            if not entry.path.exists():
-                folder = partial_run(entry.path)
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
-                save_head(folder, head)
-                write_metrics(folder, entry.history)
-                write_figures(folder, figures)
-                finish_folder(folder, entry.path)
-            entry.path.with_name(entry.path.name + ".lock").unlink(missing_ok=True)
+        try:
+            with locked(entry.path):
+                if not entry.path.exists():
+                    folder = partial_run(entry.path)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    folder.mkdir(parents=True)
+                    save_head(folder, head)
+                    write_metrics(folder, entry.history)
+                    write_figures(folder, figures)
+                    finish_folder(folder, entry.path)
+                entry.path.with_name(entry.path.name + ".lock").unlink(missing_ok=True)
+        except LockedError:  # train-head trains this very head; its folder is that one's
+            entry.problem = "another process trains this head; run the sweep again afterwards"
 
     def _build(self, states: Mapping[str, MemberState]) -> None:
         """Put the heads side by side, those of one shape in one bank."""

@@ -17,7 +17,7 @@ from featcache.bank import BYTES_PER_PARAMETER, Member
 from featcache.bankrun import BankRun, Entry, SweepProgressCallback
 from featcache.checkpoint import read_checkpoint, replace_file
 from featcache.datamodule import FeatureDataModule
-from featcache.errors import UsageError
+from featcache.errors import NonFiniteError, UsageError
 from featcache.features import n_inputs
 from featcache.metrics import Spread
 from featcache.runfiles import HeadRun, has_test_rows, read_run, tested
@@ -142,6 +142,7 @@ def sweep(
 
     Raises:
         UsageError: If arguments contradict each other, or leave no setting.
+        NonFiniteError: If no setting has all its heads.
         InterruptedRunError: On Ctrl-C; heads are kept as of the last whole epoch.
         FeatcacheError: Those of `train_head`; a loss that is no number ends its head alone.
 
@@ -170,7 +171,8 @@ def sweep(
     settings = [(head, replace(base, lr=rate).settled(head)) for head, rate in product(heads, lr)]
     settings = list(dict.fromkeys(settings))
     if not settings:
-        raise UsageError("The grid has no setting. Give at least one --reg, --hidden and --lr.")
+        empty = [name for name, values in (("--reg", heads), ("--lr", lr)) if not values]
+        raise UsageError(f"The grid has no setting: {' and '.join(empty)} gives none.")
     opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir))
     window = fitting_window(opened, base, max_memory)
     settings = [(head, replace(train, window_rows=window)) for head, train in settings]
@@ -215,7 +217,7 @@ def sweep(
         pending = [entry for entry in pending if not entry.problem]
         first = [entry for entry in pending if kept and entry.member.key in kept["heads"]]
         if kept and first:
-            note(f"going on with {len(first)} heads after epoch {kept['epoch']}")
+            note(f"going on after epoch {kept['epoch']}, {len(first)} heads at once")
         later = [entry for entry in pending if entry not in first]
         for entries in (first, *_passes(later, opened, device=chosen.value, note=note)):
             if entries:
@@ -246,6 +248,11 @@ def sweep(
         replace_file(result.json, (json.dumps(asdict(result), indent=2, default=str)).encode())
         replace_file(result.markdown, markdown_table(result).encode())
         stem.with_name(stem.name + ".lock").unlink(missing_ok=True)
+    if rows[0].problem:
+        raise NonFiniteError(
+            f"No setting of the grid has all its heads: {rows[0].problem}. The table is in "
+            f"{result.markdown}. Use a lower --lr if losses became infinite or no number."
+        )
     return result
 
 

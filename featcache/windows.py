@@ -32,10 +32,11 @@ def window_rows(cache: Cache, *, split: str, batch_size: int, max_bytes: int) ->
     n_rows = max_bytes // row_bytes
     fewest = _FEWEST_BATCHES * batch_size
     if n_rows < fewest:
+        needed_kb = -(-fewest * row_bytes // 1000)
         raise UsageError(
             f"--max-memory has room for {n_rows} rows of {human_bytes(row_bytes)}, but shuffling "
             f"within fewer than {_FEWEST_BATCHES} batches would not be shuffling. Nothing was "
-            f"started. Give at least {human_bytes(fewest * row_bytes)}, or a smaller --batch-size."
+            f"started. Give at least {needed_kb}kB, or a smaller --batch-size."
         )
     return int(n_rows)
 

@@ -79,7 +79,10 @@ def n_bytes(option: str, text: str) -> int:
     if found is None:
         raise UsageError(f"{option} is {text!r}, but must be a size like 500MB or 8GB.")
     number, unit = found.groups()
-    return int(float(number) * 1000 ** ["", "k", "m", "g", "t"].index(unit.lower()))
+    size = int(float(number) * 1000 ** ["", "k", "m", "g", "t"].index(unit.lower()))
+    if not size:
+        raise UsageError(f"{option} is {text!r}, but must be above 0.")
+    return size
 
 
 def _parts(text: str) -> list[str]:

@@ -28,7 +28,7 @@ def test_it_prints_the_settings_best_first_and_tests_that_one(run: Run, sweep: l
     assert rows[9].startswith("best   --reg ")
     assert rows[9].removeprefix("best   ") in rows[1]
     assert "test_acc" in rows[10]
-    assert rows[11].startswith("heads  16, 16 trained now in ")
+    assert rows[11].startswith("heads  16 finished; this call trained 16 in ")
     assert Path(rows[12].split()[1]).read_text().startswith("| setting |")
     assert "featcache eval runs/digits/pixels-" in result.stderr
     assert len(featcache.list_runs("runs")) == 16
@@ -44,6 +44,9 @@ def test_json_is_one_object(run: Run, sweep: list[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
+        (["--lr", ""], "The grid has no setting: --lr gives none"),
+        (["--max-memory", "0"], "--max-memory is '0', but must be above 0"),
+        (["--max-memory", "5XB"], "--max-memory is '5XB', but must be a size like 500MB"),
         (["--lr", "fast"], "--lr is 'fast', but must be numbers"),
         (["--hidden", "8,x"], "--hidden is '8,x', but must be whole numbers"),
         (["--reg", "none,l3"], "--reg is 'l3'"),

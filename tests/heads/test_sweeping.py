@@ -13,7 +13,7 @@ import pytest
 import featcache
 import featcache.bankrun
 from featcache.checkpoint import load_head
-from featcache.errors import CorruptError, InterruptedRunError, LockedError, UsageError
+from featcache.errors import CorruptError, InterruptedRunError, NonFiniteError, UsageError
 from featcache.runfiles import read_run
 from featcache.runs import RUN_FILES
 from featcache.specs import REGULARISATIONS
@@ -203,7 +203,7 @@ def test_a_sweep_stopped_in_its_second_pass_goes_on_there(
     notes: list[str] = []
     resumed = sweep(**GRID, on_note=notes.append)
 
-    assert any(note.endswith("heads after epoch 2") for note in notes)
+    assert any(note.startswith("going on after epoch 2,") for note in notes)
     for ours, theirs in zip(resumed.settings, whole.settings, strict=True):
         a, b = (s.runs[0] / "head.safetensors" for s in (ours, theirs))
         assert a.read_bytes() == b.read_bytes()
@@ -241,15 +241,30 @@ def test_a_damaged_checkpoint_is_told(sweep: Sweep, tmp_path: Path) -> None:
         sweep()
 
 
-def test_a_head_that_somebody_else_trains_stops_the_sweep_with_his_name(
-    sweep: Sweep, tmp_path: Path
-) -> None:
-    [path] = sweep(runs_dir=tmp_path / "elsewhere").settings[0].runs
+def test_a_head_that_somebody_else_trains_is_left_to_him(sweep: Sweep, tmp_path: Path) -> None:
+    rates = (1e-3, 1e-2)
+    [path] = sweep(lr=rates, runs_dir=tmp_path / "elsewhere").settings[0].runs
     own = tmp_path / "runs" / path.parent.name / path.name
     own.parent.mkdir(parents=True)
 
-    with locked(own), pytest.raises(LockedError, match=own.name):
-        sweep()
+    with locked(own):
+        result = sweep(lr=rates)
+
+    assert [bool(setting.problem) for setting in result.settings] == [False, True]
+    assert result.settings[1].problem.startswith("another process trains this head")
+    assert not own.exists()
+    assert sweep(lr=rates).n_trained == 1
+
+
+def test_a_grid_without_one_good_head_is_an_error_with_its_table(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    rows = learnable_rows(200, seed=1)
+    huge = Rows(rows.features * np.float32(1e19), rows.labels, rows.ids, {})
+    path = make_cache(splits={"train": huge, "test": huge})
+
+    with pytest.raises(NonFiniteError, match=r"No setting .* the loss became .*\.md\. Use a lower"):
+        featcache.sweep(path, lr=(1e30,), hidden=((8,),), runs_dir=tmp_path / "runs")
 
 
 def test_settings_that_come_to_the_same_are_one(sweep: Sweep) -> None:
@@ -264,7 +279,7 @@ def test_settings_that_come_to_the_same_are_one(sweep: Sweep) -> None:
     ("options", "message"),
     [
         ({"reg": ("l3",)}, "--reg is 'l3'"),
-        ({"lr": ()}, "The grid has no setting"),
+        ({"lr": ()}, "The grid has no setting: --lr gives none"),
         ({"reg": ("dropout",), "hidden": ((),)}, "The grid has no setting"),
         ({"l1": (1e-4,)}, "--l1 does nothing with --reg none"),
         ({"lr": (1e-3, 0.0)}, "--lr is 0"),

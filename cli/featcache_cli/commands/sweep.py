@@ -105,7 +105,7 @@ def sweep(
         cache,
         dataset=dataset,
         backbone=backbone,
-        reg=tuple(reg.split(",")),
+        reg=tuple(part.strip() for part in reg.split(",")),
         l1=None if l1 is None else numbers("--l1", l1),
         weight_decay=None if weight_decay is None else numbers("--weight-decay", weight_decay),
         dropout=None if not dropout else [numbers("--dropout", text) for text in dropout],
@@ -153,8 +153,9 @@ def _show(result: SweepResult) -> None:
     if result.test_acc is not None and result.test_loss is not None:
         facts["test"] = f"test_acc {shown(result.test_acc)}  test_loss {shown(result.test_loss)}"
     n_heads = sum(len(setting.runs) for setting in result.settings)
-    facts["heads"] = f"{n_heads}, {result.n_trained} trained now in {duration(result.seconds)}"
+    n_now, seconds = result.n_trained, duration(result.seconds)
+    facts["heads"] = f"{n_heads} finished; this call trained {n_now} in {seconds}"
     facts["table"] = result.markdown
     show_facts(facts)
-    if result.settings[0].runs:
-        note(f"next: featcache eval {result.settings[0].runs[0]}")
+    note(f"next: featcache eval {result.settings[0].runs[0]}")
+    note("one head alone: train-head with the options of its row, its --seed, and --order-seed")

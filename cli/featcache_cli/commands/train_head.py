@@ -90,7 +90,8 @@ def train_head(
     max_memory: MaxMemoryOption = None,
     device: DeviceOption = ExtractSpec.device,
     resume: Annotated[
-        bool, typer.Option(help="Go on with a run that was stopped, or start it again.")
+        bool,
+        typer.Option(help="Go on with a stopped run, or start it again; a finished one is reused."),
     ] = True,
     cache_dir: CacheDirOption = ExtractSpec.cache_dir,
     runs_dir: RunsDirOption = "runs",
