@@ -35,7 +35,8 @@ if TYPE_CHECKING:
         remove_cache,
         verify_cache,
     )
-    from featcache.sweeping import SweepResult, SweepSetting, sweep
+    from featcache.sweeping import sweep
+    from featcache.sweeptable import SweepResult, SweepSetting
     from featcache.trainer import TrainProgress
     from featcache.training import TrainResult, train_head
 
@@ -60,8 +61,8 @@ _HOME = {
     "Progress": "pipeline",
     "Reproduction": "reproduction",
     "SweepProgress": "bankrun",
-    "SweepResult": "sweeping",
-    "SweepSetting": "sweeping",
+    "SweepResult": "sweeptable",
+    "SweepSetting": "sweeptable",
     "SystemResult": "reproduction",
     "TrainProgress": "trainer",
     "TrainResult": "training",

@@ -26,6 +26,9 @@ from featcache.specs import TrainSpec
 from featcache.store import Cache, open_cache
 from featcache.windows import WindowedRows, windows_of
 
+# One Lightning step costs 1 to 2 ms beside its optimiser steps; pixels take so long themselves that
+# progress would come too rarely.
+STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS = 64, 4
 _EVAL_BATCH_SIZE = 1024
 _EVAL_BATCH_VALUES = 1 << 24
 

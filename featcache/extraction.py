@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from featcache.account import CostAccount, cost_account
 from featcache.errors import InterruptedRunError, MismatchError
 from featcache.pipeline import Progress, ProgressCallback, adapt, check_canaries, fill
 from featcache.planning import Plan, make_plan
-from featcache.runtime import freed_memory_kept
+from featcache.runtime import NoteCallback, freed_memory_kept, silent
 from featcache.specs import ExtractSpec, differing_fields
 from featcache.store import (
     CacheWriter,
@@ -23,8 +23,6 @@ from featcache.store import (
     partial_path,
     read_state,
 )
-
-NoteCallback = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -154,8 +152,8 @@ def extract(
         data_dir=os.fspath(data_dir),
         mix_numerics=mix_numerics,
     )
-    progress = on_progress or _silent
-    note = on_note or _silent
+    progress = on_progress or silent
+    note = on_note or silent
     plan = make_plan(spec, on_progress=progress, on_note=note)
     if _is_complete(plan):
         return _result(plan, started=started, outcome="reused")
@@ -163,10 +161,6 @@ def extract(
         if _is_complete(plan):  # another process finished it meanwhile
             return _result(plan, started=started, outcome="reused")
         return _compute(plan, started=started, progress=progress, note=note)
-
-
-def _silent(_: object) -> None:
-    pass
 
 
 def _is_complete(plan: Plan) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,12 @@ import torch
 from pytorch_lightning.callbacks import Callback, Timer
 
 from featcache.checkpoint import TrainedHead, read_checkpoint, save_head
-from featcache.datamodule import EpochOrder, FeatureDataModule
+from featcache.datamodule import (
+    STEPS_PER_BATCH,
+    STEPS_PER_BATCH_PIXELS,
+    EpochOrder,
+    FeatureDataModule,
+)
 from featcache.errors import InterruptedRunError, NonFiniteError
 from featcache.features import n_inputs
 from featcache.headmodule import HeadModule
@@ -28,7 +33,7 @@ from featcache.runfiles import (
     write_figures,
 )
 from featcache.runs import partial_run, run_path
-from featcache.runtime import freed_memory_kept
+from featcache.runtime import NoteCallback, freed_memory_kept
 from featcache.specs import HeadSpec, TrainSpec
 from featcache.store import Cache, locked, named_failures, require_sound
 from featcache.trainer import (
@@ -41,11 +46,7 @@ from featcache.trainer import (
 )
 from featcache.trunks import PIXELS
 
-NoteCallback = Callable[[str], None]
 _Kind = TypeVar("_Kind", bound=Callback)
-# One Lightning step costs 1 to 2 ms beside its optimiser steps; pixels take so long themselves that
-# progress would come too rarely.
-_STEPS_PER_BATCH, _STEPS_PER_BATCH_PIXELS = 64, 4
 
 
 class HeadJob:
@@ -115,7 +116,7 @@ class HeadJob:
                 val_fraction=train.val_fraction,
                 split_seed=train.split_seed,
                 window_rows=train.window_rows,
-                steps_per_batch=_STEPS_PER_BATCH_PIXELS if is_pixels else _STEPS_PER_BATCH,
+                steps_per_batch=STEPS_PER_BATCH_PIXELS if is_pixels else STEPS_PER_BATCH,
             )
             require_sound(self.cache.path)
             residence = self._batches.choose_residence(torch.device(self.device))

@@ -54,6 +54,11 @@ class Spread:
     high: float
     n: int
 
+    def __str__(self) -> str:
+        """Write mean, standard deviation and n: "0.5118 ± 0.0026 (3)"."""
+        deviation = "" if self.sd is None else f" ± {self.sd:.4f}"
+        return f"{self.mean:.4f}{deviation} ({self.n})"
+
     @classmethod
     def of(cls, figures: Sequence[float]) -> Spread:
         """Summarise figures, at least one."""

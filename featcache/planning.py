@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,7 @@ from featcache.pipeline import ADAPTATION, Job, Progress, ProgressCallback
 from featcache.pretrained import weights_preprocess
 from featcache.runtime import (
     Choice,
+    NoteCallback,
     numeric_class,
     pick_batch_size,
     pick_device,
@@ -55,7 +56,6 @@ from featcache.store import (
 )
 from featcache.trunks import PIXELS
 
-NoteCallback = Callable[[str], None]
 _STORE_DTYPES = {"float32": "<f4", "float16": "<f2", "uint8": "|u1"}
 _PIXELS_BATCH_SIZE = 64
 

@@ -14,12 +14,13 @@ from featcache.batchnorm import has_batch_norm
 from featcache.checkpoint import replace_file
 from featcache.datasets import dataset_slug
 from featcache.errors import UnknownNameError, UsageError
-from featcache.extraction import NoteCallback, extract
+from featcache.extraction import extract
 from featcache.features import bn_mode
 from featcache.metrics import Spread
 from featcache.pipeline import ProgressCallback
 from featcache.recipes import DATASET, RECIPES, Recipe, find_recipe
 from featcache.runs import RUNS_DIR
+from featcache.runtime import NoteCallback, silent
 from featcache.specs import ExtractSpec, TrainSpec, fingerprint
 from featcache.store import open_cache
 from featcache.trainer import TrainProgressCallback
@@ -142,7 +143,7 @@ def reproduce(
         weights=weights,
         image_size=image_size,
     )
-    note = on_note or (lambda _: None)
+    note = on_note or silent
     for i, recipe in enumerate(recipes):
         note(f"system {i + 1} of {len(recipes)}: {recipe.name}")
         backbone = stand_ins.get(recipe.backbone, recipe.backbone)
@@ -243,9 +244,9 @@ def markdown_table(systems: Sequence[SystemResult]) -> str:
 def figures(system: SystemResult) -> list[str]:
     """Write the figures of a line for people, "-" where there is none."""
     return [
-        _spread(system.test_acc),
+        str(system.test_acc or "-"),
         _number(system.published_acc, "{:.4f}"),
-        _spread(system.test_loss),
+        str(system.test_loss or "-"),
         _number(system.published_loss, "{:.4f}"),
         _number(system.extract_s, "{:.0f}"),
         _number(system.train_s, "{:.1f}"),
@@ -300,13 +301,6 @@ def _require_trunks(stand_ins: Mapping[str, str]) -> None:
                 "trunk of the notebook", name, known, listing="featcache reproduce --help"
             )
         check_backbone_name(backbone)
-
-
-def _spread(spread: Spread | None) -> str:
-    if spread is None:
-        return "-"
-    deviation = "" if spread.sd is None else f" ± {spread.sd:.4f}"
-    return f"{spread.mean:.4f}{deviation} ({spread.n})"
 
 
 def _number(value: float | None, form: str) -> str:

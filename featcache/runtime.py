@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -26,6 +26,14 @@ class Choice(NamedTuple, Generic[T]):
 
     value: T
     why: str
+
+
+NoteCallback = Callable[[str], None]
+"""Told a sentence for each choice that was made."""
+
+
+def silent(_: object) -> None:
+    """Tell nobody; where no callback was given."""
 
 
 def pick_device(device: str) -> Choice[str]:

@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from featcache.datamodule import EpochOrder, ShuffledBatches
+from featcache.datamodule import STEPS_PER_BATCH, EpochOrder, ShuffledBatches
 from featcache.datasets import Dataset
 from featcache.endtoend import ImageRows, WholeModel, whole_model
 from featcache.features import load_rows, valid_rows
@@ -21,7 +21,6 @@ from featcache.specs import HeadSpec, Preprocess
 from featcache.store import Cache
 from featcache.trainer import EpochSeed, quiet_lightning
 
-_STEPS_PER_BATCH = 64
 _CPU = torch.device("cpu")
 
 Trained = tuple[Tensor, Tensor]
@@ -81,7 +80,7 @@ def train_cached(sides: Sides, seed: int) -> Trained:
         load_rows(sides.cache, "train", device=_CPU, residence="memory"),
         EpochOrder(sides.train_rows, seed=seed),
         batch_size=sides.batch_size,
-        steps_per_batch=_STEPS_PER_BATCH,
+        steps_per_batch=STEPS_PER_BATCH,
     )
     module = HeadModule(
         n_features=sides.cache.n_features,

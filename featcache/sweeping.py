@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -19,65 +19,15 @@ from featcache.checkpoint import read_checkpoint, replace_file
 from featcache.datamodule import FeatureDataModule
 from featcache.errors import NonFiniteError, UsageError
 from featcache.features import n_inputs
+from featcache.grids import heads_of
 from featcache.metrics import Spread
 from featcache.runfiles import HeadRun, has_test_rows, read_run, tested
 from featcache.runs import RUNS_DIR, run_path
-from featcache.runtime import free_memory_bytes, pick_device
-from featcache.specs import CONSTANTS, USED_BY, ExtractSpec, HeadSpec, TrainSpec, fingerprint
+from featcache.runtime import NoteCallback, free_memory_bytes, pick_device, silent
+from featcache.specs import ExtractSpec, HeadSpec, TrainSpec, fingerprint
 from featcache.store import Cache, human_bytes, locked, named_failures, require_sound
+from featcache.sweeptable import SweepResult, SweepSetting, markdown_table
 from featcache.training import fitting_window, the_cache
-
-NoteCallback = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class SweepSetting:
-    """One setting of the grid, over its seeds.
-
-    Attributes:
-        head: Shape and regularisation.
-        lr: Learning rate.
-        val_loss: Of its heads; None if one broke off.
-        val_acc: Of its heads; None if one broke off.
-        n_epochs: Epochs, the mean over its heads.
-        problem: Why a head broke off; empty if none did.
-        runs: Folders of its heads, by seed.
-    """
-
-    head: HeadSpec
-    lr: float
-    val_loss: Spread | None
-    val_acc: Spread | None
-    n_epochs: float
-    problem: str
-    runs: Sequence[Path]
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """What `sweep` found.
-
-    Attributes:
-        settings: All of them, the lowest mean val_loss first.
-        test_acc: Of the first setting's heads; None if the cache has no split "test".
-        test_loss: Of the first setting's heads.
-        n_trained: Heads that this call trained; the others were there.
-        seconds: Wall time of this call's training, all passes.
-        cache: The cache.
-        json: The table as a file.
-        markdown: The table as a file.
-        choices: What was chosen automatically, with the reason.
-    """
-
-    settings: Sequence[SweepSetting]
-    test_acc: Spread | None
-    test_loss: Spread | None
-    n_trained: int
-    seconds: float
-    cache: Path
-    json: Path
-    markdown: Path
-    choices: dict[str, str]
 
 
 def sweep(
@@ -154,8 +104,9 @@ def sweep(
         >>> best.lr
         0.01
     """
-    note = on_note or (lambda _: None)
-    heads = list(_heads(reg, hidden, l1=l1, weight_decay=weight_decay, dropout=dropout, note=note))
+    note = on_note or silent
+    values = {"l1": l1, "weight_decay": weight_decay, "dropout": dropout}
+    heads = list(heads_of(reg, hidden, values, note=note))
     base = TrainSpec(
         batch_size=batch_size,
         max_epochs=max_epochs,
@@ -209,28 +160,14 @@ def sweep(
             for split in {batches.train_split, batches.val_split}:
                 batches.load(split, on_device)
         started = time.perf_counter()
-        checkpoint = stem.with_name(stem.name + ".partial")
-        kept = _read(checkpoint) if pending else None
-        broken = kept["broken"] if kept else {}
-        for entry in pending:
-            vars(entry).update(broken.get(entry.member.key, {}))
-        pending = [entry for entry in pending if not entry.problem]
-        first = [entry for entry in pending if kept and entry.member.key in kept["heads"]]
-        if kept and first:
-            note(f"going on after epoch {kept['epoch']}, {len(first)} heads at once")
-        later = [entry for entry in pending if entry not in first]
-        for entries in (first, *_passes(later, opened, device=chosen.value, note=note)):
-            if entries:
-                BankRun(
-                    entries,
-                    batches,
-                    device=on_device,
-                    checkpoint=checkpoint,
-                    kept=kept if entries is first else None,
-                    broken=broken,
-                    on_progress=on_progress or (lambda _: None),
-                ).run()
-        checkpoint.unlink(missing_ok=True)
+        pending = _train(
+            pending,
+            batches,
+            device=on_device,
+            checkpoint=stem.with_name(stem.name + ".partial"),
+            on_progress=on_progress or silent,
+            note=note,
+        )
         seconds = time.perf_counter() - started
         rows = sorted((_setting(entries) for entries in grid), key=_rank)
         chosen_runs = _test(rows[0], batches, on_device)
@@ -256,83 +193,42 @@ def sweep(
     return result
 
 
-def markdown_table(result: SweepResult) -> str:
-    """Write the settings as a table, the best first."""
-    lines = ["| setting | val_loss | val_acc | epochs |", "|---|---|---|---|"]
-    for setting in result.settings:
-        cells = [name_of(setting), *figures(setting)]
-        lines.append("| " + " | ".join(cells) + " |")
-    if result.test_acc is not None and result.test_loss is not None:
-        lines += [
-            "",
-            f"The first on the test images: test_acc {shown(result.test_acc)}, test_loss "
-            f"{shown(result.test_loss)}.",
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def name_of(setting: SweepSetting) -> str:
-    """Write a setting as it is typed."""
-    spec = setting.head
-    words = [f"--reg {spec.reg}", f"--lr {setting.lr:g}"]
-    words.append(f"--hidden {','.join(map(str, spec.hidden)) or repr('')}")
-    if spec.l1:
-        words.append(f"--l1 {spec.l1:g}")
-    if spec.weight_decay:
-        words.append(f"--weight-decay {spec.weight_decay:g}")
-    if spec.dropout:
-        words.append(f"--dropout {','.join(f'{p:g}' for p in spec.dropout)}")
-    return " ".join(words)
-
-
-def figures(setting: SweepSetting) -> list[str]:
-    """Write val_loss, val_acc and epochs for people."""
-    if setting.val_loss is None or setting.val_acc is None:
-        return [setting.problem, "-", f"{setting.n_epochs:.1f}"]
-    return [shown(setting.val_loss), shown(setting.val_acc), f"{setting.n_epochs:.1f}"]
-
-
-def shown(spread: Spread) -> str:
-    """Write a mean with its standard deviation and n."""
-    deviation = "" if spread.sd is None else f" ± {spread.sd:.4f}"
-    return f"{spread.mean:.4f}{deviation} ({spread.n})"
-
-
-def _heads(
-    regs: Iterable[str],
-    shapes: Iterable[Sequence[int]],
+def _train(
+    pending: Sequence[Entry],
+    batches: FeatureDataModule,
     *,
-    l1: Sequence[float] | None,
-    weight_decay: Sequence[float] | None,
-    dropout: Sequence[Sequence[float]] | None,
+    device: torch.device,
+    checkpoint: Path,
+    on_progress: SweepProgressCallback,
     note: NoteCallback,
-) -> Iterable[HeadSpec]:
-    """List the heads of a grid; a value applies to each `reg` that has a use for it."""
-    asked = {"l1": l1, "weight_decay": weight_decay, "dropout": dropout}
-    used = set()
-    for reg, shape in product(dict.fromkeys(regs), dict.fromkeys(map(tuple, shapes))):
-        if reg == "dropout" and not shape:
-            note("a linear probe has no units to drop: --reg dropout is left out for --hidden ''")
-            continue
-        axes: dict[str, Sequence[Any]] = {}
-        for name in USED_BY.get(reg, ()):
-            used.add(name)
-            axes[name] = asked[name] or [CONSTANTS[name]]
-        for values in product(*axes.values()):
-            options = dict(zip(axes, values, strict=True))
-            if "dropout" in options:
-                options["dropout"] = _fitted(tuple(options["dropout"]), len(shape))
-            yield HeadSpec(hidden=shape, reg=reg, **options)
-    for name, given in asked.items():
-        if given is not None and name not in used:
-            raise UsageError(
-                f"--{name.replace('_', '-')} does nothing with --reg {','.join(regs)}. Nothing was "
-                f"started. Leave it out, or add a --reg that has it."
-            )
+) -> list[Entry]:
+    """Train heads in as many passes as memory asks for; those that a checkpoint keeps come first.
 
-
-def _fitted(probabilities: tuple[float, ...], n: int) -> tuple[float, ...]:
-    return tuple(probabilities[min(i, len(probabilities) - 1)] for i in range(n))
+    Returns:
+        The heads that were trained, without those that are known to break off.
+    """
+    kept = _read(checkpoint) if pending else None
+    broken = kept["broken"] if kept else {}
+    for entry in pending:
+        vars(entry).update(broken.get(entry.member.key, {}))
+    pending = [entry for entry in pending if not entry.problem]
+    first = [entry for entry in pending if kept and entry.member.key in kept["heads"]]
+    if kept and first:
+        note(f"going on after epoch {kept['epoch']}, {len(first)} heads at once")
+    later = [entry for entry in pending if entry not in first]
+    passes = _passes(later, batches.cache, device=str(device), note=note)
+    for entries in (first, *passes) if first else passes:
+        BankRun(
+            entries,
+            batches,
+            device=device,
+            checkpoint=checkpoint,
+            kept=kept if entries is first else None,
+            broken=broken,
+            on_progress=on_progress,
+        ).run()
+    checkpoint.unlink(missing_ok=True)
+    return pending
 
 
 def _read(checkpoint: Path) -> dict[str, Any] | None:

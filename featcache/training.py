@@ -9,10 +9,10 @@ from pathlib import Path
 
 from featcache.datasets import dataset_slug
 from featcache.errors import CacheMissingError, UsageError
-from featcache.headrun import HeadJob, NoteCallback
+from featcache.headrun import HeadJob
 from featcache.runfiles import HeadRun
 from featcache.runs import RUNS_DIR
-from featcache.runtime import pick_device
+from featcache.runtime import NoteCallback, pick_device, silent
 from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
 from featcache.store import Cache, find_cache, find_cache_of, open_cache
 from featcache.trainer import TrainProgressCallback
@@ -120,7 +120,7 @@ def train_head(
         >>> result.runs[0].test_acc > 0.8
         True
     """
-    note = on_note or _silent
+    note = on_note or silent
     head = HeadSpec(hidden=hidden, reg=reg, l1=l1, weight_decay=weight_decay, dropout=dropout)
     train = TrainSpec(
         lr=lr,
@@ -147,17 +147,13 @@ def train_head(
         device=chosen.value,
         runs_dir=Path(runs_dir),
         resume=resume,
-        on_progress=on_progress or _silent,
+        on_progress=on_progress or silent,
         note=note,
     )
     trains = [replace(train, seed=s, order_seed=order_seed) for s in range(seed, seed + seeds)]
     runs = tuple(map(job.run, trains))
     choices = {"device": f"{chosen.value} ({chosen.why})", **job.choices}
     return TrainResult(runs=runs, cache=opened.path, choices=choices)
-
-
-def _silent(_: object) -> None:
-    pass
 
 
 def fitting_window(cache: Cache, train: TrainSpec, max_memory: int | None) -> int | None:

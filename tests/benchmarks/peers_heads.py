@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from featcache.bank import HeadBank, Member, MemberState
-from featcache.datamodule import EpochOrder, FeatureDataModule
+from featcache.datamodule import (
+    STEPS_PER_BATCH,
+    STEPS_PER_BATCH_PIXELS,
+    EpochOrder,
+    FeatureDataModule,
+)
 from featcache.features import FeatureRows
 from featcache.headmodule import HeadModule
 from featcache.runtime import freed_memory_kept
@@ -125,7 +130,7 @@ class _Resident(FeatureDataModule):
     def __init__(self, rows: FeatureRows) -> None:
         pl.LightningDataModule.__init__(self)
         self.batch_size = BATCH_SIZE
-        self.steps_per_batch = 64 if rows.prepare is None else 4  # as headrun chooses
+        self.steps_per_batch = STEPS_PER_BATCH if rows.prepare is None else STEPS_PER_BATCH_PIXELS
         self.train_split = "train"
         self._loaded = {"train": rows}
         self.sampler = EpochOrder(torch.arange(len(rows.labels)), seed=0)

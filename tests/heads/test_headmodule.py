@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -9,7 +10,7 @@ from torch import nn
 
 import featcache
 from featcache.datamodule import FeatureDataModule
-from featcache.errors import NonFiniteError
+from featcache.errors import NonFiniteError, UsageError
 from featcache.headmodule import HeadModule
 from featcache.heads import l1_norm
 from featcache.specs import HeadSpec
@@ -24,8 +25,9 @@ def _quiet() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
 
-def own_trainer(*, max_epochs: int) -> pl.Trainer:
+def own_trainer(*, max_epochs: int, **options: Any) -> pl.Trainer:
     return pl.Trainer(
+        **options,
         max_epochs=max_epochs,
         accelerator="cpu",
         logger=False,
@@ -133,3 +135,10 @@ def test_the_penalty_is_in_the_training_loss_only() -> None:
     difference = penalised._loss(features, labels) - plain._loss(features, labels)
 
     assert difference.item() == pytest.approx(0.5 * l1_norm(plain.parameters()).item())
+
+
+def test_a_trainer_of_another_precision_is_refused(cache: featcache.Cache) -> None:
+    trainer = own_trainer(max_epochs=1, precision="bf16-mixed")
+
+    with pytest.raises(UsageError, match="trains in float32, but the Trainer's precision is 'bf16"):
+        trainer.fit(module(), FeatureDataModule(cache))

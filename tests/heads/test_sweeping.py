@@ -18,7 +18,7 @@ from featcache.runfiles import read_run
 from featcache.runs import RUN_FILES
 from featcache.specs import REGULARISATIONS
 from featcache.store import locked
-from featcache.sweeping import markdown_table
+from featcache.sweeptable import markdown_table
 from featcache.training import TrainResult
 from tests.heads.conftest import IDENTITY, MakeCache, Rows, learnable_rows
 

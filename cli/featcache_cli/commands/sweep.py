@@ -29,7 +29,7 @@ from featcache_cli.options import (
 
 if TYPE_CHECKING:
     from featcache.bankrun import SweepProgress
-    from featcache.sweeping import SweepResult
+    from featcache.sweeptable import SweepResult
 
 _HIDDEN = [",".join(map(str, HeadSpec.hidden))]
 
@@ -143,7 +143,7 @@ def _show_progress(display: ProgressDisplay, progress: SweepProgress) -> None:
 
 
 def _show(result: SweepResult) -> None:
-    from featcache.sweeping import figures, name_of, shown
+    from featcache.sweeptable import figures, name_of
 
     show_table(
         ["setting", "#val_loss", "#val_acc", "#epochs"],
@@ -151,7 +151,7 @@ def _show(result: SweepResult) -> None:
     )
     facts: dict[str, object] = {"best": name_of(result.settings[0])}
     if result.test_acc is not None and result.test_loss is not None:
-        facts["test"] = f"test_acc {shown(result.test_acc)}  test_loss {shown(result.test_loss)}"
+        facts["test"] = f"test_acc {result.test_acc}  test_loss {result.test_loss}"
     n_heads = sum(len(setting.runs) for setting in result.settings)
     n_now, seconds = result.n_trained, duration(result.seconds)
     facts["heads"] = f"{n_heads} finished; this call trained {n_now} in {seconds}"

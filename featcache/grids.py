@@ -1,0 +1,55 @@
+"""The heads of a grid, from the values that each option was given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from featcache.errors import UsageError
+from featcache.runtime import NoteCallback
+from featcache.specs import CONSTANTS, USED_BY, HeadSpec
+
+
+def heads_of(
+    regs: Iterable[str],
+    shapes: Iterable[Sequence[int]],
+    asked: Mapping[str, Sequence[Any] | None],
+    *,
+    note: NoteCallback,
+) -> Iterable[HeadSpec]:
+    """List the heads of a grid; a value applies to each `reg` that has a use for it.
+
+    Args:
+        regs: Regularisations.
+        shapes: Widths of the hidden layers.
+        asked: Values of "l1", "weight_decay" and "dropout"; None is the notebook's.
+        note: Told what is left out.
+
+    Raises:
+        UsageError: If a value has no `reg` that uses it.
+    """
+    used = set()
+    for reg, shape in product(dict.fromkeys(regs), dict.fromkeys(map(tuple, shapes))):
+        if reg == "dropout" and not shape:
+            note("a linear probe has no units to drop: --reg dropout is left out for --hidden ''")
+            continue
+        axes: dict[str, Sequence[Any]] = {}
+        for name in USED_BY.get(reg, ()):
+            used.add(name)
+            axes[name] = asked[name] or [CONSTANTS[name]]
+        for values in product(*axes.values()):
+            options = dict(zip(axes, values, strict=True))
+            if "dropout" in options:
+                options["dropout"] = _fitted(tuple(options["dropout"]), len(shape))
+            yield HeadSpec(hidden=shape, reg=reg, **options)
+    for name, given in asked.items():
+        if given is not None and name not in used:
+            raise UsageError(
+                f"--{name.replace('_', '-')} does nothing with --reg {','.join(regs)}. Nothing was "
+                f"started. Leave it out, or add a --reg that has it."
+            )
+
+
+def _fitted(probabilities: tuple[float, ...], n: int) -> tuple[float, ...]:
+    return tuple(probabilities[min(i, len(probabilities) - 1)] for i in range(n))

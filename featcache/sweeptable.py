@@ -1,0 +1,96 @@
+"""What a sweep found, and how it is written for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.metrics import Spread
+from featcache.specs import HeadSpec
+
+
+@dataclass(frozen=True)
+class SweepSetting:
+    """One setting of the grid, over its seeds.
+
+    Attributes:
+        head: Shape and regularisation.
+        lr: Learning rate.
+        val_loss: Of its heads; None if one broke off.
+        val_acc: Of its heads; None if one broke off.
+        n_epochs: Epochs, the mean over its heads.
+        problem: Why a head broke off; empty if none did.
+        runs: Folders of its heads, by seed.
+    """
+
+    head: HeadSpec
+    lr: float
+    val_loss: Spread | None
+    val_acc: Spread | None
+    n_epochs: float
+    problem: str
+    runs: Sequence[Path]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What `sweep` found.
+
+    Attributes:
+        settings: All of them, the lowest mean val_loss first.
+        test_acc: Of the first setting's heads; None if the cache has no split "test".
+        test_loss: Of the first setting's heads.
+        n_trained: Heads that this call trained; the others were there.
+        seconds: Wall time of this call's training, all passes.
+        cache: The cache.
+        json: The table as a file.
+        markdown: The table as a file.
+        choices: What was chosen automatically, with the reason.
+    """
+
+    settings: Sequence[SweepSetting]
+    test_acc: Spread | None
+    test_loss: Spread | None
+    n_trained: int
+    seconds: float
+    cache: Path
+    json: Path
+    markdown: Path
+    choices: dict[str, str]
+
+
+def markdown_table(result: SweepResult) -> str:
+    """Write the settings as a table, the best first."""
+    lines = ["| setting | val_loss | val_acc | epochs |", "|---|---|---|---|"]
+    for setting in result.settings:
+        cells = [name_of(setting), *figures(setting)]
+        lines.append("| " + " | ".join(cells) + " |")
+    if result.test_acc is not None and result.test_loss is not None:
+        lines += [
+            "",
+            f"The first on the test images: test_acc {result.test_acc}, test_loss "
+            f"{result.test_loss}.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def name_of(setting: SweepSetting) -> str:
+    """Write a setting as it is typed."""
+    spec = setting.head
+    words = [f"--reg {spec.reg}", f"--lr {setting.lr:g}"]
+    words.append(f"--hidden {','.join(map(str, spec.hidden)) or repr('')}")
+    if spec.l1:
+        words.append(f"--l1 {spec.l1:g}")
+    if spec.weight_decay:
+        words.append(f"--weight-decay {spec.weight_decay:g}")
+    if spec.dropout:
+        words.append(f"--dropout {','.join(f'{p:g}' for p in spec.dropout)}")
+    return " ".join(words)
+
+
+def figures(setting: SweepSetting) -> list[str]:
+    """Write val_loss, val_acc and epochs for people."""
+    if setting.val_loss is None or setting.val_acc is None:
+        return [setting.problem, "-", f"{setting.n_epochs:.1f}"]
+    return [str(setting.val_loss), str(setting.val_acc), f"{setting.n_epochs:.1f}"]
