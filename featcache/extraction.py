@@ -92,6 +92,7 @@ def extract(
     seed: int = ExtractSpec.seed,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     data_dir: str | os.PathLike[str] = ExtractSpec.data_dir,
+    compile: str = ExtractSpec.compile,
     mix_numerics: bool = ExtractSpec.mix_numerics,
     on_progress: ProgressCallback | None = None,
     on_note: NoteCallback | None = None,
@@ -117,6 +118,7 @@ def extract(
         seed: Seeds `weights="random"`.
         cache_dir: Folder of all caches.
         data_dir: Folder of downloaded datasets.
+        compile: "auto", "always" or "never".
         mix_numerics: Go on with a partial file that another numeric class began.
         on_progress: Called after each batch.
         on_note: Called with a sentence for each choice that was made.
@@ -150,6 +152,7 @@ def extract(
         seed=seed,
         cache_dir=os.fspath(cache_dir),
         data_dir=os.fspath(data_dir),
+        compile=compile,
         mix_numerics=mix_numerics,
     )
     progress = on_progress or silent
@@ -198,7 +201,7 @@ def _compute(
         n_before = _n_rows(writer)
         try:
             if is_resumed:
-                job = plan.resumed_job(writer, on_progress=progress)
+                job = plan.resumed_job(writer, on_progress=progress, on_note=note)
             with freed_memory_kept():
                 if plan.spec.bn == "adapted":
                     adapt(job, writer)

@@ -19,10 +19,11 @@ from featcache.batchnorm import (
     batch_norm_statistics,
     load_batch_norm_statistics,
 )
+from featcache.compiling import compile_trunk
 from featcache.datasets.splits import Dataset, Split
 from featcache.errors import MismatchError
 from featcache.forward import TrunkRunner, to_storage
-from featcache.loading import Batch, Span, load_batches
+from featcache.loading import Batch, Span, image_shape, load_batches
 from featcache.specs import Preprocess
 from featcache.store import Block, CacheWriter, partial_path
 
@@ -120,10 +121,13 @@ def adapt(job: Job, writer: CacheWriter) -> None:
         values = batch_norm_statistics(module).values()
         flat = torch.cat([v.flatten().float() for v in values]).numpy()
         writer.write_statistics(flat, job.numerics)
-        return
-    parts = torch.from_numpy(stored.copy()).split([shape.numel() for shape in shapes.values()])
-    statistics = {n: p.view(s) for (n, s), p in zip(shapes.items(), parts, strict=True)}
-    load_batch_norm_statistics(module, statistics)
+    else:
+        parts = torch.from_numpy(stored.copy()).split([shape.numel() for shape in shapes.values()])
+        statistics = {n: p.view(s) for (n, s), p in zip(shapes.items(), parts, strict=True)}
+        load_batch_norm_statistics(module, statistics)
+    if job.runner.forward is not module:
+        shape = image_shape(job.dataset.splits["train"], job.preprocess)
+        compile_trunk(job.runner, shape)  # the compiled one has the statistics of before
 
 
 def _adaptation_inputs(job: Job) -> Iterator[torch.Tensor]:

@@ -20,6 +20,7 @@ from featcache.backbones import (
     load_backbone,
 )
 from featcache.batchnorm import batch_norm_statistics, require_batch_norm
+from featcache.compiling import CompileError, compile_trunk, compiler_name, settle_compiled
 from featcache.datasets import load_dataset
 from featcache.datasets.splits import ArrayImages, Dataset
 from featcache.errors import MismatchError, UsageError
@@ -122,13 +123,26 @@ class Plan:
         probed = job.runner.probe(shape, may_halve=asked is None)
         if probed != choice.value:
             choice = Choice(probed, f"{choice.value} did not fit into memory")
-            job = replace(job, numerics=self._numerics(probed))
         self.choices["batch_size"] = f"{choice.value} ({choice.why})"
         on_note(f"batch size {choice.value}: {choice.why}")
-        return job
+        compiler = settle_compiled(
+            job.runner,
+            image_shape=shape,
+            n_rows=self.n_rows,
+            asked=self.spec.compile,
+            on_note=on_note,
+        )
+        how = "eager" if compiler.value is None else "compiled"
+        self.choices["trunk"] = f"{how} ({compiler.why})"
+        on_note(f"trunk {how}: {compiler.why}")
+        return replace(job, numerics=self._numerics(probed, compiler.value))
 
-    def resumed_job(self, writer: CacheWriter, *, on_progress: ProgressCallback) -> Job:
-        """Make the job that goes on with a partial file, on the batch grid of its first run.
+    def resumed_job(
+        self, writer: CacheWriter, *, on_progress: ProgressCallback, on_note: NoteCallback
+    ) -> Job:
+        """Make the job that goes on with a partial file, as its first run did.
+
+        Its batch grid, and whether its trunk is compiled, are those of the first run.
 
         Raises:
             MismatchError: If this run is of another numeric class, unless that was allowed.
@@ -136,6 +150,15 @@ class Plan:
         stored = writer.manifest.numerics
         batch_size = self.spec.batch_size or stored.get("batch_size", _PIXELS_BATCH_SIZE)
         job = self._job(batch_size, on_progress)
+        if "compiler" in stored and job.runner is not None and self.spec.compile != "never":
+            on_note("compiling the trunk, as the first run did")
+            first = next(iter(self.dataset.splits.values()))
+            try:
+                compile_trunk(job.runner, image_shape(first, self.preprocess))
+            except CompileError as err:
+                on_note(f"it failed to compile: {err}")
+            else:
+                job = replace(job, numerics=self._numerics(batch_size, compiler_name()))
         differing = differing_fields(stored, job.numerics)
         if differing and not self.spec.mix_numerics:
             raise MismatchError(
@@ -196,7 +219,7 @@ class Plan:
             on_progress=on_progress,
         )
 
-    def _numerics(self, batch_size: int) -> dict[str, Any]:
+    def _numerics(self, batch_size: int, compiler: str | None = None) -> dict[str, Any]:
         # Pillow 13 resizes tall images in another order of passes than Pillow 12; its minor
         # versions bring other decoders along.
         release = version("pillow")
@@ -204,7 +227,10 @@ class Plan:
         if not self.has_trunk:
             return pillow
         return pillow | numeric_class(
-            device=self.device, precision=self.precision, batch_size=batch_size
+            device=self.device,
+            precision=self.precision,
+            batch_size=batch_size,
+            compiler=compiler,
         )
 
     def _provenance(self) -> dict[str, Any]:

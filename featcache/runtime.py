@@ -128,7 +128,9 @@ def freed_memory_kept() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
-def numeric_class(*, device: str, precision: str, batch_size: int) -> dict[str, Any]:
+def numeric_class(
+    *, device: str, precision: str, batch_size: int, compiler: str | None = None
+) -> dict[str, Any]:
     """Name what decides the bits of a feature beside the identity of its cache.
 
     Two runs of one class write the same bytes; two classes may differ in the last digits.
@@ -139,6 +141,8 @@ def numeric_class(*, device: str, precision: str, batch_size: int) -> dict[str, 
         "batch_size": batch_size,
         "memory_format": "channels_last",
     }
+    if compiler:
+        facts["compiler"] = compiler
     if device == "cpu":
         facts["device"] = f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
         facts["threads"] = torch.get_num_threads()

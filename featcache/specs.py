@@ -16,6 +16,7 @@ BN_MODES = ("frozen", "adapted")
 PREPROCESS_KINDS = ("notebook", "weights")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 STORE_DTYPES = ("float32", "float16")
+COMPILE_MODES = ("auto", "always", "never")
 REGULARISATIONS = ("none", "l1", "l2", "l1l2", "dropout")
 SELECTIONS = ("last", "best")
 
@@ -55,6 +56,8 @@ class ExtractSpec:
         seed: Seeds `weights="random"`.
         cache_dir: Folder of all caches.
         data_dir: Folder of downloaded datasets.
+        compile: Whether to compile the trunk on a CPU: "auto" tries it where the job is long
+            enough to pay, "always" or "never".
         mix_numerics: Go on with a partial file whose rows were made by another numeric class.
     """
 
@@ -73,6 +76,7 @@ class ExtractSpec:
     seed: int = 0
     cache_dir: str = "cache"
     data_dir: str = "data"
+    compile: str = "auto"
     mix_numerics: bool = False
 
     def __post_init__(self) -> None:
@@ -80,6 +84,7 @@ class ExtractSpec:
         _one_of("--preprocess", self.preprocess, PREPROCESS_KINDS)
         _one_of("--precision", self.precision, PRECISIONS)
         _one_of("--store-dtype", self.store_dtype, STORE_DTYPES)
+        _one_of("--compile", self.compile, COMPILE_MODES)
         _at_least("--image-size", self.image_size, 1)
         _at_least("--batch-size", self.batch_size, 1)
         _at_least("--n-workers", self.n_workers, 0)

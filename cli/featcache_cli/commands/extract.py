@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.specs import BN_MODES, PRECISIONS, PREPROCESS_KINDS, STORE_DTYPES, ExtractSpec
+from featcache.specs import (
+    BN_MODES,
+    COMPILE_MODES,
+    PRECISIONS,
+    PREPROCESS_KINDS,
+    STORE_DTYPES,
+    ExtractSpec,
+)
 from featcache_cli.console import (
     ProgressDisplay,
     duration,
@@ -75,6 +82,13 @@ def extract(
     seed: Annotated[int, typer.Option(help="Seeds --weights random.")] = ExtractSpec.seed,
     cache_dir: CacheDirOption = ExtractSpec.cache_dir,
     data_dir: DataDirOption = ExtractSpec.data_dir,
+    compile: Annotated[
+        str,
+        typer.Option(
+            help=f"Compile the trunk on a CPU: {', '.join(COMPILE_MODES)}; auto tries it where the "
+            f"job is long enough to pay."
+        ),
+    ] = ExtractSpec.compile,
     mix_numerics: Annotated[
         bool,
         typer.Option("--mix-numerics", help="Go on with a file that another machine began."),
@@ -104,6 +118,7 @@ def extract(
         seed=seed,
         cache_dir=cache_dir,
         data_dir=data_dir,
+        compile=compile,
         mix_numerics=mix_numerics,
         on_progress=lambda progress: show_extraction(display, progress),
         on_note=note,

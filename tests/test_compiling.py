@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import featcache
+from featcache import compiling
+from featcache.compiling import CompileError, compile_trunk, compiler_name, settle_compiled
+from featcache.errors import InterruptedRunError, MismatchError
+from featcache.extraction import ExtractResult
+from featcache.forward import TrunkRunner
+from featcache.specs import Preprocess
+from tests.test_extraction import StopAfter
+
+Extract = Callable[..., ExtractResult]
+SHAPE = (8, 8, 3)
+needs_compiler = pytest.mark.skipif(compiler_name() is None, reason="no C++ compiler")
+
+
+class Small(nn.Module):
+    """A convolution and a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        features: Tensor = self.conv(batch).relu().mean((2, 3))
+        return features
+
+
+@pytest.fixture
+def runner() -> TrunkRunner:
+    return TrunkRunner(
+        Small().eval(),
+        preprocess=Preprocess.notebook(16),
+        is_resized=False,
+        device="cpu",
+        precision="fp32",
+        batch_size=4,
+    )
+
+
+@pytest.fixture
+def settle(monkeypatch: pytest.MonkeyPatch, runner: TrunkRunner) -> Callable[..., Any]:
+    """Settle with a compile that only replaces what runs, and with seconds as told."""
+
+    def make(
+        *, eager_s: float = 1.0, compiled_s: float = 0.5, forward: Any = None, **options: Any
+    ) -> tuple[Any, list[str]]:
+        def compile_trunk(runner: TrunkRunner, shape: tuple[int, int, int]) -> None:
+            if isinstance(forward, Exception):
+                raise forward
+            runner.forward = forward or runner.module.forward
+
+        def seconds(runner: TrunkRunner, images: Any) -> float:
+            return eager_s if runner.forward is runner.module else compiled_s
+
+        monkeypatch.setattr(compiling, "compile_trunk", compile_trunk)
+        monkeypatch.setattr(compiling, "_seconds", seconds)
+        monkeypatch.setattr(compiling, "compiler_name", lambda: options.get("compiler", "cc 1"))
+        told: list[str] = []
+        choice = settle_compiled(
+            runner,
+            image_shape=SHAPE,
+            n_rows=options.get("n_rows", 4_000),
+            asked=options.get("asked", "auto"),
+            on_note=told.append,
+        )
+        return choice, told
+
+    return make
+
+
+def test_a_long_job_is_compiled_if_that_is_faster(
+    settle: Callable[..., Any], runner: TrunkRunner
+) -> None:
+    choice, told = settle()
+
+    assert choice.value == "cc 1"
+    assert choice.why.startswith("2.00 times as fast as eager")
+    assert told[0] == "about 1000 s of work: compiling may pay"
+    assert runner.forward is not runner.module
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"n_rows": 1_000}, "250 s of work are too few to compile for"),
+        ({"compiled_s": 0.95}, "1.05 times as fast as eager"),
+        ({"compiler": None}, "no C++ compiler was found"),
+        ({"forward": CompileError("g++ died")}, "it failed to compile: g++ died"),
+        ({"forward": lambda batch: batch.mean((2, 3)).repeat(1, 3)[:, :8]}, "features differ by"),
+        ({"forward": lambda batch: torch.full((4, 8), torch.nan)}, "features differ by nan"),
+        ({"asked": "never"}, "asked for"),
+        ({"asked": "always", "compiler": None}, "no C++ compiler was found"),
+    ],
+)
+def test_else_the_trunk_stays_eager_and_says_why(
+    settle: Callable[..., Any], runner: TrunkRunner, options: dict[str, Any], why: str
+) -> None:
+    choice, _ = settle(**options)
+
+    assert choice.value is None
+    assert why in choice.why
+    assert runner.forward is runner.module
+
+
+def test_always_asks_for_no_gain(settle: Callable[..., Any]) -> None:
+    choice, _ = settle(asked="always", n_rows=1, compiled_s=2.0)
+
+    assert choice.value == "cc 1"
+
+
+def test_whatever_breaks_a_compile_is_one_error(
+    monkeypatch: pytest.MonkeyPatch, runner: TrunkRunner
+) -> None:
+    def broken(*args: object, **options: object) -> Any:
+        return lambda batch: (_ for _ in ()).throw(OSError("cannot execute g++\nsecond line"))
+
+    monkeypatch.setattr(torch, "compile", broken)
+
+    with pytest.raises(CompileError, match=r"^cannot execute g\+\+$"):
+        compile_trunk(runner, SHAPE)
+    assert runner.forward is runner.module
+
+
+@needs_compiler
+def test_a_compiled_trunk_gives_the_same_features(runner: TrunkRunner) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (4, *SHAPE), np.uint8)
+    expected = runner.features(images)
+
+    compile_trunk(runner, SHAPE)
+    found = runner.features(images)
+
+    assert runner.forward is not runner.module
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@needs_compiler
+def test_a_compiled_run_resumes_compiled_and_byte_identical(
+    extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adapted BatchNorm too: a graph compiled before would have the statistics of before."""
+    monkeypatch.setattr("featcache.planning.rows_per_block", lambda _, batch_size: 2 * batch_size)
+    asked = {"backbone": "resnet18", "bn": "adapted", "image_size": 32}
+    whole = extract(**asked, compile="always", cache_dir=tmp_path / "whole").path
+    eager = extract(**asked, compile="never", cache_dir=tmp_path / "eager").path
+    with pytest.raises(InterruptedRunError):
+        extract(**asked, compile="always", on_progress=StopAfter(4))
+
+    with pytest.raises(MismatchError, match="compiler"):
+        extract(**asked, compile="never")
+    told: list[str] = []
+    resumed = extract(**asked, on_note=told.append)
+
+    assert resumed.outcome == "resumed"
+    assert "compiling the trunk, as the first run did" in told
+    assert resumed.path.read_bytes() == whole.read_bytes()
+    found = featcache.open_cache(whole)["train"].features[:]
+    expected = featcache.open_cache(eager)["train"].features[:]
+    assert found.tobytes() != expected.tobytes()
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
