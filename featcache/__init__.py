@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from featcache.equivalence import ParityReport, parity
     from featcache.errors import FeatcacheError
     from featcache.evaluation import Comparison, Evaluation, compare, evaluate
-    from featcache.extraction import ExtractResult, Failure, extract
+    from featcache.extraction import ExtractResult, Failure, extract, extract_all
     from featcache.headmodule import HeadModule
     from featcache.levels import NotebookComparison, ParityCheck
     from featcache.pipeline import Progress
@@ -73,6 +73,7 @@ _HOME = {
     "describe_cache": "store",
     "evaluate": "evaluation",
     "extract": "extraction",
+    "extract_all": "extraction",
     "find_cache": "store",
     "list_backbones": "backbones",
     "list_caches": "store",
@@ -121,6 +122,7 @@ __all__ = [
     "describe_cache",
     "evaluate",
     "extract",
+    "extract_all",
     "find_cache",
     "list_backbones",
     "list_caches",

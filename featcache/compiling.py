@@ -7,7 +7,7 @@ import logging
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -56,10 +56,8 @@ def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int]) -> Non
         CompileError: Whatever torch, the compiler or the system complain of; the trunk is eager.
     """
     import torch._inductor.config as inductor
-    from torch._dynamo import reset
 
-    reset()  # an earlier graph of this module has its earlier weights inside
-    runner.forward = torch.compile(runner.module, dynamic=False)
+    runner.forward = torch.compile(_own_function(runner.module), dynamic=False)
     try:
         # Not as torch.compile's options: those come too late for the layout of convolutions, and a
         # third of the gain is lost. One thread: a pool of processes would outlive a killed run.
@@ -69,6 +67,21 @@ def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int]) -> Non
         runner.forward = runner.module
         text = str(err.__cause__ or err).strip()
         raise CompileError(text.partition("\n")[0] or type(err).__name__) from err
+
+
+def _own_function(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Give the module a code object of its own.
+
+    torch keeps compiled graphs by code object, and a frozen one has the weights inside: those of
+    another trunk of the class, or of this one before it was adapted, must not be taken for it.
+    """
+
+    def run(inputs: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = module(inputs)
+        return features
+
+    run.__code__ = run.__code__.replace()
+    return run
 
 
 def settle_compiled(

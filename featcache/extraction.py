@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from featcache.account import CostAccount, cost_account
-from featcache.errors import InterruptedRunError, MismatchError
-from featcache.pipeline import Progress, ProgressCallback, adapt, check_canaries, fill
+from featcache.cachemaking import Made, make_caches, require_identity
+from featcache.errors import UsageError
+from featcache.pipeline import Progress, ProgressCallback
 from featcache.planning import Plan, make_plan
-from featcache.runtime import NoteCallback, freed_memory_kept, silent
-from featcache.specs import ExtractSpec, differing_fields
-from featcache.store import (
-    CacheWriter,
-    locked,
-    near_misses,
-    open_cache,
-    partial_path,
-    read_state,
-)
+from featcache.runtime import NoteCallback, silent
+from featcache.specs import ExtractSpec
+from featcache.store import locked, open_cache, read_state
+from featcache.trunks import PIXELS
 
 
 @dataclass(frozen=True)
@@ -135,7 +131,6 @@ def extract(
         >>> result.outcome, result.n_rows
         ('computed', 128)
     """
-    started = time.perf_counter()
     spec = ExtractSpec(
         dataset=dataset,
         backbone=backbone,
@@ -155,104 +150,100 @@ def extract(
         compile=compile,
         mix_numerics=mix_numerics,
     )
-    progress = on_progress or silent
-    note = on_note or silent
-    plan = make_plan(spec, on_progress=progress, on_note=note)
-    if _is_complete(plan):
-        return _result(plan, started=started, outcome="reused")
-    with locked(plan.path):
-        if _is_complete(plan):  # another process finished it meanwhile
-            return _result(plan, started=started, outcome="reused")
-        return _compute(plan, started=started, progress=progress, note=note)
+    [result] = _extract([spec], on_progress or silent, on_note or silent)
+    return result
+
+
+def extract_all(
+    dataset: str = ExtractSpec.dataset,
+    *,
+    backbones: Sequence[str],
+    on_progress: ProgressCallback | None = None,
+    on_note: NoteCallback | None = None,
+    **options: Any,
+) -> tuple[ExtractResult, ...]:
+    """Run a dataset through several trunks, each into a cache of its own, reading images once.
+
+    Trunks whose images are prepared alike, in batches of one size, share a pass; others follow in
+    a pass of their own. Each cache is byte for byte the one that `extract` makes.
+
+    Args:
+        dataset: "cifar10", "cifar100", "digits", "folder:PATH" or "torchvision:NAME".
+        backbones: Torchvision classification models, each once.
+        on_progress: Called after each batch.
+        on_note: Called with a sentence for each choice that was made.
+        options: The other arguments of `extract`, for every trunk.
+
+    Returns:
+        One for each trunk, in their order. `seconds` is that of the whole call; reading and
+        writing are counted in full for each cache of a pass.
+
+    Raises:
+        UsageError: If there is no trunk, one is named twice, or one file of weights or "pixels" is
+            among several.
+        FeatcacheError: One of its children, as `extract` raises them.
+    """
+    names = tuple(backbones)
+    if not names or len(set(names)) < len(names):
+        raise UsageError(
+            f"--backbone names {', '.join(names) or 'no trunk'}; expected one or more, each once."
+        )
+    if PIXELS in names and len(names) > 1:
+        raise UsageError(
+            f"--backbone {PIXELS} has no trunk, and shares no pass with one. Nothing was started. "
+            f"Extract it by itself."
+        )
+    specs = [
+        ExtractSpec(dataset=dataset, backbone=name, **_paths_as_text(options)) for name in names
+    ]
+    if len(names) > 1 and specs[0].weights not in ("DEFAULT", "random"):
+        raise UsageError(
+            f"--weights {specs[0].weights} belongs to one trunk, but {len(names)} were named. "
+            f"Nothing was started. Extract them one by one."
+        )
+    return tuple(_extract(specs, on_progress or silent, on_note or silent))
+
+
+def _paths_as_text(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: os.fspath(v) if isinstance(v, os.PathLike) else v for n, v in options.items()}
+
+
+def _extract(
+    specs: Sequence[ExtractSpec], progress: ProgressCallback, note: NoteCallback
+) -> list[ExtractResult]:
+    """Make the caches that are not there yet."""
+    started = time.perf_counter()
+    plans: list[Plan] = []
+    for spec in specs:
+        if len(specs) > 1:
+            note(f"{spec.backbone}:")
+        first = plans[0] if plans else None
+        plans.append(make_plan(spec, on_progress=progress, on_note=note, same_images=first))
+    missing = [plan for plan in plans if not _is_complete(plan)]
+    with contextlib.ExitStack() as locks:
+        for plan in missing:
+            locks.enter_context(locked(plan.path))
+        # Another process may have finished one meanwhile.
+        missing = [plan for plan in missing if not _is_complete(plan)]
+        how = make_caches(missing, progress=progress, note=note)
+        made = {plan.path: one for plan, one in zip(missing, how, strict=True)}
+    return [_result(p, made.get(p.path), seconds=time.perf_counter() - started) for p in plans]
 
 
 def _is_complete(plan: Plan) -> bool:
     """Tell whether the cache is there; refuse a file of another identity in its place."""
     if not (plan.path.exists() or plan.path.is_symlink()):
         return False
-    _require_identity(plan.path, open_cache(plan.path).identity, plan.identity)
+    require_identity(plan.path, open_cache(plan.path).identity, plan.identity)
     return True
 
 
-def _require_identity(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    differing = differing_fields(found, wanted)
-    if differing:
-        raise MismatchError(
-            f"{path} holds something else than was asked for: {'; '.join(differing)}. Nothing was "
-            f"changed. Move the file away, or choose another --cache-dir."
-        )
-
-
-def _compute(
-    plan: Plan, *, started: float, progress: ProgressCallback, note: NoteCallback
-) -> ExtractResult:
-    partial = partial_path(plan.path)
-    is_resumed = partial.exists()
-    if is_resumed:
-        writer = _reopen(plan, progress=progress, note=note)
+def _result(plan: Plan, made: Made | None, *, seconds: float) -> ExtractResult:
+    if made is None:
+        outcome, n_computed, phases = "reused", 0, dict[str, float]()
     else:
-        others = near_misses(plan.path, plan.identity)
-        if others:
-            nearest, differing = min(others, key=lambda other: len(other[1]))
-            note(f"{nearest.name} is another cache: {'; '.join(differing)}")
-        job = plan.new_job(on_progress=progress, on_note=note)
-        writer = CacheWriter.create(plan.path, plan.file_plan(job), plan.rows())
-    with writer:
-        n_before = _n_rows(writer)
-        try:
-            if is_resumed:
-                job = plan.resumed_job(writer, on_progress=progress, on_note=note)
-            with freed_memory_kept():
-                if plan.spec.bn == "adapted":
-                    adapt(job, writer)
-                if is_resumed:
-                    n_same = check_canaries(job, writer)
-                    note(f"resuming: {n_before} rows kept, {n_same} recomputed and found the same")
-                seconds = fill(job, writer)
-            writer.finish()
-        except KeyboardInterrupt as err:
-            raise InterruptedRunError(
-                f"Stopped. {_n_rows(writer)} of {plan.n_rows} rows are kept in {partial}. The "
-                f"same command goes on from there."
-            ) from err
-    return _result(
-        plan,
-        started=started,
-        outcome="resumed" if is_resumed else "computed",
-        n_computed=plan.n_rows - n_before,
-        seconds_by_phase=seconds,
-    )
-
-
-def _reopen(plan: Plan, *, progress: ProgressCallback, note: NoteCallback) -> CacheWriter:
-    writer = CacheWriter.resume(plan.path, plan.rows())
-    try:
-        _require_identity(partial_path(plan.path), writer.manifest.identity, plan.identity)
-        damaged = writer.recheck(on_progress=lambda i, n: progress(Progress("check", "", i, n)))
-        for block in damaged:
-            note(
-                f"{block.split} rows {block.start} to {block.stop - 1} were damaged on the disk; "
-                f"they are computed again"
-            )
-    except BaseException:
-        writer.close()
-        raise
-    return writer
-
-
-def _n_rows(writer: CacheWriter) -> int:
-    return sum(block.stop - block.start for block in writer.acknowledged())
-
-
-def _result(
-    plan: Plan,
-    *,
-    started: float,
-    outcome: str,
-    n_computed: int = 0,
-    seconds_by_phase: Mapping[str, float] | None = None,
-) -> ExtractResult:
-    phases = dict(seconds_by_phase or {})
+        outcome = "resumed" if made.is_resumed else "computed"
+        n_computed, phases = made.n_rows_computed, dict(made.seconds)
     work_s = sum(phases.values())
     cache = open_cache(plan.path)
     failures = tuple(
@@ -277,7 +268,7 @@ def _result(
         n_features=cache.n_features,
         nbytes=read_state(plan.path).manifest.file_size,
         failures=failures,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         seconds_by_phase=phases,
         images_per_s=n_computed / work_s if work_s else 0.0,
         choices=plan.choices,
@@ -285,4 +276,4 @@ def _result(
     )
 
 
-__all__ = ["ExtractResult", "Failure", "Progress", "extract"]
+__all__ = ["ExtractResult", "Failure", "Progress", "extract", "extract_all"]

@@ -1,19 +1,16 @@
-"""Fill a cache file: read, preprocess, trunk in one thread; rows to the disk in another."""
+"""What a run needs, how its trunk is made ready, and whether it is still the same trunk."""
 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from featcache.background import BlockWriter, FinishedBlock
 from featcache.batchnorm import (
     adapt_batch_norm,
     batch_norm_statistics,
@@ -25,7 +22,7 @@ from featcache.errors import MismatchError
 from featcache.forward import TrunkRunner, to_storage
 from featcache.loading import Batch, Span, image_shape, load_batches
 from featcache.specs import Preprocess
-from featcache.store import Block, CacheWriter, partial_path
+from featcache.store import CacheWriter, partial_path
 
 # All that decides adapted statistics beside the dataset and the trunk; part of the identity. The
 # batch is the notebook's.
@@ -186,95 +183,3 @@ def _agree(fresh: npt.NDArray[Any], stored: npt.NDArray[Any], *, exact: bool, jo
     allowed = tolerance * float(np.abs(stored).max(initial=0.0))
     difference = np.abs(fresh.astype(np.float64) - stored.astype(np.float64))
     return float(difference.max(initial=0.0)) <= allowed
-
-
-def fill(job: Job, writer: CacheWriter) -> dict[str, float]:
-    """Compute and write every pending block.
-
-    Returns:
-        Seconds by "read", "preprocess", "trunk" and "write".
-    """
-    if job.runner is not None:
-        job.runner.seconds.clear()  # of the canaries
-    clock = _Clock(job, writer)
-    with BlockWriter(writer, job.numerics) as out:
-        for split_name, blocks in groupby(writer.pending(), key=lambda block: block.split):
-            _fill_split(job, job.dataset.splits[split_name], list(blocks), out, clock)
-        waited = time.perf_counter()
-    clock.seconds["write"] += time.perf_counter() - waited
-    return clock.report()
-
-
-class _Clock:
-    """Counts rows and seconds, and tells them."""
-
-    def __init__(self, job: Job, writer: CacheWriter) -> None:
-        self.seconds = {"read": 0.0, "write": 0.0}
-        self._job = job
-        self._n_total = {name: len(split) for name, split in job.dataset.splits.items()}
-        self._n_done = dict(self._n_total)
-        for block in writer.pending():
-            self._n_done[block.split] -= block.stop - block.start
-        self._n_new = 0
-        self._started = time.perf_counter()
-
-    def report(self) -> dict[str, float]:
-        """Seconds so far, by phase."""
-        runner = self._job.runner
-        inner = {"preprocess": 0.0, "trunk": 0.0} if runner is None else runner.seconds
-        return {"read": self.seconds["read"], **inner, "write": self.seconds["write"]}
-
-    def tick(self, split: str, n_rows: int) -> None:
-        """Count rows and tell the caller."""
-        self._n_new += n_rows
-        self._n_done[split] += n_rows
-        rate = self._n_new / max(1e-9, time.perf_counter() - self._started)
-        n_left = sum(self._n_total.values()) - sum(self._n_done.values())
-        self._job.on_progress(
-            Progress(
-                stage="extract",
-                split=split,
-                n_done=self._n_done[split],
-                n_total=self._n_total[split],
-                images_per_s=rate,
-                left_s=n_left / rate,
-                seconds=self.report(),
-            )
-        )
-
-
-def _fill_split(
-    job: Job, split: Split, blocks: Sequence[Block], out: BlockWriter, clock: _Clock
-) -> None:
-    grid = {block: _grid(block, job.batch_size) for block in blocks}
-    spans = [span for in_block in grid.values() for span in in_block]
-    with contextlib.closing(job.load(split, spans)) as batches:
-        for block, in_block in grid.items():
-            finished = _compute_block(job, split, block, islice(batches, len(in_block)), clock)
-            started = time.perf_counter()
-            out.put(finished)
-            clock.seconds["write"] += time.perf_counter() - started
-
-
-def _compute_block(
-    job: Job, split: Split, block: Block, batches: Iterator[Batch], clock: _Clock
-) -> FinishedBlock:
-    rows: list[npt.NDArray[Any]] = []
-    reasons: dict[int, str] = {}
-    started = time.perf_counter()
-    for batch in batches:
-        clock.seconds["read"] += time.perf_counter() - started
-        rows.append(job.rows(split, batch))
-        first = batch.span.start - block.start
-        reasons |= {first + i: reason for i, reason in batch.reasons.items()}
-        clock.tick(split.name, batch.span.stop - batch.span.start)
-        started = time.perf_counter()
-    valid = np.ones(block.stop - block.start, np.bool_)
-    valid[list(reasons)] = False
-    return FinishedBlock(block, np.concatenate(rows), valid, reasons)
-
-
-def _grid(block: Block, batch_size: int) -> list[Span]:
-    """Cut a block into batches: the grid is anchored at the block, wherever a run was cut."""
-    starts = range(block.start, block.stop, batch_size)
-    return [Span(start, min(start + batch_size, block.stop)) for start in starts]

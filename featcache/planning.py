@@ -245,8 +245,20 @@ class Plan:
         }
 
 
-def make_plan(spec: ExtractSpec, *, on_progress: ProgressCallback, on_note: NoteCallback) -> Plan:
+def make_plan(
+    spec: ExtractSpec,
+    *,
+    on_progress: ProgressCallback,
+    on_note: NoteCallback,
+    same_images: Plan | None = None,
+) -> Plan:
     """Decide a run; the cheap refusals come first.
+
+    Args:
+        spec: What was asked for.
+        on_progress: Called while the dataset is read for its digest.
+        on_note: Told each choice.
+        same_images: A plan for another trunk, whose dataset and digest are taken over.
 
     Raises:
         UsageError: For names and sizes that do not exist.
@@ -268,9 +280,12 @@ def make_plan(spec: ExtractSpec, *, on_progress: ProgressCallback, on_note: Note
     preprocess = Preprocess.notebook(spec.image_size)
     if spec.preprocess == "weights":
         preprocess = weights_preprocess(spec.backbone, spec.weights, spec.image_size)
-    dataset = load_dataset(spec.dataset, data_dir=spec.data_dir).limited(spec.limit)
-    for sentence in dataset.notes:
-        on_note(sentence)
+    if same_images is None:
+        dataset = load_dataset(spec.dataset, data_dir=spec.data_dir).limited(spec.limit)
+        for sentence in dataset.notes:
+            on_note(sentence)
+    else:
+        dataset = same_images.dataset
     row_shape, store_dtype = _row(spec, dataset, preprocess, n_features=info.n_features)
     folder = Path(spec.cache_dir).expanduser() / dataset.slug
     n_rows = sum(len(split) for split in dataset.splits.values())
@@ -278,7 +293,10 @@ def make_plan(spec: ExtractSpec, *, on_progress: ProgressCallback, on_note: Note
     of_this_trunk = folder.glob(f"{spec.backbone}-*.h5*")
     if not any(p.stat().st_size >= nbytes for p in of_this_trunk):  # else it may be our own
         require_space(folder, nbytes=nbytes)
-    digest = dataset.digest(on_progress=lambda i, n: on_progress(Progress("digest", "", i, n)))
+    if same_images is None:
+        digest = dataset.digest(on_progress=lambda i, n: on_progress(Progress("digest", "", i, n)))
+    else:
+        digest = same_images.identity["dataset_sha256"]
     backbone = load_backbone(
         spec.backbone, weights=spec.weights, seed=spec.seed, image_size=spec.image_size
     )

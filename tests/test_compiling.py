@@ -146,6 +146,28 @@ def test_a_compiled_trunk_gives_the_same_features(runner: TrunkRunner) -> None:
 
 
 @needs_compiler
+def test_two_compiled_trunks_of_a_class_keep_apart(runner: TrunkRunner) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (4, *SHAPE), np.uint8)
+    other = TrunkRunner(
+        Small().eval(),
+        preprocess=Preprocess.notebook(16),
+        is_resized=False,
+        device="cpu",
+        precision="fp32",
+        batch_size=4,
+    )
+    with torch.no_grad():
+        other.module.conv.bias += 1.0
+    expected = [runner.features(images), other.features(images)]
+
+    compile_trunk(runner, SHAPE)
+    compile_trunk(other, SHAPE)
+
+    for one, rows in zip((runner, other, runner), (*expected, expected[0]), strict=True):
+        assert np.abs(one.features(images) - rows).max() <= 1e-5 * np.abs(rows).max()
+
+
+@needs_compiler
 def test_a_compiled_run_resumes_compiled_and_byte_identical(
     extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 
 import featcache
 from featcache.backbones import Backbone, load_backbone
+from featcache.datasets.image_files import FolderImages
 from featcache.errors import (
     DeviceError,
     DiskFullError,
@@ -452,3 +455,79 @@ def test_a_missing_cuda_device_is_a_device_error(extract: Extract) -> None:
         extract(device="cuda:7" if not torch.cuda.is_available() else "cuda:77")
 
     assert err.value.exit_code == 16
+
+
+def test_several_trunks_read_every_image_once_and_make_the_same_files(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of two lengths; one trunk goes on, one is there, one has a grid of its own."""
+    monkeypatch.setattr(
+        "featcache.planning.rows_per_block",
+        lambda row_nbytes, batch_size: batch_size * (2 if row_nbytes < 3_000 else 3),
+    )
+    names = (SMALL_TRUNK, "mobilenet_v2", "squeezenet1_1", "resnet18")
+    options: dict[str, Any] = {
+        "weights": "random",
+        "image_size": 32,
+        "n_workers": 0,
+        "data_dir": tmp_path / "data",
+    }
+    source, alone = f"folder:{image_folder}", partial(featcache.extract, f"folder:{image_folder}")
+    sizes = {"mobilenet_v2": 8}
+    singly = [
+        alone(backbone=n, batch_size=sizes.get(n), cache_dir=tmp_path / "alone", **options)
+        for n in names
+    ]
+    options["cache_dir"] = tmp_path / "together"
+    interrupt(alone, 7, backbone="mobilenet_v2", batch_size=8, **options)
+    alone(backbone="squeezenet1_1", **options)
+    decoded: list[int] = []
+    decode = FolderImages.decode
+    monkeypatch.setattr(
+        FolderImages, "decode", lambda self, row: decoded.append(row) or decode(self, row)
+    )
+    told: list[str] = []
+
+    together = featcache.extract_all(source, backbones=names, on_note=told.append, **options)
+
+    assert [r.outcome for r in together] == ["computed", "resumed", "reused", "computed"]
+    for one, other in zip(together, singly, strict=True):
+        assert one.path.name == other.path.name
+        assert one.path.read_bytes() == other.path.read_bytes()
+    assert any(note.startswith("2 passes over the images") for note in told)
+    n_kept = 310 - together[1].n_rows_computed
+    assert 0 < n_kept < 310
+    assert len(decoded) == 310 + (310 - n_kept) + 2 * 8  # and a batch of the two canaries
+
+
+def test_several_trunks_stopped_and_begun_again(extract: Any) -> None:
+    source = extract.args[0]
+    options = {name: value for name, value in extract.keywords.items() if name != "backbone"}
+    names = (SMALL_TRUNK, "mobilenet_v2")
+
+    with pytest.raises(InterruptedRunError) as err:
+        featcache.extract_all(source, backbones=names, on_progress=StopAfter(4), **options)
+    results = featcache.extract_all(source, backbones=names, **options)
+
+    assert str(err.value).count("of 310 rows are kept in") == 2
+    assert [r.outcome for r in results] == ["resumed", "resumed"]
+
+
+@pytest.mark.parametrize(
+    ("names", "weights", "text"),
+    [
+        ((), "random", "names no trunk"),
+        (("vgg16", "vgg16"), "random", "names vgg16, vgg16; expected one or more, each once"),
+        (("vgg16", "alexnet"), "file.pth", "belongs to one trunk, but 2 were named"),
+        (("vgg16", "alxnet"), "random", "alexnet"),
+        (("vgg16", "pixels"), "DEFAULT", "pixels has no trunk, and shares no pass with one"),
+    ],
+)
+def test_several_trunks_refuse_what_cannot_be(
+    extract: Any, names: tuple[str, ...], weights: str, text: str
+) -> None:
+    options = {**extract.keywords, "weights": weights}
+    del options["backbone"]
+
+    with pytest.raises(UsageError, match=text):
+        featcache.extract_all(extract.args[0], backbones=names, **options)

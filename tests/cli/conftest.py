@@ -95,7 +95,7 @@ def partial_file(pets: Path, small_blocks: None) -> Path:
     """What is left of a run that Ctrl-C stopped after 8 of 16 rows."""
 
     def press_ctrl_c(progress: featcache.Progress) -> None:
-        if progress.stage == "extract" and progress.n_done > 8:
+        if progress.stage == "extract" and progress.n_done == 8:
             raise KeyboardInterrupt
 
     with pytest.raises(InterruptedRunError):

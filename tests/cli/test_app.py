@@ -146,6 +146,8 @@ def test_options_are_the_keywords_of_the_library(
         assert option.opts == [f"--{name.replace('_', '-')}"]
         if keywords[name] is None:
             assert option.default in ("auto", None)
+        elif option.multiple and isinstance(keywords[name], str):
+            assert option.default == [keywords[name]]
         elif keywords[name] == ():
             assert option.default is None
         elif isinstance(keywords[name], tuple):

@@ -37,14 +37,14 @@ def demo(
 
     shape = ["--image-size", str(_IMAGE_SIZE)]
     _tell("extract", "--dataset", "digits", "--backbone", "pixels", *shape, *place)
-    pixels = extract(
-        dataset="digits", backbone="pixels", image_size=_IMAGE_SIZE, cache_dir=cache_dir
+    [pixels] = extract(
+        dataset="digits", backbone=["pixels"], image_size=_IMAGE_SIZE, cache_dir=cache_dir
     )
     shape += ["--weights", weights]
     _tell("extract", "--dataset", "digits", "--backbone", _BACKBONE, *shape, *place)
-    features = extract(
+    [features] = extract(
         dataset="digits",
-        backbone=_BACKBONE,
+        backbone=[_BACKBONE],
         image_size=_IMAGE_SIZE,
         weights=weights,
         cache_dir=cache_dir,

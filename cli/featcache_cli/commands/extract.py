@@ -51,8 +51,12 @@ def extract(
         str, typer.Option(help="cifar10, cifar100, digits, folder:PATH or torchvision:NAME.")
     ] = ExtractSpec.dataset,
     backbone: Annotated[
-        str, typer.Option(help="A torchvision classification model, or pixels.")
-    ] = ExtractSpec.backbone,
+        list[str],
+        typer.Option(
+            help="A torchvision classification model, or pixels; repeat it for several caches "
+            "from one reading of the images."
+        ),
+    ] = [ExtractSpec.backbone],  # noqa: B006 - Typer's way to say a list; nobody changes it
     weights: Annotated[
         str, typer.Option(help="DEFAULT, a torchvision weights name, a file, or random.")
     ] = ExtractSpec.weights,
@@ -94,17 +98,17 @@ def extract(
         typer.Option("--mix-numerics", help="Go on with a file that another machine began."),
     ] = ExtractSpec.mix_numerics,
     json: JsonOption = False,
-) -> Any:  # ExtractResult: Typer would look the name up, and import torch
-    """Run a dataset through a frozen trunk once, into one HDF5 file.
+) -> Any:  # a list of ExtractResult: Typer would look the name up, and import torch
+    """Run a dataset through frozen trunks once, into HDF5 files.
 
     The same command resumes an interrupted run, and answers at once when the cache is there.
     """
-    from featcache import extract as run
+    from featcache import extract_all
 
     display = ProgressDisplay()
-    result = run(
+    results = extract_all(
         dataset,
-        backbone=backbone,
+        backbones=backbone,
         weights=weights,
         bn=bn,
         preprocess=preprocess,
@@ -125,13 +129,16 @@ def extract(
     )
     reset_progress()
     if json:
-        show_json(result)
+        show_json(results if len(results) > 1 else results[0])
     else:
-        _show(result)
-    if result.failures:
+        for result in results:
+            _show(result)
+    failed = [result for result in results if result.failures]
+    for result in failed:
         _tell_failures(result)
+    if failed:
         raise typer.Exit(3)
-    return result
+    return results
 
 
 def show_extraction(display: ProgressDisplay, progress: Progress) -> None:

@@ -1,0 +1,167 @@
+"""Fill caches in one pass: read, preprocess, trunks in one thread; rows to the disk in others."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.background import BlockWriter, FinishedBlock
+from featcache.datasets.splits import Split
+from featcache.loading import Batch, Span
+from featcache.pipeline import Job, Progress
+from featcache.store import Block, CacheWriter
+
+
+class Target(NamedTuple):
+    """A cache to be filled: what computes its rows, and its file."""
+
+    job: Job
+    writer: CacheWriter
+
+    def can_share(self, other: Target) -> bool:
+        """Tell whether one pass can serve both: the same images on the same grid of batches."""
+        return (
+            self.job.preprocess == other.job.preprocess
+            and self.job.batch_size == other.job.batch_size
+        )
+
+
+def fill(targets: Sequence[Target]) -> list[dict[str, float]]:
+    """Compute and write every pending block of caches that can share their reading.
+
+    Each batch is read once, for all caches that lack its rows.
+
+    Args:
+        targets: At least one; all of one dataset.
+
+    Returns:
+        For each, seconds by "read", "preprocess", "trunk" and "write"; reading and writing are
+        those of the whole pass.
+    """
+    jobs = [target.job for target in targets]
+    pending = [target.writer.pending() for target in targets]
+    clock = _Clock(jobs, pending)
+    with contextlib.ExitStack() as stack:
+        outs = [stack.enter_context(BlockWriter(t.writer, t.job.numerics)) for t in targets]
+        for split in jobs[0].dataset.splits.values():
+            all_of_each = zip(jobs, pending, outs, strict=True)
+            makers = [_BlockMaker(job, split, blocks, out) for job, blocks, out in all_of_each]
+            _fill_split(jobs[0], split, makers, clock)
+        waited = time.perf_counter()
+    clock.write_s += time.perf_counter() - waited
+    return [clock.report(job) for job in jobs]
+
+
+def _fill_split(reader: Job, split: Split, makers: Sequence[_BlockMaker], clock: _Clock) -> None:
+    spans = sorted({span for maker in makers for span in maker.blocks})
+    if not spans:
+        return
+    with contextlib.closing(reader.load(split, spans)) as batches:
+        started = time.perf_counter()
+        for batch in batches:
+            clock.read_s += time.perf_counter() - started
+            for maker in makers:
+                if batch.span in maker.blocks:
+                    clock.write_s += maker.add(batch)
+            clock.tick(split.name, batch.span.stop - batch.span.start)
+            started = time.perf_counter()
+
+
+class _BlockMaker:
+    """Gathers the rows of one cache's pending blocks of a split.
+
+    Attributes:
+        blocks: The block of every batch that is wanted.
+    """
+
+    def __init__(self, job: Job, split: Split, pending: Sequence[Block], out: BlockWriter) -> None:
+        inside = [block for block in pending if block.split == split.name]
+        self.blocks = {span: b for b in inside for span in _grid(b, job.batch_size)}
+        self._job = job
+        self._split = split
+        self._out = out
+        self._rows: list[npt.NDArray[Any]] = []
+        self._reasons: dict[int, str] = {}
+
+    def add(self, batch: Batch) -> float:
+        """Compute the rows of a wanted batch, and hand over a block that is complete.
+
+        Returns:
+            Seconds for which the disk was waited for.
+        """
+        block = self.blocks[batch.span]
+        self._rows.append(self._job.rows(self._split, batch))
+        first = batch.span.start - block.start
+        self._reasons |= {first + i: reason for i, reason in batch.reasons.items()}
+        if batch.span.stop < block.stop:
+            return 0.0
+        valid = np.ones(block.stop - block.start, np.bool_)
+        valid[list(self._reasons)] = False
+        finished = FinishedBlock(block, np.concatenate(self._rows), valid, self._reasons)
+        self._rows, self._reasons = [], {}
+        started = time.perf_counter()
+        self._out.put(finished)
+        return time.perf_counter() - started
+
+
+class _Clock:
+    """Counts images and seconds, and tells them."""
+
+    def __init__(self, jobs: Sequence[Job], pending: Sequence[Sequence[Block]]) -> None:
+        self.read_s = self.write_s = 0.0
+        self._jobs = jobs
+        for job in jobs:
+            if job.runner is not None:
+                job.runner.seconds.clear()  # of the canaries
+        self._n_total = {n: len(split) for n, split in jobs[0].dataset.splits.items()}
+        self._n_left = Counter[str]()
+        wanted = {
+            (block.split, span)
+            for job, blocks in zip(jobs, pending, strict=True)
+            for block in blocks
+            for span in _grid(block, job.batch_size)
+        }
+        for split, span in wanted:
+            self._n_left[split] += span.stop - span.start
+        self._n_new = 0
+        self._started = time.perf_counter()
+
+    def report(self, job: Job) -> dict[str, float]:
+        """Seconds so far, by phase."""
+        return {"read": self.read_s, **_inner_seconds(job), "write": self.write_s}
+
+    def tick(self, split: str, n_images: int) -> None:
+        """Count images and tell the caller."""
+        self._n_new += n_images
+        self._n_left[split] -= n_images
+        rate = self._n_new / max(1e-9, time.perf_counter() - self._started)
+        seconds = Counter({"read": self.read_s, "write": self.write_s})
+        for job in self._jobs:
+            seconds.update(_inner_seconds(job))
+        self._jobs[0].on_progress(
+            Progress(
+                stage="extract",
+                split=split,
+                n_done=self._n_total[split] - self._n_left[split],
+                n_total=self._n_total[split],
+                images_per_s=rate,
+                left_s=self._n_left.total() / rate,
+                seconds=seconds,
+            )
+        )
+
+
+def _inner_seconds(job: Job) -> Mapping[str, float]:
+    return {"preprocess": 0.0, "trunk": 0.0} if job.runner is None else job.runner.seconds
+
+
+def _grid(block: Block, batch_size: int) -> list[Span]:
+    """Cut a block into batches: the grid is anchored at the block, wherever a run was cut."""
+    starts = range(block.start, block.stop, batch_size)
+    return [Span(start, min(start + batch_size, block.stop)) for start in starts]
