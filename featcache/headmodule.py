@@ -101,7 +101,7 @@ class HeadModule(pl.LightningModule):
         assert not isinstance(optimizer, list), "there is one"
         first = len(self.step_losses)
         for features, labels in batch if isinstance(batch, SuperBatch) else [batch]:
-            optimizer.zero_grad()
+            self.head.zero_grad()
             loss = self._loss(features, labels)
             loss.backward()
             optimizer.step()

@@ -33,7 +33,7 @@ from featcache.runfiles import (
     write_figures,
 )
 from featcache.runs import partial_run, run_path
-from featcache.runtime import NoteCallback, freed_memory_kept
+from featcache.runtime import NoteCallback, freed_memory_kept, nvml_left_alone
 from featcache.specs import HeadSpec, TrainSpec
 from featcache.store import Cache, locked, named_failures, require_sound
 from featcache.trainer import (
@@ -150,7 +150,7 @@ class HeadJob:
         with quiet_lightning(), torch.random.fork_rng(devices=devices):
             trainer = make_trainer(folder, train, device=self.device, on_progress=self.on_progress)
             try:
-                with interrupts_raised(), freed_memory_kept():
+                with interrupts_raised(), freed_memory_kept(), nvml_left_alone():
                     trainer.fit(module, batches, ckpt_path=resumed, weights_only=True)
                 n_epochs = len(module.history)
                 if train.select == "best":

@@ -23,7 +23,7 @@ from featcache.datamodule import (
 )
 from featcache.features import FeatureRows
 from featcache.headmodule import HeadModule
-from featcache.runtime import freed_memory_kept
+from featcache.runtime import freed_memory_kept, nvml_left_alone
 from featcache.specs import HeadSpec
 from featcache.trainer import quiet_lightning
 from tests.benchmarks.measure import Peer
@@ -82,9 +82,10 @@ def bare_epoch(
     adam = torch.optim.Adam(head.parameters(), lr=LR, fused=fused)
     losses = []
     started = time.perf_counter()
-    for part in _order(len(rows.labels)).split(BATCH_SIZE):
-        features, labels = rows.take(part)
-        losses.append(_step(head, adam, features, labels))
+    with nvml_left_alone():  # a bare loop imports no Lightning, whose import sets it
+        for part in _order(len(rows.labels)).split(BATCH_SIZE):
+            features, labels = rows.take(part)
+            losses.append(_step(head, adam, features, labels))
     answer = torch.stack(losses).cpu()  # waits for a GPU
     return time.perf_counter() - started, answer
 
@@ -162,7 +163,7 @@ class _PlainModule(pl.LightningModule):
 
 def _trainer_epoch(rows: FeatureRows, n_inputs: int, spec: HeadSpec) -> tuple[float, Tensor]:
     module = HeadModule(n_features=n_inputs, n_classes=N_CLASSES, head=spec, lr=LR)
-    with freed_memory_kept():  # as headrun trains
+    with freed_memory_kept(), nvml_left_alone():  # as headrun trains
         seconds = _fit(module, _Resident(rows), rows.device)
     return seconds, torch.stack(module.step_losses).cpu()
 
@@ -207,8 +208,9 @@ def _h5py_epoch(
             _H5Rows(path), BATCH_SIZE, sampler=_order(len(rows.labels))[:n].tolist()
         )
         started = time.perf_counter()
-        for features, labels in loader:
-            losses.append(_step(head, adam, features.to(rows.device), labels.to(rows.device)))
+        with nvml_left_alone():  # nor does this one
+            for features, labels in loader:
+                losses.append(_step(head, adam, features.to(rows.device), labels.to(rows.device)))
         answer = torch.stack(losses).cpu()
         return time.perf_counter() - started, answer
 

@@ -3,6 +3,8 @@
 python -m tests.benchmarks.tried compile BACKBONE     a trunk compiled by inductor, with freezing
 python -m tests.benchmarks.tried memory               a step of the scratch MLP, freed memory kept
 python -m tests.benchmarks.tried windows CACHE BYTES  epochs of a head from windows of the file
+python -m tests.benchmarks.tried together FOLDER      two trunks, one reading of files or two
+python -m tests.benchmarks.tried peaks DATA           peaks of memory, as rows grow
 
 Each prints one JSON object.
 """
@@ -116,6 +118,72 @@ def windows(cache: str, n_bytes: str) -> dict[str, Any]:
     return told | {"speed": statistics.median(a["seconds"] / b["seconds"] for a, b in pairs)}
 
 
+def together(folder: str) -> dict[str, Any]:
+    """Extract 1,000 images of a folder through two trunks, three times in turn each way."""
+    names = ("mobilenet_v3_large", "resnet18")
+    told: dict[str, list[float]] = {"one pass": [], "two passes": []}
+    options: dict[str, Any] = {"weights": "random", "limit": 1_000, "image_size": 64}
+    for _ in range(4):
+        with tempfile.TemporaryDirectory() as cache:
+            options["cache_dir"] = cache
+            both = _seconds(
+                lambda: featcache.extract_all(f"folder:{folder}", backbones=names, **options)
+            )
+            told["one pass"].append(both)
+        with tempfile.TemporaryDirectory() as cache:
+            options["cache_dir"] = cache
+            told["two passes"].append(
+                sum(
+                    _seconds(
+                        lambda name=name: featcache.extract(
+                            f"folder:{folder}", backbone=name, **options
+                        )
+                    )
+                    for name in names
+                )
+            )
+    pairs = [b / a for a, b in zip(*told.values(), strict=True)][1:]  # the first warms up
+    return told | {"gain": statistics.median(pairs), "gains": pairs}
+
+
+def peaks(data_dir: str) -> list[dict[str, Any]]:
+    """Extract through VGG16 and train on it, a process each: peaks against the rows' bytes.
+
+    At 32 px, where VGG16 is fast; its rows are as long as at 224.
+    """
+    told = []
+    with tempfile.TemporaryDirectory() as folder:
+        for limit in (1_000, 4_000, 16_000):
+            cache = f"{folder}/{limit}"
+            extraction = (
+                f"featcache.extract('cifar10', data_dir={data_dir!r}, limit={limit}, "
+                f"image_size=32, weights='random', cache_dir={cache!r})"
+            )
+            extracted = _peak_mb(extraction)
+            [summary] = featcache.list_caches(cache)
+            train = f"featcache.train_head({str(summary.path)!r}, max_epochs=2, patience=0, "
+            train += f"runs_dir={cache!r})"
+            n_train = featcache.open_cache(summary.path)["train"].n_rows
+            told.append(
+                {
+                    "rows": summary.n_rows_done,
+                    "train_rows_mb": n_train * 25_088 * 4 / 1e6,
+                    "extract_peak_mb": extracted,
+                    "train_peak_mb": _peak_mb(train),
+                }
+            )
+            summary.path.unlink()
+    return told
+
+
+def _peak_mb(call: str) -> float:
+    """Run a call in a process of its own; what it held at most, by the kernel's count."""
+    code = f"import featcache, resource; {call}; "
+    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    return float(finished.stdout)
+
+
 def one(cache: str, limit: str, seed: str) -> dict[str, Any]:
     """Train three epochs; for `windows`."""
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +206,14 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    ways = {"compile": compiled, "memory": memory, "windows": windows, "one": one}
+    ways: dict[str, Callable[..., Any]] = {
+        "compile": compiled,
+        "memory": memory,
+        "windows": windows,
+        "together": together,
+        "peaks": peaks,
+        "one": one,
+    }
     if len(sys.argv) < 2 or sys.argv[1] not in ways:
         sys.exit(__doc__)
     print(json.dumps(ways[sys.argv[1]](*sys.argv[2:])))
