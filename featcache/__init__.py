@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from featcache.headmodule import HeadModule
     from featcache.levels import NotebookComparison, ParityCheck
     from featcache.pipeline import Progress
+    from featcache.repairing import RepairReport, repair_cache
     from featcache.reproduction import Reproduction, SystemResult, reproduce
     from featcache.runfiles import HeadRun
     from featcache.runs import list_runs
@@ -59,6 +60,7 @@ _HOME = {
     "ParityCheck": "levels",
     "ParityReport": "equivalence",
     "Progress": "pipeline",
+    "RepairReport": "repairing",
     "Reproduction": "reproduction",
     "SweepProgress": "bankrun",
     "SweepResult": "sweeptable",
@@ -84,6 +86,7 @@ _HOME = {
     "open_cache": "store",
     "parity": "equivalence",
     "remove_cache": "store",
+    "repair_cache": "repairing",
     "reproduce": "reproduction",
     "sweep": "sweeping",
     "train_head": "training",
@@ -107,6 +110,7 @@ __all__ = [
     "ParityCheck",
     "ParityReport",
     "Progress",
+    "RepairReport",
     "Reproduction",
     "SweepProgress",
     "SweepResult",
@@ -133,6 +137,7 @@ __all__ = [
     "open_cache",
     "parity",
     "remove_cache",
+    "repair_cache",
     "reproduce",
     "sweep",
     "train_head",

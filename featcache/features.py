@@ -241,11 +241,7 @@ def _copied(rows: CacheSplit, device: torch.device, residence: str) -> Tensor:
 
 def preprocess_of(cache: Cache) -> Preprocess:
     """Read how pixels become numbers from the identity of a cache."""
-    stored = dict(cache.identity["preprocess"])
-    for name in ("resize", "mean", "std"):
-        if isinstance(stored[name], list):
-            stored[name] = tuple(stored[name])
-    return Preprocess(**stored)
+    return Preprocess.from_json(cache.identity["preprocess"])
 
 
 def bn_mode(cache: Cache) -> str:

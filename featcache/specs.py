@@ -115,6 +115,19 @@ class Preprocess:
         """Describe Resize((s, s)) bilinear, ToTensor, Normalize(.5): the reference notebook's."""
         return cls(resize=(image_size, image_size))
 
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Preprocess:
+        """Read what an identity holds of it, where JSON has made lists of tuples.
+
+        Raises:
+            TypeError: If that is something else.
+        """
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in stored.items()
+        }
+        return cls(**fields)
+
     @property
     def out_size(self) -> tuple[int, int]:
         """(height, width) of what enters the trunk."""

@@ -21,6 +21,12 @@ MaxMemoryOption = Annotated[
         help="Memory for features, like 8GB; more are read in windows.  [default: what is free]"
     ),
 ]
+NWorkersOption = Annotated[
+    str, typer.Option(help="Decoding processes for image files; auto: one a core, at most 8.")
+]
+MixNumericsOption = Annotated[
+    bool, typer.Option("--mix-numerics", help="Go on with a file that another machine began.")
+]
 CacheArgument = Annotated[
     str, typer.Argument(help="A cache file, or part of its name as `cache ls` shows it.")
 ]

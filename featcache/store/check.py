@@ -156,8 +156,7 @@ def require_sound(path: str | os.PathLike[str]) -> None:
         raise CorruptError(
             f"{path} is damaged: {first.split} rows {first.first_row} to {first.last_row}: "
             f"{first.what}{f', and {more} more' if more else ''}. Its rows were not used. See all "
-            f"with: featcache cache verify {path}. Copy it again from its source, or remove it and "
-            f"extract again."
+            f"with: featcache cache verify {path}. Mend it with: featcache cache repair {path}"
         )
 
 

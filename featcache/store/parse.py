@@ -65,7 +65,7 @@ def parse_manifest(body: bytes, *, sha256: str, file_size: int, name: str) -> Ma
     if hashlib.sha256(body).hexdigest() != sha256:
         raise CorruptError(
             f"{name}: the manifest is damaged (its SHA-256 differs). Its rows cannot be trusted. "
-            f"Remove the file and extract again."
+            f"Mend it with: featcache cache repair {name}"
         )
     try:
         manifest = _manifest_from_json(json.loads(body))

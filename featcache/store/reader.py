@@ -274,8 +274,8 @@ def read_slots(fd: int, manifest: Manifest, *, path: Path) -> tuple[dict[int, Sl
     if skeleton is None or skeleton.sha256 != skeleton_digest(fd, manifest):
         raise CorruptError(
             f"{path} is damaged outside its rows (its skeleton's SHA-256 differs), so its rows "
-            f"cannot be trusted. Nothing was changed. Copy it again from its source, or remove it "
-            f"(featcache cache rm {path}) and extract again."
+            f"cannot be trusted. Nothing was changed. Mend it with: featcache cache repair {path}, "
+            f"or copy it again from its source."
         )
     return slots, damaged
 
@@ -301,8 +301,8 @@ def read_trunk_statistics(path: str | os.PathLike[str]) -> dict[str, npt.NDArray
     with opened_readonly(path) as fd:
         if slot is None or slot.sha256 != statistics_digest(fd, state.manifest):
             raise CorruptError(
-                f"{path}: the trunk's running statistics are damaged or not written. Copy the "
-                f"file again from its source, or remove it and extract again."
+                f"{path}: the trunk's running statistics are damaged or not written. Mend them "
+                f"with: featcache cache repair {path}"
             )
         extent = statistics.extent
         flat = np.frombuffer(read_at(fd, extent.nbytes, extent.offset), extent.dtype)

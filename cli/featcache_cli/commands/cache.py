@@ -1,4 +1,4 @@
-"""`featcache cache ls | info | verify | rm`."""
+"""`featcache cache ls | info | verify | repair | rm`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from featcache.errors import UsageError
 from featcache.specs import ExtractSpec
+from featcache_cli.commands.extract import show_extraction
 from featcache_cli.console import (
     ProgressDisplay,
     ask,
@@ -20,9 +21,19 @@ from featcache_cli.console import (
     show_json,
     show_table,
 )
-from featcache_cli.options import CacheArgument, CacheDirOption, JsonOption
+from featcache_cli.options import (
+    AUTO,
+    CacheArgument,
+    CacheDirOption,
+    DataDirOption,
+    DeviceOption,
+    JsonOption,
+    MixNumericsOption,
+    NWorkersOption,
+    number_or_auto,
+)
 
-app = typer.Typer(no_args_is_help=True, help="List, describe, verify and remove caches.")
+app = typer.Typer(no_args_is_help=True, help="List, describe, verify, repair and remove caches.")
 
 
 @app.command("ls")
@@ -140,7 +151,7 @@ def verify(
             kind="damaged",
         )
     if not report.is_sound:
-        note(f"Remove it (featcache cache rm {path}) and extract again.")
+        note(f"Mend it with: featcache cache repair {path}")
         raise typer.Exit(13)
     if report.n_missing:
         note(
@@ -148,6 +159,56 @@ def verify(
             f"yet. The extract command that began it goes on from there."
         )
         raise typer.Exit(10)
+
+
+@app.command("repair")
+def repair(
+    cache: CacheArgument,
+    dataset: Annotated[
+        str | None, typer.Option(help="Where its images are now.  [default: where they were]")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="As for extract.  [default: those it was made with]")
+    ] = None,
+    data_dir: DataDirOption = ExtractSpec.data_dir,
+    device: DeviceOption = ExtractSpec.device,
+    n_workers: NWorkersOption = AUTO,
+    mix_numerics: MixNumericsOption = ExtractSpec.mix_numerics,
+    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
+    json: JsonOption = False,
+) -> None:
+    """Restore a cache: mend its structure, compute damaged rows again.
+
+    A stopped repair goes on with the same command.
+    """
+    from featcache import repair_cache
+    from featcache.store import find_cache
+
+    path = find_cache(cache, cache_dir=cache_dir)
+    display = ProgressDisplay()
+    report = repair_cache(
+        path,
+        dataset=dataset,
+        weights=weights,
+        data_dir=data_dir,
+        device=device,
+        n_workers=number_or_auto("--n-workers", n_workers),
+        mix_numerics=mix_numerics,
+        on_progress=lambda progress: show_extraction(display, progress),
+        on_note=note,
+    )
+    reset_progress()
+    if json:
+        show_json({**vars(report), "was_sound": report.was_sound})
+        return
+    show_facts(
+        {
+            "cache": report.path,
+            "mended": ", ".join(report.mended) or "nothing",
+            "computed": f"{report.n_rows_computed} of {report.n_rows} rows",
+            "result": "was sound" if report.was_sound else "repaired",
+        }
+    )
 
 
 @app.command("rm")

@@ -31,6 +31,8 @@ from featcache_cli.options import (
     DeviceOption,
     ImageSizeOption,
     JsonOption,
+    MixNumericsOption,
+    NWorkersOption,
     number_or_auto,
 )
 
@@ -77,9 +79,7 @@ def extract(
     batch_size: Annotated[
         str, typer.Option(help="Images in one forward pass; auto: by free memory.")
     ] = AUTO,
-    n_workers: Annotated[
-        str, typer.Option(help="Decoding processes for image files; auto: one a core, at most 8.")
-    ] = AUTO,
+    n_workers: NWorkersOption = AUTO,
     limit: Annotated[
         int | None, typer.Option(help="Take N images of each split, evenly spaced.")
     ] = ExtractSpec.limit,
@@ -93,10 +93,7 @@ def extract(
             f"job is long enough to pay."
         ),
     ] = ExtractSpec.compile,
-    mix_numerics: Annotated[
-        bool,
-        typer.Option("--mix-numerics", help="Go on with a file that another machine began."),
-    ] = ExtractSpec.mix_numerics,
+    mix_numerics: MixNumericsOption = ExtractSpec.mix_numerics,
     json: JsonOption = False,
 ) -> Any:  # a list of ExtractResult: Typer would look the name up, and import torch
     """Run a dataset through frozen trunks once, into HDF5 files.
