@@ -69,7 +69,8 @@ def _mend_manifest(fd: int, path: Path) -> tuple[Manifest, list[str]]:
     def read(raw: bytes) -> Manifest:
         length, sha256 = parse_header(raw[:HEADER_LENGTH], name=path.name)
         body = raw[HEADER_LENGTH : HEADER_LENGTH + length]
-        if hashlib.sha256(body).hexdigest() != sha256:  # the cheap part of a check first
+        # The cheap part of a check first.
+        if len(body) != length or hashlib.sha256(body).hexdigest() != sha256:
             raise CorruptError(path.name)
         return parse_manifest(body, sha256=sha256, file_size=size, name=path.name)
 

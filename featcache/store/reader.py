@@ -274,8 +274,9 @@ def read_slots(fd: int, manifest: Manifest, *, path: Path) -> tuple[dict[int, Sl
     if skeleton is None or skeleton.sha256 != skeleton_digest(fd, manifest):
         raise CorruptError(
             f"{path} is damaged outside its rows (its skeleton's SHA-256 differs), so its rows "
-            f"cannot be trusted. Nothing was changed. Mend it with: featcache cache repair {path}, "
-            f"or copy it again from its source."
+            f"cannot be trusted. Nothing was changed. Mend it (featcache cache repair {path}), "
+            f"copy it again from its source, or remove it (featcache cache rm {path}) and extract "
+            f"again."
         )
     return slots, damaged
 

@@ -180,6 +180,7 @@ def test_keywords_are_the_fields_of_the_spec(function: Callable[..., object], sp
         (["cache", "ls"], featcache.list_caches),
         (["cache", "info"], featcache.find_cache),
         (["cache", "verify"], featcache.verify_cache),
+        (["cache", "repair"], featcache.repair_cache),
         (["cache", "rm"], featcache.find_cache),
         (["datasets"], featcache.list_datasets),
         (["backbones"], featcache.list_backbones),
@@ -195,7 +196,9 @@ def test_options_of_a_command_are_keywords_of_its_function(
 
     keywords = inspect.signature(function).parameters
     assert set(options) - other <= set(keywords)
-    missing = set(keywords) - set(options) - {"path", "name", "names", "run", "on_progress"}
+    missing = (
+        set(keywords) - set(options) - {"path", "name", "names", "run", "on_progress", "on_note"}
+    )
     assert missing == set()
 
 

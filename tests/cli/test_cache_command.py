@@ -148,7 +148,7 @@ def test_verify_of_a_flipped_bit_names_split_and_rows(run: Run, cache_file: Path
     assert result.exit_code == 13
     assert "result   DAMAGED" in result.stdout
     assert "damaged: train rows 4 to 7 (block 1): " in result.stderr
-    assert f"featcache cache rm {cache_file}" in result.stderr
+    assert f"featcache cache repair {cache_file}" in result.stderr
     assert answer["is_sound"] is False
     assert [(d["split"], d["first_row"], d["last_row"]) for d in answer["damages"]] == [
         ("train", 4, 7)
@@ -227,3 +227,18 @@ def test_rm_leaves_files_that_may_be_anything(run: Run) -> None:
     assert "thesis.h5 cannot be read as a cache" in result.stderr
     assert "Nothing was removed" in result.stderr
     assert Path("thesis.h5").exists()
+
+
+def test_repair_restores_the_file(run: Run, cache_file: Path) -> None:
+    sound = cache_file.read_bytes()
+    flip_a_byte_of_row_5(cache_file)
+
+    result = run("cache", "repair", "pets", "--n-workers", "0")
+
+    assert result.exit_code == 0
+    assert "to be computed again: train rows 4 to 7" in result.stderr
+    assert "computed  4 of 16 rows" in result.stdout
+    assert "result    repaired" in result.stdout
+    assert cache_file.read_bytes() == sound
+    again = json.loads(run("cache", "repair", str(cache_file), "--json").stdout)
+    assert (again["was_sound"], again["n_rows_computed"], again["mended"]) == (True, 0, [])
