@@ -1,26 +1,22 @@
-"""SIGKILL real extractions at random moments, resume each, and compare every byte.
-
-    python tests/faults/kills.py [--kills 50] [--seed 0] [--out FILE.json]
+"""SIGKILL real extractions at random moments, resume each, and compare every byte (claim 1).
 
 Each extraction is the command line itself, in a process forked from one that has imported torch
 already. It tells over a pipe which ledger slots `commit` has acknowledged. After the kill these
 must still be there, and the resumed file must be byte-identical to one that was never interrupted.
 
 The negative control does the same to a naive loop that appends rows with h5py: if its files survive
-too, this harness proves nothing, and it exits 1.
+too, this harness proves nothing.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,47 +27,39 @@ from PIL import Image
 
 from featcache.errors import FeatcacheError
 from featcache.store import CacheWriter, list_caches, read_state
+from tests.faults.claims import Claim, main
+from tests.faults.images import TRUNK, small_blocks
 
-_N_IMAGES = {"train": 3000, "test": 700}
+_N_IMAGES = {"train": 1500, "test": 350}
 _N_CONTROL_KILLS = 10
 
 
-def main() -> int:
-    """Run kills and control; returns the exit code."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+def claims(folder: Path, *, quick: bool) -> list[Claim]:
+    """Kill extractions through a trunk, and many that store pixels, which take a second each."""
     torch.set_num_threads(1)
-    random.seed(options.seed)
-    folder = Path(tempfile.mkdtemp(prefix="featcache-kills-"))
-    try:
-        images = _make_images(folder / "images")
-        started = time.monotonic()
-        figures = _kill_extractions(folder, images, options.kills)
-        figures |= _kill_naive(folder)
-        figures["seconds"] = round(time.monotonic() - started)
-    finally:
-        shutil.rmtree(folder)
-    print(
-        f"{figures['n_kills']} kills ({figures['n_in_mid_file']} in mid-file): "
-        f"{figures['n_acknowledged_rows_lost']} of {figures['n_acknowledged_rows']} acknowledged "
-        f"rows lost, {figures['n_byte_identical']}/{figures['n_kills']} byte-identical"
-    )
-    print(
-        f"negative control, naive h5py append: {figures['n_control_lost']} of "
-        f"{figures['n_control_kills']} files lost rows or could not be opened"
-    )
-    if options.out:
-        options.out.write_text(json.dumps(figures, indent=2) + "\n")
-    is_proved = (
-        figures["n_byte_identical"] == figures["n_kills"]
-        and figures["n_acknowledged_rows_lost"] == 0
-        and figures["n_in_mid_file"] > 0
-        and figures["n_control_lost"] > 0
-    )
-    return 0 if is_proved else 1
+    random.seed(0)
+    small_blocks(1)
+    images = _make_images(folder / "images")
+    counts = Counter[str]()
+    for backbone, n_kills in (("pixels", 5 if quick else 360), (TRUNK, 0 if quick else 40)):
+        if n_kills:
+            counts.update(_kill_extractions(folder, images, n_kills, backbone))
+    n_lost = _kill_naive(folder)
+    n = counts["n_kills"]
+    return [
+        Claim(
+            1,
+            f"{n} kills ({counts['n_in_mid_file']} in mid-file): "
+            f"{counts['n_acknowledged_rows_lost']} of {counts['n_acknowledged_rows']} acknowledged "
+            f"rows lost, {counts['n_byte_identical']}/{n} byte-identical",
+            counts["n_byte_identical"] == n
+            and counts["n_acknowledged_rows_lost"] == 0
+            and counts["n_in_mid_file"] > 0,
+            f"naive h5py append: {n_lost} of {_N_CONTROL_KILLS} files lost rows or could not be "
+            f"opened",
+            n_lost > 0,
+        )
+    ]
 
 
 def _make_images(folder: Path) -> Path:
@@ -84,11 +72,12 @@ def _make_images(folder: Path) -> Path:
     return folder
 
 
-def _kill_extractions(folder: Path, images: Path, n_kills: int) -> dict[str, int]:
+def _kill_extractions(folder: Path, images: Path, n_kills: int, backbone: str) -> dict[str, int]:
+    whole_dir = folder / f"whole-{backbone}"
     started = time.monotonic()
-    _wait(_fork(lambda: _extract(images, folder / "whole")))
+    _wait(_fork(lambda: _extract(images, whole_dir, backbone)))
     whole_s = time.monotonic() - started
-    [reference] = list_caches(folder / "whole")
+    [reference] = list_caches(whole_dir)
     whole = reference.path.read_bytes()
     counts = dict.fromkeys(
         ("n_kills", "n_in_mid_file", "n_acknowledged_rows", "n_acknowledged_rows_lost"), 0
@@ -96,9 +85,9 @@ def _kill_extractions(folder: Path, images: Path, n_kills: int) -> dict[str, int
     counts["n_byte_identical"] = 0
     for i in range(n_kills):
         cache_dir = folder / f"kill{i}"
-        told = _killed_after(random.uniform(0, whole_s), images, cache_dir)
+        told = _killed_after(random.uniform(0, whole_s), images, cache_dir, backbone)
         n_told, n_lost = _count_acknowledged(cache_dir, told)
-        _wait(_fork(lambda target=cache_dir: _extract(images, target)))
+        _wait(_fork(lambda target=cache_dir: _extract(images, target, backbone)))
         [resumed] = list_caches(cache_dir)
         counts["n_kills"] += 1
         counts["n_in_mid_file"] += 0 < n_told < sum(_N_IMAGES.values())
@@ -109,10 +98,10 @@ def _kill_extractions(folder: Path, images: Path, n_kills: int) -> dict[str, int
     return counts
 
 
-def _killed_after(seconds: float, images: Path, cache_dir: Path) -> set[int]:
+def _killed_after(seconds: float, images: Path, cache_dir: Path, backbone: str) -> set[int]:
     """Kill one extraction; return the ledger slots that it said were acknowledged."""
     read_end, write_end = os.pipe()
-    pid = _fork(lambda: _extract(images, cache_dir, tell=write_end))
+    pid = _fork(lambda: _extract(images, cache_dir, backbone, tell=write_end))
     os.close(write_end)
     time.sleep(seconds)
     os.kill(pid, signal.SIGKILL)
@@ -151,7 +140,7 @@ def _wait(pid: int) -> None:
         raise SystemExit(f"an uninterrupted extraction ended with exit code {status}")
 
 
-def _extract(images: Path, cache_dir: Path, *, tell: int | None = None) -> None:
+def _extract(images: Path, cache_dir: Path, backbone: str, *, tell: int | None = None) -> None:
     from featcache_cli.app import main as featcache_main
 
     if tell is not None:
@@ -160,9 +149,11 @@ def _extract(images: Path, cache_dir: Path, *, tell: int | None = None) -> None:
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     sys.argv = (
-        f"featcache extract --dataset folder:{images} --backbone mobilenet_v3_small "
-        f"--weights random --image-size 32 --batch-size 32 --n-workers 1 --cache-dir {cache_dir}"
+        f"featcache extract --dataset folder:{images} --backbone {backbone} --image-size 32 "
+        f"--n-workers 1 --cache-dir {cache_dir}"
     ).split()
+    if backbone != "pixels":
+        sys.argv += ["--weights", "random", "--batch-size", "32"]
     try:
         featcache_main()
     except SystemExit as err:
@@ -180,7 +171,7 @@ def _tell_commits(pipe: int) -> None:
     CacheWriter.commit = commit_and_tell  # type: ignore[method-assign]
 
 
-def _kill_naive(folder: Path) -> dict[str, int]:
+def _kill_naive(folder: Path) -> int:
     """Kill the usual loop, which appends to a resizable dataset, and look what is left."""
     n_lost = 0
     for i in range(_N_CONTROL_KILLS):
@@ -200,7 +191,7 @@ def _kill_naive(folder: Path) -> dict[str, int]:
         except (OSError, KeyError, RuntimeError):
             n_there = 0
         n_lost += n_there < n_said
-    return {"n_control_kills": _N_CONTROL_KILLS, "n_control_lost": n_lost}
+    return n_lost
 
 
 def _append_naively(path: Path, pipe: int) -> None:
@@ -214,4 +205,4 @@ def _append_naively(path: Path, pipe: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("kills", claims))
