@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint kills bench trunks clean
+.PHONY: demo test lint faults bench trunks clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("featcache needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -23,9 +23,9 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# 50 SIGKILLs of real extractions and the negative control; about 10 minutes.
-kills: $(VENV)/ready
-	$(BIN)/python tests/faults/kills.py
+# Every promise tried, with negative controls; writes docs/reliability.md. FAULTS="--only kills" for one, --quick for a subset.
+faults: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.all $(FAULTS)
 
 # featcache beside its peers; about 15 minutes on 2 cores, with BENCH=--quick about 4.
 bench: $(VENV)/ready

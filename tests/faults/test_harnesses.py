@@ -1,0 +1,38 @@
+"""Subsets of the harnesses, within the suite; the whole is `make faults`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from featcache import planning
+from tests.faults import damage, rows, stale
+from tests.faults.claims import Claim, Harness
+
+
+@pytest.fixture(autouse=True)
+def _blocks_as_before() -> Iterator[None]:
+    """Harnesses make small blocks for good, since each is a process of its own."""
+    before = planning.rows_per_block
+    yield
+    planning.rows_per_block = before
+
+
+@pytest.mark.parametrize("harness", [damage.claims, rows.claims, stale.claims])
+def test_a_subset_of_every_harness_holds(harness: Harness, tmp_path: Path) -> None:
+    found = harness(tmp_path, quick=True)
+
+    assert found
+    assert [claim for claim in found if not claim.holds] == []
+
+
+@pytest.mark.parametrize(
+    ("is_proved", "control_failed", "holds"),
+    [(True, True, True), (True, False, False), (False, True, False)],
+)
+def test_a_trial_that_a_naive_implementation_passes_proves_nothing(
+    is_proved: bool, control_failed: bool, holds: bool
+) -> None:
+    assert Claim(1, "x", is_proved, "y", control_failed).holds is holds
