@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -14,6 +15,8 @@ import filelock
 from featcache.errors import DiskFullError, LockedError, StorageError
 from featcache.store.files import DISK_FULL
 
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
@@ -24,7 +27,8 @@ def locked(path: Path) -> Iterator[None]:
 
     Raises:
         LockedError: If another process holds it, with its host and process number.
-        StorageError: If the folder cannot be written; DiskFullError if it has no room.
+        StorageError: If the folder cannot be written, or its file system has no locks;
+            DiskFullError if it has no room.
     """
     lock_path = path.with_name(path.name + ".lock")
     lock = filelock.FileLock(lock_path, timeout=0)
@@ -35,7 +39,11 @@ def locked(path: Path) -> Iterator[None]:
             f"{path.name} is being written by {_holder(lock_path)}. Nothing was changed. Wait "
             f"until it is done, or stop it; the same command then goes on from there."
         ) from err
+    except NotImplementedError as err:  # filelock's word for a flock that says ENOSYS
+        raise _no_locks(path) from err
     except OSError as err:
+        if err.errno in _NO_LOCKS:
+            raise _no_locks(path) from err
         kind = DiskFullError if err.errno in DISK_FULL else StorageError
         raise kind(
             f"Cannot write in {path.parent}: {err.strerror} (errno {err.errno}). Nothing was "
@@ -50,6 +58,14 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _no_locks(path: Path) -> StorageError:
+    return StorageError(
+        f"The file system of {path.parent} has no file locks, so two runs could write one cache. "
+        f"Nothing was changed. Choose a --cache-dir or --runs-dir on a local disk, and copy the "
+        f"files there when they are done."
+    )
 
 
 def _holder(lock_path: Path) -> str:

@@ -1,0 +1,84 @@
+"""The command line in a process of its own, forked from one that has imported everything."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        code: Its exit code; below 0 the signal that ended it.
+        text: What it wrote to stdout and stderr.
+    """
+
+    code: int
+    text: str
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether it ended by itself and told no traceback."""
+        return self.code >= 0 and "Traceback" not in self.text
+
+
+class Command:
+    """A command that runs; `wait` for it."""
+
+    def __init__(
+        self, arguments: Sequence[str], log: Path, *, before: Callable[[], None] | None = None
+    ) -> None:
+        """Start `featcache ARGUMENTS`, its output in `log`.
+
+        Args:
+            arguments: Behind `featcache`.
+            log: Where its output goes.
+            before: Called in the new process first.
+        """
+        import featcache_cli.app  # in the parent, so that a fork has it
+
+        self.log = log
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code = 1
+        try:
+            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(out, 1)
+            os.dup2(out, 2)
+            if before is not None:
+                before()
+            sys.argv = ["featcache", *arguments]
+            featcache_cli.app.main()
+            code = 0
+        except SystemExit as err:
+            code = err.code if isinstance(err.code, int) else 1
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def wait(self) -> Ended:
+        """Wait for its end."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return Ended(code, self.log.read_text(errors="replace"))
+
+
+def run_command(
+    arguments: Sequence[str], log: Path, *, before: Callable[[], None] | None = None
+) -> Ended:
+    """Run `featcache ARGUMENTS` to its end."""
+    return Command(arguments, log, before=before).wait()
+
+
+def extract_arguments(images: Path, cache_dir: Path, *, side: int) -> list[str]:
+    """The arguments that store a folder's images as pixels."""
+    asked = f"--backbone pixels --image-size {side} --n-workers 0"
+    places = ["--dataset", f"folder:{images}", "--cache-dir", str(cache_dir)]
+    return ["extract", *asked.split(), *places]
