@@ -106,10 +106,11 @@ def create_skeleton(fd: int, plan: FilePlan) -> Manifest:
     with tempfile.TemporaryDirectory(prefix="featcache-", dir=_memory_folder()) as folder:
         path = Path(folder) / "skeleton.h5"
         manifest = _create(path, plan)
-        preallocate(fd, manifest.file_size)
         with path.open("rb") as skeleton:
-            for offset, content in _written_parts(skeleton.fileno()):
-                write_at(fd, content, offset)
+            parts = list(_written_parts(skeleton.fileno()))
+    preallocate(fd, manifest.file_size)
+    for offset, content in parts:
+        write_at(fd, content, offset)
     return manifest
 
 
