@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5f, h5p, h5s, h5t
 
+from featcache.store.files import preallocate, read_at, write_at
 from featcache.store.format import (
     HEADER_LENGTH,
     MANIFEST_OFFSET,
@@ -26,6 +29,7 @@ from featcache.store.ledger import SLOT_BYTES
 _PAGE = 4096
 _FEATURE_ALIGNMENT = 8 << 20
 _SMALL = 64 << 20
+_MEMORY = "/dev/shm"
 
 
 @dataclass(frozen=True)
@@ -82,16 +86,54 @@ class FilePlan:
         return replace(draft, ledger=no_ledger._replace(shape=(draft.n_slots, SLOT_BYTES)))
 
 
-def create_skeleton(path: Path, plan: FilePlan) -> Manifest:
-    """Make the HDF5 file at `path`, all datasets allocated, none filled.
+def create_skeleton(fd: int, plan: FilePlan) -> Manifest:
+    """Make the HDF5 file in the empty file `fd`: all datasets allocated, none filled.
 
     Every dataset is contiguous, without filters, times or variable-length parts, so that its
     bytes have one place for good. Manifest, ledger and labels come first and the features start at
     a multiple of 8 MiB (if there are 64 MiB of them): one read of the head opens a file anywhere.
 
+    libhdf5 never sees the disk. When a write fails while it closes a file, it goes on as if nothing
+    had happened, and dies with SIGSEGV as the process ends. So it writes into memory, of which only
+    the few pages that it touches exist, and we write those to the disk.
+
     Returns:
         The manifest with every place in it. It is not written yet, nor are labels and ids.
+
+    Raises:
+        OSError: If the disk cannot hold the file, or refuses a write.
     """
+    with tempfile.TemporaryDirectory(prefix="featcache-", dir=_memory_folder()) as folder:
+        path = Path(folder) / "skeleton.h5"
+        manifest = _create(path, plan)
+        with path.open("rb") as skeleton:
+            parts = list(_written_parts(skeleton.fileno()))
+    preallocate(fd, manifest.file_size)
+    for offset, content in parts:
+        write_at(fd, content, offset)
+    return manifest
+
+
+def _memory_folder() -> str | None:
+    """Find a folder in memory; None, the temporary folder, where there is none, as on macOS."""
+    return _MEMORY if os.access(_MEMORY, os.W_OK) else None
+
+
+def _written_parts(fd: int) -> Iterator[tuple[int, bytes]]:
+    """Read what is not a hole of a sparse file, as (offset, bytes)."""
+    stop, end = 0, os.fstat(fd).st_size
+    while stop < end:
+        try:
+            start = os.lseek(fd, stop, os.SEEK_DATA)
+        except OSError as err:
+            if err.errno == errno.ENXIO:  # there is only a hole left
+                return
+            raise
+        stop = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, read_at(fd, stop - start, start)
+
+
+def _create(path: Path, plan: FilePlan) -> Manifest:
     draft = plan.draft()
     # 20 digits for each of the offsets that are still 0.
     n_places = 2 + sum(len(s.columns) for s in draft.splits.values())
@@ -126,7 +168,7 @@ def _open(path: Path, *, alignment: int, is_new: bool = False) -> h5py.File:
     # 1.8: superblock 2, which HDF5 1.8 and everything since reads.
     access.set_libver_bounds(h5f.LIBVER_V18, h5f.LIBVER_V18)
     access.set_alignment(512, alignment)
-    access.set_file_locking(False, True)  # we have a lock of our own
+    access.set_file_locking(False, True)  # nobody else knows the file
     if not is_new:
         return h5py.File(h5f.open(os.fsencode(path), h5f.ACC_RDWR, access))
     creation = h5p.create(h5p.FILE_CREATE)

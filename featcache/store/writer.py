@@ -87,12 +87,10 @@ class CacheWriter:
         with named_failures(partial, kept="Nothing was written."):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                # libhdf5 may crash on a full disk, so the space is tried before it sees the file.
                 with _opened(newborn, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as fd:
+                    # Before libhdf5, which meets a limit on the size of files in memory too.
                     preallocate(fd, nbytes)
-                manifest = create_skeleton(newborn, plan)
-                with _opened(newborn, os.O_RDWR) as fd:
-                    preallocate(fd, manifest.file_size)
+                    manifest = create_skeleton(fd, plan)
                     _fill_skeleton(fd, manifest, rows)
                     os.fsync(fd)
                 newborn.replace(partial)

@@ -20,6 +20,7 @@ from featcache.store import (
     open_cache,
     read_state,
     require_space,
+    skeleton,
     verify_cache,
     writer,
 )
@@ -439,6 +440,37 @@ def write_one_by_one(recipe: Recipe, cache_writer: CacheWriter) -> None:
     for block in cache_writer.pending():
         recipe.write(cache_writer, [block])
     cache_writer.finish()
+
+
+def test_libhdf5_opens_no_file_on_the_disk(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    for name in ("create", "open"):
+        original = getattr(skeleton.h5f, name)
+
+        def note(path: bytes, *more: Any, original: Any = original, **named: Any) -> Any:
+            opened.append(os.fsdecode(path))
+            return original(path, *more, **named)
+
+        monkeypatch.setattr(skeleton.h5f, name, note)
+    monkeypatch.setattr(skeleton, "_MEMORY", str(tmp_path / "memory"))
+    (tmp_path / "memory").mkdir()
+
+    make_recipe().build()
+
+    assert len(opened) == 4
+    assert all(path.startswith(str(tmp_path / "memory")) for path in opened)
+    assert list((tmp_path / "memory").iterdir()) == []
+
+
+def test_a_machine_without_a_folder_in_memory_makes_the_same_bytes(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = make_recipe("usual/toy-00000000.h5").build().read_bytes()
+    monkeypatch.setattr(skeleton, "_MEMORY", str(tmp_path / "nowhere"))
+
+    assert make_recipe("other/toy-00000000.h5").build().read_bytes() == usual
 
 
 @pytest.mark.parametrize(
