@@ -10,6 +10,7 @@ import typer
 
 from featcache.errors import UsageError
 from featcache.specs import ExtractSpec
+from featcache_cli.commands import cache_import
 from featcache_cli.console import (
     ProgressDisplay,
     ask,
@@ -22,7 +23,8 @@ from featcache_cli.console import (
 )
 from featcache_cli.options import CacheArgument, CacheDirOption, JsonOption
 
-app = typer.Typer(no_args_is_help=True, help="List, describe, verify and remove caches.")
+app = typer.Typer(no_args_is_help=True, help="List, describe, verify, remove and import caches.")
+app.command("import")(cache_import.import_)
 
 
 @app.command("ls")
