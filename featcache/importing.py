@@ -173,18 +173,18 @@ def _scan(
     with reading(source, asked) as columns:
         waiting = iter(columns)
         for name, (_, _, ids_key) in keys.items():
-            labels = _labels(next(waiting), name)
+            found = _labels(next(waiting), name)
             ids_column = next(waiting) if ids_key is not None else None
-            ids = ids_column.ids() if ids_column else [str(i) for i in range(len(labels))]
+            names = ids_column.ids() if ids_column else [str(i) for i in range(len(found))]
             column = next(waiting)
-            _require_shape(column, labels, ids, name)
+            _require_shape(column, found, names, name)
             n_features = int(np.prod(column.shape[1:], dtype=np.int64))
-            nbytes = len(labels) * n_features * np.dtype(store_dtype).itemsize
+            nbytes = len(found) * n_features * np.dtype(store_dtype).itemsize
             require_space(folder, nbytes=nbytes)
             sha = hashlib.sha256()
             for part in _stored(column, store_dtype):
                 sha.update(part.tobytes())
-            splits[name] = _Split(SplitRows(labels, ids), n_features, sha.hexdigest())
+            splits[name] = _Split(SplitRows(found, names), n_features, sha.hexdigest())
     if len({s.n_features for s in splits.values()}) > 1:
         raise UsageError(f"{source}: the splits have rows of different lengths. {_KEPT}")
     return splits

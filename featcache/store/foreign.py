@@ -164,7 +164,8 @@ def _send_rows(dataset: h5py.Dataset) -> None:
         1, min(max(chunk, (4 << 20) // row_nbytes // chunk * chunk), _LARGEST_READ // row_nbytes)
     )
     for start in range(0, len(dataset), n_rows):
-        part = memoryview(np.ascontiguousarray(dataset[start : start + n_rows])).cast("B")
+        rows: Any = np.ascontiguousarray(dataset[start : start + n_rows])
+        part = memoryview(rows).cast("B")
         for i in range(0, len(part), FRAME_LIMIT):
             _send(b"ROWS", part[i : i + FRAME_LIMIT])
 
