@@ -151,7 +151,7 @@ def bad_children(folder: Path) -> list[int | None]:
     path = make(folder / "fine.h5")
     usual = childreader.CHILD, childreader.START_S
     codes = []
-    for i, code in enumerate(
+    for _, code in enumerate(
         (
             "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
             "import time; time.sleep(60)",
@@ -171,17 +171,18 @@ def bad_children(folder: Path) -> list[int | None]:
             codes.append(err.exit_code)
         finally:
             childreader.START_S = usual[1]
-        assert i < 5
     return codes
 
 
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     n_right = sum(is_right(folder, dict(options)) for options in GOOD.values())
     made = hostile(folder)
+    if quick:
+        del made["gzip bomb"]  # 13 seconds of one core
     codes = {name: outcome(p, folder / f"of-{p.stem}") for name, p in made.items()}
     wrong = {name: code for name, code in codes.items() if code not in (2, 13, 15)}
     of_children = bad_children(folder)
-    n_mutated = 10 if quick else 200
+    n_mutated = 6 if quick else 200
     of_mutated = mutated(folder, n_mutated)
     n_read = 0
     for name in ("external link", "external storage", "virtual"):
