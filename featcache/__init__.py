@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from featcache.evaluation import Comparison, Evaluation, compare, evaluate
     from featcache.extraction import ExtractResult, Failure, extract, extract_all
     from featcache.headmodule import HeadModule
+    from featcache.importing import ImportResult, import_features
     from featcache.levels import NotebookComparison, ParityCheck
     from featcache.pipeline import Progress
     from featcache.repairing import RepairReport, repair_cache
@@ -56,6 +57,7 @@ _HOME = {
     "HeadModule": "headmodule",
     "HeadRun": "runfiles",
     "HeadSpec": "specs",
+    "ImportResult": "importing",
     "NotebookComparison": "levels",
     "ParityCheck": "levels",
     "ParityReport": "equivalence",
@@ -77,6 +79,7 @@ _HOME = {
     "extract": "extraction",
     "extract_all": "extraction",
     "find_cache": "store",
+    "import_features": "importing",
     "list_backbones": "backbones",
     "list_caches": "store",
     "list_datasets": "datasets",
@@ -106,6 +109,7 @@ __all__ = [
     "HeadModule",
     "HeadRun",
     "HeadSpec",
+    "ImportResult",
     "NotebookComparison",
     "ParityCheck",
     "ParityReport",
@@ -128,6 +132,7 @@ __all__ = [
     "extract",
     "extract_all",
     "find_cache",
+    "import_features",
     "list_backbones",
     "list_caches",
     "list_datasets",

@@ -11,6 +11,7 @@ from typing import Any
 from featcache.errors import UsageError, nearest
 
 FORMAT_VERSION = 1
+IMPORTED = "imported"
 
 BN_MODES = ("frozen", "adapted")
 PREPROCESS_KINDS = ("notebook", "weights")

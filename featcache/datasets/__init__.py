@@ -19,6 +19,7 @@ from featcache.datasets.splits import (
 )
 from featcache.datasets.torchvision_sets import TORCHVISION_SETS, TorchvisionSet, load_torchvision
 from featcache.errors import DatasetError, UnknownNameError, UsageError
+from featcache.specs import IMPORTED
 
 __all__ = [
     "ArrayImages",
@@ -75,6 +76,8 @@ def load_dataset(name: str, *, data_dir: str | Path) -> Dataset:
         DatasetError: If its files are missing, damaged, empty or not laid out as they should be.
     """
     slug = dataset_slug(name)
+    if name.startswith(f"{IMPORTED}:"):
+        raise UsageError(f"{name} was imported as features, so it has no images. Nothing was done.")
     if name == "digits":
         return _validated(load_digits(name))
     if name.startswith("folder:"):
@@ -94,6 +97,13 @@ def dataset_slug(name: str) -> str:
         if not rest:
             raise UsageError("Dataset 'folder:' lacks its path. Write it as: folder:PATH")
         return _folder_slug(rest)
+    if kind == IMPORTED:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", rest):
+            raise UsageError(
+                f"--name is {rest!r}, but must be 1 to 64 letters, digits, dots, dashes and "
+                f"underscores. Nothing was written."
+            )
+        return rest
     if name == "digits":
         return name
     spec = _torchvision_spec(name)

@@ -25,7 +25,7 @@ from featcache.store.ledger import (
 )
 from featcache.store.parse import MANIFEST_LIMIT, parse_header, parse_manifest
 from featcache.store.reader import open_readonly, read_ledger
-from featcache.store.skeleton import FilePlan, SplitPlan, create_skeleton
+from featcache.store.skeleton import FilePlan, SplitPlan, skeleton_parts
 
 T = TypeVar("T")
 _CHUNK = 4 << 20
@@ -134,25 +134,21 @@ def _mend_skeleton(fd: int, manifest: Manifest, path: Path) -> list[str]:
     slot = unpack_slots(read_ledger(fd, manifest))[0].get(SKELETON_SLOT)
     if slot is not None and slot.sha256 == skeleton_digest(fd, manifest):
         return []
-    anew = path.with_name(path.name + ".new")
-    try:
-        if create_skeleton(anew, _plan_of(manifest)) != manifest:
-            raise CorruptError(
-                f"{path}: HDF5's own bytes are damaged, and this version of HDF5 lays such a file "
-                f"out otherwise. Nothing was changed. Copy it again from its source, or remove it "
-                f"and extract again."
-            )
-        with anew.open("rb") as fresh:
-            write_at(fd, manifest.to_bytes(), MANIFEST_OFFSET)
-            for offset, nbytes in manifest.skeleton_extents():
-                for start in range(offset, offset + nbytes, _CHUNK):
-                    n = min(_CHUNK, offset + nbytes - start)
-                    right = bytearray(read_at(fresh.fileno(), n, start))
-                    _lay_over(right, start, manifest.to_bytes(), MANIFEST_OFFSET)
-                    if right != read_at(fd, n, start):
-                        write_at(fd, memoryview(right), start)
-    finally:
-        anew.unlink(missing_ok=True)
+    made, parts = skeleton_parts(_plan_of(manifest))
+    if made != manifest:
+        raise CorruptError(
+            f"{path}: HDF5's own bytes are damaged, and this version of HDF5 lays such a file out "
+            f"otherwise. Nothing was changed. Copy it again from its source, or remove it and "
+            f"extract again."
+        )
+    parts.append((MANIFEST_OFFSET, manifest.to_bytes()))
+    for offset, nbytes in manifest.skeleton_extents():
+        for start in range(offset, offset + nbytes, _CHUNK):
+            right = bytearray(min(_CHUNK, offset + nbytes - start))
+            for place, content in parts:
+                _lay_over(right, start, content, place)
+            if right != read_at(fd, len(right), start):
+                write_at(fd, memoryview(right), start)
     digest = skeleton_digest(fd, manifest)
     if slot is not None and slot.sha256 != digest:
         raise CorruptError(

@@ -103,15 +103,24 @@ def create_skeleton(fd: int, plan: FilePlan) -> Manifest:
     Raises:
         OSError: If the disk cannot hold the file, or refuses a write.
     """
-    with tempfile.TemporaryDirectory(prefix="featcache-", dir=_memory_folder()) as folder:
-        path = Path(folder) / "skeleton.h5"
-        manifest = _create(path, plan)
-        with path.open("rb") as skeleton:
-            parts = list(_written_parts(skeleton.fileno()))
+    manifest, parts = skeleton_parts(plan)
     preallocate(fd, manifest.file_size)
     for offset, content in parts:
         write_at(fd, content, offset)
     return manifest
+
+
+def skeleton_parts(plan: FilePlan) -> tuple[Manifest, list[tuple[int, bytes]]]:
+    """Make what `create_skeleton` writes.
+
+    Returns:
+        The manifest, and (offset, bytes) of all that is not zero.
+    """
+    with tempfile.TemporaryDirectory(prefix="featcache-", dir=_memory_folder()) as folder:
+        path = Path(folder) / "skeleton.h5"
+        manifest = _create(path, plan)
+        with path.open("rb") as skeleton:
+            return manifest, list(_written_parts(skeleton.fileno()))
 
 
 def _memory_folder() -> str | None:

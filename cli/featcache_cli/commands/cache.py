@@ -10,6 +10,7 @@ import typer
 
 from featcache.errors import UsageError
 from featcache.specs import ExtractSpec
+from featcache_cli.commands import cache_import
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.console import (
     ProgressDisplay,
@@ -33,7 +34,8 @@ from featcache_cli.options import (
     number_or_auto,
 )
 
-app = typer.Typer(no_args_is_help=True, help="List, describe, verify, repair and remove caches.")
+app = typer.Typer(no_args_is_help=True, help="List, verify, repair, import, remove caches.")
+app.command("import")(cache_import.import_)
 
 
 @app.command("ls")

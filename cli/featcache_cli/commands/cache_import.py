@@ -1,0 +1,50 @@
+"""`featcache cache import`: a foreign feature file into a cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featcache.specs import ExtractSpec
+from featcache_cli.console import note, show_facts, show_json
+from featcache_cli.options import CacheDirOption, JsonOption
+
+
+def import_(
+    path: Annotated[Path, typer.Argument(metavar="FILE.h5", help="The HDF5 file.")],
+    features: Annotated[str, typer.Option(help="Key of the training features.")],
+    labels: Annotated[str, typer.Option(help="Key of their labels.")],
+    ids: Annotated[str | None, typer.Option(help="Key of their ids.")] = None,
+    test_features: Annotated[str | None, typer.Option(help="Key of test features.")] = None,
+    test_labels: Annotated[str | None, typer.Option(help="Key of test labels.")] = None,
+    test_ids: Annotated[str | None, typer.Option(help="Key of test ids.")] = None,
+    class_names: Annotated[str, typer.Option(help="Names of the classes: cat,dog.")] = "",
+    name: Annotated[str | None, typer.Option(help="Name of the dataset.  [the file's]")] = None,
+    store_dtype: Annotated[str, typer.Option(help="float32 or float16.")] = ExtractSpec.store_dtype,
+    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
+    json: JsonOption = False,
+) -> None:
+    """Import features of another program; a process with limits reads its file."""
+    from featcache import import_features
+
+    result = import_features(
+        path,
+        features=features,
+        labels=labels,
+        ids=ids,
+        test_features=test_features,
+        test_labels=test_labels,
+        test_ids=test_ids,
+        class_names=tuple(class_names.split(",")) if class_names else (),
+        name=name,
+        store_dtype=store_dtype,
+        cache_dir=cache_dir,
+    )
+    if json:
+        show_json(result)
+        return
+    rows = f"{result.n_rows} of {result.n_features} features, {len(result.class_names)} classes"
+    show_facts({result.outcome: result.path, "rows": rows})
+    note(f"next: featcache train-head --cache {result.path}")

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from tests.cli.conftest import Run
+
+
+def make() -> Path:
+    with h5py.File("clip.h5", "w") as h5:
+        h5["x"] = np.ones((20, 2, 3), "f8")
+        h5["y"] = np.arange(20.0) % 2
+    return Path("clip.h5")
+
+
+def test_the_same_import_twice_is_reused_and_other_labels_are_another_cache(run: Run) -> None:
+    command = ["cache", "import", str(make()), "--features", "x", "--labels", "y", "--json"]
+
+    first, second = (json.loads(run(*command).stdout) for _ in range(2))
+    with h5py.File("clip.h5", "a") as h5:
+        h5["y"][0] = 1
+    other = json.loads(run(*command).stdout)
+
+    assert (first["outcome"], second["outcome"], other["outcome"]) == (
+        "imported",
+        "reused",
+        "imported",
+    )
+    assert first["n_features"] == 6
+    assert first["path"] == second["path"] != other["path"]
+
+
+def test_an_unknown_key_is_exit_2_with_the_nearest_and_leaves_nothing(run: Run) -> None:
+    result = run("cache", "import", str(make()), "--features", "xx", "--labels", "y")
+
+    assert result.exit_code == 2
+    assert "it has no dataset 'xx'. Did you mean x? It has x, y." in result.stderr
+    assert not Path("cache").exists()
