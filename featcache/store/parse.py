@@ -120,11 +120,11 @@ def _manifest_from_json(value: dict[str, Any]) -> Manifest:
 
 def _check_places(manifest: Manifest, *, body_nbytes: int) -> None:
     """Refuse ranges outside the file, overlapping ones, and columns of unequal length."""
-    if manifest.n_slots > SLOTS_LIMIT:
-        raise ValueError(f"{manifest.n_slots} slots are more than any cache has")
     wanted = Extent(manifest.ledger.offset, (manifest.n_slots, SLOT_BYTES), "|u1")
     if manifest.ledger != wanted or manifest.ledger.offset % SLOT_BYTES:
         raise ValueError(f"a ledger {manifest.ledger} for {manifest.n_slots} slots")
+    if manifest.n_slots > SLOTS_LIMIT:
+        raise ValueError(f"{manifest.n_slots} slots are more than any cache has")
     places = [
         (MANIFEST_OFFSET, HEADER_LENGTH + body_nbytes),
         (manifest.ledger.offset, manifest.ledger.nbytes),
