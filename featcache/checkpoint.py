@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
@@ -152,8 +153,17 @@ def load_head(path: str | os.PathLike[str]) -> TrainedHead:
         )
     try:
         head = _parse(path, json.loads(metadata[_KEY]), state)
+        _require_tensors(head)
         head.module()
-    except (FeatcacheError, LookupError, TypeError, ValueError, RuntimeError) as err:
+    except (
+        FeatcacheError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        OverflowError,
+    ) as err:
         if isinstance(err, MismatchError):
             raise
         raise CorruptError(
@@ -224,6 +234,15 @@ def _require_plain_file(path: Path) -> None:
         raise CacheMissingError(f"There is no head at {path}. Train one with: featcache train-head")
     if not path.is_file():
         raise UnsafeFileError(f"{path} is not a regular file, so it is not read.")
+
+
+def _require_tensors(head: TrainedHead) -> None:
+    """Compare the tensors with the description, before memory is taken for what that promises."""
+    widths = (head.n_features, *head.spec.hidden, len(head.class_names))
+    wanted = [s for d, w in itertools.pairwise(widths) for s in ((w, d), (w,))]
+    found = [tuple(tensor.shape) for tensor in head.state.values()]
+    if sorted(wanted) != sorted(found):
+        raise ValueError(f"{len(found)} tensors do not have the shapes of its layers")
 
 
 def _not_safetensors(path: Path, err: Exception) -> FeatcacheError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 from featcache.checkpoint import DESCRIPTION_FILE, HEAD_FILE, load_head
 from featcache.datasets import dataset_slug
-from featcache.errors import CacheMissingError, UsageError, nearest
+from featcache.errors import CacheMissingError, CorruptError, UsageError, nearest
 from featcache.specs import HeadSpec, TrainSpec, fingerprint
 from featcache.store import Cache
 
@@ -26,7 +27,12 @@ def run_path(runs_dir: Path, cache: Cache, head: HeadSpec, train: TrainSpec) -> 
         if training[name] is None:
             del training[name]
     identity = {"cache": cache.fingerprint, "head": asdict(head), "train": training}
-    backbone = cache.identity["backbone"]
+    backbone = str(cache.identity["backbone"])
+    if not re.fullmatch(r"\w[\w.-]*", backbone):  # it comes from the file, and names a folder
+        raise CorruptError(
+            f"{cache.path} names its trunk {backbone!r}, which is no name of a trunk. Nothing was "
+            f"started. Extract it again."
+        )
     name = f"{backbone}-{head.reg}-{fingerprint(identity)[:8]}"
     return runs_dir.expanduser() / dataset_slug(str(cache.provenance["dataset"])) / name
 

@@ -82,9 +82,10 @@ def plain(value: Any) -> Any:
 
 def show_facts(facts: Mapping[str, object]) -> None:
     """Write "name  value" lines to stdout."""
-    width = max(len(name) for name in facts)
-    for name, value in facts.items():
-        stdout.print(f"{name:<{width}}  {escape(printable(value))}")
+    shown = {printable(name): printable(value) for name, value in facts.items()}
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        stdout.print(f"{escape(name.ljust(width))}  {escape(value)}")
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -92,7 +93,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         justify: Any = "right" if column.startswith("#") else "left"
-        table.add_column(column.removeprefix("#"), justify=justify)
+        table.add_column(escape(printable(column.removeprefix("#"))), justify=justify)
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))
     stdout.print(table)

@@ -22,6 +22,8 @@ from featcache.store.format import (
 from featcache.store.ledger import SLOT_BYTES
 
 MANIFEST_LIMIT = 16 << 20
+SLOTS_LIMIT = 1 << 20  # 64 MiB of ledger; blocks of 65 rows and more make that 68 million rows
+SKELETON_LIMIT = 256 << 20  # manifest, HDF5's own bytes, 8 MiB of alignment for each split
 _HEADER_PATTERN = re.compile(
     rb"featcache manifest v(\d{3}) length=(\d{10}) sha256=([0-9a-f]{64})\n"
 )
@@ -121,6 +123,8 @@ def _check_places(manifest: Manifest, *, body_nbytes: int) -> None:
     wanted = Extent(manifest.ledger.offset, (manifest.n_slots, SLOT_BYTES), "|u1")
     if manifest.ledger != wanted or manifest.ledger.offset % SLOT_BYTES:
         raise ValueError(f"a ledger {manifest.ledger} for {manifest.n_slots} slots")
+    if manifest.n_slots > SLOTS_LIMIT:
+        raise ValueError(f"{manifest.n_slots} slots are more than any cache has")
     places = [
         (MANIFEST_OFFSET, HEADER_LENGTH + body_nbytes),
         (manifest.ledger.offset, manifest.ledger.nbytes),
@@ -137,6 +141,10 @@ def _check_places(manifest: Manifest, *, body_nbytes: int) -> None:
         end = offset + nbytes
     if end > manifest.file_size:
         raise ValueError(f"a dataset ends at byte {end}, behind the end of the file")
+    # A hole of terabytes would be read to its end before its digest is found wrong.
+    n_skeleton = manifest.file_size - sum(nbytes for _, nbytes in places[1:])
+    if n_skeleton > SKELETON_LIMIT:
+        raise ValueError(f"{n_skeleton} bytes outside all datasets")
 
 
 def _check_columns(split_name: str, split: SplitLayout) -> None:

@@ -234,6 +234,8 @@ def open_readonly(path: Path) -> int:
         StorageError: If it may not be read.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open some devices is to act on them
+            raise UnsafeFileError(f"{path} is not a regular file, so it is not read.")
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as err:
         raise CacheMissingError(
