@@ -24,8 +24,8 @@ from tests.store.conftest import Recipe, random_rows
 
 ROWS_PER_BLOCK = 4
 ALL = 1000
-N_CALLS_OF_A_RUN = 60
-"""Calls that write, of a whole run; about."""
+N_CALLS_OF_A_RUN = 40
+"""Calls that write, of most runs: more than a resumed one has, not all that a whole one has."""
 
 
 class Maker(Protocol):
@@ -101,7 +101,7 @@ class ExtractMaker:
                 raise KeyboardInterrupt
 
         with (
-            mock.patch("featcache.planning.rows_per_block", lambda *_: ROWS_PER_BLOCK),
+            mock.patch("featcache.planning.rows_per_block", return_value=ROWS_PER_BLOCK),
             contextlib.suppress(InterruptedRunError),
         ):
             featcache.extract(
@@ -134,7 +134,6 @@ def told_commits(tell: Callable[[set[int]], None]) -> Iterator[None]:
 
     with mock.patch.object(CacheWriter, "commit", commit_and_tell):
         yield
-
 
 
 def run_killed(run: Callable[[], None], *, n_calls: int) -> tuple[str, set[int]]:

@@ -9,11 +9,9 @@ import numpy as np
 from featcache.store import read_state
 from featcache.store.ledger import SKELETON_SLOT, SLOT_BYTES, STATISTICS_SLOT
 
-_PLACES = ("rows", "ledger", "skeleton", "anywhere")
-
 
 class Model:
-    """The bytes of an uninterrupted file, which of them are acknowledged, and which bits we flipped.
+    """The bytes of an uninterrupted file, which rows are acknowledged, and the flipped bits.
 
     Attributes:
         stage: "none", "partial" or "complete".
@@ -49,7 +47,7 @@ class Model:
 
     @property
     def is_untrusted(self) -> bool:
-        """Whether the file is damaged outside rows and ledger, so that nothing of it can be used."""
+        """Whether the file is damaged outside rows and ledger: nothing of it can be used."""
         return any(self._slot[offset] == SKELETON_SLOT for offset in self.flips)
 
     @property
@@ -59,10 +57,10 @@ class Model:
 
     @property
     def word(self) -> str:
-        """What a listing says of it."""
+        """What a listing says of it; a partial file that lacks only its name is complete."""
         if self.is_unusable:
             return "damaged"
-        return "complete" if self.stage == "complete" else "incomplete"
+        return "complete" if len(self.acknowledged) == self._n_slots - 1 else "incomplete"
 
     @property
     def n_missing_blocks(self) -> int:
@@ -85,11 +83,13 @@ class Model:
             places.add((block.split, block.start, block.stop - 1) if block else ("trunk", 0, 0))
         return places
 
-    def pick(self, where: str, place: float) -> tuple[int, int]:
-        """(offset, mask) of a bit: `place` runs from the first to the last of that kind of bytes."""
+    def pick(self, kind: str, place: float) -> tuple[int, int]:
+        """(offset, mask) of a bit: `place` runs from 0 to 1 over the "rows", "ledger" or "skeleton"."""
         ledger = ~self._is_rows & (self._slot != SKELETON_SLOT)
-        kinds = (self._is_rows, ledger, self._slot == SKELETON_SLOT, np.ones_like(self._is_rows))
-        [offsets] = np.nonzero(kinds[_PLACES.index(where)])
+        skeleton = self._slot == SKELETON_SLOT
+        [offsets] = np.nonzero(
+            {"rows": self._is_rows, "ledger": ledger, "skeleton": skeleton}[kind]
+        )
         bit = min(int(place * len(offsets) * 8), len(offsets) * 8 - 1)
         return int(offsets[bit // 8]), 1 << bit % 8
 

@@ -15,23 +15,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from featcache.store import CacheWriter
 from featcache.store.files import read_at
 from featcache.store.format import COLUMNS, Block, Manifest
 from tests.faults.claims import Claim, main
-from tests.faults.machine import RULES, Bench, CacheMachine
+from tests.faults.machine import N_STEPS, RULES, Bench, CacheMachine
 from tests.faults.makers import ExtractMaker, Maker, StoreMaker
 
-_N_STEPS = 20
+_BEYOND_WHOLE = 1.6  # hypothesis also tries sequences that end early; these do not count
 
 
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Run the machine on the true store, and on wrong ones."""
     makers = _makers(folder)
-    n_wanted = 25 if quick else 500
+    n_wanted = 12 if quick else 500
     tally, failure = explore(folder, makers, n_sequences=n_wanted)
     if failure:
         print(failure, file=sys.stderr)
@@ -39,14 +39,14 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
     ran = ", ".join(f"{name.replace('_', ' ')} {tally[name]}" for name in RULES)
     met = ", ".join(f"{name} {n}" for name, n in sorted(tally.items()) if " " in name)
     n_sequences, n_steps = tally["sequences"], tally["steps"]
+    outcome = "a state that should not be" if failure else "no state unforeseen"
     line = (
-        f"{n_sequences} sequences of {n_steps / max(1, n_sequences):.0f} steps on average, "
-        f"{n_steps} steps: {'a state that should not be' if failure else 'no state unforeseen'}; "
+        f"{n_sequences} sequences of {N_STEPS} steps, with shorter {n_steps} steps: {outcome}; "
         f"rules that never ran: {', '.join(never) or 'none'}. Ran: {ran}. Met: {met}"
     )
     caught = {
         name: bool(explore(folder, makers, n_sequences=100, wrong=wrong)[1])
-        for name, wrong in _wrong_stores(makers).items()
+        for name, wrong in list(_wrong_stores(makers).items())[: 2 if quick else None]
     }
     found = [name for name, is_caught in caught.items() if is_caught]
     return [
@@ -73,14 +73,13 @@ def explore(
         What was counted, and the sequence that failed; empty if none did.
     """
     bench = Bench(folder, makers)
-    machine = type("ACache", (CacheMachine,), {"bench": bench})
+    machine = seed(0)(type("ACache", (CacheMachine,), {"bench": bench}))
     is_control = wrong is not contextlib.nullcontext
     options = settings(
-        max_examples=n_sequences,
-        stateful_step_count=_N_STEPS,
+        max_examples=round(_BEYOND_WHOLE * n_sequences),
+        stateful_step_count=1 + N_STEPS,  # the first is the initialisation
         deadline=None,
         database=None,
-        derandomize=True,
         report_multiple_bugs=False,
         print_blob=False,
         phases=[Phase.generate] if is_control else [Phase.generate, Phase.shrink],
@@ -108,7 +107,7 @@ def _wrong_stores(
     wholes = [whole for _, whole in makers]
     return {
         "a recheck that returns nothing": lambda: mock.patch.object(
-            CacheWriter, "recheck", lambda writer, **_: []
+            CacheWriter, "recheck", return_value=[]
         ),
         "a verify that takes the labels for granted": lambda: mock.patch(
             "featcache.store.check.block_digest", _digest_but_labels(wholes)
@@ -142,7 +141,7 @@ def _slots_first() -> Iterator[None]:
     waiting: list[tuple[CacheWriter, tuple[object, ...]]] = []
 
     def write_later(writer: CacheWriter, *block: object) -> None:
-        with mock.patch("featcache.store.writer.write_at", lambda *_: None):
+        with mock.patch("featcache.store.writer.write_at"):
             write_block(writer, *block)  # type: ignore[arg-type]
         waiting.append((writer, block))
 
