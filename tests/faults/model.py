@@ -84,12 +84,10 @@ class Model:
         return places
 
     def pick(self, kind: str, place: float) -> tuple[int, int]:
-        """(offset, mask) of a bit: `place` runs from 0 to 1 over the "rows", "ledger" or "skeleton"."""
+        """(offset, mask) of a bit of "rows", "ledger" or "skeleton"; `place` is 0 to 1 within."""
         ledger = ~self._is_rows & (self._slot != SKELETON_SLOT)
-        skeleton = self._slot == SKELETON_SLOT
-        [offsets] = np.nonzero(
-            {"rows": self._is_rows, "ledger": ledger, "skeleton": skeleton}[kind]
-        )
+        kinds = {"rows": self._is_rows, "ledger": ledger, "skeleton": self._slot == SKELETON_SLOT}
+        [offsets] = np.nonzero(kinds[kind])
         bit = min(int(place * len(offsets) * 8), len(offsets) * 8 - 1)
         return int(offsets[bit // 8]), 1 << bit % 8
 
