@@ -3,12 +3,13 @@
     python -m tests.faults.signals [--quick] [--out FILE.json]
 
 Each command is the command line itself, in a process forked from one that has imported torch
-already, and leads a session of its own. The negative control is the usual loop: decoding processes that
-wait for work, and rows appended with h5py.
+already, and leads a session of its own. The negative control is the usual loop: decoding processes
+that wait for work, and rows appended with h5py.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import multiprocessing
 import os
@@ -27,7 +28,6 @@ import h5py
 import numpy as np
 from PIL import Image
 
-import featcache.sweeping  # with torch and all: once, not in each process
 from featcache.store import list_caches
 from featcache_cli.app import main as featcache_main
 from tests.conftest import SMALL_TRUNK, save_image
@@ -75,7 +75,8 @@ class Command:
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Stop every command by every signal, and the naive loop too."""
     random.seed(0)
-    n_images = 200 if quick else 1500
+    importlib.import_module("featcache.sweeping")  # with torch: once, not in each process
+    n_images = 200 if quick else 900
     images = folder / "images"
     for i in range(n_images):
         save_image(images / ("train" if i % 5 else "test") / f"class{i % 3}" / f"{i}.png", i)
@@ -83,7 +84,7 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
     combinations = list(itertools.product(commands, _SIGNALS))
     # Quick: each command and each signal once.
     chosen = [combinations[5 * i] for i in range(4)] if quick else combinations * 4
-    references = {command: _reference(command, folder) for command in {c for c, _ in chosen}}
+    references = {command: _reference(command, folder) for command in dict(chosen)}
     counts: Counter[str] = Counter()
     for i, (command, signals) in enumerate(chosen):
         whole, whole_s = references[command]
@@ -105,8 +106,8 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
             f"{counts['identical']}/{len(chosen)} byte-identical after the same command again, "
             f"{counts['went on']} of which went on with what was kept",
             is_proved=not counts["trials with a problem"] and counts["went on"] > 0,
-            control=f"naive loop with two decoding processes and h5py append: {n_orphans} of {n_naive} left orphans, "
-            f"{n_broken} a file that cannot be opened or lacks rows",
+            control=f"{n_naive} naive loops, two decoding processes and h5py append: {n_orphans} "
+            f"left orphans, {n_broken} a file that cannot be opened or lacks rows",
             control_failed=n_orphans + n_broken > 0,
         )
     ]
