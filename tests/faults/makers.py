@@ -16,6 +16,7 @@ from unittest import mock
 import numpy as np
 
 import featcache
+from featcache.background import BlockWriter, FinishedBlock
 from featcache.errors import FeatcacheError, InterruptedRunError
 from featcache.store import CacheWriter, list_caches, locked, open_cache, partial_path, read_state
 from featcache.store.ledger import SLOT_BYTES
@@ -188,6 +189,13 @@ def _kill_at(n_calls: int) -> None:
     for place in ("os.pwrite", "os.fsync", "os.replace", "os.unlink", "os.posix_fallocate"):
         mock.patch(place, counted(getattr(os, place.removeprefix("os.")))).start()
     mock.patch("featcache.store.writer.sync_bytes", counted(os.fdatasync)).start()
+    # The writing thread commits together what waits by chance; one call is to be the same each time.
+    mock.patch.object(BlockWriter, "put", _write_at_once).start()
+
+
+def _write_at_once(out: BlockWriter, finished: FinishedBlock) -> None:
+    out._writer.write_block(*finished)
+    out._writer.commit(out._numerics)
 
 
 class LockHolder:
