@@ -189,7 +189,7 @@ def _kill_at(n_calls: int) -> None:
     for place in ("os.pwrite", "os.fsync", "os.replace", "os.unlink", "os.posix_fallocate"):
         mock.patch(place, counted(getattr(os, place.removeprefix("os.")))).start()
     mock.patch("featcache.store.writer.sync_bytes", counted(os.fdatasync)).start()
-    # The writing thread commits together what waits by chance; one call is to be the same each time.
+    # The writing thread commits together what waits by chance; the n-th call is to be the same.
     mock.patch.object(BlockWriter, "put", _write_at_once).start()
 
 

@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,6 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
         problems = _trial(command, signals, place, whole, whole_s * random.random(), counts)
         for problem in problems:
             print(f"{command.name}, {_names(signals)}: {problem}", file=sys.stderr, flush=True)
-            print(_told(place).read_text(), file=sys.stderr, flush=True)
         counts["trials with a problem"] += bool(problems)
         shutil.rmtree(place)
     n_orphans, n_broken, n_naive = _stop_naive(folder, images, n_trials=2 if quick else 8)
@@ -178,7 +178,7 @@ def _trial(
         time.sleep(1)  # a child may still be about to end
         n_orphans = len(_of_session(pid))
     if code not in (0, 128 + signals[0]):
-        problems.append(f"exit code {code} after {delay_s:.2f} s")
+        problems.append(f"exit code {code} after {delay_s:.2f} s: {_told(place).read_text()}")
     if code == 0 and command.bytes_of(place) != whole:
         problems.append(f"exit code 0, but it was not done after {delay_s:.2f} s")
     if seconds > _EXITS_WITHIN_S:
@@ -215,6 +215,8 @@ def _forked(run: Callable[[], None]) -> int:
             code = 0
         except SystemExit as err:
             code = err.code if isinstance(err.code, int) else int(err.code is not None)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return pid
