@@ -44,6 +44,13 @@ class SignalledError(KeyboardInterrupt):
 class ErrorShowingGroup(TyperGroup):
     """Turns the library's errors into one message and their exit code."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the arguments; click would call a signal meanwhile "Aborted!", with exit code 1."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except KeyboardInterrupt as err:
+            raise typer.Exit(_tell_stopped(err)) from err
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
@@ -55,9 +62,7 @@ class ErrorShowingGroup(TyperGroup):
             fail(str(err))
             raise typer.Exit(_exit_code(err)) from err
         except KeyboardInterrupt as err:
-            reset_progress()
-            fail("Stopped. Nothing is lost: run the same command again.")
-            raise typer.Exit(_exit_code(err)) from err
+            raise typer.Exit(_tell_stopped(err)) from err
 
 
 app = typer.Typer(
@@ -106,6 +111,8 @@ def main() -> None:
             signal.signal(number, _stop)
     try:
         app()
+    except KeyboardInterrupt as err:  # before the command had begun
+        sys.exit(_tell_stopped(err))
     except Exception as err:
         if os.environ.get("FEATCACHE_DEBUG"):
             raise
@@ -123,6 +130,13 @@ def _stop(number: int, _: FrameType | None) -> None:
     if now_s - _stopped_at_s > _REPEATED_WITHIN_S:
         _stopped_at_s = now_s
         raise SignalledError(number)
+
+
+def _tell_stopped(err: KeyboardInterrupt) -> int:
+    """Say that it was stopped; returns the exit code."""
+    reset_progress()
+    fail("Stopped. Nothing is lost: run the same command again.")
+    return _exit_code(err)
 
 
 def _exit_code(err: BaseException) -> int:

@@ -35,6 +35,19 @@ app.app = lambda: None
 app.main()
 print([signal.getsignal(s) is signal.SIG_IGN for s in (signal.SIGHUP, signal.SIGTERM)])
 """
+STOPPED_EARLY = """
+import os, signal, sys
+from featcache_cli import app
+import typer.core, typer.main
+place, name, number = eval(sys.argv[1]), sys.argv[2], getattr(signal, sys.argv[3])
+real = getattr(place, name)
+def stop_first(*args, **kwargs):
+    os.kill(os.getpid(), number)
+    return real(*args, **kwargs)
+setattr(place, name, stop_first)
+sys.argv = ["featcache", "datasets"]
+app.main()
+"""
 
 
 def options_of(*command: str) -> dict[str, Any]:
@@ -266,3 +279,18 @@ def test_a_terminal_that_is_not_utf_8_shows_names_escaped(
 
 def _typed(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [("typer.main", "get_command"), ("typer.core.TyperGroup", "parse_args")],
+    ids=["while the command line is built", "while its arguments are read"],
+)
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
+def test_a_signal_before_the_command_begins_ends_with_its_own_code(
+    spawn: Spawn, place: str, name: str, number: str, code: int
+) -> None:
+    result = spawn(place, name, number, code=STOPPED_EARLY)
+
+    assert result.returncode == code, result.stderr
+    assert result.stderr == "error: Stopped. Nothing is lost: run the same command again.\n"
