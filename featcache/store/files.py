@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,17 @@ def require_space(folder: Path, *, nbytes: int) -> None:
             f"there: {human_bytes(missing)} are missing. Nothing was written. Make room, choose "
             f"another --cache-dir, or use --store-dtype float16 for half the size."
         )
+
+
+def require_file_size(nbytes: int) -> None:
+    """Check that this process may write a file of `nbytes`.
+
+    Raises:
+        OSError: EFBIG, if its limit (`ulimit -f`) is lower.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and nbytes > limit:
+        raise OSError(errno.EFBIG, f"{os.strerror(errno.EFBIG)}, the limit is {limit} bytes")
 
 
 def preallocate(fd: int, nbytes: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from featcache.store.format import (
 )
 from featcache.store.ledger import SLOT_BYTES
 
+_ERRNO = re.compile(r"errno = (\d+)")
 _PAGE = 4096
 _FEATURE_ALIGNMENT = 8 << 20
 _SMALL = 64 << 20
@@ -86,6 +88,18 @@ class FilePlan:
         return replace(draft, ledger=no_ledger._replace(shape=(draft.n_slots, SLOT_BYTES)))
 
 
+def largest_nbytes(plan: FilePlan) -> int:
+    """Bound the size of a planned file from above: its rows, its manifest, and the gaps."""
+    extents = [e for s in plan.splits.values() for e in s.columns().values()]
+    draft = plan.draft()
+    small = len(draft.to_bytes()) + draft.ledger.nbytes + (len(extents) + 8) * 2 * _PAGE
+    if draft.statistics is not None:
+        small += draft.statistics.extent.nbytes
+    gaps = len(plan.splits) * _FEATURE_ALIGNMENT
+    rows = sum(e.nbytes for e in extents)
+    return rows + small + (gaps if rows >= _SMALL else 0)
+
+
 def create_skeleton(fd: int, plan: FilePlan) -> Manifest:
     """Make the HDF5 file in the empty file `fd`: all datasets allocated, none filled.
 
@@ -115,10 +129,21 @@ def skeleton_parts(plan: FilePlan) -> tuple[Manifest, list[tuple[int, bytes]]]:
 
     Returns:
         The manifest, and (offset, bytes) of all that is not zero.
+
+    Raises:
+        OSError: If memory, or a limit on the size of files, does not allow it.
     """
     with tempfile.TemporaryDirectory(prefix="featcache-", dir=_memory_folder()) as folder:
         path = Path(folder) / "skeleton.h5"
-        manifest = _create(path, plan)
+        try:
+            manifest = _create(path, plan)
+        except (OSError, RuntimeError) as err:
+            found = _ERRNO.search(str(err))
+            if found is None:
+                raise
+            # A full /dev/shm, or a limit on the size of files: h5py gives the number in its text.
+            number = int(found[1])
+            raise OSError(number, os.strerror(number)) from err
         with path.open("rb") as skeleton:
             return manifest, list(_written_parts(skeleton.fileno()))
 

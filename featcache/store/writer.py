@@ -18,6 +18,7 @@ from featcache.store.files import (
     named_failures,
     preallocate,
     read_at,
+    require_file_size,
     require_space,
     sync_bytes,
     sync_folder,
@@ -33,7 +34,7 @@ from featcache.store.ledger import (
     pack_slot,
 )
 from featcache.store.reader import read_manifest, read_slots
-from featcache.store.skeleton import FilePlan, create_skeleton
+from featcache.store.skeleton import FilePlan, create_skeleton, largest_nbytes
 
 
 class SplitRows(NamedTuple):
@@ -87,8 +88,9 @@ class CacheWriter:
         with named_failures(partial, kept="Nothing was written."):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
+                # Before libhdf5, which meets such a limit in memory too, and then tells tracebacks.
+                require_file_size(largest_nbytes(plan))
                 with _opened(newborn, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as fd:
-                    # Before libhdf5, which meets a limit on the size of files in memory too.
                     preallocate(fd, nbytes)
                     manifest = create_skeleton(fd, plan)
                     _fill_skeleton(fd, manifest, rows)

@@ -41,7 +41,7 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
     small_blocks(1)
     images = _make_images(folder / "images")
     counts = Counter[str]()
-    for backbone, n_kills in (("pixels", 5 if quick else 360), (TRUNK, 0 if quick else 40)):
+    for backbone, n_kills in (("pixels", 5 if quick else 160), (TRUNK, 0 if quick else 40)):
         if n_kills:
             counts.update(_kill_extractions(folder, images, n_kills, backbone))
     n_lost = _kill_naive(folder)

@@ -25,6 +25,7 @@ from featcache.store import (
     writer,
 )
 from featcache.store.format import COLUMNS
+from featcache.store.skeleton import largest_nbytes
 from tests.store.conftest import MakeRecipe, Recipe, Rows, random_rows
 
 
@@ -667,3 +668,12 @@ def test_the_default_rows_are_not_all_alike() -> None:
     rows: Rows = random_rows(10, 5)
 
     assert len({row.tobytes() for row in rows.features}) == 10
+
+
+def test_the_largest_size_of_a_planned_file_bounds_it(make_recipe: MakeRecipe) -> None:
+    for shape in ((5,), (25_088,), (3, 40, 40)):
+        recipe = make_recipe(splits={"train": random_rows(10, *shape), "test": random_rows(3, 5)})
+        size = recipe.build().stat().st_size
+
+        assert size <= largest_nbytes(recipe.plan()) <= size + 200_000
+        recipe.path.unlink()
