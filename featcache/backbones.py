@@ -206,9 +206,9 @@ def load_backbone(
     else:
         trunk = build_trunk(name, image_size=image_size, meta=True)
         _check_vit_size(entry, image_size)
-        path = fetch_pretrained(entry) if entry else Path(weights)
-        _fill(trunk, path, name)
-        label = entry.name if entry else path.name
+        # A URL must come as it is: as a path it loses a slash.
+        _fill(trunk, fetch_pretrained(entry) if entry else weights, name)
+        label = entry.name if entry else Path(weights).name
     return Backbone(
         name=name,
         module=trunk,
@@ -241,7 +241,7 @@ def _random_trunk(name: str, seed: int, image_size: int) -> nn.Module:
         return build_trunk(name, image_size=image_size)
 
 
-def _fill(trunk: nn.Module, path: Path, name: str) -> None:
+def _fill(trunk: nn.Module, path: str | Path, name: str) -> None:
     own = trunk.state_dict()
     fitted = fit_state_dict(
         read_state_dict(path), own, ignored=classifier_prefixes(), source=str(path), trunk=name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -29,6 +28,7 @@ from featcache.errors import (
 from featcache.heads import build_head
 from featcache.specs import HeadSpec, TrainSpec, canonical_json, differing_fields
 from featcache.store import Cache, named_failures
+from featcache.weights import UNREADABLE, refuse_inflating
 
 HEAD_FILE = "head.safetensors"
 DESCRIPTION_FILE = "head.json"
@@ -210,10 +210,11 @@ def read_checkpoint(path: Path, names: Sequence[str], *, way_out: str) -> dict[s
         CorruptError: If it cannot be read.
     """
     try:
+        refuse_inflating(path)
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         for name in names:
             checkpoint[name]
-    except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.PickleError) as err:
+    except (*UNREADABLE, UnsafeFileError) as err:
         raise CorruptError(
             f"{path} is damaged ({type(err).__name__}). Nothing was changed. {way_out}"
         ) from err

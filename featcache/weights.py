@@ -24,7 +24,7 @@ from featcache.errors import UnsafeFileError, WeightsError, nearest
 from featcache.specs import canonical_json
 
 # What torch.load raises on bytes that no torch.save wrote (found by flipping and cutting bytes).
-_UNREADABLE = (
+UNREADABLE = (
     RuntimeError,
     ValueError,
     TypeError,
@@ -179,14 +179,30 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from err
 
 
+def refuse_inflating(path: Path) -> None:
+    """Refuse an archive that holds more than it weighs; torch.save compresses nothing.
+
+    Raises:
+        UnsafeFileError: If it would fill the memory when it is read.
+    """
+    with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        inflated = sum(entry.file_size for entry in archive.infolist())
+        if inflated > path.stat().st_size:
+            raise UnsafeFileError(
+                f"{path} was refused: it would inflate from {path.stat().st_size} to {inflated} "
+                f"bytes, and torch.save compresses nothing. Nothing was loaded."
+            )
+
+
 def _read_torch(path: Path) -> Any:
+    refuse_inflating(path)
     try:
         # Files of torch < 1.6 are no zip archives and cannot be mapped into memory.
         mmap = zipfile.is_zipfile(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a pickle's protocol: the error below says more
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (*_UNREADABLE, zipfile.BadZipFile) as err:
+    except (*UNREADABLE, zipfile.BadZipFile) as err:
         # torch's own text advises weights_only=False; it stays in the traceback only.
         if "GLOBAL" in str(err) or _calls_code(path):
             wanted = re.search(r"GLOBAL ([\w.]+)", str(err))
@@ -214,7 +230,7 @@ def _calls_code(path: Path) -> bool:
             else:
                 pickled = stack.enter_context(path.open("rb"))
             return any(opcode.name in _CALLS for opcode, _, _ in pickletools.genops(pickled))
-    except (*_UNREADABLE, StopIteration, zipfile.BadZipFile, zlib.error):
+    except (*UNREADABLE, StopIteration, zipfile.BadZipFile, zlib.error):
         return False
 
 

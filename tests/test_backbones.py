@@ -297,3 +297,8 @@ def test_real_trunk_loads_and_its_statistics_adapt():
     assert frozen.shape == adapted.shape == (2, 1280)
     assert frozen.isfinite().all()
     assert not torch.allclose(frozen, adapted)
+
+
+def test_a_url_as_weights_is_refused_as_one() -> None:
+    with pytest.raises(WeightsError, match="is a URL"):
+        load_backbone("resnet18", weights="https://example.org/resnet18.pth")

@@ -33,6 +33,7 @@ HARNESSES = (
     "damage",
     "stale",
     "hostile",
+    "pickles",
     "importing",
     "states",
     "soak",

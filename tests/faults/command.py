@@ -16,10 +16,12 @@ class Ended:
     Attributes:
         code: Its exit code; below 0 the signal that ended it.
         text: What it wrote to stdout and stderr.
+        peak_mb: What it held in memory at most, that of its parent included.
     """
 
     code: int
     text: str
+    peak_mb: float
 
     @property
     def is_clean(self) -> bool:
@@ -66,8 +68,10 @@ class Command:
 
     def wait(self) -> Ended:
         """Wait for its end."""
-        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return Ended(code, self.log.read_text(errors="replace"))
+        _, status, used = os.wait4(self.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        peak_mb = used.ru_maxrss * 1024 / 1e6
+        return Ended(code, self.log.read_text(errors="replace"), peak_mb)
 
 
 def run_command(

@@ -75,7 +75,7 @@ def _round(cache: Path, images: Path, content: bytes) -> Counter[str]:
     ended = [writer.wait() for writer in writers]
     counts = Counter[str]()
     for one in ended:
-        if one.code == 11 and one.is_clean and "is being written by process" in one.text:
+        if one.code == 11 and one.is_clean and "is being written by" in one.text:
             counts["refused"] += 1
         elif one.code == 0:
             counts[one.text.split("\n")[-1].split(" ")[0] or _outcome(one.text)] += 1
