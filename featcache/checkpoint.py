@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -28,12 +29,13 @@ from featcache.errors import (
 from featcache.heads import build_head
 from featcache.specs import HeadSpec, TrainSpec, canonical_json, differing_fields
 from featcache.store import Cache, named_failures
-from featcache.weights import UNREADABLE, refuse_inflating
+from featcache.weights import UNREADABLE, refuse_inflating, state_digest
 
 HEAD_FILE = "head.safetensors"
 DESCRIPTION_FILE = "head.json"
 FORMAT = 1
 _KEY = "featcache"
+_DIGEST_KEY = "featcache.sha256"
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -114,7 +116,8 @@ def save_head(folder: Path, head: TrainedHead) -> Path:
     """
     description = _describe(head)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state.items()}
-    content = safetensors.torch.save(state, metadata={_KEY: canonical_json(description)})
+    metadata = {_KEY: canonical_json(description), _DIGEST_KEY: _digest(description, state)}
+    content = safetensors.torch.save(state, metadata=metadata)
     replace_file(folder / HEAD_FILE, content)
     layers = [str(layer) for layer in head.module()]
     readable = json.dumps({**description, "layers": layers}, indent=2) + "\n"
@@ -152,7 +155,10 @@ def load_head(path: str | os.PathLike[str]) -> TrainedHead:
             f"Give a run's folder, or a head.safetensors that featcache train-head wrote."
         )
     try:
-        head = _parse(path, json.loads(metadata[_KEY]), state)
+        description = json.loads(metadata[_KEY])
+        head = _parse(path, description, state)
+        if metadata.get(_DIGEST_KEY) != _digest(description, state):
+            raise ValueError("its SHA-256 differs")
         _require_tensors(head)
         head.module()
     except (
@@ -280,6 +286,12 @@ def _describe(head: TrainedHead) -> dict[str, Any]:
         "is_finished": head.is_finished,
         "versions": dict(head.versions),
     }
+
+
+def _digest(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a head's description and of its tensors by name, as 64 hex digits."""
+    tensors = state_digest(dict(sorted(state.items())))
+    return hashlib.sha256(f"{canonical_json(description)}\n{tensors}".encode()).hexdigest()
 
 
 def _parse(path: Path, description: Mapping[str, Any], state: dict[str, Tensor]) -> TrainedHead:

@@ -33,6 +33,7 @@ HARNESSES = (
     "damage",
     "stale",
     "hostile",
+    "fuzz",
     "pickles",
     "importing",
     "states",
