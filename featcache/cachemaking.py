@@ -51,14 +51,16 @@ def make_caches(
         InterruptedRunError: At Ctrl-C; all acknowledged rows are kept.
         FeatcacheError: Whatever else stops it; likewise.
     """
+    begun: list[_Begun] = []
     with contextlib.ExitStack() as files:
-        begun = [_begin(plan, files, progress=progress, note=note) for plan in plans]
         try:
             with freed_memory_kept():
+                for plan in plans:
+                    begun.append(_begin(plan, files, progress=progress, note=note))  # noqa: PERF401 - at Ctrl-C those begun are told
                 targets = [_target(one, progress=progress, note=note) for one in begun]
                 seconds = _fill_in_passes(targets, note)
         except KeyboardInterrupt as err:
-            kept = "; ".join(map(_kept, begun))
+            kept = "; ".join(map(_kept, begun)) or "Nothing was begun"
             raise InterruptedRunError(
                 f"Stopped. {kept}. The same command goes on from there."
             ) from err
@@ -68,7 +70,13 @@ def make_caches(
         ]
 
 
-def require_identity(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def require_identity(
+    path: Path,
+    found: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    *,
+    way_out: str = "Move the file away, or choose another --cache-dir.",
+) -> None:
     """Refuse a file in a cache's place that holds something else.
 
     Raises:
@@ -78,7 +86,7 @@ def require_identity(path: Path, found: Mapping[str, Any], wanted: Mapping[str, 
     if differing:
         raise MismatchError(
             f"{path} holds something else than was asked for: {'; '.join(differing)}. Nothing was "
-            f"changed. Move the file away, or choose another --cache-dir."
+            f"changed. {way_out}"
         )
 
 
@@ -90,7 +98,7 @@ def _begin(
     note: NoteCallback,
 ) -> _Begun:
     """Open the partial file, or make it; `files` closes it."""
-    if partial_path(plan.path).exists():
+    if partial_path(plan.path).exists() or plan.path.exists():
         writer = files.enter_context(CacheWriter.resume(plan.path, plan.rows()))
         _recheck(plan, writer, progress=progress, note=note)
         return _Begun(plan, writer, None, _n_rows(writer))
@@ -106,7 +114,7 @@ def _begin(
 def _recheck(
     plan: Plan, writer: CacheWriter, *, progress: ProgressCallback, note: NoteCallback
 ) -> None:
-    require_identity(partial_path(plan.path), writer.manifest.identity, plan.identity)
+    require_identity(writer.file, writer.manifest.identity, plan.identity)
     damaged = writer.recheck(on_progress=lambda i, n: progress(Progress("check", "", i, n)))
     for block in damaged:
         note(
@@ -148,9 +156,8 @@ def _fill_in_passes(
 
 
 def _kept(begun: _Begun) -> str:
-    partial = partial_path(begun.plan.path)
-    path = partial if partial.exists() else begun.plan.path
-    return f"{_n_rows(begun.writer)} of {begun.plan.n_rows} rows are kept in {path}"
+    n_rows = _n_rows(begun.writer)
+    return f"{n_rows} of {begun.plan.n_rows} rows are kept in {begun.writer.file}"
 
 
 def _n_rows(writer: CacheWriter) -> int:

@@ -15,7 +15,7 @@ import torch
 
 from featcache.errors import DeviceError
 from featcache.forward import TrunkRunner
-from featcache.runtime import Choice, NoteCallback, freed_memory_kept
+from featcache.runtime import Choice, NoteCallback
 
 # A compile takes 15 to 30 s and gains up to 1.6 times on a CPU, or nothing (docs/benchmarks.md):
 # from five minutes of work on, trying costs a few percent at worst.
@@ -127,19 +127,18 @@ def _trial(
     if compiler is None:
         return Choice(None, "no C++ compiler was found")
     expected = runner.features(images)
-    with freed_memory_kept():
-        started = time.perf_counter()
-        try:
-            compile_trunk(runner, (images.shape[1], images.shape[2], 3))
-        except CompileError as err:
-            return Choice(None, f"it failed to compile: {err}")
-        compile_s = time.perf_counter() - started
-        found = runner.features(images)
-        error = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
-        if not error <= _TOLERANCE[runner.precision]:
-            runner.forward = runner.module
-            return Choice(None, f"compiled features differ by {error:.1g} of the largest")
-        gain = _gain(runner, images)
+    started = time.perf_counter()
+    try:
+        compile_trunk(runner, (images.shape[1], images.shape[2], 3))
+    except CompileError as err:
+        return Choice(None, f"it failed to compile: {err}")
+    compile_s = time.perf_counter() - started
+    found = runner.features(images)
+    error = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
+    if not error <= _TOLERANCE[runner.precision]:
+        runner.forward = runner.module
+        return Choice(None, f"compiled features differ by {error:.1g} of the largest")
+    gain = _gain(runner, images)
     told = f"{gain:.2f} times as fast as eager, {compile_s:.0f} s to compile"
     if must_gain and gain < _LEAST_GAIN:
         runner.forward = runner.module

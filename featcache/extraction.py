@@ -15,6 +15,7 @@ from featcache.cachemaking import Made, make_caches, require_identity
 from featcache.errors import UsageError
 from featcache.pipeline import Progress, ProgressCallback
 from featcache.planning import Plan, make_plan
+from featcache.pretrained import is_path
 from featcache.runtime import NoteCallback, silent
 from featcache.specs import ExtractSpec
 from featcache.store import locked, open_cache, read_state
@@ -196,7 +197,7 @@ def extract_all(
     specs = [
         ExtractSpec(dataset=dataset, backbone=name, **_paths_as_text(options)) for name in names
     ]
-    if len(names) > 1 and specs[0].weights not in ("DEFAULT", "random"):
+    if len(names) > 1 and is_path(specs[0].weights):
         raise UsageError(
             f"--weights {specs[0].weights} belongs to one trunk, but {len(names)} were named. "
             f"Nothing was started. Extract them one by one."

@@ -22,7 +22,7 @@ from featcache.errors import MismatchError
 from featcache.forward import TrunkRunner, to_storage
 from featcache.loading import Batch, Span, image_shape, load_batches
 from featcache.specs import Preprocess
-from featcache.store import CacheWriter, partial_path
+from featcache.store import CacheWriter
 
 # All that decides adapted statistics beside the dataset and the trunk; part of the identity. The
 # batch is the notebook's.
@@ -165,10 +165,10 @@ def check_canaries(job: Job, writer: CacheWriter) -> int:
         same_class = dict(job.numerics) == dict(writer.manifest.numerics)
         if not _agree(fresh, stored, exact=same_class and not writer.is_foreign(block), job=job):
             raise MismatchError(
-                f"{partial_path(writer.path)} holds other features for {block.split} rows "
+                f"{writer.file} holds other features for {block.split} rows "
                 f"{span.start} to {span.stop - 1} than this run computes, though all recorded "
                 f"fields agree. Nothing was changed. Something unrecorded changed (a driver, a "
-                f"library): remove it (featcache cache rm {partial_path(writer.path)}), run again."
+                f"library): remove it (featcache cache rm {writer.file}), run again."
             )
         n_rows += span.stop - span.start
     return n_rows

@@ -51,7 +51,6 @@ from featcache.store import (
     SplitRows,
     cache_path,
     encode_id,
-    partial_path,
     require_space,
     rows_per_block,
 )
@@ -153,16 +152,17 @@ class Plan:
         if "compiler" in stored and job.runner is not None and self.spec.compile != "never":
             on_note("compiling the trunk, as the first run did")
             first = next(iter(self.dataset.splits.values()))
+            compiler = compiler_name()
             try:
-                compile_trunk(job.runner, image_shape(first, self.preprocess))
+                if compiler is not None:
+                    compile_trunk(job.runner, image_shape(first, self.preprocess))
+                    job = replace(job, numerics=self._numerics(batch_size, compiler))
             except CompileError as err:
                 on_note(f"it failed to compile: {err}")
-            else:
-                job = replace(job, numerics=self._numerics(batch_size, compiler_name()))
         differing = differing_fields(stored, job.numerics)
         if differing and not self.spec.mix_numerics:
             raise MismatchError(
-                f"{partial_path(self.path)} was begun by another numeric class, whose last digits "
+                f"{writer.file} was begun by another numeric class, whose last digits "
                 f"may differ: {'; '.join(differing)}. Nothing was changed. Go on as it was begun, "
                 f"or allow both in one file with --mix-numerics."
             )
@@ -251,6 +251,7 @@ def make_plan(
     on_progress: ProgressCallback,
     on_note: NoteCallback,
     same_images: Plan | None = None,
+    at: Path | None = None,
 ) -> Plan:
     """Decide a run; the cheap refusals come first.
 
@@ -259,6 +260,7 @@ def make_plan(
         on_progress: Called while the dataset is read for its digest.
         on_note: Told each choice.
         same_images: A plan for another trunk, whose dataset and digest are taken over.
+        at: Where the cache is, which is to be repaired in place; None finds its place.
 
     Raises:
         UsageError: For names and sizes that do not exist.
@@ -291,7 +293,8 @@ def make_plan(
     n_rows = sum(len(split) for split in dataset.splits.values())
     nbytes = n_rows * np.dtype(_STORE_DTYPES[store_dtype]).itemsize * math.prod(row_shape)
     of_this_trunk = folder.glob(f"{spec.backbone}-*.h5*")
-    if not any(p.stat().st_size >= nbytes for p in of_this_trunk):  # else it may be our own
+    # One of that size may be our own.
+    if at is None and not any(p.is_file() and p.stat().st_size >= nbytes for p in of_this_trunk):
         require_space(folder, nbytes=nbytes)
     if same_images is None:
         digest = dataset.digest(on_progress=lambda i, n: on_progress(Progress("digest", "", i, n)))
@@ -315,7 +318,7 @@ def make_plan(
         "store_dtype": store_dtype,
         "dataset_sha256": digest,
     }
-    path = cache_path(folder, spec.backbone, fingerprint(identity))
+    path = at or cache_path(folder, spec.backbone, fingerprint(identity))
     return Plan(
         spec=spec,
         dataset=dataset,

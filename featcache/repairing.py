@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from featcache.cachemaking import make_caches, require_identity
 from featcache.errors import UsageError
-from featcache.pipeline import Progress, ProgressCallback
-from featcache.planning import Plan, make_plan
+from featcache.pipeline import ProgressCallback
+from featcache.planning import make_plan
 from featcache.runtime import NoteCallback, silent
-from featcache.specs import ExtractSpec, Preprocess
+from featcache.specs import IMPORTED, ExtractSpec, Preprocess
 from featcache.store import (
     CacheState,
     VerifyReport,
     locked,
     mend_structure,
-    named_failures,
     partial_path,
     read_state,
-    sync_folder,
     verify_cache,
 )
 from featcache.trunks import PIXELS
 
+_WAY_OUT = "Say where the right ones are with --dataset, --data-dir or --weights."
 _RANDOM = re.compile(r"random \(seed (\d+)\)")
 
 
@@ -69,12 +67,11 @@ def repair_cache(
     """Restore a complete cache, byte for byte where this machine is of its numeric class.
 
     One wrong bit of manifest or ledger is found without any images; HDF5's own bytes are made anew.
-    Damaged rows are computed again from the dataset and the weights, as a partial file goes on:
-    while that lasts the file is named `.h5.partial`, and a run that is stopped goes on with the
-    same call.
+    Damaged rows are computed again from the dataset and the weights, in place; a repair that is
+    stopped goes on with the same call.
 
     Args:
-        path: The cache; its `.h5.partial` if an earlier repair or extraction was stopped.
+        path: The cache; a `.h5.partial` is completed, as `extract` would.
         dataset: Where its images are now; None takes what the cache names.
         weights: What fills the trunk; None takes what the cache names, which for a file is only
             its name.
@@ -92,94 +89,59 @@ def repair_cache(
     Raises:
         CorruptError: If the structure is damaged beyond mending; copy or extract it again.
         MismatchError: If images or weights are others than the cache was made from.
+        UsageError: If it was imported, or its weights are in a file that is not named.
         FeatcacheError: Whatever else `extract` raises; the file is then as it was, but for what
             was mended.
     """
-    path = _final(Path(path))
+    path = Path(path)
+    path = path.with_suffix("") if path.suffix == ".partial" else path
     progress, note = on_progress or silent, on_note or silent
     with locked(path):
         present = path if path.exists() else partial_path(path)
-        mended = tuple(mend_structure(present))
+        mended = mend_structure(present)
         for what in mended:
             note(f"mended: {what}")
         state = read_state(present)
-        report = verify_cache(
-            present, on_progress=lambda i, n: progress(Progress("check", "", i, n))
-        )
-        if report.is_sound and not report.n_missing:
-            if present != path:  # a stopped repair that had only its name left to do
-                _rename(present, path)
-            return RepairReport(path, mended, 0, report.n_rows)
+        report = verify_cache(present)
+        if report.is_sound and len(state.slots) == state.manifest.n_slots and present == path:
+            return RepairReport(path, tuple(mended), 0, report.n_rows)
         note(_told(report))
-        plan = _plan(
-            state,
-            path,
-            asked={
-                "dataset": dataset,
-                "weights": weights,
-                "data_dir": os.fspath(data_dir),
-                "device": device,
-                "n_workers": n_workers,
-                "mix_numerics": mix_numerics,
-            },
-            progress=progress,
-            note=note,
-        )
-        with _as_partial(path):
-            [made] = make_caches([plan], progress=progress, note=note)
-    return RepairReport(path, mended, made.n_rows_computed, report.n_rows)
-
-
-def _final(path: Path) -> Path:
-    return path.with_suffix("") if path.suffix == ".partial" else path
-
-
-@contextmanager
-def _as_partial(path: Path) -> Iterator[None]:
-    """Name the cache as a file that is being written; on failure its own name comes back."""
-    partial = partial_path(path)
-    was_complete = path.exists()
-    if was_complete:
-        _rename(path, partial)
-    try:
-        yield
-    finally:
-        if was_complete and partial.exists():
-            _rename(partial, path)
-
-
-def _rename(path: Path, to: Path) -> None:
-    with named_failures(path, kept="Its content is as it was."):
-        path.replace(to)
-        sync_folder(path.parent)
+        asked: dict[str, Any] = {
+            "dataset": dataset,
+            "weights": weights,
+            "data_dir": os.fspath(data_dir),
+            "device": device,
+            "n_workers": n_workers,
+            "mix_numerics": mix_numerics,
+        }
+        spec = _spec_of(state, path, asked)
+        plan = make_plan(spec, on_progress=progress, on_note=note, at=path)
+        require_identity(path, state.manifest.identity, plan.identity, way_out=_WAY_OUT)
+        [made] = make_caches([plan], progress=progress, note=note)
+    if any(damage.split == "trunk" for damage in report.damages):
+        mended.append("the trunk's statistics")
+    return RepairReport(path, tuple(mended), made.n_rows_computed, report.n_rows)
 
 
 def _told(report: VerifyReport) -> str:
     damaged = [
-        f"{damage.split} rows {damage.first_row} to {damage.last_row}" for damage in report.damages
+        "the trunk's statistics"
+        if damage.split == "trunk"
+        else f"{damage.split} rows {damage.first_row} to {damage.last_row}"
+        for damage in report.damages
     ]
     if report.n_missing:
         damaged.append(f"{report.n_missing} blocks that are not written")
-    return f"to be computed again: {', '.join(damaged)}"
-
-
-def _plan(
-    state: CacheState,
-    path: Path,
-    *,
-    asked: Mapping[str, Any],
-    progress: ProgressCallback,
-    note: NoteCallback,
-) -> Plan:
-    """Plan the extraction that made the cache, for the file where it is now."""
-    spec = _spec_of(state, path, asked)
-    plan = make_plan(spec, on_progress=progress, on_note=note)
-    require_identity(path, state.manifest.identity, plan.identity)
-    return replace(plan, path=path)
+    return f"to be computed again: {', '.join(damaged) or 'nothing, but its name is to be changed'}"
 
 
 def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> ExtractSpec:
     identity, provenance = state.manifest.identity, state.manifest.provenance
+    if identity["backbone"] == IMPORTED:
+        raise UsageError(
+            f"{path} was imported, so its rows cannot be computed. Nothing was computed. Remove it "
+            f"(featcache cache rm {path}) and import its source again."
+        )
     preprocess = Preprocess.from_json(identity["preprocess"])
     is_pixels = identity["backbone"] == PIXELS
     made: dict[str, Any] = {
@@ -198,7 +160,6 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
             "precision": identity["precision"],
             "store_dtype": identity["store_dtype"],
         }
-    made["cache_dir"] = str(path.parent.parent)
     given = {n: v for n, v in asked.items() if v is not None and n != "weights"}
     return ExtractSpec(**{**made, **given})
 

@@ -78,9 +78,10 @@ def test_adapted_statistics_are_made_again(extract: Extract) -> None:
         file.seek(statistics.offset)
         file.write(b"\xff\xff\xff\xff")
 
-    featcache.repair_cache(path, n_workers=0)
+    report = featcache.repair_cache(path, n_workers=0)
 
     assert path.read_bytes() == sound
+    assert report.mended == ("the trunk's statistics",)
 
 
 def test_a_copy_elsewhere_is_repaired_there(
@@ -128,20 +129,35 @@ def test_a_weights_file_must_be_named(extract: Extract, tmp_path: Path) -> None:
     assert path.read_bytes() == sound
 
 
-def test_a_stopped_repair_goes_on_and_a_failed_one_gives_the_name_back(extract: Extract) -> None:
+def test_a_stopped_repair_goes_on(extract: Extract) -> None:
     path = extract().path
     sound = path.read_bytes()
     for row in (0, 64, 128, 192):
         damage(path, "train", row)
 
-    with pytest.raises(InterruptedRunError):
+    with pytest.raises(InterruptedRunError, match=r"rows are kept in .*\.h5\. The same"):
         featcache.repair_cache(path, n_workers=0, on_progress=StopAfter(3))
     assert path.exists()
     assert not partial_path(path).exists()
-    path.rename(partial_path(path))  # as a kill would have left it
-    featcache.repair_cache(partial_path(path), n_workers=0)
+    report = featcache.repair_cache(path, n_workers=0)
 
+    assert 0 < report.n_rows_computed < 4 * 64
     assert path.read_bytes() == sound
+
+
+def test_a_partial_file_is_completed(extract: Extract) -> None:
+    whole = extract().path
+    sound = whole.read_bytes()
+    whole.unlink()
+    with pytest.raises(InterruptedRunError):
+        extract(on_progress=StopAfter(3))
+
+    featcache.repair_cache(partial_path(whole), n_workers=0)
+
+    assert whole.read_bytes() == sound
+    whole.rename(partial_path(whole))  # all is there but its name
+    featcache.repair_cache(whole, n_workers=0)
+    assert whole.read_bytes() == sound
 
 
 def test_another_numeric_class_is_told_and_allowed_on_demand(

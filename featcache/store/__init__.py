@@ -13,7 +13,7 @@ from featcache.store.catalog import (
 )
 from featcache.store.check import Damage, VerifyReport, require_sound, verify_cache
 from featcache.store.describe import CacheDescription, SplitDescription, describe_cache
-from featcache.store.files import human_bytes, named_failures, require_space, sync_folder
+from featcache.store.files import human_bytes, named_failures, require_space
 from featcache.store.format import Block, rows_per_block
 from featcache.store.lock import locked
 from featcache.store.mend import mend_structure
@@ -63,6 +63,5 @@ __all__ = [
     "require_space",
     "rows_per_block",
     "summarise",
-    "sync_folder",
     "verify_cache",
 ]

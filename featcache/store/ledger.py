@@ -41,12 +41,24 @@ def unpack_slots(ledger: npt.NDArray[np.uint8]) -> tuple[dict[int, Slot], list[i
     """
     slots, damaged = {}, []
     for number, raw in enumerate(bytes(row) for row in ledger):
-        magic, said, sha256, numeric_id, _, crc = _SLOT.unpack(raw)
-        if magic == _SLOT_MAGIC and said == number and crc == zlib.crc32(raw[:-4]):
-            slots[number] = Slot(sha256, numeric_id)
-        elif any(raw):
-            damaged.append(number)
+        if any(raw):
+            try:
+                slots[number] = unpack_slot(number, raw)
+            except ValueError:
+                damaged.append(number)
     return slots, damaged
+
+
+def unpack_slot(number: int, raw: bytes) -> Slot:
+    """Read one slot, 64 bytes.
+
+    Raises:
+        ValueError: If it is not the good slot of this number.
+    """
+    magic, said, sha256, numeric_id, _, crc = _SLOT.unpack(raw)
+    if magic != _SLOT_MAGIC or said != number or crc != zlib.crc32(raw[:-4]):
+        raise ValueError(f"no good slot {number}")
+    return Slot(sha256, numeric_id)
 
 
 def numeric_class_id(numerics: Mapping[str, Any]) -> bytes:

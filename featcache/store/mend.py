@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from featcache.errors import CorruptError, FeatcacheError
-from featcache.store.digest import block_digest, skeleton_digest, statistics_digest
+from featcache.errors import CorruptError, FeatcacheError, MismatchError
+from featcache.store.digest import block_digest, statistics_digest
 from featcache.store.files import named_failures, read_at, write_at
 from featcache.store.format import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
 from featcache.store.ledger import (
@@ -21,10 +22,11 @@ from featcache.store.ledger import (
     Slot,
     numeric_class_id,
     pack_slot,
+    unpack_slot,
     unpack_slots,
 )
 from featcache.store.parse import MANIFEST_LIMIT, parse_header, parse_manifest
-from featcache.store.reader import open_readonly, read_ledger
+from featcache.store.reader import open_readonly
 from featcache.store.skeleton import FilePlan, SplitPlan, skeleton_parts
 
 T = TypeVar("T")
@@ -47,12 +49,15 @@ def mend_structure(path: Path) -> list[str]:
         StorageError: If the file cannot be written.
     """
     os.close(open_readonly(path))  # refuses what is no regular file
-    with named_failures(path, kept="What was mended so far stays."):
+    with named_failures(path, kept="What it was is there, or what is right."):
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            manifest, mended = _mend_manifest(fd, path)
-            mended += _mend_ledger(fd, manifest)
-            mended += _mend_skeleton(fd, manifest, path)
+            file = _Overlaid(fd)
+            manifest, mended = _mend_manifest(file, path)
+            mended += _mend_ledger(file, manifest)
+            mended += _mend_skeleton(file, manifest, path)
+            for offset, content in file.changes:
+                write_at(fd, content, offset)
             if mended:
                 os.fsync(fd)
         except EOFError as err:
@@ -62,9 +67,47 @@ def mend_structure(path: Path) -> list[str]:
     return mended
 
 
-def _mend_manifest(fd: int, path: Path) -> tuple[Manifest, list[str]]:
-    size = os.fstat(fd).st_size
-    room = os.pread(fd, MANIFEST_LIMIT + HEADER_LENGTH, MANIFEST_OFFSET)
+class _Overlaid:
+    """A file with changes that are not written before all of them are proved.
+
+    Attributes:
+        fd: The open file.
+        changes: (offset, bytes), in order.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.changes: list[tuple[int, bytes]] = []
+
+    def read(self, nbytes: int, offset: int) -> bytes:
+        """Read as if the changes were written."""
+        content = bytearray(read_at(self.fd, nbytes, offset))
+        for place, change in self.changes:
+            _lay_over(content, offset, change, place)
+        return bytes(content)
+
+    def skeleton_digest(self, manifest: Manifest) -> bytes:
+        """SHA-256 of all that is neither ledger nor rows, the changes in it."""
+        sha = hashlib.sha256()
+        for start, nbytes in _skeleton_parts(manifest):
+            sha.update(self.read(nbytes, start))
+        return sha.digest()
+
+    def slots(self, manifest: Manifest) -> tuple[dict[int, Slot], list[int]]:
+        """The good slots by number, and the numbers of damaged ones."""
+        raw = self.read(manifest.ledger.nbytes, manifest.ledger.offset)
+        return unpack_slots(np.frombuffer(raw, np.uint8).reshape(manifest.ledger.shape))
+
+
+def _skeleton_parts(manifest: Manifest) -> Iterator[tuple[int, int]]:
+    for offset, nbytes in manifest.skeleton_extents():
+        for start in range(offset, offset + nbytes, _CHUNK):
+            yield start, min(_CHUNK, offset + nbytes - start)
+
+
+def _mend_manifest(file: _Overlaid, path: Path) -> tuple[Manifest, list[str]]:
+    size = os.fstat(file.fd).st_size
+    room = os.pread(file.fd, MANIFEST_LIMIT + HEADER_LENGTH, MANIFEST_OFFSET)
 
     def read(raw: bytes) -> Manifest:
         length, sha256 = parse_header(raw[:HEADER_LENGTH], name=path.name)
@@ -74,18 +117,21 @@ def _mend_manifest(fd: int, path: Path) -> tuple[Manifest, list[str]]:
             raise CorruptError(path.name)
         return parse_manifest(body, sha256=sha256, file_size=size, name=path.name)
 
+    other_version = None
     try:
         return read(room), []
+    except MismatchError as err:
+        other_version = err
     except FeatcacheError:
         pass
     found = _one_bit_right(room[: _manifest_end(room, path.name)], read)
     if found is None:
-        raise CorruptError(
+        raise other_version or CorruptError(
             f"{path}: the manifest is damaged, or the file is no featcache cache of its length. "
             f"Nothing was changed. Copy it again from its source, or remove it and extract again."
         )
     right, manifest = found
-    write_at(fd, right, MANIFEST_OFFSET)
+    file.changes.append((MANIFEST_OFFSET, right))
     return manifest, ["a bit of the manifest"]
 
 
@@ -99,65 +145,52 @@ def _manifest_end(room: bytes, name: str) -> int:
     return min(max(end, zeros), HEADER_LENGTH + _TRIED_BYTES)
 
 
-def _mend_ledger(fd: int, manifest: Manifest) -> list[str]:
+def _mend_ledger(file: _Overlaid, manifest: Manifest) -> list[str]:
     mended = []
-    raw = read_ledger(fd, manifest).tobytes()
-    for number in unpack_slots(read_ledger(fd, manifest))[1]:
-        inside = slice(number * SLOT_BYTES, (number + 1) * SLOT_BYTES)
-
-        def read(candidate: bytes, number: int = number) -> Slot:
-            ledger = np.zeros(manifest.ledger.shape, np.uint8)
-            ledger[number] = np.frombuffer(candidate, np.uint8)
-            return unpack_slots(ledger)[0][number]
-
-        found = _one_bit_right(raw[inside], read)
-        if found is not None and found[1].sha256 == _digest_of(fd, manifest, number):
+    for number in file.slots(manifest)[1]:
+        place = manifest.ledger.offset + number * SLOT_BYTES
+        found = _one_bit_right(file.read(SLOT_BYTES, place), partial(unpack_slot, number))
+        if found is not None and found[1].sha256 == _digest_of(file, manifest, number):
             right, what = found[0], f"a bit of ledger slot {number}"
         else:
             right, what = bytes(SLOT_BYTES), f"ledger slot {number}, emptied"
-        write_at(fd, right, manifest.ledger.offset + inside.start)
+        file.changes.append((place, right))
         mended.append(what)
     return mended
 
 
-def _digest_of(fd: int, manifest: Manifest, number: int) -> bytes | None:
-    """Digest what a slot acknowledges; None for the skeleton, which is compared later."""
+def _digest_of(file: _Overlaid, manifest: Manifest, number: int) -> bytes:
+    """Digest what a slot acknowledges."""
     if number == SKELETON_SLOT:
-        return skeleton_digest(fd, manifest)
+        return file.skeleton_digest(manifest)
     if number == STATISTICS_SLOT and manifest.statistics is not None:
-        return statistics_digest(fd, manifest)
+        return statistics_digest(file.fd, manifest)
     [block] = [block for block in manifest.blocks() if block.slot == number]
-    return block_digest(fd, manifest, block)
+    return block_digest(file.fd, manifest, block)
 
 
-def _mend_skeleton(fd: int, manifest: Manifest, path: Path) -> list[str]:
-    slot = unpack_slots(read_ledger(fd, manifest))[0].get(SKELETON_SLOT)
-    if slot is not None and slot.sha256 == skeleton_digest(fd, manifest):
+def _mend_skeleton(file: _Overlaid, manifest: Manifest, path: Path) -> list[str]:
+    slot = file.slots(manifest)[0].get(SKELETON_SLOT)
+    if slot is not None and slot.sha256 == file.skeleton_digest(manifest):
         return []
     made, parts = skeleton_parts(_plan_of(manifest))
-    if made != manifest:
+    parts.append((MANIFEST_OFFSET, manifest.to_bytes()))
+    for start, nbytes in _skeleton_parts(manifest):
+        right = bytearray(nbytes)
+        for place, content in parts:
+            _lay_over(right, start, content, place)
+        if right != file.read(nbytes, start):
+            file.changes.append((start, bytes(right)))
+    digest = file.skeleton_digest(manifest)
+    if made != manifest or (slot is not None and slot.sha256 != digest):
         raise CorruptError(
             f"{path}: HDF5's own bytes are damaged, and this version of HDF5 lays such a file out "
             f"otherwise. Nothing was changed. Copy it again from its source, or remove it and "
             f"extract again."
         )
-    parts.append((MANIFEST_OFFSET, manifest.to_bytes()))
-    for offset, nbytes in manifest.skeleton_extents():
-        for start in range(offset, offset + nbytes, _CHUNK):
-            right = bytearray(min(_CHUNK, offset + nbytes - start))
-            for place, content in parts:
-                _lay_over(right, start, content, place)
-            if right != read_at(fd, len(right), start):
-                write_at(fd, memoryview(right), start)
-    digest = skeleton_digest(fd, manifest)
-    if slot is not None and slot.sha256 != digest:
-        raise CorruptError(
-            f"{path}: HDF5's own bytes are damaged beyond mending. Copy it again from its source, "
-            f"or remove it and extract again."
-        )
     if slot is None:
         own = Slot(digest, numeric_class_id(manifest.numerics))
-        write_at(fd, pack_slot(SKELETON_SLOT, own, 0), manifest.ledger.offset)
+        file.changes.append((manifest.ledger.offset, pack_slot(SKELETON_SLOT, own, 0)))
     return ["HDF5's own bytes"]
 
 
@@ -197,7 +230,7 @@ def _one_bit_right(raw: bytes, read: Callable[[bytes], T]) -> tuple[bytes, T] | 
     for candidate in _one_bit_apart(raw):
         try:
             return bytes(candidate), read(bytes(candidate))
-        except (FeatcacheError, LookupError):
+        except (FeatcacheError, ValueError):
             continue
     return None
 

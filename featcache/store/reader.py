@@ -180,8 +180,8 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
     manifest = state.manifest
     if state.damaged_slots:
         raise CorruptError(
-            f"{path}: {len(state.damaged_slots)} slots of its ledger are damaged. Copy it again "
-            f"from its source, or remove it and extract again."
+            f"{path}: {len(state.damaged_slots)} slots of its ledger are damaged. Mend it "
+            f"with: featcache cache repair {path}"
         )
     if not state.is_complete:
         raise CacheMissingError(

@@ -54,17 +54,23 @@ class CacheWriter:
 
     Use `create` or `resume`, then `write_block` for each of `pending()`, `commit` as often as
     blocks should be acknowledged, and `finish`.
+
+    Attributes:
+        path: The final name of the cache.
+        file: Where it is meanwhile.
     """
 
     def __init__(
         self,
         path: Path,
+        file: Path,
         manifest: Manifest,
         fd: int,
         slots: dict[int, Slot],
         rows: Mapping[str, SplitRows],
     ) -> None:
         self.path = path
+        self.file = file
         self.manifest = manifest
         self._fd = fd
         self._slots = slots
@@ -106,6 +112,8 @@ class CacheWriter:
     def resume(cls, path: Path, rows: Mapping[str, SplitRows]) -> CacheWriter:
         """Open `<path>.partial`, with the blocks that were acknowledged.
 
+        Where there is none, the complete file is opened, as a repair does.
+
         Args:
             path: The final name of the cache.
             rows: Labels and ids, which are written again with each block.
@@ -114,15 +122,16 @@ class CacheWriter:
             CorruptError: If its skeleton is damaged.
         """
         partial = partial_path(path)
-        with named_failures(partial, kept="Nothing was changed."):
-            fd = os.open(partial, os.O_RDWR | os.O_CLOEXEC)
+        file = partial if partial.exists() or not path.exists() else path
+        with named_failures(file, kept="Nothing was changed."):
+            fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
             try:
-                manifest = read_manifest(fd, name=partial.name)
-                slots, _ = read_slots(fd, manifest, path=partial)
+                manifest = read_manifest(fd, name=file.name)
+                slots, _ = read_slots(fd, manifest, path=file)
             except BaseException:
                 os.close(fd)
                 raise
-        return cls(path, manifest, fd, slots, rows)
+        return cls(path, file, manifest, fd, slots, rows)
 
     def recheck(self, *, on_progress: Callable[[int, int], None] | None = None) -> list[Block]:
         """Compare every acknowledged block with its digest, and forget those that differ.
@@ -260,8 +269,10 @@ class CacheWriter:
         assert len(self._slots) == self.manifest.n_slots, "blocks or statistics are missing"
         with self._named_failures():
             os.fsync(self._fd)
-            partial_path(self.path).replace(self.path)
-            sync_folder(self.path.parent)
+            if self.file != self.path:
+                self.file.replace(self.path)
+                sync_folder(self.path.parent)
+            self.file = self.path
 
     def __enter__(self) -> CacheWriter:
         return self
@@ -281,7 +292,7 @@ class CacheWriter:
 
     def _named_failures(self) -> contextlib.AbstractContextManager[None]:
         n_kept = sum(b.stop - b.start for b in self.acknowledged())
-        return named_failures(partial_path(self.path), kept=f"{n_kept} rows are kept.")
+        return named_failures(self.file, kept=f"{n_kept} rows are kept.")
 
 
 def _plan_nbytes(plan: FilePlan) -> int:

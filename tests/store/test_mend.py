@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from featcache.errors import CorruptError, UnsafeFileError
-from featcache.store import mend_structure, read_state, verify_cache
-from featcache.store.format import HEADER_LENGTH, MANIFEST_OFFSET
+from featcache.store import FilePlan, mend, mend_structure, read_state, verify_cache
+from featcache.store.format import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
 from tests.store.conftest import MakeRecipe, Recipe
 
 Places = Callable[[Path], list[int]]
@@ -127,3 +127,22 @@ def test_what_cannot_be_mended_is_refused_and_left_as_it_is(recipe: Recipe, tmp_
         assert path.read_bytes() == content
     with pytest.raises(UnsafeFileError):
         mend_structure(tmp_path)
+
+
+def test_another_hdf5_changes_nothing(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes would be proved wrong by the digest, so they are not written."""
+    path = recipe.build()
+    offset, nbytes = next(iter(read_state(path).manifest.skeleton_extents()))
+    flip(path, offset + nbytes // 2, 0)
+    damaged = path.read_bytes()
+    real = mend.skeleton_parts
+
+    def other(plan: FilePlan) -> tuple[Manifest, list[tuple[int, bytes]]]:
+        manifest, parts = real(plan)
+        return manifest, [*parts, (offset, b"another")]
+
+    monkeypatch.setattr(mend, "skeleton_parts", other)
+
+    with pytest.raises(CorruptError, match="Nothing was changed"):
+        mend_structure(path)
+    assert path.read_bytes() == damaged
