@@ -82,7 +82,7 @@ def _write(found: dict[str, list[Claim]], seconds: dict[str, int]) -> None:
             "seconds": seconds[name],
             "claims": [asdict(claim) for claim in claims],
         }
-    FIGURES.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
+    FIGURES.write_text(json.dumps(figures, indent=2, sort_keys=True, default=bool) + "\n")
     head, _, rest = PAGE.read_text().partition(BEGIN)
     PAGE.write_text(f"{head}{BEGIN}\n{table(figures)}{END}{rest.partition(END)[2]}")
 
