@@ -68,7 +68,9 @@ def main(name: str, harness: Harness) -> int:
     options = parser.parse_args()
     found = run(name, harness, quick=options.quick)
     if options.out:
-        options.out.write_text(json.dumps([asdict(c) for c in found], indent=2, default=bool) + "\n")
+        options.out.write_text(
+            json.dumps([asdict(c) for c in found], indent=2, default=bool) + "\n"
+        )
     return 0 if found and all(c.holds for c in found) else 1
 
 

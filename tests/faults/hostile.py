@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import h5py
+from h5py import h5d, h5p, h5s, h5t, h5z
 
 from featcache.errors import FeatcacheError
 from featcache.store import describe_cache, open_cache, verify_cache
-from tests.faults.claims import Claim, main
+from tests.faults.claims import Claim, main, require_tool
 from tests.faults.hostile_files import SECRET, build_all
 from tests.store.conftest import Recipe, random_rows
 
@@ -19,14 +23,10 @@ _LIMIT_S = 1.0
 
 
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
-    """Open, describe and verify each."""
+    """Open, describe and verify each; trace the commands; put a plugin in the way."""
     splits = {"train": random_rows(10, 5, reasons={3: "cut"}), "test": random_rows(3, 5)}
     good = Recipe(folder / "toys" / "toy-00000000.h5", splits).build()
-    return [_hostile(folder / "files", good)]
-
-
-def _hostile(folder: Path, good: Path) -> Claim:
-    paths = build_all(folder, good)
+    paths = build_all(folder / "files", good)
     n_tries, not_refused, slowest_s = 0, [], 0.0
     for name, path in paths.items():
         for look in (open_cache, describe_cache, verify_cache):
@@ -36,17 +36,86 @@ def _hostile(folder: Path, good: Path) -> Claim:
             n_tries += 1
             if outcome not in {str(code) for code in _REFUSALS}:
                 not_refused.append(f"{look.__name__} {name}: {outcome}")
+    marker = folder / "plugin-ran"
+    plugins = _plugin(folder / "plugins", marker)
+    traced = list(paths.values())[:2] if quick else list(paths.values())
+    for path in traced:
+        for command in ("info", "verify"):
+            told = _traced(command, path, plugins, folder)
+            n_tries += 1
+            not_refused += [f"cache {command} {path.stem}: {told}"] if told else []
+    is_safe = not marker.exists()
     with h5py.File(paths["external-storage"]) as h5:
         leaked = h5["x"][:].tobytes() == SECRET
-    return Claim(
-        15,
-        f"{len(paths)} hostile files, {n_tries} tries to open, describe, verify: "
-        f"{n_tries - len(not_refused)} refused, the slowest after {slowest_s:.2f} s"
-        + "".join(f"; {line}" for line in not_refused),
-        is_proved=not not_refused and slowest_s < _LIMIT_S,
-        control="plain h5py reads the other file" if leaked else "plain h5py read no other file",
-        control_failed=leaked,
+    _load_plugin_naively(plugins)
+    return [
+        Claim(
+            15,
+            f"{len(paths)} hostile files, {n_tries} tries to open, describe, verify: "
+            f"{n_tries - len(not_refused)} refused, the slowest after {slowest_s:.2f} s; "
+            f"{2 * len(traced)} commands under strace opened nothing beside the file; a library in "
+            f"HDF5_PLUGIN_PATH ran {0 if is_safe else 1} times"
+            + "".join(f"; {line}" for line in not_refused),
+            not not_refused and slowest_s < _LIMIT_S and is_safe,
+            f"plain h5py reads another file: {leaked}; runs the library: {marker.exists()}",
+            leaked and marker.exists(),
+        )
+    ]
+
+
+def _traced(command: str, path: Path, plugins: Path, folder: Path) -> str:
+    """Run a command under strace; what is wrong with how it ended, or with what it opened."""
+    log = folder / "strace.log"
+    traced = [
+        require_tool("strace"),
+        "-f",
+        "-s",
+        "4096",
+        "-e",
+        "trace=open,openat,execve",
+        "-o",
+        str(log),
+    ]
+    ended = subprocess.run(
+        [*traced, sys.executable, "-m", "featcache_cli", "cache", command, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HDF5_PLUGIN_PATH": str(plugins)},
     )
+    if ended.returncode not in _REFUSALS or "Traceback" in ended.stderr:
+        return f"exit {ended.returncode}: {ended.stderr[-300:]}"
+    opened = re.findall(r'"([^"]*)"', log.read_text(errors="replace"))
+    beside = {o for o in opened if o.startswith(str(folder)) and o != str(path)}
+    return f"opened {sorted(beside)}" if beside else ""
+
+
+def _plugin(folder: Path, marker: Path) -> Path:
+    """Build a library whose loading makes a file."""
+    folder.mkdir()
+    source = folder / "plugin.c"
+    source.write_text(
+        "#include <sys/stat.h>\n__attribute__((constructor)) static void run(void)"
+        f' {{ mkdir("{marker}", 0700); }}\n'
+    )
+    library = folder / "libplugin.so"
+    subprocess.run([require_tool("cc"), "-shared", "-fPIC", "-o", library, source], check=True)
+    return folder
+
+
+def _load_plugin_naively(plugins: Path) -> None:
+    """Read a chunk through a filter that HDF5 does not have, and looks for."""
+    path = plugins / "filtered.h5"
+    code = f"import h5py; h5py.File({str(path)!r})['x'][:]"
+    with h5py.File(path, "w") as file:
+        made = h5p.create(h5p.DATASET_CREATE)
+        made.set_chunk((8,))
+        made.set_filter(32123, h5z.FLAG_OPTIONAL)
+        space, kind = h5s.create_simple((8,)), h5t.NATIVE_UINT8
+        dataset = h5d.create(file.id, b"x", kind, space, made)
+        dataset.write_direct_chunk((0,), bytes(8))
+    environment = {**os.environ, "HDF5_PLUGIN_PATH": str(plugins)}
+    subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, env=environment)
 
 
 def _outcome(look: object, path: Path) -> str:
