@@ -132,10 +132,11 @@ def _look_at_cache(path: Path, content: bytes, mutated: bytes) -> str:
         return f"unnamed: {type(err).__name__}: {str(err)[:200]!r}"
     if mutated == content:
         return "unchanged"
-    # Signed anew, another manifest is another file: sound, if its rows are those of its digests.
-    end = MANIFEST_OFFSET + 4096
-    same_rows = mutated[end:] == content[end:] and len(mutated) == len(content)
-    return "another" if same_rows else "taken for sound"
+    # Signed anew, another manifest is another file: sound, if every row is what it was.
+    columns = [e for s in _manifest_of(content).splits.values() for e in s.columns.values()]
+    places = [slice(e.offset, e.offset + e.nbytes) for e in columns]
+    is_same = all(mutated[place] == content[place] for place in places)
+    return "another" if is_same else "taken for sound"
 
 
 def _look_at_head(path: Path, content: bytes, mutated: bytes) -> str:
