@@ -115,17 +115,17 @@ def settle_compiled(
         if eager_s < _WORTH_TRYING_S:
             return Choice(None, f"{eager_s:.0f} s of work are too few to compile for")
         on_note(f"about {eager_s:.0f} s of work: compiling may pay")
+    compiler = compiler_name()
+    if compiler is None:
+        return Choice(None, "no C++ compiler was found (g++, or what CXX names)")
     on_note("compiling the trunk: half a minute or so")
-    return _trial(runner, images, must_gain=asked == "auto")
+    return _trial(runner, images, compiler, must_gain=asked == "auto")
 
 
 def _trial(
-    runner: TrunkRunner, images: npt.NDArray[np.uint8], *, must_gain: bool
+    runner: TrunkRunner, images: npt.NDArray[np.uint8], compiler: str, *, must_gain: bool
 ) -> Choice[str | None]:
     """Compile, compare and time; leave the runner compiled where that is right and faster."""
-    compiler = compiler_name()
-    if compiler is None:
-        return Choice(None, "no C++ compiler was found")
     expected = runner.features(images)
     started = time.perf_counter()
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.account import CostAccount, cost_account
+from featcache.backbones import check_backbone_name
 from featcache.cachemaking import Made, make_caches, require_identity
 from featcache.errors import UsageError
 from featcache.pipeline import Progress, ProgressCallback
@@ -185,6 +186,8 @@ def extract_all(
         FeatcacheError: One of its children, as `extract` raises them.
     """
     names = tuple(backbones)
+    for name in names:
+        check_backbone_name(name)
     if not names or len(set(names)) < len(names):
         raise UsageError(
             f"--backbone names {', '.join(names) or 'no trunk'}; expected one or more, each once."

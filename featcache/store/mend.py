@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -67,6 +68,10 @@ def mend_structure(path: Path) -> list[str]:
     return mended
 
 
+class _UnsignedError(CorruptError):
+    """A manifest that its digest does not fit."""
+
+
 class _Overlaid:
     """A file with changes that are not written before all of them are proved.
 
@@ -114,16 +119,19 @@ def _mend_manifest(file: _Overlaid, path: Path) -> tuple[Manifest, list[str]]:
         body = raw[HEADER_LENGTH : HEADER_LENGTH + length]
         # The cheap part of a check first.
         if len(body) != length or hashlib.sha256(body).hexdigest() != sha256:
-            raise CorruptError(path.name)
+            raise _UnsignedError(path.name)
         return parse_manifest(body, sha256=sha256, file_size=size, name=path.name)
 
     other_version = None
     try:
-        return read(room), []
+        parse_header(room[:HEADER_LENGTH], name=path.name)
     except MismatchError as err:
         other_version = err
     except FeatcacheError:
         pass
+    else:
+        with contextlib.suppress(_UnsignedError):
+            return read(room), []  # what is signed and still wrong, its length, no bit mends
     found = _one_bit_right(room[: _manifest_end(room, path.name)], read)
     if found is None:
         raise other_version or CorruptError(

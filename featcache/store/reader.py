@@ -255,7 +255,8 @@ def read_manifest(fd: int, *, name: str) -> Manifest:
     if os.pread(fd, len(HDF5_SIGNATURE), 0) != HDF5_SIGNATURE:
         raise CorruptError(
             f"{name} is not an HDF5 file ({file_size} bytes, no HDF5 signature). Nothing was "
-            f"changed. Give a file that featcache extract wrote."
+            f"changed. Give a file that featcache extract wrote; if it is one, its first bytes are "
+            f"damaged: featcache cache repair."
         )
     length, sha256 = parse_header(os.pread(fd, HEADER_LENGTH, MANIFEST_OFFSET), name=name)
     body = os.pread(fd, length, MANIFEST_OFFSET + HEADER_LENGTH)

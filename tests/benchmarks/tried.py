@@ -153,7 +153,7 @@ def peaks(data_dir: str) -> list[dict[str, Any]]:
     """
     told = []
     with tempfile.TemporaryDirectory() as folder:
-        for limit in (1_000, 4_000, 16_000):
+        for limit in (500, 2_000, 6_000):
             cache = f"{folder}/{limit}"
             extraction = (
                 f"featcache.extract('cifar10', data_dir={data_dir!r}, limit={limit}, "
