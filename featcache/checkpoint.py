@@ -35,7 +35,7 @@ HEAD_FILE = "head.safetensors"
 DESCRIPTION_FILE = "head.json"
 FORMAT = 1
 _KEY = "featcache"
-_DIGEST_KEY = "featcache.sha256"
+_DIGEST = "sha256"
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -116,8 +116,9 @@ def save_head(folder: Path, head: TrainedHead) -> Path:
     """
     description = _describe(head)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state.items()}
-    metadata = {_KEY: canonical_json(description), _DIGEST_KEY: _digest(description, state)}
-    content = safetensors.torch.save(state, metadata=metadata)
+    signed = {**description, _DIGEST: _digest(description, state)}
+    # One key: safetensors writes several in an order of chance.
+    content = safetensors.torch.save(state, metadata={_KEY: canonical_json(signed)})
     replace_file(folder / HEAD_FILE, content)
     layers = [str(layer) for layer in head.module()]
     readable = json.dumps({**description, "layers": layers}, indent=2) + "\n"
@@ -156,8 +157,9 @@ def load_head(path: str | os.PathLike[str]) -> TrainedHead:
         )
     try:
         description = json.loads(metadata[_KEY])
+        signature = description.pop(_DIGEST, None)
         head = _parse(path, description, state)
-        if metadata.get(_DIGEST_KEY) != _digest(description, state):
+        if signature != _digest(description, state):
             raise ValueError("its SHA-256 differs")
         _require_tensors(head)
         head.module()

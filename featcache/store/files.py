@@ -112,6 +112,18 @@ def read_at(fd: int, nbytes: int, offset: int) -> bytes:
     return b"".join(parts)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents where they are missing, and wait until they are on the disk.
+
+    A file that is synced in a folder that is not would be lost with it when the power fails.
+    """
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the folder's entries, a rename among them, are on the disk."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

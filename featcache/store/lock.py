@@ -13,7 +13,7 @@ from pathlib import Path
 import filelock
 
 from featcache.errors import DiskFullError, LockedError, StorageError
-from featcache.store.files import DISK_FULL
+from featcache.store.files import DISK_FULL, make_folder
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -31,8 +31,10 @@ def locked(path: Path) -> Iterator[None]:
             DiskFullError if it has no room.
     """
     lock_path = path.with_name(path.name + ".lock")
-    lock = filelock.FileLock(lock_path, timeout=0)
+    # Its own way without flock reads a marker in the file, where our text for people stands.
+    lock = filelock.FileLock(lock_path, timeout=0, fallback_to_soft=False)
     try:
+        make_folder(path.parent)
         lock.acquire()
     except filelock.Timeout as err:
         raise LockedError(

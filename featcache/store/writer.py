@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from featcache.store.digest import block_digest, skeleton_digest, statistics_digest
 from featcache.store.files import (
+    make_folder,
     named_failures,
     preallocate,
     read_at,
@@ -92,7 +93,7 @@ class CacheWriter:
             newborn.unlink(missing_ok=True)  # a kill may have left one, with its space reserved
         require_space(path.parent, nbytes=nbytes)
         with named_failures(partial, kept="Nothing was written."):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             try:
                 # Before libhdf5, which meets such a limit in memory too, and then tells tracebacks.
                 require_file_size(largest_nbytes(plan))
