@@ -149,7 +149,7 @@ def test_the_sdist_holds_sources_tests_and_docs_but_no_cache(built: Path) -> Non
 
     assert {n.parts[0] for n in names} == {
         *("featcache", "cli", "tests", "docs", "pyproject.toml", "PKG-INFO", ".gitignore"),
-        *("README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"),
+        *("README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile"),
     }
     assert PurePosixPath("tests/test_packaging.py") in names
     assert PurePosixPath("cli/featcache_cli/py.typed") in names

@@ -54,6 +54,8 @@ class Command:
             out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(out, 1)
             os.dup2(out, 2)
+            # Within pytest these are files of its own.
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             if before is not None:
                 before()
             sys.argv = ["featcache", *arguments]
