@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from featcache.account import CostAccount, cost_account
 from featcache.backbones import check_backbone_name
@@ -16,7 +15,6 @@ from featcache.cachemaking import Made, make_caches, require_identity
 from featcache.errors import UsageError
 from featcache.pipeline import Progress, ProgressCallback
 from featcache.planning import Plan, make_plan
-from featcache.pretrained import is_path
 from featcache.runtime import NoteCallback, silent
 from featcache.specs import ExtractSpec
 from featcache.store import locked, open_cache, read_state
@@ -157,12 +155,10 @@ def extract(
 
 
 def extract_all(
-    dataset: str = ExtractSpec.dataset,
+    specs: Sequence[ExtractSpec],
     *,
-    backbones: Sequence[str],
     on_progress: ProgressCallback | None = None,
     on_note: NoteCallback | None = None,
-    **options: Any,
 ) -> tuple[ExtractResult, ...]:
     """Run a dataset through several trunks, each into a cache of its own, reading images once.
 
@@ -170,22 +166,20 @@ def extract_all(
     a pass of their own. Each cache is byte for byte the one that `extract` makes.
 
     Args:
-        dataset: "cifar10", "cifar100", "digits", "folder:PATH" or "torchvision:NAME".
-        backbones: Torchvision classification models, each once.
+        specs: What each cache is to be; all of the same images, each trunk once.
         on_progress: Called after each batch.
         on_note: Called with a sentence for each choice that was made.
-        options: The other arguments of `extract`, for every trunk.
 
     Returns:
-        One for each trunk, in their order. `seconds` is that of the whole call; reading and
-        writing are counted in full for each cache of a pass.
+        One for each, in their order. `seconds` is that of the whole call; reading and writing are
+        counted in full for each cache of a pass.
 
     Raises:
-        UsageError: If there is no trunk, one is named twice, or one file of weights or "pixels" is
-            among several.
+        UsageError: If there is no trunk, one is named twice, "pixels" is among several, or they
+            differ in their images.
         FeatcacheError: One of its children, as `extract` raises them.
     """
-    names = tuple(backbones)
+    names = [spec.backbone for spec in specs]
     for name in names:
         check_backbone_name(name)
     if not names or len(set(names)) < len(names):
@@ -197,19 +191,12 @@ def extract_all(
             f"--backbone {PIXELS} has no trunk, and shares no pass with one. Nothing was started. "
             f"Extract it by itself."
         )
-    specs = [
-        ExtractSpec(dataset=dataset, backbone=name, **_paths_as_text(options)) for name in names
-    ]
-    if len(names) > 1 and is_path(specs[0].weights):
+    if len({(spec.dataset, spec.data_dir, spec.limit) for spec in specs}) > 1:
         raise UsageError(
-            f"--weights {specs[0].weights} belongs to one trunk, but {len(names)} were named. "
-            f"Nothing was started. Extract them one by one."
+            "The caches of one call are of the same dataset, data_dir and limit. Nothing was "
+            "started. Call it for each dataset."
         )
     return tuple(_extract(specs, on_progress or silent, on_note or silent))
-
-
-def _paths_as_text(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {n: os.fspath(v) if isinstance(v, os.PathLike) else v for n, v in options.items()}
 
 
 def _extract(

@@ -1,6 +1,8 @@
 """Measurements behind decisions, apart from the peers: what a thing gains, with and without.
 
 python -m tests.benchmarks.tried compile BACKBONE     a trunk compiled by inductor, with freezing
+python -m tests.benchmarks.tried resident BACKBONE DATA   extraction against trunk and pixels alone
+python -m tests.benchmarks.tried nvml                 what asking for a GPU costs each step
 python -m tests.benchmarks.tried memory               a step of the scratch MLP, freed memory kept
 python -m tests.benchmarks.tried windows CACHE BYTES  epochs of a head from windows of the file
 python -m tests.benchmarks.tried together FOLDER      two trunks, one reading of files or two
@@ -13,88 +15,117 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch._inductor.config
 from torch import nn
 
 import featcache
+from featcache import compiling
 from featcache.backbones import load_backbone
+from featcache.compiling import compile_trunk
 from featcache.features import BatchPreprocessor, FeatureRows
-from featcache.runtime import arithmetic, freed_memory_kept
+from featcache.forward import TrunkRunner
+from featcache.runtime import freed_memory_kept
 from featcache.specs import Preprocess
+from tests.benchmarks import peers_trunk
+from tests.benchmarks.bench import images, one_split
+from tests.benchmarks.peers_heads import divided
 
 CPU = torch.device("cpu")
 
 
 def compiled(name: str) -> dict[str, Any]:
-    """Time a trunk at batch 16, compiled and not, seven times in turn."""
+    """Time a trunk at batch 16 in turn, nine times: eager, compiled as the product compiles it,
+    and compiled with the same settings as options of torch.compile.
+    """
     module = load_backbone(name, weights="random").module
     assert module is not None
-    module = module.to(memory_format=torch.channels_last)
-    images = torch.rand(16, 3, 224, 224).to(memory_format=torch.channels_last)
-    torch._inductor.config.freezing = True
-    with freed_memory_kept(), arithmetic("fp32", "cpu"):
-        expected = module(images)
-        fast = torch.compile(module)
+    runners = {way: _runner(module) for way in ("eager", "compiled", "as options")}
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
+    options: dict[str, Any] = {"freezing": True, "compile_threads": 1}
+    with freed_memory_kept():
+        expected = runners["eager"].features(images)
         started = time.perf_counter()
-        error = (fast(images) - expected).abs().max() / expected.abs().max()
+        compile_trunk(runners["compiled"], (32, 32, 3))
         compile_s = time.perf_counter() - started
-        seconds = [
-            (_seconds(lambda: module(images)), _seconds(lambda: fast(images))) for _ in range(7)
+        own = compiling._own_function(module)
+        runners["as options"].forward = torch.compile(own, dynamic=False, options=options)
+        errors = {
+            way: float(np.abs(runner.features(images) - expected).max() / np.abs(expected).max())
+            for way, runner in runners.items()
+        }
+        rounds = [
+            {way: _seconds(lambda r=r: r.features(images)) for way, r in runners.items()}
+            for _ in range(9)
         ]
-    return {
-        "compile_s": compile_s,
-        "error": error.item(),
-        "eager_img_per_s": 16 / statistics.median(a for a, _ in seconds),
-        "compiled_img_per_s": 16 / statistics.median(b for _, b in seconds),
-        "gain": statistics.median(a / b for a, b in seconds),
-        "gains": [a / b for a, b in seconds],
-    }
+    told: dict[str, Any] = {"compile_s": compile_s, "n": len(rounds)}
+    for way in runners:
+        gains = [seconds["eager"] / seconds[way] for seconds in rounds]
+        told[way] = {
+            "img_per_s": 16 / statistics.median(seconds[way] for seconds in rounds),
+            "error": errors[way],
+            "gain": statistics.median(gains),
+            "gains": [min(gains), max(gains)],
+        }
+    return told
+
+
+def _runner(module: nn.Module) -> TrunkRunner:
+    return TrunkRunner(
+        module,
+        preprocess=Preprocess.notebook(224),
+        is_resized=False,
+        device="cpu",
+        precision="fp32",
+        batch_size=16,
+    )
+
+
+def resident(name: str, data_dir: str) -> dict[str, Any]:
+    """Extract 512 CIFAR-10 images, and run preprocessing and trunk alone on them, in turn."""
+    dataset = one_split(images(512, data_dir))
+    ours, *others = peers_trunk.peers(name, dataset)
+    [ceiling] = [peer for peer in others if peer.name.startswith("its preprocessing")]
+    ours.run()
+    ceiling.run()
+    ratios = []
+    for _ in range(9):
+        mine, theirs = ours.run()[0], ceiling.run()[0]
+        ratios.append(theirs / mine)
+    return {"ratio": statistics.median(ratios), "ratios": sorted(ratios)}
+
+
+def nvml() -> dict[str, float]:
+    """Ask torch 1,000 times whether there is a GPU, as each optimiser step does; milliseconds."""
+    told = {}
+    for way, setting in (("with Lightning's setting", "1"), ("without", "0")):
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = setting
+        torch.cuda.is_available()
+        told[way] = _seconds(lambda: [torch.cuda.is_available() for _ in range(1000)])
+    return told
 
 
 def memory() -> dict[str, Any]:
     """Time the parts of a step of the scratch MLP: median milliseconds of 12 steps each way."""
-    parts = {
-        "returned": _scratch_steps(contextlib.nullcontext),
-        "kept": _scratch_steps(freed_memory_kept),
-    }
-    return {"threads": torch.get_num_threads(), **parts}
-
-
-def _scratch_steps(way: Callable[[], Any]) -> dict[str, float]:
-    pixels = np.random.default_rng(0).integers(0, 256, (640, 32, 32, 3), np.uint8)
+    told: dict[str, Any] = {"threads": torch.get_num_threads()}
+    pixels = np.random.default_rng(0).integers(0, 256, (13 * 64, 32, 32, 3), np.uint8)
     prepare = BatchPreprocessor(Preprocess.notebook(224), in_size=(32, 32), device=CPU)
-    rows = FeatureRows(torch.from_numpy(pixels), torch.arange(640) % 10, CPU, prepare)
-    head = nn.Sequential(
-        nn.Linear(150_528, 256), nn.ReLU(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 10)
-    )
-    adam = torch.optim.Adam(head.parameters(), lr=1e-5, fused=True)
-    parts: dict[str, list[float]] = {"gather": [], "forward": [], "backward": [], "adam": []}
-    with way():
-        for i in range(13):
-            times = [time.perf_counter()]
-            features, labels = rows.take(torch.arange(64) + 48 * i)
-            times.append(time.perf_counter())
-            adam.zero_grad()
-            loss = nn.functional.cross_entropy(head(features), labels)
-            times.append(time.perf_counter())
-            loss.backward()
-            times.append(time.perf_counter())
-            adam.step()
-            times.append(time.perf_counter())
-            for name, a, b in zip(parts, times, times[1:], strict=False):
-                parts[name].append(1e3 * (b - a))
-    return {name: statistics.median(values[1:]) for name, values in parts.items()}
+    rows = FeatureRows(torch.from_numpy(pixels), torch.arange(len(pixels)) % 10, CPU, prepare)
+    ways = {"returned": contextlib.nullcontext, "kept": freed_memory_kept}
+    for name, way in ways.items():
+        with way():
+            told[name] = divided(rows, 150_528, hidden=(256, 64), n_steps=12)
+    return told
 
 
 def windows(cache: str, n_bytes: str) -> dict[str, Any]:
@@ -119,31 +150,33 @@ def windows(cache: str, n_bytes: str) -> dict[str, Any]:
 
 
 def together(folder: str) -> dict[str, Any]:
-    """Extract 1,000 images of a folder through two trunks, three times in turn each way."""
-    names = ("mobilenet_v3_large", "resnet18")
+    """Extract 200 images a split of a folder through two trunks, three times in turn each way."""
+    names = ("mobilenet_v3_small", "resnet18")
     told: dict[str, list[float]] = {"one pass": [], "two passes": []}
-    options: dict[str, Any] = {"weights": "random", "limit": 1_000, "image_size": 64}
     for _ in range(4):
-        with tempfile.TemporaryDirectory() as cache:
-            options["cache_dir"] = cache
-            both = _seconds(
-                lambda: featcache.extract_all(f"folder:{folder}", backbones=names, **options)
-            )
-            told["one pass"].append(both)
-        with tempfile.TemporaryDirectory() as cache:
-            options["cache_dir"] = cache
-            told["two passes"].append(
-                sum(
-                    _seconds(
-                        lambda name=name: featcache.extract(
-                            f"folder:{folder}", backbone=name, **options
-                        )
-                    )
-                    for name in names
+        for way, passes in (("one pass", [names]), ("two passes", [(n,) for n in names])):
+            with tempfile.TemporaryDirectory() as cache:
+                told[way].append(
+                    sum(_seconds(lambda p=p: _extract(p, folder, cache)) for p in passes)
                 )
+    gains = [b / a for a, b in zip(*told.values(), strict=True)][1:]  # the first warms up
+    return {**told, "gain": statistics.median(gains), "gains": gains}
+
+
+def _extract(names: Sequence[str], folder: str, cache_dir: str) -> None:
+    featcache.extract_all(
+        [
+            featcache.ExtractSpec(
+                dataset=f"folder:{folder}",
+                backbone=name,
+                weights="random",
+                limit=200,
+                image_size=64,
+                cache_dir=cache_dir,
             )
-    pairs = [b / a for a, b in zip(*told.values(), strict=True)][1:]  # the first warms up
-    return told | {"gain": statistics.median(pairs), "gains": pairs}
+            for name in names
+        ]
+    )
 
 
 def peaks(data_dir: str) -> list[dict[str, Any]]:
@@ -208,6 +241,8 @@ def _seconds(work: Callable[[], object]) -> float:
 if __name__ == "__main__":
     ways: dict[str, Callable[..., Any]] = {
         "compile": compiled,
+        "resident": resident,
+        "nvml": nvml,
         "memory": memory,
         "windows": windows,
         "together": together,

@@ -103,24 +103,30 @@ def extract(
     from featcache import extract_all
 
     display = ProgressDisplay()
+    specs = [
+        ExtractSpec(
+            dataset=dataset,
+            backbone=name,
+            weights=weights,
+            bn=bn,
+            preprocess=preprocess,
+            image_size=image_size,
+            precision=precision,
+            store_dtype=store_dtype,
+            device=device,
+            batch_size=number_or_auto("--batch-size", batch_size),
+            n_workers=number_or_auto("--n-workers", n_workers),
+            limit=limit,
+            seed=seed,
+            cache_dir=cache_dir,
+            data_dir=data_dir,
+            compile=compile,
+            mix_numerics=mix_numerics,
+        )
+        for name in backbone
+    ]
     results = extract_all(
-        dataset,
-        backbones=backbone,
-        weights=weights,
-        bn=bn,
-        preprocess=preprocess,
-        image_size=image_size,
-        precision=precision,
-        store_dtype=store_dtype,
-        device=device,
-        batch_size=number_or_auto("--batch-size", batch_size),
-        n_workers=number_or_auto("--n-workers", n_workers),
-        limit=limit,
-        seed=seed,
-        cache_dir=cache_dir,
-        data_dir=data_dir,
-        compile=compile,
-        mix_numerics=mix_numerics,
+        specs,
         on_progress=lambda progress: show_extraction(display, progress),
         on_note=note,
     )
