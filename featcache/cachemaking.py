@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from featcache.errors import InterruptedRunError, MismatchError
+from featcache.errors import InterruptedRunError
 from featcache.filling import Target, fill
 from featcache.pipeline import Job, Progress, ProgressCallback, adapt, check_canaries
 from featcache.planning import Plan
 from featcache.runtime import NoteCallback, freed_memory_kept
-from featcache.specs import differing_fields
-from featcache.store import CacheWriter, near_misses, partial_path
+from featcache.store import CacheWriter, near_misses, partial_path, require_identity
 
 
 @dataclass(frozen=True)
@@ -68,26 +65,6 @@ def make_caches(
             Made(one.job is None, one.plan.n_rows - one.n_rows_before, seconds[target])
             for one, target in zip(begun, targets, strict=True)
         ]
-
-
-def require_identity(
-    path: Path,
-    found: Mapping[str, Any],
-    wanted: Mapping[str, Any],
-    *,
-    way_out: str = "Move the file away, or choose another --cache-dir.",
-) -> None:
-    """Refuse a file in a cache's place that holds something else.
-
-    Raises:
-        MismatchError: With the fields that differ.
-    """
-    differing = differing_fields(found, wanted)
-    if differing:
-        raise MismatchError(
-            f"{path} holds something else than was asked for: {'; '.join(differing)}. Nothing was "
-            f"changed. {way_out}"
-        )
 
 
 def _begin(

@@ -65,8 +65,29 @@ def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int]) -> Non
             runner.features(_trial_images(1, image_shape))
     except Exception as err:
         runner.forward = runner.module
-        text = str(err.__cause__ or err).strip()
-        raise CompileError(text.partition("\n")[0] or type(err).__name__) from err
+        first_line = str(err.__cause__ or err).strip().partition("\n")[0]
+        raise CompileError(
+            f"The trunk failed to compile: {first_line or type(err).__name__}"
+        ) from err
+
+
+def recompile(
+    runner: TrunkRunner, image_shape: tuple[int, int, int], on_note: NoteCallback
+) -> str | None:
+    """Compile the trunk without a trial, as the first run of a file did.
+
+    Returns:
+        What compiled it; None, and the trunk is eager, where that fails.
+    """
+    on_note("compiling the trunk, as the first run did")
+    compiler = compiler_name()
+    if compiler is not None:
+        try:
+            compile_trunk(runner, image_shape)
+        except CompileError as err:
+            on_note(str(err))
+            return None
+    return compiler
 
 
 def _own_function(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -131,7 +152,7 @@ def _trial(
     try:
         compile_trunk(runner, (images.shape[1], images.shape[2], 3))
     except CompileError as err:
-        return Choice(None, f"it failed to compile: {err}")
+        return Choice(None, str(err))
     compile_s = time.perf_counter() - started
     found = runner.features(images)
     error = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from featcache.account import CostAccount, cost_account
 from featcache.backbones import check_backbone_name
-from featcache.cachemaking import Made, make_caches, require_identity
+from featcache.cachemaking import Made, make_caches
 from featcache.errors import UsageError
 from featcache.pipeline import Progress, ProgressCallback
 from featcache.planning import Plan, make_plan
 from featcache.runtime import NoteCallback, silent
 from featcache.specs import ExtractSpec
-from featcache.store import locked, open_cache, read_state
+from featcache.store import locked, open_cache, read_state, require_identity
 from featcache.trunks import PIXELS
 
 

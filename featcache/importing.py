@@ -16,8 +16,8 @@ import numpy.typing as npt
 import featcache
 from featcache.childreader import Column, reading
 from featcache.datasets import dataset_slug
-from featcache.errors import CorruptError, MismatchError, NonFiniteError, UsageError
-from featcache.specs import FORMAT_VERSION, IMPORTED, ExtractSpec, differing_fields, fingerprint
+from featcache.errors import CorruptError, NonFiniteError, UsageError
+from featcache.specs import FORMAT_VERSION, IMPORTED, ExtractSpec, fingerprint
 from featcache.store import (
     CacheWriter,
     FilePlan,
@@ -28,6 +28,7 @@ from featcache.store import (
     locked,
     open_cache,
     partial_path,
+    require_identity,
     require_space,
     rows_per_block,
 )
@@ -147,12 +148,7 @@ def import_features(
             _write(target, plan, source, keys, splits)
             outcome = "imported"
     cache = open_cache(target)
-    differing = differing_fields(cache.identity, identity)
-    if differing:
-        raise MismatchError(
-            f"{target} holds something else than was asked for: {'; '.join(differing)}. Nothing "
-            f"was changed. Move the file away, or choose another --cache-dir."
-        )
+    require_identity(target, cache.identity, identity)
     n_rows = sum(len(s) for s in cache.splits.values())
     return ImportResult(
         target, outcome, cache.fingerprint, n_rows, cache.n_features, cache.class_names
@@ -269,7 +265,7 @@ def _split_plan(split: _Split, store_dtype: str) -> SplitPlan:
     return SplitPlan(
         n_rows=len(split.rows.labels),
         feature_shape=(split.n_features,),
-        feature_dtype="<f2" if store_dtype == "float16" else "<f4",
+        feature_dtype=np.dtype(store_dtype).newbyteorder("<").str,
         id_nbytes=max(len(encode_id(i)) for i in split.rows.ids),
         has_reasons=False,
     )

@@ -24,6 +24,7 @@ from featcache.loading import Batch, Span, image_shape, load_batches
 from featcache.specs import Preprocess
 from featcache.store import CacheWriter
 
+PIXELS_BATCH_SIZE = 64  # where there is no trunk
 # All that decides adapted statistics beside the dataset and the trunk; part of the identity. The
 # batch is the notebook's.
 _ADAPT_BATCH_SIZE = 64
@@ -86,7 +87,7 @@ class Job:
     @property
     def batch_size(self) -> int:
         """Rows of the batch grid."""
-        return 64 if self.runner is None else self.runner.batch_size
+        return PIXELS_BATCH_SIZE if self.runner is None else self.runner.batch_size
 
     def load(self, split: Split, spans: Sequence[Span]) -> Generator[Batch, None, None]:
         """Read these spans of a split."""

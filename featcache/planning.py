@@ -20,13 +20,13 @@ from featcache.backbones import (
     load_backbone,
 )
 from featcache.batchnorm import batch_norm_statistics, require_batch_norm
-from featcache.compiling import CompileError, compile_trunk, compiler_name, settle_compiled
+from featcache.compiling import recompile, settle_compiled
 from featcache.datasets import load_dataset
 from featcache.datasets.splits import ArrayImages, Dataset
 from featcache.errors import MismatchError, UsageError
 from featcache.forward import TrunkRunner
 from featcache.loading import image_shape
-from featcache.pipeline import ADAPTATION, Job, Progress, ProgressCallback
+from featcache.pipeline import ADAPTATION, PIXELS_BATCH_SIZE, Job, Progress, ProgressCallback
 from featcache.pretrained import weights_preprocess
 from featcache.runtime import (
     Choice,
@@ -57,7 +57,6 @@ from featcache.store import (
 from featcache.trunks import PIXELS
 
 _STORE_DTYPES = {"float32": "<f4", "float16": "<f2", "uint8": "|u1"}
-_PIXELS_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +108,7 @@ class Plan:
     def new_job(self, *, on_progress: ProgressCallback, on_note: NoteCallback) -> Job:
         """Choose the batch size, by a probe of the trunk, and make the job of a new file."""
         if not self.has_trunk:
-            return self._job(_PIXELS_BATCH_SIZE, on_progress)
+            return self._job(PIXELS_BATCH_SIZE, on_progress)
         asked = self.spec.batch_size
         if asked is None:
             choice = pick_batch_size(self.device, nbytes_per_image=self.nbytes_per_image)
@@ -117,8 +116,7 @@ class Plan:
             choice = Choice(asked, "asked for")
         job = self._job(choice.value, on_progress)
         assert job.runner is not None, "a trunk has a runner"
-        first = next(iter(self.dataset.splits.values()))
-        shape = image_shape(first, self.preprocess)
+        shape = self._image_shape()
         probed = job.runner.probe(shape, may_halve=asked is None)
         if probed != choice.value:
             choice = Choice(probed, f"{choice.value} did not fit into memory")
@@ -147,18 +145,11 @@ class Plan:
             MismatchError: If this run is of another numeric class, unless that was allowed.
         """
         stored = writer.manifest.numerics
-        batch_size = self.spec.batch_size or stored.get("batch_size", _PIXELS_BATCH_SIZE)
+        batch_size = self.spec.batch_size or stored.get("batch_size", PIXELS_BATCH_SIZE)
         job = self._job(batch_size, on_progress)
         if "compiler" in stored and job.runner is not None and self.spec.compile != "never":
-            on_note("compiling the trunk, as the first run did")
-            first = next(iter(self.dataset.splits.values()))
-            compiler = compiler_name()
-            try:
-                if compiler is not None:
-                    compile_trunk(job.runner, image_shape(first, self.preprocess))
-                    job = replace(job, numerics=self._numerics(batch_size, compiler))
-            except CompileError as err:
-                on_note(f"it failed to compile: {err}")
+            compiler = recompile(job.runner, self._image_shape(), on_note)
+            job = replace(job, numerics=self._numerics(batch_size, compiler))
         differing = differing_fields(stored, job.numerics)
         if differing and not self.spec.mix_numerics:
             raise MismatchError(
@@ -197,6 +188,9 @@ class Plan:
             statistics=statistics,
         )
 
+    def _image_shape(self) -> tuple[int, int, int]:
+        return image_shape(next(iter(self.dataset.splits.values())), self.preprocess)
+
     def _job(self, batch_size: int, on_progress: ProgressCallback) -> Job:
         workers = pick_n_workers(self.spec.n_workers)
         runner = None
@@ -204,7 +198,7 @@ class Plan:
             runner = TrunkRunner(
                 self.backbone.module,
                 preprocess=self.preprocess,
-                is_resized=not _in_memory(self.dataset),
+                is_resized=not self.dataset.is_in_memory,
                 device=self.device,
                 precision=self.precision,
                 batch_size=batch_size,
@@ -223,7 +217,7 @@ class Plan:
         # Pillow 13 resizes tall images in another order of passes than Pillow 12; its minor
         # versions bring other decoders along.
         release = version("pillow")
-        pillow = {"pillow": release.partition(".")[0] if _in_memory(self.dataset) else release}
+        pillow = {"pillow": release.partition(".")[0] if self.dataset.is_in_memory else release}
         if not self.has_trunk:
             return pillow
         return pillow | numeric_class(
@@ -271,7 +265,7 @@ def make_plan(
     check_backbone_name(spec.backbone)
     is_pixels = spec.backbone == PIXELS
     if is_pixels:
-        _refuse_trunk_options(spec)
+        spec.refuse_trunk_options()
     choices: dict[str, str] = {}
     device = _told("device", pick_device(spec.device), choices, on_note)
     precision = "exact"
@@ -335,24 +329,10 @@ def make_plan(
     )
 
 
-def _refuse_trunk_options(spec: ExtractSpec) -> None:
-    for option in ("bn", "preprocess", "precision", "store_dtype"):
-        value = getattr(spec, option)
-        if value != getattr(ExtractSpec, option):
-            raise UsageError(
-                f"--{option.replace('_', '-')} {value} needs a trunk, but the backbone 'pixels' "
-                f"stores the images as they are. Nothing was started. Leave the option out."
-            )
-
-
 def _told(name: str, choice: Choice[str], choices: dict[str, str], on_note: NoteCallback) -> str:
     choices[name] = f"{choice.value} ({choice.why})"
     on_note(f"{name} {choice.value}: {choice.why}")
     return choice.value
-
-
-def _in_memory(dataset: Dataset) -> bool:
-    return all(isinstance(split.images, ArrayImages) for split in dataset.splits.values())
 
 
 def _row(

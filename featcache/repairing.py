@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.cachemaking import make_caches, require_identity
+from featcache.cachemaking import make_caches
 from featcache.errors import UsageError
 from featcache.pipeline import ProgressCallback
 from featcache.planning import make_plan
@@ -22,6 +22,7 @@ from featcache.store import (
     mend_structure,
     partial_path,
     read_state,
+    require_identity,
     verify_cache,
 )
 from featcache.trunks import PIXELS

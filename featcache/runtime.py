@@ -133,7 +133,7 @@ def nvml_left_alone() -> Iterator[None]:
     """Let torch ask the CUDA runtime, not the driver's library, whether there is a GPU.
 
     Every optimiser step asks. Importing Lightning sets this variable to 1, and on a machine that
-    has torch's CUDA build but no GPU each answer then costs 0.09 ms, a twentieth to a tenth of a
+    has torch's CUDA build but no GPU each answer then costs 0.1 ms, a twentieth to a tenth of a
     small head's step (docs/benchmarks.md).
     """
     name = "PYTORCH_NVML_BASED_CUDA_CHECK"

@@ -92,6 +92,21 @@ class ExtractSpec:
         _at_least("--limit", self.limit, 1)
         _at_least("--seed", self.seed, 0)
 
+    def refuse_trunk_options(self) -> None:
+        """Refuse what "pixels", which is no trunk, has no use for.
+
+        Raises:
+            UsageError: Naming the option.
+        """
+        for option in ("bn", "preprocess", "precision", "store_dtype", "compile"):
+            value = getattr(self, option)
+            if value != getattr(ExtractSpec, option):
+                raise UsageError(
+                    f"--{option.replace('_', '-')} {value} needs a trunk, but the backbone "
+                    f"'pixels' stores the images as they are. Nothing was started. Leave the "
+                    f"option out."
+                )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,14 @@ class StopAfter:
 def interrupt(extract: Extract, n_batches: int, **options: object) -> None:
     with pytest.raises(InterruptedRunError):
         extract(on_progress=StopAfter(n_batches), **options)
+
+
+def specs(
+    source: str, names: tuple[str, ...], options: Mapping[str, Any]
+) -> list[featcache.ExtractSpec]:
+    """What `extract` is asked with these options, for each trunk."""
+    asked = {n: str(v) if isinstance(v, Path) else v for n, v in options.items()}
+    return [featcache.ExtractSpec(**{**asked, "dataset": source, "backbone": n}) for n in names]
 
 
 def trunk_state() -> dict[str, torch.Tensor]:
@@ -488,7 +496,7 @@ def test_several_trunks_read_every_image_once_and_make_the_same_files(
     )
     told: list[str] = []
 
-    together = featcache.extract_all(source, backbones=names, on_note=told.append, **options)
+    together = featcache.extract_all(specs(source, names, options), on_note=told.append)
 
     assert [r.outcome for r in together] == ["computed", "resumed", "reused", "computed"]
     for one, other in zip(together, singly, strict=True):
@@ -501,33 +509,33 @@ def test_several_trunks_read_every_image_once_and_make_the_same_files(
 
 
 def test_several_trunks_stopped_and_begun_again(extract: Any) -> None:
-    source = extract.args[0]
-    options = {name: value for name, value in extract.keywords.items() if name != "backbone"}
+    source, options = extract.args[0], extract.keywords
     names = (SMALL_TRUNK, "mobilenet_v2")
 
     with pytest.raises(InterruptedRunError) as err:
-        featcache.extract_all(source, backbones=names, on_progress=StopAfter(4), **options)
-    results = featcache.extract_all(source, backbones=names, **options)
+        featcache.extract_all(specs(source, names, options), on_progress=StopAfter(4))
+    results = featcache.extract_all(specs(source, names, options))
 
     assert str(err.value).count("of 310 rows are kept in") == 2
     assert [r.outcome for r in results] == ["resumed", "resumed"]
 
 
 @pytest.mark.parametrize(
-    ("names", "weights", "text"),
+    ("names", "text"),
     [
-        ((), "random", "names no trunk"),
-        (("vgg16", "vgg16"), "random", "names vgg16, vgg16; expected one or more, each once"),
-        (("vgg16", "alexnet"), "file.pth", "belongs to one trunk, but 2 were named"),
-        (("vgg16", "alxnet"), "random", "alexnet"),
-        (("vgg16", "pixels"), "DEFAULT", "pixels has no trunk, and shares no pass with one"),
+        ((), "names no trunk"),
+        (("vgg16", "vgg16"), "names vgg16, vgg16; expected one or more, each once"),
+        (("vgg16", "alxnet"), "alexnet"),
+        (("vgg16", "pixels"), "pixels has no trunk, and shares no pass with one"),
     ],
 )
-def test_several_trunks_refuse_what_cannot_be(
-    extract: Any, names: tuple[str, ...], weights: str, text: str
-) -> None:
-    options = {**extract.keywords, "weights": weights}
-    del options["backbone"]
-
+def test_several_trunks_refuse_what_cannot_be(names: tuple[str, ...], text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        featcache.extract_all(extract.args[0], backbones=names, **options)
+        featcache.extract_all([featcache.ExtractSpec(backbone=name) for name in names])
+
+
+def test_caches_of_one_call_are_of_the_same_images() -> None:
+    one = featcache.ExtractSpec(backbone="vgg16", limit=5)
+
+    with pytest.raises(UsageError, match="of the same dataset"):
+        featcache.extract_all([one, featcache.ExtractSpec(backbone="alexnet", limit=6)])

@@ -196,3 +196,16 @@ def test_rows_are_right_after_a_lost_ledger_slot(extract: Extract) -> None:
 
     assert report.mended == ("ledger slot 2, emptied",)
     assert path.read_bytes() == sound
+
+
+def test_an_older_partial_file_beside_it_is_left_alone(extract: Extract) -> None:
+    path = extract().path
+    sound = path.read_bytes()
+    damage(path, "train", 0)
+    older = sound[:-1]
+    partial_path(path).write_bytes(older)
+
+    featcache.repair_cache(path, n_workers=0)
+
+    assert path.read_bytes() == sound
+    assert partial_path(path).read_bytes() == older

@@ -124,6 +124,11 @@ class Dataset:
             return self
         return replace(self, splits={name: s.limited(n) for name, s in self.splits.items()})
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether all images are arrays, at their own size."""
+        return all(isinstance(split.images, ArrayImages) for split in self.splits.values())
+
     def digest(self, *, on_progress: Progress | None = None) -> str:
         """Hash class names and, per split, ordered ids, labels and image content (SHA-256, hex)."""
         n_total = sum(len(split) for split in self.splits.values())

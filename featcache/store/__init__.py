@@ -9,6 +9,7 @@ from featcache.store.catalog import (
     list_caches,
     near_misses,
     remove_cache,
+    require_identity,
     summarise,
 )
 from featcache.store.check import Damage, VerifyReport, require_sound, verify_cache
@@ -59,6 +60,7 @@ __all__ = [
     "read_state",
     "read_trunk_statistics",
     "remove_cache",
+    "require_identity",
     "require_sound",
     "require_space",
     "rows_per_block",

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import CacheMissingError, CorruptError, FeatcacheError, UsageError, nearest
+from featcache.errors import (
+    CacheMissingError,
+    CorruptError,
+    FeatcacheError,
+    MismatchError,
+    UsageError,
+    nearest,
+)
 from featcache.specs import differing_fields
 from featcache.store.files import named_failures
 from featcache.store.lock import locked
@@ -162,6 +169,26 @@ def find_fingerprint(cache_dir: Path, fingerprint: str) -> Path | None:
         if summary.fingerprint == fingerprint and summary.state == "complete":
             return path
     return None
+
+
+def require_identity(
+    path: Path,
+    found: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    *,
+    way_out: str = "Move the file away, or choose another --cache-dir.",
+) -> None:
+    """Refuse a file in a cache's place that holds something else.
+
+    Raises:
+        MismatchError: With the fields that differ.
+    """
+    differing = differing_fields(found, wanted)
+    if differing:
+        raise MismatchError(
+            f"{path} holds something else than was asked for: {'; '.join(differing)}. Nothing was "
+            f"changed. {way_out}"
+        )
 
 
 def near_misses(path: Path, identity: Mapping[str, Any]) -> list[tuple[Path, list[str]]]:

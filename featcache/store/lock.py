@@ -31,7 +31,7 @@ def locked(path: Path) -> Iterator[None]:
             DiskFullError if it has no room.
     """
     lock_path = path.with_name(path.name + ".lock")
-    # Its own way without flock reads a marker in the file, where our text for people stands.
+    # Where there is no flock it would keep its own state in this file, which holds our text.
     lock = filelock.FileLock(lock_path, timeout=0, fallback_to_soft=False)
     try:
         make_folder(path.parent)

@@ -111,9 +111,10 @@ class CacheWriter:
 
     @classmethod
     def resume(cls, path: Path, rows: Mapping[str, SplitRows]) -> CacheWriter:
-        """Open `<path>.partial`, with the blocks that were acknowledged.
+        """Open what is there of a cache, with the blocks that were acknowledged.
 
-        Where there is none, the complete file is opened, as a repair does.
+        That is `<path>.partial`; under its final name it is opened by a repair, which must not
+        take an older partial file for it.
 
         Args:
             path: The final name of the cache.
@@ -123,7 +124,7 @@ class CacheWriter:
             CorruptError: If its skeleton is damaged.
         """
         partial = partial_path(path)
-        file = partial if partial.exists() or not path.exists() else path
+        file = path if path.exists() else partial
         with named_failures(file, kept="Nothing was changed."):
             fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
             try:

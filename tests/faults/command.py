@@ -33,7 +33,7 @@ class Command:
     """A command that runs; `wait` for it."""
 
     def __init__(
-        self, arguments: Sequence[str], log: Path, *, before: Callable[[], None] | None = None
+        self, arguments: Sequence[str], log: Path, *, before: Callable[[], object] | None = None
     ) -> None:
         """Start `featcache ARGUMENTS`, its output in `log`.
 
@@ -77,7 +77,7 @@ class Command:
 
 
 def run_command(
-    arguments: Sequence[str], log: Path, *, before: Callable[[], None] | None = None
+    arguments: Sequence[str], log: Path, *, before: Callable[[], object] | None = None
 ) -> Ended:
     """Run `featcache ARGUMENTS` to its end."""
     return Command(arguments, log, before=before).wait()

@@ -114,22 +114,31 @@ def _limit() -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
+def _tried(look: Look) -> Look:
+    """Name how looking at a file ends that cannot be taken."""
+
+    def tried(path: Path, content: bytes, mutated: bytes) -> str:
+        try:
+            return look(path, content, mutated)
+        except FeatcacheError:
+            return "refused"
+        except MemoryError:
+            return "memory"
+        except Exception as err:
+            return f"unnamed: {type(err).__name__}: {str(err)[:200]!r}"
+
+    return tried
+
+
+@_tried
 def _look_at_cache(path: Path, content: bytes, mutated: bytes) -> str:
     """Open, describe, verify, and read every row."""
-    try:
-        cache = open_cache(path)
-        describe_cache(path)
-        report = verify_cache(path)
-        if not report.is_sound:
-            return "refused"
-        rows = [np.array(split.features).tobytes() for split in cache.splits.values()]
-        del rows
-    except FeatcacheError:
+    cache = open_cache(path)
+    describe_cache(path)
+    if not verify_cache(path).is_sound:
         return "refused"
-    except MemoryError:
-        return "memory"
-    except Exception as err:
-        return f"unnamed: {type(err).__name__}: {str(err)[:200]!r}"
+    for split in cache.splits.values():
+        np.array(split.features)
     if mutated == content:
         return "unchanged"
     # Signed anew, another manifest is another file: sound, if every row is what it was.
@@ -139,18 +148,12 @@ def _look_at_cache(path: Path, content: bytes, mutated: bytes) -> str:
     return "another" if is_same else "taken for sound"
 
 
+@_tried
 def _look_at_head(path: Path, content: bytes, mutated: bytes) -> str:
     """Load, build and run it."""
-    try:
-        head = load_head(path)
-        logits = head.module()(torch.zeros(1, head.n_features))
-        assert logits.shape == (1, len(head.class_names))
-    except FeatcacheError:
-        return "refused"
-    except MemoryError:
-        return "memory"
-    except Exception as err:
-        return f"unnamed: {type(err).__name__}: {str(err)[:200]!r}"
+    head = load_head(path)
+    logits = head.module()(torch.zeros(1, head.n_features))
+    assert logits.shape == (1, len(head.class_names))
     if mutated == content or _says(head) == _said(content, path):
         return "unchanged"  # spaces, an unknown key of the metadata, a value by itself
     return "taken for sound"

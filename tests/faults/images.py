@@ -38,8 +38,3 @@ def extract(images: Path, cache_dir: Path, **options: Any) -> ExtractResult:
 def small_blocks(n_batches: int = 2) -> None:
     """Make blocks of so many batches from now on, so that a small cache has several."""
     planning.rows_per_block = lambda _, batch_size: n_batches * batch_size
-
-
-def small_pixel_batches(n_rows: int) -> None:
-    """Make batches of so many rows where pixels are stored."""
-    planning._PIXELS_BATCH_SIZE = n_rows

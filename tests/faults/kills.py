@@ -10,6 +10,7 @@ too, this harness proves nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -26,12 +27,15 @@ import torch
 from PIL import Image
 
 from featcache.errors import FeatcacheError
-from featcache.store import CacheWriter, list_caches, read_state
+from featcache.store import list_caches, read_state
 from tests.faults.claims import Claim, main
+from tests.faults.command import Command, run_command
+from tests.faults.commits import told_commits
 from tests.faults.images import TRUNK, small_blocks
 
 _N_IMAGES = {"train": 1500, "test": 350}
 _N_CONTROL_KILLS = 10
+_until_killed = contextlib.ExitStack()
 
 
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
@@ -75,7 +79,7 @@ def _make_images(folder: Path) -> Path:
 def _kill_extractions(folder: Path, images: Path, n_kills: int, backbone: str) -> dict[str, int]:
     whole_dir = folder / f"whole-{backbone}"
     started = time.monotonic()
-    _wait(_fork(lambda: _extract(images, whole_dir, backbone)))
+    _extract(images, whole_dir, backbone)
     whole_s = time.monotonic() - started
     [reference] = list_caches(whole_dir)
     whole = reference.path.read_bytes()
@@ -87,7 +91,7 @@ def _kill_extractions(folder: Path, images: Path, n_kills: int, backbone: str) -
         cache_dir = folder / f"kill{i}"
         told = _killed_after(random.uniform(0, whole_s), images, cache_dir, backbone)
         n_told, n_lost = _count_acknowledged(cache_dir, told)
-        _wait(_fork(lambda target=cache_dir: _extract(images, target, backbone)))
+        _extract(images, cache_dir, backbone)
         [resumed] = list_caches(cache_dir)
         counts["n_kills"] += 1
         counts["n_in_mid_file"] += 0 < n_told < sum(_N_IMAGES.values())
@@ -105,7 +109,13 @@ def _killed_after(seconds: float, images: Path, cache_dir: Path, backbone: str) 
     most of a short run is start-up.
     """
     read_end, write_end = os.pipe()
-    pid = _fork(lambda: _extract(images, cache_dir, backbone, tell=write_end))
+    command = Command(
+        _arguments(images, cache_dir, backbone),
+        cache_dir.with_suffix(".log"),
+        before=lambda: _until_killed.enter_context(
+            told_commits(lambda slots: _tell(write_end, slots))
+        ),
+    )
     os.close(write_end)
     with os.fdopen(read_end) as pipe:
         lines = []
@@ -113,8 +123,8 @@ def _killed_after(seconds: float, images: Path, cache_dir: Path, backbone: str) 
             lines.append(pipe.readline())
             seconds *= random.random() ** 4
         time.sleep(seconds)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        os.kill(command.pid, signal.SIGKILL)
+        command.wait()
         return {int(line) for line in [*lines, *pipe] if line.endswith("\n")}
 
 
@@ -142,41 +152,22 @@ def _fork(run: Callable[[], None]) -> int:
     return pid
 
 
-def _wait(pid: int) -> None:
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status != 0:
-        raise SystemExit(f"an uninterrupted extraction ended with exit code {status}")
-
-
-def _extract(images: Path, cache_dir: Path, backbone: str, *, tell: int | None = None) -> None:
-    from featcache_cli.app import main as featcache_main
-
-    if tell is not None:
-        _tell_commits(tell)
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
-    sys.argv = (
-        f"featcache extract --dataset folder:{images} --backbone {backbone} --image-size 32 "
-        f"--n-workers 1 --cache-dir {cache_dir}"
-    ).split()
+def _arguments(images: Path, cache_dir: Path, backbone: str) -> list[str]:
+    asked = ["extract", "--dataset", f"folder:{images}", "--backbone", backbone]
+    asked += ["--image-size", "32", "--n-workers", "1", "--cache-dir", str(cache_dir)]
     if backbone != "pixels":
-        sys.argv += ["--weights", "random", "--batch-size", "32"]
-    try:
-        featcache_main()
-    except SystemExit as err:
-        os._exit(err.code if isinstance(err.code, int) else 1)
+        asked += ["--weights", "random", "--batch-size", "32"]
+    return asked
 
 
-def _tell_commits(pipe: int) -> None:
-    commit = CacheWriter.commit
+def _extract(images: Path, cache_dir: Path, backbone: str) -> None:
+    ended = run_command(_arguments(images, cache_dir, backbone), cache_dir.with_suffix(".log"))
+    if ended.code:
+        raise SystemExit(f"an uninterrupted extraction ended with {ended.code}: {ended.text}")
 
-    def commit_and_tell(writer: CacheWriter, *args: object) -> None:
-        commit(writer, *args)  # type: ignore[arg-type]
-        slots = "".join(f"{block.slot}\n" for block in writer.acknowledged())
-        os.write(pipe, slots.encode())
 
-    CacheWriter.commit = commit_and_tell  # type: ignore[method-assign]
+def _tell(pipe: int, slots: set[int]) -> None:
+    os.write(pipe, "".join(f"{slot}\n" for slot in slots).encode())
 
 
 def _kill_naive(folder: Path) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 from unittest import mock
@@ -21,6 +21,7 @@ from featcache.errors import FeatcacheError, InterruptedRunError
 from featcache.store import CacheWriter, list_caches, locked, open_cache, partial_path, read_state
 from featcache.store.ledger import SLOT_BYTES
 from tests.conftest import save_image
+from tests.faults.commits import told_commits
 from tests.store.conftest import Recipe, random_rows
 
 ROWS_PER_BLOCK = 4
@@ -122,19 +123,6 @@ def repair(maker: Maker, home: Path) -> None:
         read_state(path)  # what is damaged outside its rows is refused, as it is
         path.rename(partial_path(path))
     maker.run(home)
-
-
-@contextlib.contextmanager
-def told_commits(tell: Callable[[set[int]], None]) -> Iterator[None]:
-    """Tell, after each commit within, the slots that it has said are safe."""
-    commit = CacheWriter.commit
-
-    def commit_and_tell(writer: CacheWriter, *args: Any) -> None:
-        commit(writer, *args)
-        tell({block.slot for block in writer.acknowledged()})
-
-    with mock.patch.object(CacheWriter, "commit", commit_and_tell):
-        yield
 
 
 def run_killed(run: Callable[[], None], *, n_calls: int) -> tuple[str, set[int]]:

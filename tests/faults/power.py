@@ -6,14 +6,13 @@ import contextlib
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from featcache.errors import FeatcacheError
 from featcache.store import CacheWriter
 from tests.faults.claims import Claim, main
+from tests.faults.commits import told_commits
 from tests.faults.crashes import Event, Recording, recorded
 from tests.store.conftest import Recipe, random_rows
 
@@ -23,8 +22,7 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
     n_states = 200 if quick else 10_000
     reference = _recipe(folder / "whole").build().read_bytes()
     counts = _crashes(folder / "states", reference, n_states)
-    with mock.patch("featcache.store.writer.sync_bytes", return_value=None):
-        without = _crashes(folder / "control", reference, n_states // 10, synced=False)
+    without = _crashes(folder / "control", reference, n_states // 10, synced=False)
     return [
         Claim(
             4,
@@ -87,26 +85,17 @@ def _crashes(folder: Path, reference: bytes, n_states: int, *, synced: bool = Tr
 
 
 def _record(recipe: Recipe, *, synced: bool) -> Recording:
-    with recorded(recipe.path.parent) as recording, _told_commits(recording):
+    with contextlib.ExitStack() as stack:
+        recording = stack.enter_context(recorded(recipe.path.parent))
+        stack.enter_context(
+            told_commits(lambda slots: recording.events.append(Event("ack", told=frozenset(slots))))
+        )
         if synced:
             _run(recipe)
         else:
             with mock.patch("featcache.store.writer.sync_bytes", return_value=None):
                 _run(recipe)
     return recording
-
-
-@contextlib.contextmanager
-def _told_commits(recording: Recording) -> Iterator[None]:
-    commit = CacheWriter.commit
-
-    def commit_and_tell(writer: CacheWriter, *args: Any) -> None:
-        commit(writer, *args)
-        told = frozenset(block.slot for block in writer.acknowledged())
-        recording.events.append(Event("ack", told=told))
-
-    with mock.patch.object(CacheWriter, "commit", commit_and_tell):
-        yield
 
 
 def _crash(recipe: Recipe, recording: Recording, rng: random.Random) -> frozenset[int]:
