@@ -108,6 +108,8 @@ def import_features(
     """
     ExtractSpec(store_dtype=store_dtype)  # refuses an unknown one
     source = Path(path).expanduser()
+    if not (source.exists() or source.is_symlink()):
+        raise UsageError(f"There is no file {source}. {_KEPT} Give the HDF5 file to import.")
     keys = {"train": (features, labels, ids)}
     if test_features is not None and test_labels is not None:
         keys["test"] = (test_features, test_labels, test_ids)

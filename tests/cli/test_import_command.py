@@ -39,3 +39,10 @@ def test_an_unknown_key_is_exit_2_with_the_nearest_and_leaves_nothing(run: Run) 
     assert result.exit_code == 2
     assert "it has no dataset 'xx'. Did you mean x? It has x, y." in result.stderr
     assert not Path("cache").exists()
+
+
+def test_a_file_that_is_not_there_is_no_missing_cache(run: Run) -> None:
+    result = run("cache", "import", "nix.h5", "--features", "x", "--labels", "y")
+
+    assert result.exit_code == 2
+    assert "There is no file nix.h5." in result.stderr
