@@ -1,25 +1,24 @@
-"""A trunk compiled by inductor, weights frozen into it: on a CPU, where the job is long enough."""
+"""A trunk compiled for the CPU, by Winograd's algorithm or inductor, where a trial says it pays."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from featcache.errors import DeviceError
 from featcache.forward import TrunkRunner
+from featcache.inductor import compiled_by_inductor
 from featcache.runtime import Choice, NoteCallback
+from featcache.winograd import has_winograd_convolutions, with_winograd_convolutions
 
-# A compile takes 15 to 30 s and gains up to 1.6 times on a CPU, or nothing (docs/benchmarks.md):
-# from five minutes of work on, trying costs a few percent at worst.
-_WORTH_TRYING_S = 300
+# Seconds of work from which an engine is tried: it gains up to 2.5 times, or nothing
+# (docs/benchmarks.md), and then trying must cost no more than a few percent. Winograd's compiles
+# in one second, inductor in 10 to 30.
+_WORTH_TRYING_S = {"winograd": 120, "inductor": 300}
 _LEAST_GAIN = 1.1
 _N_TRIALS = 3
 # Between two orders of summation; two of half precision are each rounded.
@@ -30,79 +29,80 @@ class CompileError(DeviceError):
     """The trunk could not be compiled; the eager one still runs."""
 
 
-def compiler_name() -> str | None:
+def compiler_name(engine: str) -> str | None:
     """Name what would compile a trunk here, with its version; None where nothing can."""
     try:
-        from torch._inductor.cpp_builder import get_cpp_compiler
-
         asked = subprocess.run(
-            [get_cpp_compiler(), "--version"], capture_output=True, text=True, check=True
+            [_compiler(), "--version"], capture_output=True, text=True, check=True
         )
     except Exception:  # whatever is missing or broken: there is no compiler
         return None
-    return f"inductor, {asked.stdout.partition(chr(10))[0]}"
+    return f"{engine}, {asked.stdout.partition(chr(10))[0]}"
 
 
-def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int]) -> None:
-    """Compile the runner's module as it is now, and run one batch.
+def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int], engine: str) -> None:
+    """Compile the runner's module as it is now.
 
     Whatever changes the module afterwards (adapted BatchNorm) does not reach the compiled one.
 
     Args:
         runner: On a CPU.
         image_shape: (H, W, 3) of the images that will come.
+        engine: "winograd" or "inductor"; or what `compiler_name` made of one.
 
     Raises:
         CompileError: Whatever torch, the compiler or the system complain of; the trunk is eager.
     """
-    import torch._inductor.config as inductor
-
-    runner.forward = torch.compile(_own_function(runner.module), dynamic=False)
+    engine = engine.partition(",")[0]
+    runner.forward = runner.module
     try:
-        # Not as torch.compile's options: those come too late for the layout of convolutions, and a
-        # third of the gain is lost. One thread: a pool of processes would outlive a killed run.
-        with inductor.patch(freezing=True, compile_threads=1), _quiet():
-            runner.features(_trial_images(1, image_shape))
+        with runner.running():
+            example = runner.inputs(_trial_images(runner.batch_size, image_shape))
+            if engine == "inductor":
+                runner.forward = compiled_by_inductor(runner.module, example)
+            else:
+                if not _fits_winograd(runner):
+                    raise CompileError(
+                        "Winograd's algorithm is for 3x3 convolutions in fp32, of which this "
+                        "trunk has none."
+                    )
+                runner.forward = with_winograd_convolutions(runner.module, _compiler())
+                runner.forward(example)
     except Exception as err:
         runner.forward = runner.module
-        first_line = str(err.__cause__ or err).strip().partition("\n")[0]
+        if isinstance(err, CompileError):
+            raise
+        said = getattr(err, "stderr", None) or str(err.__cause__ or err)
+        first_line = said.strip().partition("\n")[0]
         raise CompileError(
             f"The trunk failed to compile: {first_line or type(err).__name__}"
         ) from err
 
 
 def recompile(
-    runner: TrunkRunner, image_shape: tuple[int, int, int], on_note: NoteCallback
+    runner: TrunkRunner, image_shape: tuple[int, int, int], compiler: str, on_note: NoteCallback
 ) -> str | None:
     """Compile the trunk without a trial, as the first run of a file did.
+
+    Args:
+        runner: On a CPU.
+        image_shape: (H, W, 3) of the images that will come.
+        compiler: What compiled the first run's, from `compiler_name`.
+        on_note: Told before the compile, and of its failure.
 
     Returns:
         What compiled it; None, and the trunk is eager, where that fails.
     """
-    on_note("compiling the trunk, as the first run did")
-    compiler = compiler_name()
-    if compiler is not None:
+    engine = compiler.partition(",")[0]
+    on_note(f"compiling the trunk ({engine}), as the first run did")
+    here = compiler_name(engine)
+    if here is not None:
         try:
-            compile_trunk(runner, image_shape)
+            compile_trunk(runner, image_shape, engine)
         except CompileError as err:
             on_note(str(err))
             return None
-    return compiler
-
-
-def _own_function(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Give the module a code object of its own.
-
-    torch keeps compiled graphs by code object, and a frozen one has the weights inside: those of
-    another trunk of the class, or of this one before it was adapted, must not be taken for it.
-    """
-
-    def run(inputs: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = module(inputs)
-        return features
-
-    run.__code__ = run.__code__.replace()
-    return run
+    return here
 
 
 def settle_compiled(
@@ -119,8 +119,8 @@ def settle_compiled(
         runner: A probed trunk; it is compiled afterwards if the answer says so.
         image_shape: (H, W, 3) of the images that will come.
         n_rows: Images that will come.
-        asked: "auto", "always" or "never".
-        on_note: Told before the compile, which takes a while.
+        asked: "auto", "never", or an engine.
+        on_note: Told before a compile, which takes a while.
 
     Returns:
         What compiled it, or None, and why.
@@ -129,42 +129,100 @@ def settle_compiled(
         return Choice(None, "asked for")
     if runner.device != "cpu":
         return Choice(None, "only trunks on a CPU are compiled")
-    images = _trial_images(runner.batch_size, image_shape)
+    trial = _Trial(runner, _trial_images(runner.batch_size, image_shape), on_note)
+    if asked != "auto":
+        trial.run(asked, least_gain=0.0)
+        return trial.choice()
     n_batches = n_rows / runner.batch_size
-    if asked == "auto":
-        eager_s = min(_seconds(runner, images) for _ in range(2)) * n_batches
-        if eager_s < _WORTH_TRYING_S:
-            return Choice(None, f"{eager_s:.0f} s of work are too few to compile for")
-        on_note(f"about {eager_s:.0f} s of work: compiling may pay")
-    compiler = compiler_name()
-    if compiler is None:
-        return Choice(None, "no C++ compiler was found (g++, or what CXX names)")
-    on_note("compiling the trunk: half a minute or so")
-    return _trial(runner, images, compiler, must_gain=asked == "auto")
+    eager_s = trial.eager_s() * n_batches
+    for engine, worth_trying_s in _WORTH_TRYING_S.items():
+        left_s = eager_s / trial.gain
+        if engine == "winograd" and not _fits_winograd(runner):
+            continue
+        if left_s < worth_trying_s:
+            trial.reasons.append(f"{left_s:.0f} s of work are too few to compile with {engine}")
+            break
+        on_note(f"about {left_s:.0f} s of work: compiling may pay ({engine})")
+        trial.run(engine, least_gain=_LEAST_GAIN)
+    return trial.choice()
 
 
-def _trial(
-    runner: TrunkRunner, images: npt.NDArray[np.uint8], compiler: str, *, must_gain: bool
-) -> Choice[str | None]:
-    """Compile, compare and time; leave the runner compiled where that is right and faster."""
-    expected = runner.features(images)
-    started = time.perf_counter()
-    try:
-        compile_trunk(runner, (images.shape[1], images.shape[2], 3))
-    except CompileError as err:
-        return Choice(None, str(err))
-    compile_s = time.perf_counter() - started
-    found = runner.features(images)
-    error = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
-    if not error <= _TOLERANCE[runner.precision]:
+class _Trial:
+    """Compiles, compares and times; leaves the runner with what was right and fastest.
+
+    Attributes:
+        gain: Times as fast as eager, of the best so far.
+        reasons: What was found, by engine.
+    """
+
+    def __init__(
+        self, runner: TrunkRunner, images: npt.NDArray[np.uint8], on_note: NoteCallback
+    ) -> None:
+        self.gain = 1.0
+        self.reasons: list[str] = []
+        self._compiler: str | None = None
+        self._runner = runner
+        self._images = images
+        self._on_note = on_note
+
+    def choice(self) -> Choice[str | None]:
+        """What compiled the best, or None, and why."""
+        return Choice(self._compiler, "; ".join(self.reasons))
+
+    def eager_s(self) -> float:
+        """Seconds of one eager batch."""
+        return min(_seconds(self._runner, self._images) for _ in range(2))
+
+    def run(self, engine: str, *, least_gain: float) -> None:
+        """Try an engine, and keep it if it is better than what was there by `least_gain`."""
+        best = self._runner.forward
+        compiler = compiler_name(engine)
+        if compiler is None:
+            self.reasons = ["no C++ compiler was found (g++, or what CXX names)"]
+            return
+        try:
+            gain = self._measured_gain(engine)
+        except CompileError as err:
+            self.reasons.append(str(err))
+            gain = 0.0
+        if gain > 0 and gain >= least_gain * self.gain:
+            self.gain, self._compiler = gain, compiler
+        else:
+            self._runner.forward = best
+
+    def _measured_gain(self, engine: str) -> float:
+        """Leaves the runner compiled.
+
+        Raises:
+            CompileError: If it fails to compile, or gives other features.
+        """
+        runner, images = self._runner, self._images
+        self._on_note(f"compiling the trunk with {engine}")
         runner.forward = runner.module
-        return Choice(None, f"compiled features differ by {error:.1g} of the largest")
-    gain = _gain(runner, images)
-    told = f"{gain:.2f} times as fast as eager, {compile_s:.0f} s to compile"
-    if must_gain and gain < _LEAST_GAIN:
-        runner.forward = runner.module
-        return Choice(None, told)
-    return Choice(compiler, told)
+        expected = runner.features(images)
+        started = time.perf_counter()
+        compile_trunk(runner, (images.shape[1], images.shape[2], 3), engine)
+        compile_s = time.perf_counter() - started
+        found = runner.features(images)
+        error = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
+        if not error <= _TOLERANCE[runner.precision]:
+            raise CompileError(f"{engine}'s features differ by {error:.1g} of the largest")
+        gain = _gain(runner, images)
+        self.reasons.append(
+            f"{engine}: {gain:.2f} times as fast as eager, {compile_s:.0f} s to compile"
+        )
+        return gain
+
+
+def _fits_winograd(runner: TrunkRunner) -> bool:
+    return runner.precision == "fp32" and has_winograd_convolutions(runner.module)
+
+
+def _compiler() -> str:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    name: str = get_cpp_compiler()
+    return name
 
 
 def _gain(runner: TrunkRunner, images: npt.NDArray[np.uint8]) -> float:
@@ -186,15 +244,3 @@ def _seconds(runner: TrunkRunner, images: npt.NDArray[np.uint8]) -> float:
 
 def _trial_images(n: int, image_shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (n, *image_shape), np.uint8)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep off the terminal that torch found no CUDA for compiling, on a machine without it."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -125,7 +125,8 @@ def adapt(job: Job, writer: CacheWriter) -> None:
         load_batch_norm_statistics(module, statistics)
     if job.runner.forward is not module:
         shape = image_shape(job.dataset.splits["train"], job.preprocess)
-        compile_trunk(job.runner, shape)  # the compiled one has the statistics of before
+        # The compiled one has the statistics of before.
+        compile_trunk(job.runner, shape, job.numerics["compiler"])
 
 
 def _adaptation_inputs(job: Job) -> Iterator[torch.Tensor]:

@@ -148,7 +148,7 @@ class Plan:
         batch_size = self.spec.batch_size or stored.get("batch_size", PIXELS_BATCH_SIZE)
         job = self._job(batch_size, on_progress)
         if "compiler" in stored and job.runner is not None and self.spec.compile != "never":
-            compiler = recompile(job.runner, self._image_shape(), on_note)
+            compiler = recompile(job.runner, self._image_shape(), stored["compiler"], on_note)
             job = replace(job, numerics=self._numerics(batch_size, compiler))
         differing = differing_fields(stored, job.numerics)
         if differing and not self.spec.mix_numerics:

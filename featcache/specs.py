@@ -17,7 +17,7 @@ BN_MODES = ("frozen", "adapted")
 PREPROCESS_KINDS = ("notebook", "weights")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 STORE_DTYPES = ("float32", "float16")
-COMPILE_MODES = ("auto", "always", "never")
+COMPILE_MODES = ("auto", "never", "winograd", "inductor")
 REGULARISATIONS = ("none", "l1", "l2", "l1l2", "dropout")
 SELECTIONS = ("last", "best")
 
@@ -58,7 +58,7 @@ class ExtractSpec:
         cache_dir: Folder of all caches.
         data_dir: Folder of downloaded datasets.
         compile: Whether to compile the trunk on a CPU: "auto" tries it where the job is long
-            enough to pay, "always" or "never".
+            enough to pay; "never"; or an engine, "winograd" or "inductor".
         mix_numerics: Go on with a partial file whose rows were made by another numeric class.
     """
 

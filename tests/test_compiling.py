@@ -20,7 +20,7 @@ from tests.test_extraction import StopAfter
 
 Extract = Callable[..., ExtractResult]
 SHAPE = (8, 8, 3)
-needs_compiler = pytest.mark.skipif(compiler_name() is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(compiler_name("inductor") is None, reason="no C++ compiler")
 
 
 class Small(nn.Module):
@@ -37,9 +37,9 @@ class Small(nn.Module):
         return features
 
 
-def make_runner() -> TrunkRunner:
+def make_runner(module: nn.Module | None = None) -> TrunkRunner:
     return TrunkRunner(
-        Small().eval(),
+        (module or Small()).eval(),
         preprocess=Preprocess.notebook(16),
         is_resized=False,
         device="cpu",
@@ -60,7 +60,7 @@ def settle(monkeypatch: pytest.MonkeyPatch, runner: TrunkRunner) -> Callable[...
     def make(
         *, eager_s: float = 1.0, compiled_s: float = 0.5, forward: Any = None, **options: Any
     ) -> tuple[Any, list[str]]:
-        def compile_trunk(runner: TrunkRunner, shape: tuple[int, int, int]) -> None:
+        def compile_trunk(runner: TrunkRunner, shape: Any, engine: str) -> None:
             if isinstance(forward, Exception):
                 raise forward
             runner.forward = forward or runner.module.forward
@@ -70,7 +70,8 @@ def settle(monkeypatch: pytest.MonkeyPatch, runner: TrunkRunner) -> Callable[...
 
         monkeypatch.setattr(compiling, "compile_trunk", compile_trunk)
         monkeypatch.setattr(compiling, "_seconds", seconds)
-        monkeypatch.setattr(compiling, "compiler_name", lambda: options.get("compiler", "cc 1"))
+        compiler = options.get("compiler", "cc 1")
+        monkeypatch.setattr(compiling, "compiler_name", lambda _: compiler)
         told: list[str] = []
         choice = settle_compiled(
             runner,
@@ -90,22 +91,25 @@ def test_a_long_job_is_compiled_if_that_is_faster(
     choice, told = settle()
 
     assert choice.value == "cc 1"
-    assert choice.why.startswith("2.00 times as fast as eager")
-    assert told[0] == "about 1000 s of work: compiling may pay"
+    assert choice.why == "inductor: 2.00 times as fast as eager, 0 s to compile"
+    assert told == [
+        "about 1000 s of work: compiling may pay (inductor)",
+        "compiling the trunk with inductor",
+    ]
     assert runner.forward is not runner.module
 
 
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"n_rows": 1_000}, "250 s of work are too few to compile for"),
+        ({"n_rows": 1_000}, "250 s of work are too few to compile with inductor"),
         ({"compiled_s": 0.95}, "1.05 times as fast as eager"),
         ({"compiler": None}, "no C++ compiler was found"),
         ({"forward": CompileError("g++ died")}, "g++ died"),
         ({"forward": lambda batch: batch.mean((2, 3)).repeat(1, 3)[:, :8]}, "features differ by"),
         ({"forward": lambda batch: torch.full((4, 8), torch.nan)}, "features differ by nan"),
         ({"asked": "never"}, "asked for"),
-        ({"asked": "always", "compiler": None}, "no C++ compiler was found"),
+        ({"asked": "inductor", "compiler": None}, "no C++ compiler was found"),
     ],
 )
 def test_else_the_trunk_stays_eager_and_says_why(
@@ -118,10 +122,79 @@ def test_else_the_trunk_stays_eager_and_says_why(
     assert runner.forward is runner.module
 
 
-def test_always_asks_for_no_gain(settle: Callable[..., Any]) -> None:
-    choice, _ = settle(asked="always", n_rows=1, compiled_s=2.0)
+def test_an_engine_that_is_asked_for_needs_no_gain(settle: Callable[..., Any]) -> None:
+    choice, _ = settle(asked="inductor", n_rows=1, compiled_s=2.0)
 
     assert choice.value == "cc 1"
+
+
+class Wide(nn.Module):
+    """A convolution for Winograd's algorithm between two that are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            layers = [nn.Conv2d(3, 8, 1), nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 8, 3)]
+            self.layers = nn.Sequential(*layers)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        features: Tensor = self.layers(batch).mean((2, 3))
+        return features
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kept", "told"),
+    [
+        ({"winograd": 0.5, "inductor": 0.25}, "inductor", "inductor: 4.00 times"),
+        ({"winograd": 0.4, "inductor": 0.5}, "winograd", "inductor: 2.00 times"),
+        ({"winograd": 0.5, "inductor": 0.47}, "winograd", "inductor: 2.13 times"),
+        ({"winograd": 0.1}, "winograd", "100 s of work are too few to compile with inductor"),
+        ({"winograd": 2.0, "inductor": 2.0}, None, "inductor: 0.50 times"),
+    ],
+)
+def test_the_faster_engine_is_kept(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], kept: str | None, told: str
+) -> None:
+    runner = make_runner(Wide())
+    running = {runner.module: "eager"}
+
+    def compile_trunk(runner: TrunkRunner, shape: Any, engine: str) -> None:
+        runner.forward = runner.module.forward if engine == "winograd" else Wide().forward
+        running[runner.forward] = engine
+
+    took = {"eager": 1.0, **seconds}
+    monkeypatch.setattr(compiling, "compile_trunk", compile_trunk)
+    monkeypatch.setattr(compiling, "_seconds", lambda r, _: took[running[r.forward]])
+    monkeypatch.setattr(compiling, "compiler_name", lambda engine: engine)
+
+    choice = settle_compiled(
+        runner, image_shape=SHAPE, n_rows=4_000, asked="auto", on_note=lambda _: None
+    )
+
+    assert choice.value == kept
+    assert choice.why.startswith("winograd: ")
+    assert told in choice.why
+    assert running[runner.forward] == (kept or "eager")
+
+
+def test_a_trunk_without_such_convolutions_is_not_compiled_with_winograd(
+    runner: TrunkRunner,
+) -> None:
+    with pytest.raises(CompileError, match="3x3 convolutions in fp32, of which this trunk has"):
+        compile_trunk(runner, SHAPE, "winograd")
+
+
+def test_what_the_compiler_says_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = tmp_path / "c++"
+    script.write_text("#!/bin/sh\necho 'bad option -march' >&2; exit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(compiling, "_compiler", lambda: str(script))
+    runner = make_runner(Wide())
+
+    with pytest.raises(CompileError, match="failed to compile: bad option -march"):
+        compile_trunk(runner, SHAPE, "winograd")
+    assert runner.forward is runner.module
 
 
 def test_whatever_breaks_a_compile_is_one_error(
@@ -133,7 +206,7 @@ def test_whatever_breaks_a_compile_is_one_error(
     monkeypatch.setattr(torch, "compile", broken)
 
     with pytest.raises(CompileError, match=r"compile: cannot execute g\+\+$"):
-        compile_trunk(runner, SHAPE)
+        compile_trunk(runner, SHAPE, "inductor")
     assert runner.forward is runner.module
 
 
@@ -142,7 +215,7 @@ def test_a_compiled_trunk_gives_the_same_features(runner: TrunkRunner) -> None:
     images = np.random.default_rng(1).integers(0, 256, (4, *SHAPE), np.uint8)
     expected = runner.features(images)
 
-    compile_trunk(runner, SHAPE)
+    compile_trunk(runner, SHAPE, "inductor")
     found = runner.features(images)
 
     assert runner.forward is not runner.module
@@ -157,24 +230,25 @@ def test_two_compiled_trunks_of_a_class_keep_apart(runner: TrunkRunner) -> None:
         other.module.conv.bias += 1.0
     expected = [runner.features(images), other.features(images)]
 
-    compile_trunk(runner, SHAPE)
-    compile_trunk(other, SHAPE)
+    compile_trunk(runner, SHAPE, "inductor")
+    compile_trunk(other, SHAPE, "inductor")
 
     for one, rows in zip((runner, other, runner), (*expected, expected[0]), strict=True):
         assert np.abs(one.features(images) - rows).max() <= 1e-5 * np.abs(rows).max()
 
 
 @needs_compiler
+@pytest.mark.parametrize("engine", ["winograd", "inductor"])
 def test_a_compiled_run_resumes_compiled_and_byte_identical(
-    extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     """Adapted BatchNorm too: a graph compiled before would have the statistics of before."""
     monkeypatch.setattr("featcache.planning.rows_per_block", lambda _, batch_size: 2 * batch_size)
     asked = {"backbone": "resnet18", "bn": "adapted", "image_size": 32}
-    whole = extract(**asked, compile="always", cache_dir=tmp_path / "whole").path
+    whole = extract(**asked, compile=engine, cache_dir=tmp_path / "whole").path
     eager = extract(**asked, compile="never", cache_dir=tmp_path / "eager").path
     with pytest.raises(InterruptedRunError):
-        extract(**asked, compile="always", on_progress=StopAfter(4))
+        extract(**asked, compile=engine, on_progress=StopAfter(4))
 
     with pytest.raises(MismatchError, match="compiler"):
         extract(**asked, compile="never")
@@ -182,7 +256,7 @@ def test_a_compiled_run_resumes_compiled_and_byte_identical(
     resumed = extract(**asked, on_note=told.append)
 
     assert resumed.outcome == "resumed"
-    assert "compiling the trunk, as the first run did" in told
+    assert f"compiling the trunk ({engine}), as the first run did" in told
     assert resumed.path.read_bytes() == whole.read_bytes()
     found = featcache.open_cache(whole)["train"].features[:]
     expected = featcache.open_cache(eager)["train"].features[:]

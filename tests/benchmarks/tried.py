@@ -30,13 +30,14 @@ import torch
 from torch import nn
 
 import featcache
-from featcache import compiling
+from featcache import inductor
 from featcache.backbones import load_backbone
 from featcache.compiling import compile_trunk
 from featcache.features import BatchPreprocessor, FeatureRows
 from featcache.forward import TrunkRunner
 from featcache.runtime import freed_memory_kept
 from featcache.specs import Preprocess
+from featcache.winograd import has_winograd_convolutions
 from tests.benchmarks import peers_trunk
 from tests.benchmarks.bench import images, one_split
 from tests.benchmarks.peers_heads import divided
@@ -45,20 +46,25 @@ CPU = torch.device("cpu")
 
 
 def compiled(name: str) -> dict[str, Any]:
-    """Time a trunk at batch 16 in turn, nine times: eager, compiled as the product compiles it,
-    and compiled with the same settings as options of torch.compile.
+    """Time a trunk at batch 16 in turn, nine times: eager, by each engine, and by inductor with
+    the same settings as options of torch.compile.
     """
     module = load_backbone(name, weights="random").module
     assert module is not None
-    runners = {way: _runner(module) for way in ("eager", "compiled", "as options")}
+    ways = ["eager", "inductor", "as options"]
+    if has_winograd_convolutions(module):
+        ways.insert(1, "winograd")
+    runners = {way: _runner(module) for way in ways}
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
     options: dict[str, Any] = {"freezing": True, "compile_threads": 1}
     with freed_memory_kept():
         expected = runners["eager"].features(images)
-        started = time.perf_counter()
-        compile_trunk(runners["compiled"], (32, 32, 3))
-        compile_s = time.perf_counter() - started
-        own = compiling._own_function(module)
+        compile_s = {
+            way: _seconds(lambda w=way: compile_trunk(runners[w], (32, 32, 3), w))
+            for way in ways
+            if way in ("winograd", "inductor")
+        }
+        own = inductor._own_function(module)
         runners["as options"].forward = torch.compile(own, dynamic=False, options=options)
         errors = {
             way: float(np.abs(runner.features(images) - expected).max() / np.abs(expected).max())

@@ -250,7 +250,7 @@ def _harmless_ways() -> Iterator[Change]:
     yield lambda images, root: {"n_workers": 2}
     yield lambda images, root: [p.chmod(0o444) for p in images.rglob("*.png")] and None
     yield _rewritten_weights
-    yield lambda images, root: {"compile": "always"}
+    yield lambda images, root: {"compile": "inductor"}
     yield lambda images, root: {"dataset": f"folder:{images}/../images/."}
 
 

@@ -1,0 +1,178 @@
+// 3x3 convolutions of stride 1 and padding 1 by Winograd's algorithm F(4x4, 3x3), in fp32.
+//
+// A tile of 4x4 outputs takes 36 multiplications for each pair of channels instead of 144. Matrices
+// from Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308,
+// section 4.3. Each thread takes blocks of tiles that fit its cache through all three steps:
+// transform the inputs, 36 matrix products, transform the outputs. A tile's arithmetic does not
+// depend on the number of threads or on the tiles beside it.
+
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+
+namespace {
+
+constexpr int LANES = 8;
+typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4)));
+
+constexpr int POINTS = 36;         // of a transformed tile, 6x6
+constexpr int ROWS = 6;            // tiles of a micro-kernel: with COLUMNS it fills 16 registers
+constexpr int COLUMNS = 2 * LANES; // output channels of a micro-kernel
+constexpr int TILES = 60;          // of a block: a few MB with its products
+
+Vec load(const float *from) { return *reinterpret_cast<const Vec *>(from); }
+void store(float *to, Vec value) { *reinterpret_cast<Vec *>(to) = value; }
+Vec all(float x) { return Vec{x, x, x, x, x, x, x, x}; }
+
+// B^T d, for six values that lie `step` apart.
+inline void transform_input(const Vec *d, Vec *out, int step) {
+    Vec a = d[4 * step] - 4.0f * d[2 * step], b = d[3 * step] - 4.0f * d[step];
+    Vec c = d[4 * step] - d[2 * step], e = 2.0f * (d[3 * step] - d[step]);
+    out[0] = 4.0f * d[0] - 5.0f * d[2 * step] + d[4 * step];
+    out[step] = a + b;
+    out[2 * step] = a - b;
+    out[3 * step] = c + e;
+    out[4 * step] = c - e;
+    out[5 * step] = 4.0f * d[step] - 5.0f * d[3 * step] + d[5 * step];
+}
+
+// A^T m: six values become four, again `step` apart.
+inline void transform_output(const Vec *m, Vec *out, int step) {
+    Vec a = m[step] + m[2 * step], b = m[step] - m[2 * step];
+    Vec c = m[3 * step] + m[4 * step], e = m[3 * step] - m[4 * step];
+    out[0] = m[0] + a + c;
+    out[step] = b + 2.0f * e;
+    out[2 * step] = a + 4.0f * c;
+    out[3 * step] = b + 8.0f * e + m[5 * step];
+}
+
+struct Layer {
+    const float *images; // (N, H, W, C)
+    const float *kernel; // (36, K / COLUMNS, C, COLUMNS), transformed
+    const float *bias;   // (K)
+    float *out;          // (N, H, W, K)
+    long n, height, width, n_in, n_out;
+    bool relu;
+
+    long tiles_down() const { return (height + 3) / 4; }
+    long tiles_across() const { return (width + 3) / 4; }
+    long n_tiles() const { return n * tiles_down() * tiles_across(); }
+};
+
+// Where a tile's outputs begin.
+struct Place {
+    long image, top, left;
+
+    Place(const Layer &layer, long tile)
+        : image(tile / layer.tiles_across() / layer.tiles_down()),
+          top(tile / layer.tiles_across() % layer.tiles_down() * 4),
+          left(tile % layer.tiles_across() * 4) {}
+
+    long offset(const Layer &layer, long row, long column, long n_channels) const {
+        return ((image * layer.height + top + row) * layer.width + left + column) * n_channels;
+    }
+};
+
+void read_tile(const Layer &layer, long tile, float *to, long point_stride) {
+    Place place(layer, tile);
+    for (long channel = 0; channel < layer.n_in; channel += LANES) {
+        Vec d[POINTS], half[POINTS];
+        for (int i = 0; i < 6; i++)
+            for (int j = 0; j < 6; j++) {
+                long row = place.top + i - 1, column = place.left + j - 1;
+                bool is_inside = row >= 0 && row < layer.height && column >= 0 && column < layer.width;
+                d[6 * i + j] = is_inside ? load(layer.images + channel +
+                                                place.offset(layer, i - 1, j - 1, layer.n_in))
+                                         : all(0.0f);
+            }
+        for (int j = 0; j < 6; j++) transform_input(d + j, half + j, 6);
+        for (int i = 0; i < 6; i++) transform_input(half + 6 * i, d + 6 * i, 1);
+        for (int p = 0; p < POINTS; p++) store(to + p * point_stride + channel, d[p]);
+    }
+}
+
+void write_tile(const Layer &layer, long tile, const float *from, long point_stride) {
+    Place place(layer, tile);
+    for (long channel = 0; channel < layer.n_out; channel += LANES) {
+        Vec m[POINTS], half[24], o[24];
+        for (int p = 0; p < POINTS; p++) m[p] = load(from + p * point_stride + channel);
+        for (int j = 0; j < 6; j++) transform_output(m + j, half + j, 6);
+        for (int i = 0; i < 4; i++) transform_output(half + 6 * i, o + 6 * i, 1);
+        Vec bias = load(layer.bias + channel);
+        for (int i = 0; i < 4 && place.top + i < layer.height; i++)
+            for (int j = 0; j < 4 && place.left + j < layer.width; j++) {
+                Vec value = o[6 * i + j] + bias;
+                if (layer.relu) value = value < 0.0f ? all(0.0f) : value; // NaN stays
+                store(layer.out + place.offset(layer, i, j, layer.n_out) + channel, value);
+            }
+    }
+}
+
+// (ROWS, n_in) @ (n_in, COLUMNS), in registers.
+void multiply(const float *a, const float *b, float *to, long n_in, long n_out) {
+    Vec sum[ROWS][2] = {};
+    for (long k = 0; k < n_in; k++) {
+        Vec left = load(b + k * COLUMNS), right = load(b + k * COLUMNS + LANES);
+#pragma GCC unroll 6
+        for (int i = 0; i < ROWS; i++) {
+            sum[i][0] += all(a[i * n_in + k]) * left;
+            sum[i][1] += all(a[i * n_in + k]) * right;
+        }
+    }
+    for (int i = 0; i < ROWS; i++) {
+        store(to + i * n_out, sum[i][0]);
+        store(to + i * n_out + LANES, sum[i][1]);
+    }
+}
+
+void run_block(const Layer &layer, long first, long n_tiles, float *inputs, float *products) {
+    long n_rows = (n_tiles + ROWS - 1) / ROWS * ROWS;
+    long in_stride = n_rows * layer.n_in, out_stride = n_rows * layer.n_out;
+    for (long t = 0; t < n_tiles; t++)
+        read_tile(layer, first + t, inputs + t * layer.n_in, in_stride);
+    for (int p = 0; p < POINTS; p++) {
+        float *rest = inputs + p * in_stride + n_tiles * layer.n_in;
+        std::memset(rest, 0, sizeof(float) * (n_rows - n_tiles) * layer.n_in);
+        for (long column = 0; column < layer.n_out; column += COLUMNS)
+            for (long row = 0; row < n_rows; row += ROWS)
+                multiply(inputs + p * in_stride + row * layer.n_in,
+                         layer.kernel + (p * layer.n_out + column) * layer.n_in,
+                         products + p * out_stride + row * layer.n_out + column, layer.n_in,
+                         layer.n_out);
+    }
+    for (long t = 0; t < n_tiles; t++)
+        write_tile(layer, first + t, products + t * layer.n_out, out_stride);
+}
+
+// As many tiles for every thread, if there are few.
+long tiles_of_block(long n_tiles, long n_threads) {
+    long rounds = (n_tiles + TILES * n_threads - 1) / (TILES * n_threads);
+    return (n_tiles + rounds * n_threads - 1) / (rounds * n_threads);
+}
+
+} // namespace
+
+// Returns 0, or 1 if memory is short. n_in is a multiple of 8, n_out of 16.
+extern "C" int convolve(const float *images, const float *kernel, const float *bias, float *out,
+                        long n, long height, long width, long n_in, long n_out, int relu,
+                        int n_threads) {
+    Layer layer{images, kernel, bias, out, n, height, width, n_in, n_out, relu != 0};
+    long n_tiles = layer.n_tiles(), size = tiles_of_block(n_tiles, n_threads);
+    int failed = 0;
+#pragma omp parallel num_threads(n_threads) reduction(| : failed)
+    {
+        long n_floats = POINTS * (size + ROWS) * (n_in + n_out);
+        float *scratch = static_cast<float *>(std::malloc(sizeof(float) * n_floats));
+        failed = scratch == nullptr;
+#pragma omp for schedule(dynamic)
+        for (long first = 0; first < n_tiles; first += size) {
+            long here = n_tiles - first < size ? n_tiles - first : size;
+            if (scratch) {
+                float *products = scratch + POINTS * (size + ROWS) * n_in;
+                run_block(layer, first, here, scratch, products);
+            }
+        }
+        std::free(scratch);
+    }
+    return failed;
+}

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from featcache.compiling import _compiler
+from featcache.winograd import has_winograd_convolutions, with_winograd_convolutions
+
+pytestmark = pytest.mark.skipif(shutil.which(_compiler()) is None, reason="no C++ compiler")
+
+
+def conv(n_in: int = 8, n_out: int = 16, size: int = 3, **options: Any) -> nn.Conv2d:
+    return nn.Conv2d(n_in, n_out, size, **{"padding": 1, **options})
+
+
+def laid_out(*shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randn(shape, generator=generator)
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
+def replaced(*layers: nn.Module) -> nn.Module:
+    return with_winograd_convolutions(nn.Sequential(*layers), _compiler())
+
+
+@pytest.fixture(autouse=True)
+def reproducible() -> Any:
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 4, 5, 7, 8, 13])
+@pytest.mark.parametrize("width", [1, 4, 6, 11])
+def test_every_size_agrees_with_the_direct_convolution(height: int, width: int) -> None:
+    layer = conv(24, 32)
+    batch = laid_out(3, 24, height, width)
+    expected = layer.double()(batch.double())
+
+    found = replaced(layer.float())(batch)
+
+    assert found.shape == expected.shape
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(8, 16), (64, 64), (512, 16), (136, 144)])
+def test_every_number_of_channels_agrees(n_in: int, n_out: int) -> None:
+    """More tiles than one block has, and a last block that is not full."""
+    layer = conv(n_in, n_out)
+    batch = laid_out(3, n_in, 28, 26)
+    expected = layer.double()(batch.double())
+
+    found = replaced(layer.float())(batch)
+
+    assert (found - expected).abs().max() <= 5e-5 * expected.abs().max()
+
+
+def test_a_row_depends_neither_on_its_batch_nor_on_the_threads() -> None:
+    trunk = replaced(conv(16, 32), nn.ReLU(), conv(32, 16))
+    batch = laid_out(5, 16, 21, 19)
+    whole = trunk(batch)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        again = trunk(batch)
+    finally:
+        torch.set_num_threads(threads)
+
+    assert torch.equal(again, whole)
+    for i in range(5):
+        assert torch.equal(trunk(batch[i : i + 1]), whole[i : i + 1])
+
+
+def test_relu_is_done_on_the_way_and_nan_stays() -> None:
+    layers = [conv(), nn.ReLU(inplace=True)]
+    batch = laid_out(1, 8, 9, 9)
+    expected = nn.Sequential(*layers)(batch)
+
+    trunk = replaced(*layers)
+
+    assert isinstance(trunk[1], nn.Identity)
+    assert (trunk(batch) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (trunk(batch) >= 0).all()
+    batch[0, 3, 4, 4] = torch.nan
+    assert trunk(batch)[0, :, 4, 4].isnan().all()
+
+
+def test_the_module_itself_is_left_as_it_was_and_its_tensors_are_shared() -> None:
+    module = nn.Sequential(conv(), nn.BatchNorm2d(16), nn.ReLU()).eval()
+
+    trunk = with_winograd_convolutions(module, _compiler())
+
+    assert type(module[0]) is nn.Conv2d
+    assert type(trunk[0]) is not nn.Conv2d
+    assert type(trunk[2]) is nn.ReLU  # behind BatchNorm, not behind the convolution
+    assert trunk[1].running_mean.data_ptr() == module[1].running_mean.data_ptr()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stride": 2},
+        {"padding": 0},
+        {"padding": "same"},
+        {"dilation": 2, "padding": 2},
+        {"groups": 2},
+        {"padding_mode": "reflect"},
+        {"size": 5, "padding": 2},
+        {"size": 1, "padding": 0},
+        {"n_in": 4},
+        {"n_out": 8},
+    ],
+)
+def test_other_convolutions_stay(options: dict[str, Any]) -> None:
+    assert not has_winograd_convolutions(nn.Sequential(conv(**options)))
+
+
+def test_other_layouts_and_no_bias_agree() -> None:
+    layer = conv(bias=False)
+    batch = laid_out(2, 8, 6, 6).contiguous()
+    expected = layer(batch)
+
+    found = replaced(layer)(batch)
+
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_a_compiler_that_fails_says_so() -> None:
+    with pytest.raises(FileNotFoundError, match="no-such-compiler"):
+        with_winograd_convolutions(nn.Sequential(conv()), "no-such-compiler")
