@@ -29,11 +29,23 @@ class CompileError(DeviceError):
     """The trunk could not be compiled; the eager one still runs."""
 
 
+def cpp_compiler() -> str:
+    """Name the C++ compiler that torch would use: what CXX names, or g++.
+
+    Raises:
+        Exception: Of torch's own kind, if there is none.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    name: str = get_cpp_compiler()
+    return name
+
+
 def compiler_name(engine: str) -> str | None:
     """Name what would compile a trunk here, with its version; None where nothing can."""
     try:
         asked = subprocess.run(
-            [_compiler(), "--version"], capture_output=True, text=True, check=True
+            [cpp_compiler(), "--version"], capture_output=True, text=True, check=True
         )
     except Exception:  # whatever is missing or broken: there is no compiler
         return None
@@ -66,7 +78,7 @@ def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int], engine
                         "Winograd's algorithm is for 3x3 convolutions in fp32, of which this "
                         "trunk has none."
                     )
-                runner.forward = with_winograd_convolutions(runner.module, _compiler())
+                runner.forward = with_winograd_convolutions(runner.module, cpp_compiler())
                 runner.forward(example)
     except Exception as err:
         runner.forward = runner.module
@@ -216,13 +228,6 @@ class _Trial:
 
 def _fits_winograd(runner: TrunkRunner) -> bool:
     return runner.precision == "fp32" and has_winograd_convolutions(runner.module)
-
-
-def _compiler() -> str:
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
-    name: str = get_cpp_compiler()
-    return name
 
 
 def _gain(runner: TrunkRunner, images: npt.NDArray[np.uint8]) -> float:

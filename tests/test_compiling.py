@@ -189,7 +189,7 @@ def test_what_the_compiler_says_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pat
     script = tmp_path / "c++"
     script.write_text("#!/bin/sh\necho 'bad option -march' >&2; exit 1\n")
     script.chmod(0o755)
-    monkeypatch.setattr(compiling, "_compiler", lambda: str(script))
+    monkeypatch.setattr(compiling, "cpp_compiler", lambda: str(script))
     runner = make_runner(Wide())
 
     with pytest.raises(CompileError, match="failed to compile: bad option -march"):

@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from featcache.compiling import _compiler
+from featcache.compiling import compiler_name, cpp_compiler
 from featcache.winograd import has_winograd_convolutions, with_winograd_convolutions
 
-pytestmark = pytest.mark.skipif(shutil.which(_compiler()) is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(compiler_name("winograd") is None, reason="no C++ compiler")
 
 
 def conv(n_in: int = 8, n_out: int = 16, size: int = 3, **options: Any) -> nn.Conv2d:
@@ -24,7 +23,7 @@ def laid_out(*shape: int) -> Tensor:
 
 
 def replaced(*layers: nn.Module) -> nn.Module:
-    return with_winograd_convolutions(nn.Sequential(*layers), _compiler())
+    return with_winograd_convolutions(nn.Sequential(*layers), cpp_compiler())
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +92,7 @@ def test_relu_is_done_on_the_way_and_nan_stays() -> None:
 def test_the_module_itself_is_left_as_it_was_and_its_tensors_are_shared() -> None:
     module = nn.Sequential(conv(), nn.BatchNorm2d(16), nn.ReLU()).eval()
 
-    trunk = with_winograd_convolutions(module, _compiler())
+    trunk = with_winograd_convolutions(module, cpp_compiler())
 
     assert type(module[0]) is nn.Conv2d
     assert type(trunk[0]) is not nn.Conv2d

@@ -1,6 +1,7 @@
 """Measurements behind decisions, apart from the peers: what a thing gains, with and without.
 
-python -m tests.benchmarks.tried compile BACKBONE     a trunk compiled by inductor, with freezing
+python -m tests.benchmarks.tried compile BACKBONE     a trunk compiled by each engine
+python -m tests.benchmarks.tried layers BACKBONE      its convolutions, direct and by Winograd
 python -m tests.benchmarks.tried resident BACKBONE DATA   extraction against trunk and pixels alone
 python -m tests.benchmarks.tried nvml                 what asking for a GPU costs each step
 python -m tests.benchmarks.tried memory               a step of the scratch MLP, freed memory kept
@@ -30,14 +31,14 @@ import torch
 from torch import nn
 
 import featcache
-from featcache import inductor
+from featcache import compiling, inductor
 from featcache.backbones import load_backbone
 from featcache.compiling import compile_trunk
 from featcache.features import BatchPreprocessor, FeatureRows
 from featcache.forward import TrunkRunner
 from featcache.runtime import freed_memory_kept
 from featcache.specs import Preprocess
-from featcache.winograd import has_winograd_convolutions
+from featcache.winograd import has_winograd_convolutions, with_winograd_convolutions
 from tests.benchmarks import peers_trunk
 from tests.benchmarks.bench import images, one_split
 from tests.benchmarks.peers_heads import divided
@@ -83,6 +84,46 @@ def compiled(name: str) -> dict[str, Any]:
             "gain": statistics.median(gains),
             "gains": [min(gains), max(gains)],
         }
+    return told
+
+
+def layers(name: str) -> dict[str, Any]:
+    """Time each 3x3 convolution of a trunk at batch 16 and 224 px, direct and by Winograd's
+    algorithm, in turn, seven times.
+    """
+    module = load_backbone(name, weights="random").module
+    assert module is not None
+    seen: dict[str, tuple[nn.Module, torch.Tensor]] = {}
+
+    def note(part: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if has_winograd_convolutions(part):
+            assert isinstance(part, nn.Conv2d)
+            _, n_in, height, width = inputs[0].shape
+            seen[f"{n_in} to {part.out_channels} at {height}x{width}"] = (part, inputs[0].clone())
+
+    module.to(memory_format=torch.channels_last)
+    images = torch.randn((16, 3, 224, 224)).contiguous(memory_format=torch.channels_last)
+    told: dict[str, Any] = {}
+    with freed_memory_kept(), torch.inference_mode():
+        hooks = [
+            part.register_forward_pre_hook(note)
+            for part in module.modules()
+            if isinstance(part, nn.Conv2d)
+        ]
+        module(images)
+        for hook in hooks:
+            hook.remove()
+        for size, (direct, batch) in seen.items():
+            fast = with_winograd_convolutions(nn.Sequential(direct), compiling.cpp_compiler())
+            expected = direct(batch)
+            error = (fast(batch) - expected).abs().max() / expected.abs().max()
+            seconds = [
+                (_seconds(lambda d=direct, b=batch: d(b)), _seconds(lambda f=fast, b=batch: f(b)))
+                for _ in range(7)
+            ]
+            gains = sorted(a / b for a, b in seconds)
+            told[size] = {"gain": statistics.median(gains), "gains": [gains[0], gains[-1]]}
+            told[size]["error"] = float(error)
     return told
 
 
@@ -261,6 +302,7 @@ def _seconds(work: Callable[[], object]) -> float:
 if __name__ == "__main__":
     ways: dict[str, Callable[..., Any]] = {
         "compile": compiled,
+        "layers": layers,
         "resident": resident,
         "nvml": nvml,
         "memory": memory,
