@@ -18,47 +18,70 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
-from PIL import Image
 
+from featcache import planning
+from featcache.datasets import Dataset
 from featcache.errors import FeatcacheError
 from featcache.store import list_caches, read_state
+from tests.benchmarks.bench import one_split
 from tests.faults.claims import Claim, main
 from tests.faults.command import Command, run_command
 from tests.faults.commits import told_commits
-from tests.faults.images import TRUNK, small_blocks
+from tests.faults.images import TRUNK, make_images, small_blocks
 
-_N_IMAGES = {"train": 1500, "test": 350}
 _N_CONTROL_KILLS = 10
 _until_killed = contextlib.ExitStack()
 
 
+@dataclass(frozen=True)
+class _Extraction:
+    """What is extracted, and how.
+
+    Attributes:
+        name: For the report.
+        n_rows: Of all splits.
+        n_kills: How often it is killed, in a quick run and in a full one.
+        arguments: Of `featcache`, but for the folder of the cache.
+    """
+
+    name: str
+    n_rows: int
+    n_kills: tuple[int, int]
+    arguments: Sequence[str]
+
+
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
-    """Kill extractions through a trunk, and many that store pixels, which take a second each."""
+    """Kill extractions of image files, and many that take a fraction of a second."""
     torch.set_num_threads(1)
     random.seed(0)
     small_blocks(1)
-    images = _make_images(folder / "images")
-    counts = Counter[str]()
-    for backbone, n_kills in (("pixels", 5 if quick else 160), (TRUNK, 0 if quick else 40)):
-        if n_kills:
-            counts.update(_kill_extractions(folder, images, n_kills, backbone))
+    lines, is_proved = [], True
+    for extraction in _extractions(folder):
+        n = extraction.n_kills[0 if quick else 1]
+        if n == 0:
+            continue
+        counts = _kill_extractions(folder, extraction, n)
+        lines.append(
+            f"{n} kills, {extraction.name} ({counts['n_in_mid_file']} in mid-file): "
+            f"{counts['n_acknowledged_rows_lost']} of {counts['n_acknowledged_rows']} acknowledged "
+            f"rows lost, {counts['n_byte_identical']}/{n} byte-identical"
+        )
+        is_proved &= counts["n_byte_identical"] == n and counts["n_acknowledged_rows_lost"] == 0
+        is_proved &= counts["n_in_mid_file"] > 0
     n_lost = _kill_naive(folder)
-    n = counts["n_kills"]
     return [
         Claim(
             1,
-            f"{n} kills ({counts['n_in_mid_file']} in mid-file): "
-            f"{counts['n_acknowledged_rows_lost']} of {counts['n_acknowledged_rows']} acknowledged "
-            f"rows lost, {counts['n_byte_identical']}/{n} byte-identical",
-            counts["n_byte_identical"] == n
-            and counts["n_acknowledged_rows_lost"] == 0
-            and counts["n_in_mid_file"] > 0,
+            "; ".join(lines),
+            is_proved,
             f"naive h5py append: {n_lost} of {_N_CONTROL_KILLS} files lost rows or could not be "
             f"opened",
             n_lost > 0,
@@ -66,35 +89,42 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
     ]
 
 
-def _make_images(folder: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for split, n_images in _N_IMAGES.items():
-        for i in range(n_images):
-            path = folder / split / f"class{i % 3}" / f"{i:05d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
-    return folder
+def _extractions(folder: Path) -> list[_Extraction]:
+    images = make_images(folder / "images", n_train=1500, n_test=350, side=32)
+    files = ["--dataset", f"folder:{images}", "--image-size", "32", "--n-workers", "1"]
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)
+    loads = planning.load_dataset
+
+    def load_dataset(name: str, **options: Any) -> Dataset:
+        return one_split(pixels) if name == "cifar10" else loads(name, **options)
+
+    planning.load_dataset = load_dataset  # 200 images that are in memory
+    few = ["--dataset", "cifar10", "--image-size", "32", "--batch-size", "16"]
+    trunk = ["--weights", "random", "--backbone"]
+    return [
+        _Extraction("files to pixels", 1850, (5, 100), [*files, "--backbone", "pixels"]),
+        _Extraction(
+            "files through a trunk", 1850, (0, 100), [*files, "--batch-size", "32", *trunk, TRUNK]
+        ),
+        _Extraction("a light trunk", 200, (20, 2000), [*few, *trunk, "squeezenet1_1"]),
+    ]
 
 
-def _kill_extractions(folder: Path, images: Path, n_kills: int, backbone: str) -> dict[str, int]:
-    whole_dir = folder / f"whole-{backbone}"
+def _kill_extractions(folder: Path, extraction: _Extraction, n_kills: int) -> Counter[str]:
+    whole_dir = folder / f"whole, {extraction.name}"
     started = time.monotonic()
-    _extract(images, whole_dir, backbone)
+    _extract(extraction, whole_dir)
     whole_s = time.monotonic() - started
     [reference] = list_caches(whole_dir)
     whole = reference.path.read_bytes()
-    counts = dict.fromkeys(
-        ("n_kills", "n_in_mid_file", "n_acknowledged_rows", "n_acknowledged_rows_lost"), 0
-    )
-    counts["n_byte_identical"] = 0
+    counts = Counter[str]()
     for i in range(n_kills):
         cache_dir = folder / f"kill{i}"
-        told = _killed_after(random.uniform(0, whole_s), images, cache_dir, backbone)
+        told = _killed_after(random.uniform(0, whole_s), extraction, cache_dir)
         n_told, n_lost = _count_acknowledged(cache_dir, told)
-        _extract(images, cache_dir, backbone)
+        _extract(extraction, cache_dir)
         [resumed] = list_caches(cache_dir)
-        counts["n_kills"] += 1
-        counts["n_in_mid_file"] += 0 < n_told < sum(_N_IMAGES.values())
+        counts["n_in_mid_file"] += 0 < n_told < extraction.n_rows
         counts["n_acknowledged_rows"] += n_told
         counts["n_acknowledged_rows_lost"] += n_lost
         counts["n_byte_identical"] += resumed.path.read_bytes() == whole
@@ -102,7 +132,7 @@ def _kill_extractions(folder: Path, images: Path, n_kills: int, backbone: str) -
     return counts
 
 
-def _killed_after(seconds: float, images: Path, cache_dir: Path, backbone: str) -> set[int]:
+def _killed_after(seconds: float, extraction: _Extraction, cache_dir: Path) -> set[int]:
     """Kill one extraction; return the ledger slots that it said were acknowledged.
 
     Every second one, by chance, is killed within the same time of its first acknowledgement, since
@@ -110,7 +140,7 @@ def _killed_after(seconds: float, images: Path, cache_dir: Path, backbone: str) 
     """
     read_end, write_end = os.pipe()
     command = Command(
-        _arguments(images, cache_dir, backbone),
+        _arguments(extraction, cache_dir),
         cache_dir.with_suffix(".log"),
         before=lambda: _until_killed.enter_context(
             told_commits(lambda slots: _tell(write_end, slots))
@@ -152,16 +182,12 @@ def _fork(run: Callable[[], None]) -> int:
     return pid
 
 
-def _arguments(images: Path, cache_dir: Path, backbone: str) -> list[str]:
-    asked = ["extract", "--dataset", f"folder:{images}", "--backbone", backbone]
-    asked += ["--image-size", "32", "--n-workers", "1", "--cache-dir", str(cache_dir)]
-    if backbone != "pixels":
-        asked += ["--weights", "random", "--batch-size", "32"]
-    return asked
+def _arguments(extraction: _Extraction, cache_dir: Path) -> list[str]:
+    return ["extract", *extraction.arguments, "--cache-dir", str(cache_dir)]
 
 
-def _extract(images: Path, cache_dir: Path, backbone: str) -> None:
-    ended = run_command(_arguments(images, cache_dir, backbone), cache_dir.with_suffix(".log"))
+def _extract(extraction: _Extraction, cache_dir: Path) -> None:
+    ended = run_command(_arguments(extraction, cache_dir), cache_dir.with_suffix(".log"))
     if ended.code:
         raise SystemExit(f"an uninterrupted extraction ended with {ended.code}: {ended.text}")
 
