@@ -5,13 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from featcache.errors import InterruptedRunError
+from featcache.errors import CorruptError, InterruptedRunError
 from featcache.filling import Target, fill
 from featcache.pipeline import Job, Progress, ProgressCallback, adapt, check_canaries
 from featcache.planning import Plan
 from featcache.runtime import NoteCallback, freed_memory_kept
-from featcache.store import CacheWriter, near_misses, partial_path, require_identity
+from featcache.specs import differing_fields
+from featcache.store import (
+    CacheWriter,
+    Manifest,
+    SplitPlan,
+    near_misses,
+    partial_path,
+    plan_of,
+    require_identity,
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,42 @@ def make_caches(
         ]
 
 
+def require_same_file(path: Path, found: Manifest, plan: Plan) -> None:
+    """Refuse a file in a cache's place that is not the one which is planned.
+
+    Raises:
+        MismatchError: If it holds something else, with the fields that differ.
+        CorruptError: If it says that it holds the same, but is laid out as no run would do it.
+    """
+    require_identity(path, found.identity, plan.identity)
+    own = plan_of(found)
+    differing = differing_fields(
+        _layout(own.class_names, own.splits, own.statistics),
+        _layout(plan.dataset.class_names, plan.splits(), plan.statistics()),
+    )
+    if differing:
+        raise CorruptError(
+            f"{path} has the identity of what was asked for, but not its layout: "
+            f"{'; '.join(differing)}. No featcache wrote it so. Nothing was changed. Remove it "
+            f"(featcache cache rm {path}) and run again."
+        )
+
+
+def _layout(
+    class_names: Sequence[str], splits: Mapping[str, SplitPlan], statistics: object
+) -> dict[str, object]:
+    return {
+        "class_names": class_names,
+        "splits": list(splits),
+        **{
+            name: {"n_rows": s.n_rows, "features": [*s.feature_shape, s.feature_dtype]}
+            | {"id_nbytes": s.id_nbytes}
+            for name, s in splits.items()
+        },
+        "statistics": statistics,
+    }
+
+
 def _begin(
     plan: Plan,
     files: contextlib.ExitStack,
@@ -91,7 +137,7 @@ def _begin(
 def _recheck(
     plan: Plan, writer: CacheWriter, *, progress: ProgressCallback, note: NoteCallback
 ) -> None:
-    require_identity(writer.file, writer.manifest.identity, plan.identity)
+    require_same_file(writer.file, writer.manifest, plan)
     damaged = writer.recheck(on_progress=lambda i, n: progress(Progress("check", "", i, n)))
     for block in damaged:
         note(

@@ -20,7 +20,8 @@ from torchvision import models, transforms
 
 from featcache.datasets import ArrayImages, Split
 from featcache.errors import UsageError
-from featcache.specs import HeadSpec, Preprocess
+from featcache.preprocess import Preprocess
+from featcache.specs import HeadSpec
 
 # Families whose classifier stands right behind the features, and what torchvision calls it.
 _CLASSIFIERS = {

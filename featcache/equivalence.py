@@ -30,7 +30,14 @@ from featcache.levels import (
 from featcache.pipeline import ProgressCallback
 from featcache.sides import Sides, train_cached, train_end_to_end
 from featcache.specs import BN_MODES, ExtractSpec, HeadSpec, TrainSpec
-from featcache.store import Cache, find_cache, open_cache, read_trunk_statistics, require_sound
+from featcache.store import (
+    Cache,
+    find_cache,
+    open_cache,
+    read_trunk_statistics,
+    require_fields,
+    require_sound,
+)
 from featcache.trunks import PIXELS, build_trunk
 
 
@@ -234,6 +241,7 @@ def _require_drift(spec: ExtractSpec) -> None:
 
 def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
     """Load the images that a cache was made from."""
+    require_fields(cache.path, {**cache.identity, **cache.provenance}, "dataset_sha256", "limit")
     name = dataset or cache.provenance["dataset"]
     images = load_dataset(name, data_dir=data_dir).limited(cache.provenance["limit"])
     if images.digest() != cache.identity["dataset_sha256"]:
@@ -247,7 +255,9 @@ def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
 def _trunk_state(cache: Cache, *, weights: str) -> dict[str, Tensor]:
     """Load the trunk's weights, with the running statistics of the cache where it adapted them."""
     image_size = preprocess_of(cache).out_size[0]
-    made_with = str(cache.provenance["weights"])
+    said = {**cache.identity, **cache.provenance}
+    require_fields(cache.path, said, "weights", "weights_sha256")
+    made_with = cache.provenance["weights"]
     if made_with.startswith("random") and weights == ExtractSpec.weights:
         weights = "random"  # no other are meant, and nothing needs to be fetched to refuse them
     backbone = load_backbone(cache.identity["backbone"], weights=weights, image_size=image_size)

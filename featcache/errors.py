@@ -102,6 +102,11 @@ class InterruptedRunError(FeatcacheError, KeyboardInterrupt):
     exit_code = 130
 
 
+def clipped(text: str, most: int = 200) -> str:
+    """Cut what a stranger's file says to a length that a message can hold."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
 def nearest(name: str, known: Iterable[str], *, n: int = 3) -> list[str]:
     """Find the `n` known names most like `name`, best first, ignoring case."""
     by_lower = {k.lower(): k for k in known}

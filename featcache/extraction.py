@@ -11,13 +11,13 @@ from pathlib import Path
 
 from featcache.account import CostAccount, cost_account
 from featcache.backbones import check_backbone_name
-from featcache.cachemaking import Made, make_caches
+from featcache.cachemaking import Made, make_caches, require_same_file
 from featcache.errors import UsageError
 from featcache.pipeline import Progress, ProgressCallback
 from featcache.planning import Plan, make_plan
 from featcache.runtime import NoteCallback, silent
 from featcache.specs import ExtractSpec
-from featcache.store import locked, open_cache, read_state, require_identity
+from featcache.store import locked, open_cache, read_state
 from featcache.trunks import PIXELS
 
 
@@ -225,7 +225,8 @@ def _is_complete(plan: Plan) -> bool:
     """Tell whether the cache is there; refuse a file of another identity in its place."""
     if not (plan.path.exists() or plan.path.is_symlink()):
         return False
-    require_identity(plan.path, open_cache(plan.path).identity, plan.identity)
+    open_cache(plan.path)  # refuses what is not complete
+    require_same_file(plan.path, read_state(plan.path).manifest, plan)
     return True
 
 

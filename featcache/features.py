@@ -11,9 +11,9 @@ from torch import Tensor
 
 from featcache.errors import CorruptError, UsageError
 from featcache.pixels import BatchPreprocessor
+from featcache.preprocess import Preprocess
 from featcache.runtime import Choice, free_memory_bytes
-from featcache.specs import Preprocess
-from featcache.store import Cache, CacheSplit, human_bytes
+from featcache.store import Cache, CacheSplit, human_bytes, require_fields
 
 VAL_FRACTION = 0.2
 _RESERVED_BYTES = 1_000_000_000
@@ -240,11 +240,21 @@ def _copied(rows: CacheSplit, device: torch.device, residence: str) -> Tensor:
 
 
 def preprocess_of(cache: Cache) -> Preprocess:
-    """Read how pixels become numbers from the identity of a cache."""
+    """Read how pixels become numbers from the identity of a cache.
+
+    Raises:
+        CorruptError: If it does not say that.
+    """
+    require_fields(cache.path, cache.identity, "preprocess")
     return Preprocess.from_json(cache.identity["preprocess"])
 
 
 def bn_mode(cache: Cache) -> str:
-    """Read the BatchNorm mode from the identity of a cache: "frozen" or "adapted"."""
+    """Read the BatchNorm mode from the identity of a cache: "frozen" or "adapted".
+
+    Raises:
+        CorruptError: If it does not say that.
+    """
+    require_fields(cache.path, cache.identity, "bn")
     mode = cache.identity["bn"]
     return mode if isinstance(mode, str) else str(mode["mode"])

@@ -14,8 +14,8 @@ import torch
 
 from featcache.errors import DeviceError, FeatcacheError, NonFiniteError
 from featcache.pixels import BatchPreprocessor, after_resize
+from featcache.preprocess import Preprocess
 from featcache.runtime import arithmetic, is_out_of_memory
-from featcache.specs import Preprocess
 
 
 class TrunkRunner:
@@ -128,10 +128,10 @@ class TrunkRunner:
             DeviceError: If the device fails or has no memory left.
         """
         n_images = len(images)
-        if n_images < self.batch_size:
-            images = np.concatenate([images, _blank(images, self.batch_size - n_images)])
         started = time.perf_counter()
         with self.running():
+            if n_images < self.batch_size:
+                images = np.concatenate([images, _blank(images, self.batch_size - n_images)])
             inputs = self.inputs(images)
             prepared = time.perf_counter()
             features = self.forward(inputs).float().cpu().numpy()

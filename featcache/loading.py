@@ -22,7 +22,7 @@ import numpy.typing as npt
 from featcache.datasets.splits import ArrayImages, FileImages, Split, UnreadableImageError
 from featcache.errors import FeatcacheError
 from featcache.pixels import resize_image
-from featcache.specs import Preprocess
+from featcache.preprocess import Preprocess
 
 _BATCHES_AHEAD_PER_WORKER = 4
 _SIGNAL_GRACE_S = 0.5

@@ -21,7 +21,7 @@ from featcache.datasets.splits import Dataset, Split
 from featcache.errors import MismatchError
 from featcache.forward import TrunkRunner, to_storage
 from featcache.loading import Batch, Span, image_shape, load_batches
-from featcache.specs import Preprocess
+from featcache.preprocess import Preprocess
 from featcache.store import CacheWriter
 
 PIXELS_BATCH_SIZE = 64  # where there is no trunk

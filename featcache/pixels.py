@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from featcache.errors import UsageError
-from featcache.resample import INTERPOLATIONS, Workspace, are_rows_first, plan_axis
-from featcache.specs import Preprocess
+from featcache.preprocess import Preprocess
+from featcache.resample import Workspace, are_rows_first, plan_axis
 
 # Values per chunk, so that on a CPU the int32 temporaries stay in its cache, and on a GPU they
 # stay far below what the trunk itself needs (64 MiB each).
@@ -33,7 +33,7 @@ def reference_transform(preprocess: Preprocess) -> Callable[[Image.Image], Tenso
     """
     from torchvision import transforms
 
-    _validate(preprocess)
+    preprocess.require_possible()
     size = preprocess.resize if isinstance(preprocess.resize, int) else list(preprocess.resize)
     mode = transforms.InterpolationMode(preprocess.interpolation)
     steps: list[Callable[..., object]] = [transforms.Resize(size, mode)]
@@ -197,7 +197,7 @@ def _geometry(
 
     Source: torchvision.transforms.functional, _compute_resized_output_size and center_crop.
     """
-    _validate(preprocess)
+    preprocess.require_possible()
     if min(in_size) < 1:
         raise UsageError(f"Images of {in_size[0]} x {in_size[1]} pixels cannot be resized.")
     if isinstance(preprocess.resize, int):
@@ -211,21 +211,3 @@ def _geometry(
     top = round((size[0] - height) / 2.0)
     left = round((size[1] - width) / 2.0)
     return size, slice(top, top + height), slice(left, left + width)
-
-
-def _validate(preprocess: Preprocess) -> None:
-    if preprocess.interpolation not in INTERPOLATIONS:
-        raise UsageError(
-            f"Interpolation {preprocess.interpolation!r} is not supported; "
-            f"expected one of {', '.join(INTERPOLATIONS)}."
-        )
-    resize, crop = preprocess.resize, preprocess.crop
-    shorter = resize if isinstance(resize, int) else min(resize)
-    if isinstance(resize, int) and crop is None:
-        raise UsageError(f"Resizing the shorter side to {resize} needs a crop to one size.")
-    if crop is not None and crop > shorter:
-        raise UsageError(f"A crop of {crop} does not fit into images resized to {resize}.")
-    if min(shorter, shorter if crop is None else crop) < 1:
-        raise UsageError(f"Cannot resize to {resize} and crop to {crop}: both must be at least 1.")
-    if min(preprocess.std) <= 0:
-        raise UsageError(f"The std {preprocess.std} must be above 0 in every channel.")

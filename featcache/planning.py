@@ -27,6 +27,7 @@ from featcache.errors import MismatchError, UsageError
 from featcache.forward import TrunkRunner
 from featcache.loading import image_shape
 from featcache.pipeline import ADAPTATION, PIXELS_BATCH_SIZE, Job, Progress, ProgressCallback
+from featcache.preprocess import Preprocess
 from featcache.pretrained import weights_preprocess
 from featcache.runtime import (
     Choice,
@@ -37,13 +38,7 @@ from featcache.runtime import (
     pick_n_workers,
     pick_precision,
 )
-from featcache.specs import (
-    FORMAT_VERSION,
-    ExtractSpec,
-    Preprocess,
-    differing_fields,
-    fingerprint,
-)
+from featcache.specs import FORMAT_VERSION, ExtractSpec, differing_fields, fingerprint
 from featcache.store import (
     CacheWriter,
     FilePlan,
@@ -161,32 +156,37 @@ class Plan:
 
     def file_plan(self, job: Job) -> FilePlan:
         """Describe the file that is to be made."""
-        dtype = _STORE_DTYPES[self.store_dtype]
-        splits = {
-            name: SplitPlan(
-                n_rows=len(split),
-                feature_shape=self.row_shape,
-                feature_dtype=dtype,
-                id_nbytes=max(len(encode_id(i)) for i in split.ids),
-                has_reasons=not isinstance(split.images, ArrayImages),
-            )
-            for name, split in self.dataset.splits.items()
-        }
-        row_nbytes = np.dtype(dtype).itemsize * math.prod(self.row_shape)
-        statistics = None
-        if self.spec.bn == "adapted":
-            assert self.backbone.module is not None, "pixels have no BatchNorm"
-            tensors = batch_norm_statistics(self.backbone.module)
-            statistics = tuple((name, tuple(t.shape)) for name, t in tensors.items())
+        row_nbytes = np.dtype(_STORE_DTYPES[self.store_dtype]).itemsize * math.prod(self.row_shape)
         return FilePlan(
             identity=self.identity,
             numerics=job.numerics,
             provenance=self._provenance(),
             class_names=self.dataset.class_names,
             rows_per_block=rows_per_block(row_nbytes, job.batch_size),
-            splits=splits,
-            statistics=statistics,
+            splits=self.splits(),
+            statistics=self.statistics(),
         )
+
+    def splits(self) -> dict[str, SplitPlan]:
+        """Describe the splits of the file; the identity leaves no choice."""
+        return {
+            name: SplitPlan(
+                n_rows=len(split),
+                feature_shape=self.row_shape,
+                feature_dtype=_STORE_DTYPES[self.store_dtype],
+                id_nbytes=max(len(encode_id(i)) for i in split.ids),
+                has_reasons=not isinstance(split.images, ArrayImages),
+            )
+            for name, split in self.dataset.splits.items()
+        }
+
+    def statistics(self) -> tuple[tuple[str, tuple[int, ...]], ...] | None:
+        """Name the trunk's statistics in the file, with their shapes; None if it is frozen."""
+        if self.spec.bn != "adapted":
+            return None
+        assert self.backbone.module is not None, "pixels have no BatchNorm"
+        tensors = batch_norm_statistics(self.backbone.module).items()
+        return tuple((name, tuple(tensor.shape)) for name, tensor in tensors)
 
     def _image_shape(self) -> tuple[int, int, int]:
         return image_shape(next(iter(self.dataset.splits.values())), self.preprocess)

@@ -24,7 +24,7 @@ from featcache.errors import (
     WeightsError,
     WeightsUnavailableError,
 )
-from featcache.specs import Preprocess
+from featcache.preprocess import Preprocess
 
 DEFAULT = "DEFAULT"
 _PATH_ENDINGS = frozenset({".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pkl", ".tar", ".th"})

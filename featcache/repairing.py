@@ -13,8 +13,9 @@ from featcache.cachemaking import make_caches
 from featcache.errors import UsageError
 from featcache.pipeline import ProgressCallback
 from featcache.planning import make_plan
+from featcache.preprocess import Preprocess
 from featcache.runtime import NoteCallback, silent
-from featcache.specs import IMPORTED, ExtractSpec, Preprocess
+from featcache.specs import IMPORTED, ExtractSpec
 from featcache.store import (
     CacheState,
     VerifyReport,
@@ -22,6 +23,7 @@ from featcache.store import (
     mend_structure,
     partial_path,
     read_state,
+    require_fields,
     require_identity,
     verify_cache,
 )
@@ -143,15 +145,18 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
             f"{path} was imported, so its rows cannot be computed. Nothing was computed. Remove it "
             f"(featcache cache rm {path}) and import its source again."
         )
-    preprocess = Preprocess.from_json(identity["preprocess"])
     is_pixels = identity["backbone"] == PIXELS
+    require_fields(path, {**identity, **provenance}, "preprocess", "limit", "weights")
+    if not is_pixels:
+        require_fields(path, identity, "bn", "precision", "store_dtype")
+    preprocess = Preprocess.from_json(identity["preprocess"])
     made: dict[str, Any] = {
         "dataset": provenance["dataset"],
         "limit": provenance["limit"],
         "backbone": identity["backbone"],
         "image_size": preprocess.out_size[0],
         "batch_size": state.manifest.numerics.get("batch_size"),
-        **_weights_of(str(provenance["weights"]), path, asked["weights"]),
+        **_weights_of(provenance["weights"], path, asked["weights"]),
     }
     if not is_pixels:
         is_notebook = preprocess == Preprocess.notebook(preprocess.out_size[0])

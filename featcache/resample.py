@@ -40,8 +40,6 @@ _FILTERS: dict[str, tuple[Callable[[float], float], float]] = {
 }
 """By interpolation name: the filter, and its support in source pixels when enlarging."""
 
-INTERPOLATIONS = tuple(_FILTERS)
-
 
 class Workspace:
     """Named int32 buffers that live on between calls.
@@ -114,7 +112,7 @@ def plan_axis(
         n_in: Positions in the input.
         n_out: Positions in the whole output.
         kept: The stretch of the output that is wanted (a crop).
-        interpolation: One of INTERPOLATIONS.
+        interpolation: "bilinear" or "bicubic".
         device: Where the tables live.
     """
     if n_in == n_out:

@@ -17,7 +17,8 @@ from featcache.endtoend import ImageRows, WholeModel, whole_model
 from featcache.features import load_rows, valid_rows
 from featcache.headmodule import HeadModule
 from featcache.heads import build_head
-from featcache.specs import HeadSpec, Preprocess
+from featcache.preprocess import Preprocess
+from featcache.specs import HeadSpec
 from featcache.store import Cache
 from featcache.trainer import EpochSeed, quiet_lightning
 

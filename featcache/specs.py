@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from featcache.errors import UsageError, nearest
+from featcache.errors import UsageError, clipped, nearest
 
 FORMAT_VERSION = 1
 IMPORTED = "imported"
@@ -17,6 +17,7 @@ BN_MODES = ("frozen", "adapted")
 PREPROCESS_KINDS = ("notebook", "weights")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 STORE_DTYPES = ("float32", "float16")
+MOST_PIXELS = 1 << 14  # a side of what enters a trunk; 3 GB of float32 for one image
 COMPILE_MODES = ("auto", "never", "winograd", "inductor")
 REGULARISATIONS = ("none", "l1", "l2", "l1l2", "dropout")
 SELECTIONS = ("last", "best")
@@ -32,6 +33,7 @@ USED_BY: Mapping[str, tuple[str, ...]] = {
 }
 CONSTANTS: Mapping[str, Any] = {"l1": 1e-5, "weight_decay": 1e-4, "dropout": (0.5, 0.3)}
 _PATIENCE = 3
+_MOST_DIFFERENCES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,10 @@ class ExtractSpec:
         _one_of("--store-dtype", self.store_dtype, STORE_DTYPES)
         _one_of("--compile", self.compile, COMPILE_MODES)
         _at_least("--image-size", self.image_size, 1)
+        if self.image_size > MOST_PIXELS:
+            raise UsageError(
+                f"--image-size is {self.image_size}, but must be at most {MOST_PIXELS}."
+            )
         _at_least("--batch-size", self.batch_size, 1)
         _at_least("--n-workers", self.n_workers, 0)
         _at_least("--limit", self.limit, 1)
@@ -106,51 +112,6 @@ class ExtractSpec:
                     f"'pixels' stores the images as they are. Nothing was started. Leave the "
                     f"option out."
                 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocess:
-    """How one RGB image becomes the trunk's input; part of a cache's identity.
-
-    Attributes:
-        resize: Size the image is resized to: (height, width), or one number for the shorter side.
-        crop: Side of the square cut from the centre afterwards, or None.
-        interpolation: "bilinear" or "bicubic".
-        mean: Subtracted per channel, on the 0..1 scale.
-        std: Divided by per channel, on the 0..1 scale.
-    """
-
-    resize: int | tuple[int, int]
-    crop: int | None = None
-    interpolation: str = "bilinear"
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-
-    @classmethod
-    def notebook(cls, image_size: int) -> Preprocess:
-        """Describe Resize((s, s)) bilinear, ToTensor, Normalize(.5): the reference notebook's."""
-        return cls(resize=(image_size, image_size))
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Preprocess:
-        """Read what an identity holds of it, where JSON has made lists of tuples.
-
-        Raises:
-            TypeError: If that is something else.
-        """
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in stored.items()
-        }
-        return cls(**fields)
-
-    @property
-    def out_size(self) -> tuple[int, int]:
-        """(height, width) of what enters the trunk."""
-        if self.crop is not None:
-            return (self.crop, self.crop)
-        assert isinstance(self.resize, tuple), "without a crop the resize names both sides"
-        return self.resize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,23 +252,32 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
 
-def differing_fields(found: Any, wanted: Any, *, prefix: str = "") -> list[str]:
-    """List where two nested JSON values differ, as "field: found X, wanted Y" lines."""
+def differing_fields(found: Any, wanted: Any) -> list[str]:
+    """List where two nested JSON values differ, as "field: found X, wanted Y" lines.
+
+    One of them may be a stranger's: lines and their number are cut to what a message can hold.
+    """
+    lines = _differences(found, wanted)
+    n_more = len(lines) - _MOST_DIFFERENCES
+    return [*lines[:_MOST_DIFFERENCES], f"and {n_more} more"] if n_more > 0 else lines
+
+
+def _differences(found: Any, wanted: Any, *, prefix: str = "") -> list[str]:
     if isinstance(found, Mapping) and isinstance(wanted, Mapping):
         lines: list[str] = []
         for key in sorted({*found, *wanted}):
             name = f"{prefix}.{key}" if prefix else str(key)
-            lines += differing_fields(found.get(key), wanted.get(key), prefix=name)
+            lines += _differences(found.get(key), wanted.get(key), prefix=name)
         return lines
     if canonical_json(found) == canonical_json(wanted):
         return []
-    return [f"{prefix}: found {_short(found)}, wanted {_short(wanted)}"]
+    return [f"{clipped(prefix)}: found {_short(found)}, wanted {_short(wanted)}"]
 
 
 def _short(value: Any) -> str:
     text = canonical_json(value)
     is_digest = isinstance(value, str) and len(value) == 64
-    return text[:13] + '..."' if is_digest else text
+    return text[:13] + '..."' if is_digest else clipped(text)
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ from featcache.compiling import CompileError, compile_trunk, compiler_name, sett
 from featcache.errors import InterruptedRunError, MismatchError
 from featcache.extraction import ExtractResult
 from featcache.forward import TrunkRunner
-from featcache.specs import Preprocess
+from featcache.preprocess import Preprocess
 from tests.test_extraction import StopAfter
 
 Extract = Callable[..., ExtractResult]

@@ -16,6 +16,7 @@ import featcache
 from featcache.backbones import Backbone, load_backbone
 from featcache.datasets.image_files import FolderImages
 from featcache.errors import (
+    CorruptError,
     DeviceError,
     DiskFullError,
     InterruptedRunError,
@@ -29,10 +30,11 @@ from featcache.errors import (
 from featcache.extraction import ExtractResult
 from featcache.pipeline import Progress
 from featcache.pixels import reference_transform
-from featcache.specs import Preprocess
+from featcache.preprocess import Preprocess
 from featcache.store import CacheWriter, SplitRows, locked
 from featcache.weights import state_digest
 from tests.conftest import SMALL_TRUNK, save_image
+from tests.faults.hostile_files import resigned
 
 Extract = Callable[..., ExtractResult]
 
@@ -373,6 +375,54 @@ def test_a_file_of_another_identity_in_the_place_is_refused(
     ):
         extract(limit=4)
     assert path.exists()
+
+
+def _other_shape(manifest: dict[str, Any]) -> None:
+    manifest["splits"][0]["columns"]["features"]["shape"] = [12, 192]
+
+
+def _other_type(manifest: dict[str, Any]) -> None:
+    manifest["splits"][0]["columns"]["features"] |= {"shape": [12, 8, 4, 3], "dtype": "<f2"}
+
+
+def _other_split(manifest: dict[str, Any]) -> None:
+    manifest["splits"][0]["name"] = "other"
+
+
+def _other_order(manifest: dict[str, Any]) -> None:
+    manifest["splits"].reverse()
+
+
+def _other_classes(manifest: dict[str, Any]) -> None:
+    manifest["class_names"] = ["cat"]
+
+
+@pytest.mark.parametrize("suffix", ["", ".partial"])
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (_other_shape, r'train\.features: found \[192,"\|u1"\], wanted \[8,8,3,"\|u1"\]'),
+        (_other_type, r'train\.features: found \[8,4,3,"<f2"\]'),
+        (_other_split, r'splits: found \["other","test"\]'),
+        (_other_order, r'splits: found \["test","train"\]'),
+        (_other_classes, r'class_names: found \["cat"\], wanted \["cat","dog"\]'),
+    ],
+)
+def test_a_file_of_the_same_identity_and_another_layout_is_refused(
+    extract: Extract, suffix: str, edit: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    asked = {"backbone": "pixels", "weights": "DEFAULT", "image_size": 8, "limit": 12}
+    good = extract(**asked).path
+    path = good.with_name(good.name + suffix)
+    path.write_bytes(resigned(good.read_bytes(), edit))
+    if suffix:
+        good.unlink()
+    before = path.read_bytes()
+
+    with pytest.raises(CorruptError, match=message):
+        extract(**asked)
+
+    assert path.read_bytes() == before
 
 
 def test_a_locked_cache_is_refused_and_untouched(extract: Extract, small_blocks: None) -> None:

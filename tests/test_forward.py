@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from featcache.errors import DeviceError
 from featcache.forward import TrunkRunner
-from featcache.specs import Preprocess
+from featcache.preprocess import Preprocess
 
 
 class Watching(nn.Module):

@@ -20,7 +20,7 @@ from featcache.pixels import (
     reference_transform,
     resize_image,
 )
-from featcache.specs import Preprocess
+from featcache.preprocess import Preprocess
 
 CPU = torch.device("cpu")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

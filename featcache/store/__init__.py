@@ -9,13 +9,14 @@ from featcache.store.catalog import (
     list_caches,
     near_misses,
     remove_cache,
+    require_fields,
     require_identity,
     summarise,
 )
 from featcache.store.check import Damage, VerifyReport, require_sound, verify_cache
 from featcache.store.describe import CacheDescription, SplitDescription, describe_cache
-from featcache.store.files import human_bytes, named_failures, require_space
-from featcache.store.format import Block, rows_per_block
+from featcache.store.files import human_bytes, is_there, named_failures, require_space
+from featcache.store.format import Block, Manifest, rows_per_block
 from featcache.store.lock import locked
 from featcache.store.mend import mend_structure
 from featcache.store.reader import (
@@ -26,7 +27,7 @@ from featcache.store.reader import (
     read_state,
     read_trunk_statistics,
 )
-from featcache.store.skeleton import FilePlan, SplitPlan
+from featcache.store.skeleton import FilePlan, SplitPlan, plan_of
 from featcache.store.writer import CacheWriter, SplitRows, encode_id, partial_path
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "CacheWriter",
     "Damage",
     "FilePlan",
+    "Manifest",
     "SplitDescription",
     "SplitPlan",
     "SplitRows",
@@ -50,6 +52,7 @@ __all__ = [
     "find_cache_of",
     "find_fingerprint",
     "human_bytes",
+    "is_there",
     "list_caches",
     "locked",
     "mend_structure",
@@ -57,9 +60,11 @@ __all__ = [
     "near_misses",
     "open_cache",
     "partial_path",
+    "plan_of",
     "read_state",
     "read_trunk_statistics",
     "remove_cache",
+    "require_fields",
     "require_identity",
     "require_sound",
     "require_space",

@@ -95,7 +95,7 @@ def find_cache(name: str | Path, *, cache_dir: str | Path) -> Path:
         UsageError: If several fit.
     """
     direct = Path(name).expanduser()
-    if direct.suffix in (".h5", ".partial") and (direct.exists() or direct.is_symlink()):
+    if direct.suffix in (".h5", ".partial") and os.path.lexists(direct):
         return direct
     cache_dir = Path(cache_dir).expanduser()
     listed = {str(c.path.relative_to(cache_dir)): c.path for c in list_caches(cache_dir)}
@@ -188,6 +188,25 @@ def require_identity(
         raise MismatchError(
             f"{path} holds something else than was asked for: {'; '.join(differing)}. Nothing was "
             f"changed. {way_out}"
+        )
+
+
+def require_fields(path: Path, said: Mapping[str, Any], *names: str) -> None:
+    """Refuse a cache that does not say what not every cache needs to.
+
+    Args:
+        path: The cache.
+        said: Its identity and provenance, or one of them.
+        names: The fields that are needed now.
+
+    Raises:
+        CorruptError: Naming those it lacks.
+    """
+    missing = [name for name in names if name not in said]
+    if missing:
+        raise CorruptError(
+            f"{path} does not say its {', '.join(missing)}, as every cache does that featcache "
+            f"extract wrote. Nothing was started. Extract it again."
         )
 
 

@@ -50,6 +50,11 @@ def named_read_failures(path: Path) -> Iterator[None]:
         raise StorageError(f"Cannot read {path}: {err.strerror} (errno {err.errno}).") from err
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether something can be reached at a path that may be any text."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises where it may not look
+
+
 def require_space(folder: Path, *, nbytes: int) -> None:
     """Check that `nbytes` can be written to `folder`, which need not exist yet.
 

@@ -27,8 +27,8 @@ from featcache.store.ledger import (
     unpack_slots,
 )
 from featcache.store.parse import MANIFEST_LIMIT, parse_header, parse_manifest
-from featcache.store.reader import open_readonly
-from featcache.store.skeleton import FilePlan, SplitPlan, skeleton_parts
+from featcache.store.reader import open_readonly, open_regular
+from featcache.store.skeleton import plan_of, skeleton_parts
 
 T = TypeVar("T")
 _CHUNK = 4 << 20
@@ -49,9 +49,9 @@ def mend_structure(path: Path) -> list[str]:
         CorruptError: If that is not enough; nothing was changed.
         StorageError: If the file cannot be written.
     """
-    os.close(open_readonly(path))  # refuses what is no regular file
+    os.close(open_readonly(path))  # a cache that is not there is missing, no failure to write
     with named_failures(path, kept="What it was is there, or what is right."):
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = open_regular(path, os.O_RDWR)
         try:
             file = _Overlaid(fd)
             manifest, mended = _mend_manifest(file, path)
@@ -181,7 +181,7 @@ def _mend_skeleton(file: _Overlaid, manifest: Manifest, path: Path) -> list[str]
     slot = file.slots(manifest)[0].get(SKELETON_SLOT)
     if slot is not None and slot.sha256 == file.skeleton_digest(manifest):
         return []
-    made, parts = skeleton_parts(_plan_of(manifest))
+    made, parts = skeleton_parts(plan_of(manifest))
     parts.append((MANIFEST_OFFSET, manifest.to_bytes()))
     for start, nbytes in _skeleton_parts(manifest):
         right = bytearray(nbytes)
@@ -208,29 +208,6 @@ def _lay_over(content: bytearray, start: int, other: bytes, other_start: int) ->
     last = min(start + len(content), other_start + len(other))
     if first < last:
         content[first - start : last - start] = other[first - other_start : last - other_start]
-
-
-def _plan_of(manifest: Manifest) -> FilePlan:
-    """The plan that such a file is made from."""
-    splits = {}
-    for name, layout in manifest.splits.items():
-        features = layout.columns["features"]
-        splits[name] = SplitPlan(
-            n_rows=layout.n_rows,
-            feature_shape=features.shape[1:],
-            feature_dtype=features.dtype,
-            id_nbytes=layout.columns["ids"].row_nbytes,
-            has_reasons="reason" in layout.columns,
-        )
-    return FilePlan(
-        identity=manifest.identity,
-        numerics=manifest.numerics,
-        provenance=manifest.provenance,
-        class_names=manifest.class_names,
-        rows_per_block=manifest.rows_per_block,
-        splits=splits,
-        statistics=None if manifest.statistics is None else manifest.statistics.entries,
-    )
 
 
 def _one_bit_right(raw: bytes, read: Callable[[bytes], T]) -> tuple[bytes, T] | None:

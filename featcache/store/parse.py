@@ -7,7 +7,8 @@ import json
 import re
 from typing import Any
 
-from featcache.errors import CorruptError, MismatchError
+from featcache.errors import CorruptError, MismatchError, clipped
+from featcache.preprocess import Preprocess
 from featcache.specs import FORMAT_VERSION
 from featcache.store.format import (
     COLUMNS,
@@ -23,10 +24,14 @@ from featcache.store.ledger import SLOT_BYTES
 
 MANIFEST_LIMIT = 16 << 20
 SLOTS_LIMIT = 1 << 20  # 64 MiB of ledger; blocks of 65 rows and more make that 68 million rows
+BLOCK_LIMIT = 1 << 20  # rows; a block is 512 of them, or one batch
 SKELETON_LIMIT = 256 << 20  # manifest, HDF5's own bytes, 8 MiB of alignment for each split
 _HEADER_PATTERN = re.compile(
     rb"featcache manifest v(\d{3}) length=(\d{10}) sha256=([0-9a-f]{64})\n"
 )
+_TRUNK_NAME = re.compile(r"\w[\w.-]{0,99}")  # it will name folders
+_LONGEST_NAME = 1 << 13  # a dataset's holds a path
+_DEEPEST = 4  # mappings and lists within one another, of which an identity has 3
 _DTYPES = re.compile(r"<f4|<f2|\|u1|<i8|\|S[1-9]\d{0,4}")
 
 
@@ -71,13 +76,22 @@ def parse_manifest(body: bytes, *, sha256: str, file_size: int, name: str) -> Ma
         )
     try:
         manifest = _manifest_from_json(json.loads(body))
+        _check_said(manifest)
         _check_places(manifest, body_nbytes=len(body))
         # No key twice or unknown, no NaN, no other spelling: what is read is all there is.
         if manifest.to_bytes()[HEADER_LENGTH:] != body:
             raise ValueError("its JSON is not in canonical form")
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as err:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as err:
+        why = f"it lacks {err}" if isinstance(err, KeyError) else str(err)
         raise CorruptError(
-            f"{name}: the manifest is not one that featcache writes ({err})."
+            f"{name}: the manifest is not one that featcache writes ({clipped(why)})."
         ) from err
     if manifest.file_size != file_size:
         raise CorruptError(
@@ -118,6 +132,41 @@ def _manifest_from_json(value: dict[str, Any]) -> Manifest:
     return manifest
 
 
+def _check_said(manifest: Manifest) -> None:
+    """Refuse what no command could use, in the parts whose fields are not the same in all files.
+
+    Every cache names its trunk and its dataset; the other fields may be missing, and are what they
+    are in every cache where they are there.
+    """
+    identity, numerics, provenance = manifest.identity, manifest.numerics, manifest.provenance
+    for part in (identity, numerics, provenance):
+        _check_depth(part, _DEEPEST)
+    if not _TRUNK_NAME.fullmatch(_text(identity["backbone"])):
+        raise ValueError(f"{identity['backbone']!r}, which is no name of a trunk")
+    _text(provenance["dataset"])
+    if "preprocess" in identity:
+        Preprocess.from_json(identity["preprocess"])
+    bn = identity.get("bn", "frozen")
+    _text(bn["mode"] if isinstance(bn, dict) else bn)
+    _text(provenance.get("weights", ""))
+    if provenance.get("limit") is not None:
+        _count(provenance["limit"], least=1)
+    if manifest.rows_per_block > BLOCK_LIMIT:
+        raise ValueError(f"blocks of {manifest.rows_per_block} rows are longer than any cache has")
+    batch_size = _count(numerics.get("batch_size", 1), least=1)
+    if manifest.rows_per_block % batch_size:
+        raise ValueError(f"blocks of {manifest.rows_per_block} rows in batches of {batch_size}")
+
+
+def _check_depth(value: Any, most: int) -> None:
+    """Refuse values within values, which would be met by functions that call themselves."""
+    if isinstance(value, dict | list):
+        if not most:
+            raise ValueError("values within values, deeper than any cache has")
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_depth(inner, most - 1)
+
+
 def _check_places(manifest: Manifest, *, body_nbytes: int) -> None:
     """Refuse ranges outside the file, overlapping ones, and columns of unequal length."""
     wanted = Extent(manifest.ledger.offset, (manifest.n_slots, SLOT_BYTES), "|u1")
@@ -153,15 +202,16 @@ def _check_columns(split_name: str, split: SplitLayout) -> None:
         raise ValueError(f"split {split_name!r} has columns {sorted(split.columns)}")
     for name, extent in split.columns.items():
         if not extent.shape or extent.shape[0] != split.n_rows:
-            raise ValueError(f"{split_name}/{name} is {extent.shape} for {split.n_rows} rows")
+            shown = f"{extent.shape} for {split.n_rows} rows"
+            raise ValueError(f"{name} of split {split_name!r} are {shown}")
         if name != "features" and len(extent.shape) != 1:
-            raise ValueError(f"{split_name}/{name} has shape {extent.shape}")
+            raise ValueError(f"{name} of split {split_name!r} have shape {extent.shape}")
     kinds = {name: extent.dtype for name, extent in split.columns.items()}
     text = {kinds["ids"][:2], kinds.get("reason", "|S")[:2]}
     if (kinds["labels"], kinds["valid"], text) != ("<i8", "|u1", {"|S"}):
         raise ValueError(f"split {split_name!r} has dtypes {kinds}")
     if kinds["features"] not in ("<f4", "<f2", "|u1"):
-        raise ValueError(f"{split_name}/features has dtype {kinds['features']}")
+        raise ValueError(f"features of split {split_name!r} have dtype {kinds['features']}")
 
 
 def _extent(value: dict[str, Any]) -> Extent:
@@ -185,4 +235,6 @@ def _count(value: Any, *, least: int = 0) -> int:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} where text was expected")
+    if len(value) > _LONGEST_NAME:
+        raise ValueError(f"a name of {len(value)} characters")
     return value

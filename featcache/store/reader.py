@@ -226,7 +226,7 @@ def opened_readonly(path: Path) -> Iterator[int]:
 
 
 def open_readonly(path: Path) -> int:
-    """Open a regular file; never waits on a FIFO or touches a device.
+    """Open a regular file.
 
     Raises:
         CacheMissingError: If there is none.
@@ -234,18 +234,31 @@ def open_readonly(path: Path) -> int:
         StorageError: If it may not be read.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # to open some devices is to act on them
-            raise UnsafeFileError(f"{path} is not a regular file, so it is not read.")
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open_regular(path, os.O_RDONLY)
     except FileNotFoundError as err:
         raise CacheMissingError(
             f"There is no cache at {path}. See what there is with: featcache cache ls"
         ) from err
     except OSError as err:
         raise StorageError(f"Cannot read {path}: {err.strerror} (errno {err.errno}).") from err
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """Open a regular file with these flags of `os.open`; never waits on a FIFO or acts on a device.
+
+    Raises:
+        UnsafeFileError: If it is something else than a regular file.
+        OSError: If it cannot be opened.
+    """
+    refusal = UnsafeFileError(
+        f"{path} is not a regular file, so it is not read. Nothing was changed. Move it away."
+    )
+    if not stat.S_ISREG(path.stat().st_mode):  # to open some devices is to act on them
+        raise refusal
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise UnsafeFileError(f"{path} is not a regular file, so it is not read.")
+        raise refusal
     return fd
 
 

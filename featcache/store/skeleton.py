@@ -88,6 +88,29 @@ class FilePlan:
         return replace(draft, ledger=no_ledger._replace(shape=(draft.n_slots, SLOT_BYTES)))
 
 
+def plan_of(manifest: Manifest) -> FilePlan:
+    """Say which plan such a file is made from."""
+    splits = {}
+    for name, layout in manifest.splits.items():
+        features = layout.columns["features"]
+        splits[name] = SplitPlan(
+            n_rows=layout.n_rows,
+            feature_shape=features.shape[1:],
+            feature_dtype=features.dtype,
+            id_nbytes=layout.columns["ids"].row_nbytes,
+            has_reasons="reason" in layout.columns,
+        )
+    return FilePlan(
+        identity=manifest.identity,
+        numerics=manifest.numerics,
+        provenance=manifest.provenance,
+        class_names=manifest.class_names,
+        rows_per_block=manifest.rows_per_block,
+        splits=splits,
+        statistics=None if manifest.statistics is None else manifest.statistics.entries,
+    )
+
+
 def largest_nbytes(plan: FilePlan) -> int:
     """Bound the size of a planned file from above: its rows, its manifest, and the gaps."""
     extents = [e for s in plan.splits.values() for e in s.columns().values()]

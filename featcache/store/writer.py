@@ -34,7 +34,7 @@ from featcache.store.ledger import (
     numeric_class_id,
     pack_slot,
 )
-from featcache.store.reader import read_manifest, read_slots
+from featcache.store.reader import open_regular, read_manifest, read_slots
 from featcache.store.skeleton import FilePlan, create_skeleton, largest_nbytes
 
 
@@ -122,11 +122,13 @@ class CacheWriter:
 
         Raises:
             CorruptError: If its skeleton is damaged.
+            UnsafeFileError: If it is not a regular file.
+            StorageError: If it cannot be read and written.
         """
         partial = partial_path(path)
         file = path if path.exists() else partial
         with named_failures(file, kept="Nothing was changed."):
-            fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+            fd = open_regular(file, os.O_RDWR)
             try:
                 manifest = read_manifest(fd, name=file.name)
                 slots, _ = read_slots(fd, manifest, path=file)

@@ -24,8 +24,9 @@ from matplotlib.figure import Figure
 
 from featcache.datasets import ArrayImages, Dataset, Split, load_dataset
 from featcache.features import BatchPreprocessor, FeatureRows
+from featcache.preprocess import Preprocess
 from featcache.recipes import RECIPES
-from featcache.specs import HeadSpec, Preprocess
+from featcache.specs import HeadSpec
 from tests.benchmarks import peers_heads, peers_trunk
 from tests.benchmarks.measure import Peer, close, compare, machine, table
 from tests.benchmarks.peers_heads import bank_epoch, bare_epoch, synthetic_rows

@@ -28,8 +28,9 @@ from featcache.backbones import load_backbone
 from featcache.datasets import ArrayImages, Dataset, Split, load_dataset
 from featcache.features import BatchPreprocessor
 from featcache.forward import TrunkRunner
+from featcache.preprocess import Preprocess
 from featcache.runtime import arithmetic
-from featcache.specs import HeadSpec, Preprocess
+from featcache.specs import HeadSpec
 from tests.benchmarks import peers_heads
 from tests.benchmarks.measure import close, compare, machine, table
 from tests.benchmarks.peers_heads import bank_epoch, bare_epoch, synthetic_rows

@@ -21,8 +21,8 @@ from featcache.compiling import compile_trunk
 from featcache.datasets import Dataset
 from featcache.features import BatchPreprocessor
 from featcache.forward import TrunkRunner
+from featcache.preprocess import Preprocess
 from featcache.runtime import arithmetic, freed_memory_kept
-from featcache.specs import Preprocess
 from tests.benchmarks.measure import Peer
 
 BATCH_SIZE = 64

@@ -26,13 +26,12 @@ import torch
 from featcache.checkpoint import HEAD_FILE, TrainedHead, load_head, save_head
 from featcache.errors import FeatcacheError
 from featcache.heads import build_head
-from featcache.specs import FORMAT_VERSION, HeadSpec, TrainSpec, canonical_json
+from featcache.specs import HeadSpec, TrainSpec, canonical_json
 from featcache.store import describe_cache, open_cache, verify_cache
-from featcache.store.digest import skeleton_digest
-from featcache.store.format import HEADER, MANIFEST_OFFSET
+from featcache.store.format import Manifest
 from featcache.store.ledger import SLOT_BYTES, Slot, pack_slot
-from featcache.store.reader import opened_readonly, read_manifest
 from tests.faults.claims import Claim, main
+from tests.faults.hostile_files import manifest_of, with_manifest
 from tests.store.conftest import Recipe, random_rows
 
 _MOST_BYTES = 512 << 20
@@ -211,39 +210,16 @@ def _manifest(content: bytes, rng: random.Random) -> bytes:
     if rng.random() < 0.5:
         own = canonical_json(value.get("identity")) if isinstance(value, dict) else ""
         value["fingerprint"] = hashlib.sha256(own.encode()).hexdigest()
-    body = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-    sha256 = hashlib.sha256(body).hexdigest()
-    header = HEADER.format(version=FORMAT_VERSION, length=len(body), sha256=sha256).encode()
-    mutated = bytearray(content)
-    old = len(manifest.to_bytes())
-    signed = (header + body).ljust(old, b"\0")
-    mutated[MANIFEST_OFFSET : MANIFEST_OFFSET + len(signed)] = signed
-    _sign_skeleton(mutated, manifest)
-    return bytes(mutated)
+    return with_manifest(content, manifest, value)
 
 
-def _sign_skeleton(mutated: bytearray, manifest: Any) -> None:
-    """Put the digest of the skeleton, at its old places, into slot 0."""
-    fd = os.memfd_create("mutated")
-    try:
-        os.write(fd, mutated)
-        digest = skeleton_digest(fd, manifest)
-    finally:
-        os.close(fd)
-    place = manifest.ledger.offset
-    mutated[place : place + SLOT_BYTES] = pack_slot(0, Slot(digest, bytes(8)), 0)
+_manifests: dict[bytes, Manifest] = {}
 
 
-_manifests: dict[bytes, Any] = {}
-
-
-def _manifest_of(content: bytes) -> Any:
+def _manifest_of(content: bytes) -> Manifest:
     key = hashlib.sha256(content).digest()
     if key not in _manifests:
-        path = Path(f"/proc/self/fd/{os.memfd_create('good')}")
-        path.write_bytes(content)
-        with opened_readonly(path) as fd:
-            _manifests[key] = read_manifest(fd, name="good")
+        _manifests[key] = manifest_of(content)
     return _manifests[key]
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+
+from featcache.specs import FORMAT_VERSION, canonical_json
+from featcache.store.digest import skeleton_digest
+from featcache.store.format import HEADER, MANIFEST_OFFSET, Manifest
+from featcache.store.ledger import SLOT_BYTES, Slot, pack_slot
+from featcache.store.reader import read_manifest
 
 SECRET = b"the secret of another file......"
 _GOOD_MANIFEST = b"featcache manifest v001 length="
@@ -103,3 +112,46 @@ def _places(secret: Path) -> dict[str, Callable[[Path], object]]:
         "link-to-secret": lambda path: path.symlink_to(secret),
         "link-to-folder": lambda path: path.symlink_to(secret.parent),
     }
+
+
+def resigned(good: bytes, edit: Callable[[dict[str, Any]], object]) -> bytes:
+    """Change what the manifest of a cache says, and sign it, its identity and the skeleton anew."""
+    manifest = manifest_of(good)
+    value = json.loads(manifest.to_bytes().partition(b"\n")[2])
+    edit(value)
+    identity = canonical_json(value["identity"])
+    value["fingerprint"] = hashlib.sha256(identity.encode()).hexdigest()
+    return with_manifest(good, manifest, value)
+
+
+def with_manifest(good: bytes, manifest: Manifest, value: object) -> bytes:
+    """Write JSON in the manifest's place, its own digest and that of the skeleton right."""
+    body = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    sha256 = hashlib.sha256(body).hexdigest()
+    header = HEADER.format(version=FORMAT_VERSION, length=len(body), sha256=sha256).encode()
+    signed = (header + body).ljust(len(manifest.to_bytes()), b"\0")
+    changed = bytearray(good)
+    changed[MANIFEST_OFFSET : MANIFEST_OFFSET + len(signed)] = signed
+    fd = _in_memory(bytes(changed))
+    try:
+        slot = Slot(skeleton_digest(fd, manifest), bytes(8))  # at the places of before
+    finally:
+        os.close(fd)
+    place = manifest.ledger.offset
+    changed[place : place + SLOT_BYTES] = pack_slot(0, slot, 0)
+    return bytes(changed)
+
+
+def manifest_of(content: bytes) -> Manifest:
+    """Read the manifest of a cache that is in memory."""
+    fd = _in_memory(content)
+    try:
+        return read_manifest(fd, name="good")
+    finally:
+        os.close(fd)
+
+
+def _in_memory(content: bytes) -> int:
+    fd = os.memfd_create("cache")
+    os.write(fd, content)
+    return fd

@@ -20,7 +20,7 @@ from featcache.errors import DeviceError, FeatcacheError, InterruptedRunError, N
 from featcache.forward import TrunkRunner
 from featcache.loading import Batch, Span, load_batches
 from featcache.pipeline import Job
-from featcache.specs import Preprocess
+from featcache.preprocess import Preprocess
 from tests.faults.claims import Claim, main
 from tests.faults.images import extract, make_images, small_blocks
 

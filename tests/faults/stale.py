@@ -19,7 +19,8 @@ import featcache
 from featcache import planning
 from featcache.backbones import load_backbone
 from featcache.errors import MismatchError
-from featcache.specs import ExtractSpec, Preprocess
+from featcache.preprocess import Preprocess
+from featcache.specs import ExtractSpec
 from featcache.store import cache_path
 from tests.faults.claims import Claim, main
 from tests.faults.images import TRUNK, extract, make_images, small_blocks

@@ -20,7 +20,7 @@ from featcache.datasets import load_dataset
 from featcache.endtoend import ImageRows, WholeModel, whole_model
 from featcache.equivalence import ParityCheck, ParityReport
 from featcache.errors import MismatchError, UsageError
-from featcache.specs import Preprocess
+from featcache.preprocess import Preprocess
 
 BACKBONE, SIZE, LIMIT = "resnet18", 32, 32
 Parity = Callable[..., ParityReport]

@@ -19,7 +19,8 @@ from featcache.features import (
     training_rows,
 )
 from featcache.pixels import reference_transform
-from featcache.specs import Preprocess
+from featcache.preprocess import Preprocess
+from tests.faults.hostile_files import resigned
 from tests.heads.conftest import MakeCache, learnable_rows
 
 CPU = torch.device("cpu")
@@ -124,6 +125,15 @@ def test_float16_features_come_as_float32(make_cache: MakeCache) -> None:
 
     assert features.dtype == torch.float32
     assert np.array_equal(features.numpy(), rows.features.astype("f4"))
+
+
+def test_pixels_without_their_preprocessing_are_refused(tmp_path: Path) -> None:
+    path = featcache.extract("digits", backbone="pixels", limit=12, cache_dir=tmp_path).path
+    content = path.read_bytes()
+    path.write_bytes(resigned(content, lambda manifest: manifest["identity"].pop("preprocess")))
+
+    with pytest.raises(CorruptError, match="does not say its preprocess, as every cache does"):
+        n_inputs(featcache.open_cache(path))
 
 
 def test_pixels_become_the_notebooks_numbers_in_its_order(tmp_path: Path) -> None:

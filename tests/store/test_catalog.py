@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from featcache.errors import CacheMissingError, CorruptError, LockedError, StorageError, UsageError
+from featcache.specs import differing_fields
 from featcache.store import (
     cache_path,
     catalog,
@@ -160,13 +161,25 @@ def test_a_name_like_no_other_gets_the_command_that_lists(tmp_path: Path) -> Non
 
 
 def test_a_near_miss_names_the_fields_that_differ(make_recipe: MakeRecipe) -> None:
-    wanted = {"backbone": "toy", "seed": 1, "preprocess": {"resize": 64}}
-    other = make_recipe("toys/toy-1.h5", identity=wanted | {"preprocess": {"resize": 32}}).build()
+    wanted = {"backbone": "toy", "seed": 1, "preprocess": {"resize": [64, 64]}}
+    found = wanted | {"preprocess": {"resize": [32, 32]}}
+    other = make_recipe("toys/toy-1.h5", identity=found).build()
     make_recipe("toys/net-2.h5", identity=wanted | {"backbone": "net"}).build()
 
     misses = near_misses(other.with_name("toy-3.h5"), wanted)
 
-    assert misses == [(other, ["preprocess.resize: found 32, wanted 64"])]
+    assert misses == [(other, ["preprocess.resize: found [32,32], wanted [64,64]"])]
+
+
+def test_of_a_stranger_s_identity_a_message_shows_no_more_than_it_can_hold() -> None:
+    wanted = {"backbone": "toy"}
+    found = wanted | {f"{i:02d}" + "k" * 300: "x" * 10_000 for i in range(50)}
+
+    shown = differing_fields(found, wanted)
+
+    assert len(shown) == 21
+    assert shown[-1] == "and 30 more"
+    assert max(map(len, shown)) < 500
 
 
 def test_the_file_itself_is_no_near_miss(built: Path, recipe: Recipe) -> None:

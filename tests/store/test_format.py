@@ -15,6 +15,7 @@ from featcache.errors import CorruptError, MismatchError
 from featcache.store import CacheWriter, open_cache, read_state, rows_per_block, verify_cache
 from featcache.store.format import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
 from featcache.store.parse import parse_header, parse_manifest
+from tests.faults.hostile_files import resigned
 from tests.store.conftest import MakeRecipe, Recipe, random_rows
 
 
@@ -328,7 +329,7 @@ def wide_statistics(n_dimensions: int) -> Edit:
         (set_at("ledger", "offset", to=8200), r"a ledger .* for 5 slots"),
         (set_at(*TRAIN, "features", "dtype", to="<f8"), "dtype '<f8'"),
         (set_at(*TRAIN, "features", "dtype", to="|O"), r"dtype '\|O'"),
-        (set_at(*TRAIN, "features", "dtype", to="<i8"), "features has dtype <i8"),
+        (set_at(*TRAIN, "features", "dtype", to="<i8"), "features of split 'train' have dtype <i8"),
         (set_at(*TRAIN, "features", "dtype", to="<f4\n"), r"dtype '<f4\\n'"),
         (set_at(*TRAIN, "features", "dtype", to=4), "expected string"),
         (set_at(*TRAIN, "labels", "dtype", to="<f4"), "split 'train' has dtypes"),
@@ -341,9 +342,15 @@ def wide_statistics(n_dimensions: int) -> Edit:
         (set_at(*TRAIN, "labels", "offset", to="9000"), "'9000' where a count was expected"),
         (set_at(*TRAIN, "labels", "offset", to=9e3), "9000.0 where a count was expected"),
         (set_at(*TRAIN, "labels", "offset", to=1 << 56), "where a count was expected"),
-        (set_at(*TRAIN, "labels", "shape", to=[9]), r"train/labels is \(9,\) for 10 rows"),
-        (set_at(*TRAIN, "labels", "shape", to=[]), r"train/labels is \(\) for 10 rows"),
-        (set_at(*TRAIN, "labels", "shape", to=[10, 1]), r"train/labels has shape \(10, 1\)"),
+        (
+            set_at(*TRAIN, "labels", "shape", to=[9]),
+            r"labels of .* are \(9,\) for 10 rows",
+        ),
+        (set_at(*TRAIN, "labels", "shape", to=[]), r"labels of .* are \(\) for 10 rows"),
+        (
+            set_at(*TRAIN, "labels", "shape", to=[10, 1]),
+            r"labels of .* have shape \(10, 1\)",
+        ),
         (set_at(*TRAIN, "features", "shape", to=[10, 0]), "0 where a count was expected"),
         (set_at(*TRAIN, "features", "shape", to=[10, 1, 1, 1, 1]), "shape of 5 dimensions"),
         (set_at(*TRAIN, "extra", to={}), "'dtype'"),
@@ -375,6 +382,63 @@ def test_a_manifest_that_featcache_would_not_write_is_refused(
         parse(body, built)
 
     assert str(caught.value).startswith("toy-00000000.h5: the manifest is not one that featcache")
+
+
+SQUARE = {"resize": [8, 8]}
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda m: m["identity"].pop("backbone"), "it lacks 'backbone'"),
+        (lambda m: m["provenance"].pop("dataset"), "it lacks 'dataset'"),
+        (set_at("identity", "backbone", to=5), "5 where text was expected"),
+        (set_at("identity", "backbone", to="../../out"), "which is no name of a trunk"),
+        (set_at("identity", "backbone", to="x" * 101), "which is no name of a trunk"),
+        (set_at("provenance", "dataset", to="x" * 8193), "a name of 8193 characters"),
+        (set_at("provenance", "weights", to=[]), r"\[\] where text was expected"),
+        (set_at("provenance", "limit", to="9"), "'9' where a count was expected"),
+        (set_at("identity", "bn", to={}), "it lacks 'mode'"),
+        (set_at("identity", "bn", to=7), "7 where text was expected"),
+        (set_at("identity", "bn", to={"a": {"a": {"a": {}}}}), "deeper than any cache has"),
+        (set_at("numerics", "any", to=[[[[]]]]), "deeper than any cache has"),
+        (set_at("numerics", "batch_size", to=-1), "-1 where a count was expected"),
+        (set_at("numerics", "batch_size", to=3), "blocks of 4 rows in batches of 3"),
+        (set_at("rows_per_block", to=(1 << 20) + 1), "longer than any cache has"),
+        (set_at("identity", "preprocess", to=5), "5 where a preprocessing was expected"),
+        (set_at("identity", "preprocess", to={}), "where a preprocessing was expected"),
+        (set_at("identity", "preprocess", to={**SQUARE, "x": 1}), "unexpected keyword"),
+        (set_at("identity", "preprocess", to={"resize": [8, 8, 8]}), "a preprocessing was"),
+        (set_at("identity", "preprocess", to={"resize": [8.5, 8]}), "a preprocessing was"),
+        (set_at("identity", "preprocess", to={"resize": [1 << 30, 8]}), "a preprocessing was"),
+        (set_at("identity", "preprocess", to={"resize": 8}), "needs a crop"),
+        (set_at("identity", "preprocess", to={"resize": 8, "crop": 9}), "does not fit"),
+        (set_at("identity", "preprocess", to={**SQUARE, "mean": [1]}), "a preprocessing was"),
+        (set_at("identity", "preprocess", to={**SQUARE, "std": [0, 0, 0]}), "must be above 0"),
+        (set_at("identity", "preprocess", to={**SQUARE, "std": [10**400] * 3}), "too large"),
+        (set_at("identity", "preprocess", to={**SQUARE, "interpolation": "x"}), "not supported"),
+    ],
+)
+def test_what_no_command_could_use_is_refused_at_the_door(
+    built: Path, edit: Edit, message: str
+) -> None:
+    built.write_bytes(resigned(built.read_bytes(), edit))
+
+    with pytest.raises(CorruptError, match=message) as caught:
+        open_cache(built)
+
+    assert str(caught.value).startswith("toy-00000000.h5: the manifest is not one that featcache")
+
+
+def test_a_refusal_repeats_no_value_of_any_length(built: Path) -> None:
+    manifest = json.loads(body_of(built))
+    manifest["class_names"] = [["x" * 1_000_000]]
+    body = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+
+    with pytest.raises(CorruptError, match=r"xxx\.\.\. \(10000\d\d characters\)") as caught:
+        parse(body, built)
+
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(

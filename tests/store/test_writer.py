@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.errors import CorruptError, DiskFullError, StorageError
+from featcache.errors import CorruptError, DiskFullError, StorageError, UnsafeFileError
 from featcache.store import (
     Block,
     CacheWriter,
@@ -360,6 +360,19 @@ def test_the_refusal_of_a_damaged_partial_file_says_how_to_begin_anew(recipe: Re
 def test_resuming_without_a_partial_file_names_it(recipe: Recipe) -> None:
     with pytest.raises(StorageError, match=r"toy-00000000\.h5\.partial: No such file"):
         CacheWriter.resume(recipe.path, recipe.rows())
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/null")])
+def test_what_is_no_regular_file_is_not_resumed(
+    recipe: Recipe, make: Callable[[Path], object]
+) -> None:
+    recipe.path.parent.mkdir()
+    make(recipe.partial)
+
+    with pytest.raises(UnsafeFileError, match=r"h5\.partial is not a regular file") as caught:
+        CacheWriter.resume(recipe.path, recipe.rows())
+
+    assert caught.value.exit_code == 15
 
 
 # Failures of the system, injected at each call.

@@ -1,0 +1,99 @@
+"""How one image becomes a trunk's input, as it is stored in an identity; no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from featcache.errors import UsageError
+from featcache.specs import MOST_PIXELS
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """How one RGB image becomes the trunk's input; part of a cache's identity.
+
+    Attributes:
+        resize: Size the image is resized to: (height, width), or one number for the shorter side.
+        crop: Side of the square cut from the centre afterwards, or None.
+        interpolation: "bilinear" or "bicubic".
+        mean: Subtracted per channel, on the 0..1 scale.
+        std: Divided by per channel, on the 0..1 scale.
+    """
+
+    resize: int | tuple[int, int]
+    crop: int | None = None
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @classmethod
+    def notebook(cls, image_size: int) -> Preprocess:
+        """Describe Resize((s, s)) bilinear, ToTensor, Normalize(.5): the reference notebook's."""
+        return cls(resize=(image_size, image_size))
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Preprocess:
+        """Read what an identity holds of it, where JSON has made lists of tuples.
+
+        Raises:
+            TypeError: If that is something else.
+            ValueError: If it cannot be carried out.
+        """
+        if not isinstance(stored, Mapping):
+            raise TypeError(f"{stored!r} where a preprocessing was expected")
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in stored.items()
+        }
+        sides, crop = fields.get("resize"), fields.get("crop")
+        sides = sides if isinstance(sides, tuple) and len(sides) == 2 else (sides,)
+        sides += () if crop is None else (crop,)
+        factors = [fields[name] for name in ("mean", "std") if name in fields]
+        are_good = (
+            all(type(side) is int and side <= MOST_PIXELS for side in sides)
+            and isinstance(fields.get("interpolation", ""), str)
+            and all(isinstance(f, tuple) and len(f) == 3 for f in factors)
+            and all(type(v) in (int, float) and math.isfinite(v) for f in factors for v in f)
+        )
+        if not are_good:
+            raise TypeError(f"{stored!r} where a preprocessing was expected")
+        preprocess = cls(**fields)
+        preprocess.require_possible()
+        return preprocess
+
+    def require_possible(self) -> None:
+        """Refuse what cannot be carried out.
+
+        Raises:
+            UsageError: Naming it.
+        """
+        if self.interpolation not in INTERPOLATIONS:
+            raise UsageError(
+                f"Interpolation {self.interpolation!r} is not supported; "
+                f"expected one of {', '.join(INTERPOLATIONS)}."
+            )
+        resize, crop = self.resize, self.crop
+        shorter = resize if isinstance(resize, int) else min(resize)
+        if isinstance(resize, int) and crop is None:
+            raise UsageError(f"Resizing the shorter side to {resize} needs a crop to one size.")
+        if crop is not None and crop > shorter:
+            raise UsageError(f"A crop of {crop} does not fit into images resized to {resize}.")
+        if min(shorter, shorter if crop is None else crop) < 1:
+            raise UsageError(
+                f"Cannot resize to {resize} and crop to {crop}: both must be at least 1."
+            )
+        if min(self.std) <= 0:
+            raise UsageError(f"The std {self.std} must be above 0 in every channel.")
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        """(height, width) of what enters the trunk."""
+        if self.crop is not None:
+            return (self.crop, self.crop)
+        assert isinstance(self.resize, tuple), "without a crop the resize names both sides"
+        return self.resize
