@@ -25,6 +25,7 @@ from featcache.errors import (
     MismatchError,
     StorageError,
     UnsafeFileError,
+    clipped,
 )
 from featcache.heads import build_head
 from featcache.specs import HeadSpec, TrainSpec, canonical_json, differing_fields
@@ -175,8 +176,8 @@ def load_head(path: str | os.PathLike[str]) -> TrainedHead:
         if isinstance(err, MismatchError):
             raise
         raise CorruptError(
-            f"{path} describes a head that it does not hold ({err}). Nothing was loaded. Train it "
-            f"again."
+            f"{path} describes a head that it does not hold ({clipped(str(err))}). Nothing was "
+            f"loaded. Train it again."
         ) from err
     return head
 
@@ -299,13 +300,19 @@ def _digest(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
 def _parse(path: Path, description: Mapping[str, Any], state: dict[str, Tensor]) -> TrainedHead:
     if description["format"] != FORMAT:
         raise MismatchError(
-            f"{path} is a head of format {description['format']}, and this featcache reads format "
-            f"{FORMAT}. Nothing was loaded. Use the featcache that wrote it "
-            f"({description['versions'].get('featcache')}), or train it again."
+            f"{path} is a head of format {clipped(str(description['format']))}, and this featcache "
+            f"reads format {FORMAT}. Nothing was loaded. Use the featcache that wrote it "
+            f"({clipped(str(description['versions'].get('featcache')))}), or train it again."
         )
     shape: dict[str, Any] = dict(description["head"])
     for name in ("hidden", "dropout"):
         shape[name] = tuple(shape[name])
+    said = description["cache"]
+    for text in (description["dataset"], said["path"], said["fingerprint"]):
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} where text was expected")
+    if not isinstance(said["identity"], dict):
+        raise TypeError(f"{said['identity']!r} where an identity was expected")
     return TrainedHead(
         path=path,
         spec=HeadSpec(**shape),
@@ -314,9 +321,9 @@ def _parse(path: Path, description: Mapping[str, Any], state: dict[str, Tensor])
         class_names=tuple(description["class_names"]),
         split=description["split"],
         dataset=description["dataset"],
-        cache_path=Path(description["cache"]["path"]),
-        cache_fingerprint=description["cache"]["fingerprint"],
-        cache_identity=description["cache"]["identity"],
+        cache_path=Path(said["path"]),
+        cache_fingerprint=said["fingerprint"],
+        cache_identity=said["identity"],
         n_epochs=int(description["n_epochs"]),
         is_finished=bool(description["is_finished"]),
         state=state,

@@ -17,7 +17,7 @@ import torch
 
 from featcache.checkpoint import TrainedHead, load_head, replace_file
 from featcache.datamodule import OrderedBatches
-from featcache.errors import CacheMissingError, MismatchError, UsageError
+from featcache.errors import CacheMissingError, MismatchError, UsageError, clipped
 from featcache.features import load_rows, pick_residence, training_rows, valid_rows
 from featcache.metrics import (
     ClassFigures,
@@ -34,7 +34,7 @@ from featcache.metrics import (
 from featcache.runs import RUNS_DIR, find_run
 from featcache.runtime import pick_device
 from featcache.specs import ExtractSpec
-from featcache.store import Cache, find_cache, find_fingerprint, open_cache, require_sound
+from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
 
 TOP_K = 5
 N_DRAWS = 1000
@@ -301,14 +301,14 @@ def _outputs(
 def _its_cache(head: TrainedHead, cache: str | os.PathLike[str] | None, cache_dir: Path) -> Cache:
     if cache is not None:
         return open_cache(find_cache(Path(cache), cache_dir=cache_dir))
-    if head.cache_path.exists():
+    if is_there(head.cache_path):
         return open_cache(head.cache_path)
     moved = find_fingerprint(cache_dir, head.cache_fingerprint)
     if moved is None:
         raise CacheMissingError(
-            f"The cache of {head.path} is neither at {head.cache_path} nor in {cache_dir} (its "
-            f"fingerprint is {head.cache_fingerprint[:8]}). Say where it is with --cache, or "
-            f"extract it again."
+            f"The cache of {head.path} is neither at {clipped(str(head.cache_path))} nor in "
+            f"{cache_dir} (its fingerprint is {head.cache_fingerprint[:8]}). Say where it is "
+            f"with --cache, or extract it again."
         )
     return open_cache(moved)
 
@@ -336,7 +336,7 @@ def _rows_of(head: TrainedHead, cache: Cache, split: str) -> tuple[str, torch.Te
 
 def _require_same_rows(a: _Outputs, b: _Outputs, split: str) -> None:
     same = list(a.ids) == list(b.ids) and np.array_equal(a.labels, b.labels)
-    same = same and a.cache.identity["dataset_sha256"] == b.cache.identity["dataset_sha256"]
+    same = same and a.cache.identity.get("dataset_sha256") == b.cache.identity.get("dataset_sha256")
     if not same:
         raise MismatchError(
             f"{a.run} and {b.run} cannot be compared: their split {split!r} holds different images "

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 from dataclasses import asdict
 from pathlib import Path
 
 from featcache.checkpoint import DESCRIPTION_FILE, HEAD_FILE, load_head
 from featcache.datasets import dataset_slug
-from featcache.errors import CacheMissingError, CorruptError, UsageError, nearest
+from featcache.errors import CacheMissingError, CorruptError, UsageError, clipped, nearest
 from featcache.specs import HeadSpec, TrainSpec, fingerprint
-from featcache.store import Cache
+from featcache.store import Cache, is_there
 
 RUNS_DIR = "runs"
 RESULT_FILE = "result.json"
@@ -21,20 +21,26 @@ _PARTIAL = ".partial"
 
 
 def run_path(runs_dir: Path, cache: Cache, head: HeadSpec, train: TrainSpec) -> Path:
-    """Name the folder of a run; the 8 hex digits hash its cache, its head and its training."""
+    """Name the folder of a run; the 8 hex digits hash its cache, its head and its training.
+
+    Raises:
+        CorruptError: If the cache is of no dataset.
+    """
     training = asdict(train)
     for name in ("order_seed", "window_rows"):
         if training[name] is None:
             del training[name]
     identity = {"cache": cache.fingerprint, "head": asdict(head), "train": training}
-    backbone = str(cache.identity["backbone"])
-    if not re.fullmatch(r"\w[\w.-]*", backbone):  # it comes from the file, and names a folder
+    name = f"{cache.identity['backbone']}-{head.reg}-{fingerprint(identity)[:8]}"
+    dataset = cache.provenance["dataset"]
+    try:
+        slug = dataset_slug(dataset)
+    except (OSError, ValueError, RuntimeError) as err:  # it may be a stranger's
         raise CorruptError(
-            f"{cache.path} names its trunk {backbone!r}, which is no name of a trunk. Nothing was "
-            f"started. Extract it again."
-        )
-    name = f"{backbone}-{head.reg}-{fingerprint(identity)[:8]}"
-    return runs_dir.expanduser() / dataset_slug(str(cache.provenance["dataset"])) / name
+            f"{cache.path} names its dataset {clipped(repr(dataset))}, which is none that "
+            f"featcache knows. Nothing was started. Extract it again."
+        ) from err
+    return runs_dir.expanduser() / slug / name
 
 
 def partial_run(path: Path) -> Path:
@@ -43,9 +49,12 @@ def partial_run(path: Path) -> Path:
 
 
 def list_runs(runs_dir: str | os.PathLike[str]) -> list[Path]:
-    """List the runs below a folder that have a head, the newest last."""
-    heads = Path(runs_dir).expanduser().glob(f"*/*/{HEAD_FILE}")
-    return [h.parent for h in sorted(heads, key=lambda h: (h.stat().st_mtime_ns, str(h)))]
+    """List the runs below a folder that have a head, the one last whose head is the newest."""
+    heads = []
+    for path in Path(runs_dir).expanduser().glob(f"*/*/{HEAD_FILE}"):
+        with contextlib.suppress(OSError):  # a link to nowhere, which glob lists from Python 3.13
+            heads.append((path.stat().st_mtime_ns, str(path), path.parent))
+    return [folder for _, _, folder in sorted(heads)]
 
 
 def find_run(name: str | os.PathLike[str] | None, *, runs_dir: str | os.PathLike[str]) -> Path:
@@ -57,7 +66,7 @@ def find_run(name: str | os.PathLike[str] | None, *, runs_dir: str | os.PathLike
         UnsafeFileError: If it is a pickle.
         UsageError: If several fit.
     """
-    if name is not None and Path(name).expanduser().exists():
+    if name is not None and is_there(Path(name).expanduser()):
         path = Path(name).expanduser()
         if path.is_dir():
             return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +164,7 @@ def _torchvision_spec(name: str) -> TorchvisionSet:
 
 def _unknown(name: str) -> UsageError:
     known = [info.name for info in list_datasets()]
-    if name and Path(name).is_dir():
+    if os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises for a name too long
         return UsageError(f"Dataset {name!r} is a folder here. Write it as: folder:{name}")
     full = [k for k in known if k.partition(":")[2].lower() == name.lower()]
     listing = f"{_LISTING} (it is {full[0]!r} there)" if full else _LISTING

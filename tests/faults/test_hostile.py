@@ -21,7 +21,8 @@ from featcache.store.reader import opened_readonly, read_manifest
 from featcache.training import TrainResult
 from featcache_cli.console import show_facts, show_table
 from tests.faults.hostile import claims
-from tests.heads.conftest import IDENTITY, MakeCache, cache, make_cache, train
+from tests.faults.hostile_files import resigned
+from tests.heads.conftest import MakeCache, cache, make_cache, train
 from tests.store.conftest import Recipe, random_rows
 
 __all__ = ["cache", "make_cache", "train"]
@@ -73,10 +74,22 @@ def test_a_head_that_promises_more_than_it_holds_is_refused_at_once(
         load_head(path)
 
 
-def test_the_name_of_a_trunk_leads_out_of_no_folder(make_cache: MakeCache, tmp_path: Path) -> None:
-    path = make_cache(identity={**IDENTITY, "backbone": "../../../out"})
+@pytest.mark.parametrize(
+    ("part", "name", "value", "message"),
+    [
+        ("identity", "backbone", "../../../out", "which is no name of a trunk"),
+        ("provenance", "dataset", "../../../out", r"names its dataset '\.\./\.\./\.\./out'"),
+        ("provenance", "dataset", "folder:a\0b", r"names its dataset 'folder:a\\x00b'"),
+        ("provenance", "dataset", "x" * 300, "which is none that featcache knows"),
+    ],
+)
+def test_what_a_cache_names_leads_out_of_no_folder(
+    make_cache: MakeCache, tmp_path: Path, part: str, name: str, value: str, message: str
+) -> None:
+    path = make_cache()
+    path.write_bytes(resigned(path.read_bytes(), lambda m: m[part].update({name: value})))
 
-    with pytest.raises(CorruptError, match="which is no name of a trunk"):
+    with pytest.raises(CorruptError, match=message):
         featcache.train_head(path, max_epochs=1, runs_dir=tmp_path / "runs")
     assert not list(tmp_path.glob("**/out*"))
 

@@ -4,7 +4,9 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -12,7 +14,7 @@ import torch
 from torch import nn
 
 import featcache
-from featcache.checkpoint import load_head
+from featcache.checkpoint import load_head, save_head
 from featcache.errors import CacheMissingError, CorruptError, MismatchError, UnsafeFileError
 from featcache.training import TrainResult
 from tests.heads.conftest import CLASS_NAMES, N_FEATURES
@@ -54,6 +56,16 @@ def test_the_json_beside_it_repeats_its_description_for_people(run: Path) -> Non
     )
     assert description["train"]["split_seed"] == 42
     assert description["cache"]["identity"]["backbone"] == "toy"
+
+
+@pytest.mark.parametrize("said", [{"dataset": 5}, {"cache_fingerprint": 5}])
+def test_a_signed_head_that_says_what_is_no_text_is_refused(
+    run: Path, said: dict[str, Any]
+) -> None:
+    save_head(run, replace(load_head(run), **said))
+
+    with pytest.raises(CorruptError, match=r"describes a head that it does not hold \(.* where"):
+        load_head(run)
 
 
 @pytest.mark.parametrize("name", ["head.safetensors", "weights.safetensors"])

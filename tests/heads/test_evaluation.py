@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import featcache
+from featcache.checkpoint import load_head, save_head
 from featcache.errors import (
     CacheMissingError,
     CorruptError,
@@ -18,6 +20,7 @@ from featcache.errors import (
     UsageError,
 )
 from featcache.plots import plot_evaluation
+from featcache.runs import list_runs
 from featcache.training import TrainResult
 from tests.heads.conftest import IDENTITY, MakeCache, learnable_rows
 
@@ -114,6 +117,33 @@ def test_a_cache_that_was_moved_is_found_by_its_fingerprint(
     moved.unlink()
     with pytest.raises(CacheMissingError, match="Say where it is with --cache"):
         featcache.evaluate(path, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("recorded", ["x" * 300, "x/" * 3000, "a\0b"])
+def test_a_head_that_records_an_impossible_path_has_no_cache_there(
+    train: Train, cache: featcache.Cache, tmp_path: Path, recorded: str
+) -> None:
+    path = train().path
+    save_head(path, replace(load_head(path), cache_path=Path(recorded)))
+
+    assert featcache.evaluate(path, cache_dir=tmp_path / "cache").cache == cache.path
+    with pytest.raises(CacheMissingError, match="is neither at ") as caught:
+        featcache.evaluate(path, cache_dir=tmp_path / "empty")
+    assert len(str(caught.value)) < 600
+
+
+def test_a_run_is_looked_for_by_a_name_of_any_length(tmp_path: Path) -> None:
+    with pytest.raises(CacheMissingError, match="There is no run 'xxx"):
+        featcache.evaluate("x" * 300, runs_dir=tmp_path)
+
+
+def test_a_head_that_is_gone_is_not_listed(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = train().path / "head.safetensors"
+    gone = head.with_name("gone")
+    gone.symlink_to("nowhere")
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([gone, head]))
+
+    assert list_runs("runs") == [head.parent]
 
 
 def test_a_damaged_cache_is_refused(train: Train, cache: featcache.Cache) -> None:
