@@ -13,7 +13,7 @@ from featcache.errors import CorruptError, UsageError
 from featcache.pixels import BatchPreprocessor
 from featcache.preprocess import Preprocess
 from featcache.runtime import Choice, free_memory_bytes
-from featcache.store import Cache, CacheSplit, human_bytes, require_fields
+from featcache.store import Cache, CacheSplit, human_bytes, require_fields, require_sound
 
 VAL_FRACTION = 0.2
 _RESERVED_BYTES = 1_000_000_000
@@ -99,6 +99,21 @@ def load_rows(cache: Cache, split: str, *, device: torch.device, residence: str)
     features = mapped_rows(rows) if residence == "file" else _copied(rows, device, residence)
     labels = torch.from_numpy(rows.labels).to(device)
     return FeatureRows(features, labels, device, preprocessor_of(cache, split, device))
+
+
+def require_sound_rows(cache: Cache) -> None:
+    """Refuse a cache that cannot be trained on, before a run begins.
+
+    That is one with a damaged byte, a label that names no class, or pixels that do not say how they
+    become numbers.
+
+    Raises:
+        CorruptError: Naming what is wrong.
+    """
+    require_sound(cache.path)
+    n_inputs(cache)
+    for split in cache.splits:
+        require_labels(cache, split)
 
 
 def require_labels(cache: Cache, split: str) -> None:

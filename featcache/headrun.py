@@ -20,7 +20,7 @@ from featcache.datamodule import (
     FeatureDataModule,
 )
 from featcache.errors import InterruptedRunError, NonFiniteError
-from featcache.features import n_inputs
+from featcache.features import n_inputs, require_sound_rows
 from featcache.headmodule import HeadModule
 from featcache.runfiles import (
     HeadRun,
@@ -35,7 +35,7 @@ from featcache.runfiles import (
 from featcache.runs import partial_run, run_path
 from featcache.runtime import NoteCallback, freed_memory_kept, nvml_left_alone
 from featcache.specs import HeadSpec, TrainSpec
-from featcache.store import Cache, locked, named_failures, require_sound
+from featcache.store import Cache, locked, named_failures
 from featcache.trainer import (
     LAST,
     KeepBest,
@@ -118,7 +118,7 @@ class HeadJob:
                 window_rows=train.window_rows,
                 steps_per_batch=STEPS_PER_BATCH_PIXELS if is_pixels else STEPS_PER_BATCH,
             )
-            require_sound(self.cache.path)
+            require_sound_rows(self.cache)
             residence = self._batches.choose_residence(torch.device(self.device))
             self.choices["features"] = f"{residence.value} ({residence.why})"
             self.note(f"features stay in {residence.value}: {residence.why}")

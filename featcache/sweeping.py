@@ -18,14 +18,14 @@ from featcache.bankrun import BankRun, Entry, SweepProgressCallback
 from featcache.checkpoint import read_checkpoint, replace_file
 from featcache.datamodule import FeatureDataModule
 from featcache.errors import NonFiniteError, UsageError
-from featcache.features import n_inputs
+from featcache.features import n_inputs, require_sound_rows
 from featcache.grids import heads_of
 from featcache.metrics import Spread
 from featcache.runfiles import HeadRun, has_test_rows, read_run, tested
 from featcache.runs import RUNS_DIR, run_path
 from featcache.runtime import NoteCallback, free_memory_bytes, pick_device, silent
 from featcache.specs import ExtractSpec, HeadSpec, TrainSpec, fingerprint
-from featcache.store import Cache, human_bytes, locked, named_failures, require_sound
+from featcache.store import Cache, human_bytes, locked, named_failures
 from featcache.sweeptable import SweepResult, SweepSetting, markdown_table
 from featcache.training import fitting_window, the_cache
 
@@ -152,7 +152,7 @@ def sweep(
     on_device = torch.device(chosen.value)
     stem.parent.mkdir(parents=True, exist_ok=True)
     with locked(stem), named_failures(stem, kept="The heads of the last epoch are kept."):
-        require_sound(opened.path)
+        require_sound_rows(opened)
         if pending:
             residence = batches.choose_residence(on_device)
             choices["features"] = f"{residence.value} ({residence.why})"

@@ -1,4 +1,8 @@
-"""Hostile files are refused at once, and reach for nothing beside themselves (claim 15)."""
+"""Hostile files are refused at once, and reach for nothing beside themselves (claim 15).
+
+`cache info` and `cache verify` are commands of their own; `train-head` and `extract`, which import
+torch, are forked from a process that has.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,20 @@ import h5py
 from h5py import h5d, h5p, h5s, h5t, h5z
 
 from featcache.errors import FeatcacheError
-from featcache.store import describe_cache, open_cache, verify_cache
+from featcache.store import describe_cache, open_cache, partial_path, verify_cache
 from tests.faults.claims import Claim, main, require_tool
-from tests.faults.hostile_files import SECRET, build_all
-from tests.store.conftest import Recipe, random_rows
+from tests.faults.command import extract_arguments
+from tests.faults.hostile_files import (
+    SECRET,
+    Write,
+    build_all,
+    hostile,
+    laid_out_otherwise,
+    of_no_dataset,
+    unusable,
+)
+from tests.faults.images import extract, make_images
+from tests.faults.refusals import Job, refusals
 
 _REFUSALS = {12, 13, 15}
 _LIMIT_S = 1.0
@@ -24,9 +38,11 @@ _LIMIT_S = 1.0
 
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Open, describe and verify each; trace the commands; put a plugin in the way."""
-    splits = {"train": random_rows(10, 5, reasons={3: "cut"}), "test": random_rows(3, 5)}
-    good = Recipe(folder / "toys" / "toy-00000000.h5", splits).build()
-    paths = build_all(folder / "files", good)
+    folder = folder.resolve()  # strace tells whole paths
+    images = make_images(folder / "images", n_train=10, n_test=4, side=8)
+    good = extract(images, folder / "good", backbone="pixels", image_size=8).path
+    writers = hostile(folder / "files", good.read_bytes())
+    paths = build_all(folder / "files", writers)
     n_tries, not_refused, slowest_s = 0, [], 0.0
     for name, path in paths.items():
         for look in (open_cache, describe_cache, verify_cache):
@@ -44,6 +60,8 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
             told = _traced(command, path, plugins, folder)
             n_tries += 1
             not_refused += [f"cache {command} {path.stem}: {told}"] if told else []
+    jobs = _jobs(folder, writers, images, good)
+    refused = refusals(jobs[::8] if quick else jobs, folder, plugins=plugins)
     is_safe = not marker.exists()
     with h5py.File(paths["external-storage"]) as h5:
         leaked = h5["x"][:].tobytes() == SECRET
@@ -53,14 +71,56 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
             15,
             f"{len(paths)} hostile files, {n_tries} tries to open, describe, verify: "
             f"{n_tries - len(not_refused)} refused, the slowest after {slowest_s:.2f} s; "
-            f"{2 * len(traced)} commands under strace opened nothing beside the file; a library in "
+            f"{2 * len(traced)} commands under strace opened nothing beside the file; "
+            f"{refused.told}, none of which opened anything else either; a library in "
             f"HDF5_PLUGIN_PATH ran {0 if is_safe else 1} times"
-            + "".join(f"; {line}" for line in not_refused),
-            not not_refused and slowest_s < _LIMIT_S and is_safe,
+            + "".join(f"; {line}" for line in [*not_refused, *refused.wrong]),
+            not not_refused and slowest_s < _LIMIT_S and refused.is_proved and is_safe,
             f"plain h5py reads another file: {leaked}; runs the library: {marker.exists()}",
             leaked and marker.exists(),
         )
     ]
+
+
+def _jobs(folder: Path, writers: dict[str, Write], images: Path, good: Path) -> list[Job]:
+    """The files of before, and signed caches that say what cannot be, for both commands."""
+    content = good.read_bytes()
+    writers = writers | unusable(content)
+    in_place = writers | laid_out_otherwise(content)
+    return [
+        *_train_jobs(folder / "trained", writers | of_no_dataset(content)),
+        *_extract_jobs(folder / "extracted", in_place, images, good),
+    ]
+
+
+def _train_jobs(home: Path, writers: dict[str, Write]) -> list[Job]:
+    """`train-head` on each file; it may open that alone."""
+    home.mkdir()
+    jobs = []
+    for name, path in build_all(home, writers).items():
+        runs = str(home / f"{name}-runs")
+        asked = ["train-head", "--cache", str(path), "--runs-dir", runs, "--max-epochs", "1"]
+        jobs.append(Job(f"train-head {name}", asked, str(path), [str(path)], runs))
+    return jobs
+
+
+def _extract_jobs(home: Path, writers: dict[str, Write], images: Path, good: Path) -> list[Job]:
+    """`extract` with each file where its cache would be, or was begun.
+
+    It may open the images and what lies in the cache's folder, where there is nothing else.
+    """
+    jobs = []
+    for name, write in writers.items():
+        for suffix in ("", ".partial"):
+            caches = home / f"{name}{suffix}"
+            path = caches / good.parent.name / f"{good.name}{suffix}"
+            path.parent.mkdir(parents=True)
+            write(path)
+            other = path.with_suffix("") if suffix else partial_path(path)
+            asked = extract_arguments(images, caches, side=8)
+            job = Job(f"{name}{suffix}", asked, str(path), [str(images), str(caches)], str(other))
+            jobs.append(job)
+    return jobs
 
 
 def _traced(command: str, path: Path, plugins: Path, folder: Path) -> str:

@@ -22,24 +22,98 @@ SECRET = b"the secret of another file......"
 _GOOD_MANIFEST = b"featcache manifest v001 length="
 
 
-def build_all(folder: Path, good: Path) -> dict[str, Path]:
-    """Write every hostile file; `good` is a sound cache to start from."""
+Write = Callable[[Path], object]
+Edit = Callable[[dict[str, Any]], object]
+
+
+def hostile(folder: Path, good: bytes) -> dict[str, Write]:
+    """What writes each hostile file; `good` is a sound cache to start from.
+
+    Args:
+        folder: Where the secret lies that some of them reach for.
+        good: The bytes of the cache.
+    """
     folder.mkdir()
     secret = folder / "secret.bin"
     secret.write_bytes(SECRET)
-    made = {}
-    for name, write in {
-        **_with_h5py(secret),
-        **_from(good.read_bytes()),
-        **_places(secret),
-    }.items():
-        made[name] = folder / f"{name}.h5"
-        write(made[name])
+    return {**_with_h5py(secret), **_from(good), **_places(secret)}
+
+
+def build_all(folder: Path, writers: dict[str, Write]) -> dict[str, Path]:
+    """Write every file into a folder, by its name."""
+    made = {name: folder / f"{name}.h5" for name in writers}
+    for name, path in made.items():
+        writers[name](path)
     return made
 
 
-def _with_h5py(secret: Path) -> dict[str, Callable[[Path], object]]:
-    def h5(fill: Callable[[h5py.File], object]) -> Callable[[Path], None]:
+def unusable(good: bytes) -> dict[str, Write]:
+    """Caches of pixels that are signed, and say what no command can use."""
+    nested: list[Any] = []
+    for _ in range(500):
+        nested = [nested]
+    sides, factors = {"resize": [1 << 40, 8]}, {"mean": ["a"]}
+    return _resigned(
+        good,
+        {
+            "no-trunk": lambda m: m["identity"].pop("backbone"),
+            "no-dataset": lambda m: m["provenance"].pop("dataset"),
+            "trunk-elsewhere": lambda m: m["identity"].update(backbone="../../out"),
+            "trunk-escapes": lambda m: m["identity"].update(backbone="\x1b[2J"),
+            "long-trunk": lambda m: m["identity"].update(backbone="x" * 600),
+            "nested": lambda m: m["identity"].update(bn=nested),
+            "no-preprocess": lambda m: m["identity"].pop("preprocess"),
+            "preprocess-text": lambda m: m["identity"].update(preprocess="notebook"),
+            "preprocess-huge": lambda m: m["identity"]["preprocess"].update(sides),
+            "preprocess-mean": lambda m: m["identity"]["preprocess"].update(factors),
+            "batch-below-0": lambda m: m["numerics"].update(batch_size=-1),
+            "huge-blocks": lambda m: m.update(rows_per_block=1 << 50),
+            "one-class": lambda m: m.update(class_names=["cat"]),
+            "no-class": lambda m: m.update(class_names=[]),
+        },
+    )
+
+
+def of_no_dataset(good: bytes) -> dict[str, Write]:
+    """Caches whose dataset is none, which only what names a folder after it can tell."""
+    names = {"dataset-elsewhere": "../../out", "dataset-nul": "folder:a\0b", "dataset": "x" * 999}
+    return _resigned(
+        good,
+        {
+            name: lambda m, text=text: m["provenance"].update(dataset=text)  # type: ignore[misc]
+            for name, text in names.items()
+        },
+    )
+
+
+def laid_out_otherwise(good: bytes) -> dict[str, Write]:
+    """Caches of the same identity with rows of 8 x 8 pixels described otherwise."""
+
+    def features(**described: object) -> Edit:
+        return lambda m: m["splits"][0]["columns"]["features"].update(described)
+
+    n_rows = manifest_of(good).splits["train"].n_rows
+    return _resigned(
+        good,
+        {
+            "other-shape": features(shape=[n_rows, 192]),
+            "other-type": features(shape=[n_rows, 8, 4, 3], dtype="<f2"),
+            "other-split": lambda m: m["splits"][0].update(name="other"),
+            "other-order": lambda m: m["splits"].reverse(),
+        },
+    )
+
+
+def _resigned(good: bytes, edits: dict[str, Edit]) -> dict[str, Write]:
+    contents = {name: resigned(good, edit) for name, edit in edits.items()}
+    return {
+        name: lambda path, content=content: path.write_bytes(content)  # type: ignore[misc]
+        for name, content in contents.items()
+    }
+
+
+def _with_h5py(secret: Path) -> dict[str, Write]:
+    def h5(fill: Callable[[h5py.File], object]) -> Write:
         def write(path: Path) -> None:
             with h5py.File(path, "w", userblock_size=0) as file:
                 fill(file)
@@ -75,11 +149,11 @@ def _with_h5py(secret: Path) -> dict[str, Callable[[Path], object]]:
     }
 
 
-def _from(good: bytes) -> dict[str, Callable[[Path], object]]:
-    def raw(content: bytes) -> Callable[[Path], object]:
+def _from(good: bytes) -> dict[str, Write]:
+    def raw(content: bytes) -> Write:
         return lambda path: path.write_bytes(content)
 
-    def sparse(content: bytes) -> Callable[[Path], object]:
+    def sparse(content: bytes) -> Write:
         def write(path: Path) -> None:
             path.write_bytes(content)
             os.truncate(path, 1 << 41)
@@ -96,15 +170,15 @@ def _from(good: bytes) -> dict[str, Callable[[Path], object]]:
         "other-version": raw(good.replace(_GOOD_MANIFEST, b"featcache manifest v002 length=")),
         "huge-length": raw(good.replace(_GOOD_MANIFEST + b"00000", _GOOD_MANIFEST + b"99999")),
         "other-headers": raw(other_address),
-        "nan": raw(good.replace(b'"dataset":"toys"', b'"dataset":NaN   ')),
-        "twice": raw(good.replace(b'"seed":0', b'"seed":1')),
+        "nan": raw(good.replace(b'"limit":null', b'"limit":NaN ')),
+        "unsigned": raw(good.replace(b'"backbone":"pixels"', b'"backbone":"pixelz"')),
         "negative": raw(good.replace(b'"offset":', b'"offset"-')),
         "sparse-hole": sparse(good[:8]),
         "sparse-cache": sparse(good),
     }
 
 
-def _places(secret: Path) -> dict[str, Callable[[Path], object]]:
+def _places(secret: Path) -> dict[str, Write]:
     return {
         "fifo": os.mkfifo,
         "folder": Path.mkdir,
@@ -114,7 +188,7 @@ def _places(secret: Path) -> dict[str, Callable[[Path], object]]:
     }
 
 
-def resigned(good: bytes, edit: Callable[[dict[str, Any]], object]) -> bytes:
+def resigned(good: bytes, edit: Edit) -> bytes:
     """Change what the manifest of a cache says, and sign it, its identity and the skeleton anew."""
     manifest = manifest_of(good)
     value = json.loads(manifest.to_bytes().partition(b"\n")[2])

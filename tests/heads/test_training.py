@@ -24,7 +24,7 @@ from featcache.runs import RUN_FILES, partial_run
 from featcache.runtime import Choice
 from featcache.store import locked
 from featcache.training import TrainResult
-from tests.heads.conftest import IDENTITY, MakeCache
+from tests.heads.conftest import IDENTITY, MakeCache, learnable_rows
 
 Train = Callable[..., TrainResult]
 
@@ -312,6 +312,18 @@ def test_a_damaged_cache_is_refused(train: Train, cache: featcache.Cache, tmp_pa
 
     with pytest.raises(CorruptError, match=r"is damaged: train rows 0 to 63.*cache verify"):
         train()
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_labels_without_a_class_are_refused_before_a_run_begins(
+    make_cache: MakeCache, tmp_path: Path, split: str
+) -> None:
+    splits = {"train": learnable_rows(40, seed=1), "test": learnable_rows(9, seed=2)}
+    splits[split].labels[4] = 3
+
+    with pytest.raises(CorruptError, match=f"1 labels of split '{split}' are not within"):
+        featcache.train_head(make_cache(splits=splits), runs_dir=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
