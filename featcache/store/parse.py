@@ -149,6 +149,7 @@ def _check_said(manifest: Manifest) -> None:
     bn = identity.get("bn", "frozen")
     _text(bn["mode"] if isinstance(bn, dict) else bn)
     _text(provenance.get("weights", ""))
+    _text(numerics.get("compiler", ""))
     if provenance.get("limit") is not None:
         _count(provenance["limit"], least=1)
     if manifest.rows_per_block > BLOCK_LIMIT:

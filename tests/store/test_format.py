@@ -402,6 +402,7 @@ SQUARE = {"resize": [8, 8]}
         (set_at("identity", "bn", to=7), "7 where text was expected"),
         (set_at("identity", "bn", to={"a": {"a": {"a": {}}}}), "deeper than any cache has"),
         (set_at("numerics", "any", to=[[[[]]]]), "deeper than any cache has"),
+        (set_at("numerics", "compiler", to=5), "5 where text was expected"),
         (set_at("numerics", "batch_size", to=-1), "-1 where a count was expected"),
         (set_at("numerics", "batch_size", to=3), "blocks of 4 rows in batches of 3"),
         (set_at("rows_per_block", to=(1 << 20) + 1), "longer than any cache has"),
