@@ -121,10 +121,11 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: Path) -> None:
         f"{package}/{path.relative_to(folder).as_posix()}"
         for package, folder in PACKAGES.items()
         for path in folder.rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix in (".py", ".cpp") or path.name == "py.typed"
     }
     assert names == expected
-    assert {"featcache/py.typed", "featcache_cli/py.typed", "featcache/store/lock.py"} <= names
+    wanted = {"featcache/py.typed", "featcache_cli/py.typed", "featcache/store/lock.py"}
+    assert {*wanted, "featcache/winograd.cpp"} <= names
 
 
 def test_the_wheel_brings_command_license_and_declared_dependencies(wheel: Path) -> None:
