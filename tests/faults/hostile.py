@@ -54,14 +54,14 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
                 not_refused.append(f"{look.__name__} {name}: {outcome}")
     marker = folder / "plugin-ran"
     plugins = _plugin(folder / "plugins", marker)
-    traced = list(paths.values())[:2] if quick else list(paths.values())
+    traced = list(paths.values())[:1] if quick else list(paths.values())
     for path in traced:
         for command in ("info", "verify"):
             told = _traced(command, path, plugins, folder)
             n_tries += 1
             not_refused += [f"cache {command} {path.stem}: {told}"] if told else []
     jobs = _jobs(folder, writers, images, good)
-    refused = refusals(jobs[::8] if quick else jobs, folder, plugins=plugins)
+    refused = refusals(jobs[::24] if quick else jobs, folder, plugins=plugins)
     is_safe = not marker.exists()
     with h5py.File(paths["external-storage"]) as h5:
         leaked = h5["x"][:].tobytes() == SECRET
@@ -129,6 +129,7 @@ def _traced(command: str, path: Path, plugins: Path, folder: Path) -> str:
     traced = [
         require_tool("strace"),
         "-f",
+        "--seccomp-bpf",
         "-s",
         "4096",
         "-e",

@@ -130,7 +130,7 @@ def claims(folder: Path, *, quick: bool, minutes: float = 30) -> list[Claim]:
     temporary = folder / "tmp"
     temporary.mkdir()
     with mock.patch.dict(os.environ, TMPDIR=str(temporary)), mock.patch("tempfile.tempdir", None):
-        seconds = 8 if quick else 60 * minutes
+        seconds = 4 if quick else 60 * minutes
         sound = _soak(folder, images, temporary, seconds=seconds)
         kept: list[object] = []
         leaking = _soak(
