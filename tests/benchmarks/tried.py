@@ -3,6 +3,7 @@
 python -m tests.benchmarks.tried compile BACKBONE     a trunk compiled by each engine
 python -m tests.benchmarks.tried layers BACKBONE      its convolutions, direct and by Winograd
 python -m tests.benchmarks.tried resident BACKBONE DATA   extraction against trunk and pixels alone
+python -m tests.benchmarks.tried eva PYTHON BACKBONE DATA   beside kaiko-eva, in a venv of its own
 python -m tests.benchmarks.tried nvml                 what asking for a GPU costs each step
 python -m tests.benchmarks.tried memory               a step of the scratch MLP, freed memory kept
 python -m tests.benchmarks.tried windows CACHE BYTES  epochs of a head from windows of the file
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ import featcache
 from featcache import compiling, inductor
 from featcache.backbones import load_backbone
 from featcache.compiling import compile_trunk
+from featcache.datasets.splits import ArrayImages
 from featcache.features import BatchPreprocessor, FeatureRows
 from featcache.forward import TrunkRunner
 from featcache.preprocess import Preprocess
@@ -150,6 +153,47 @@ def resident(name: str, data_dir: str) -> dict[str, Any]:
         mine, theirs = ours.run()[0], ceiling.run()[0]
         ratios.append(theirs / mine)
     return {"ratio": statistics.median(ratios), "ratios": sorted(ratios)}
+
+
+def eva(python: str, name: str, data_dir: str, n_images: str = "256") -> dict[str, Any]:
+    """Extract with eva's `trainer.predict` and writer, and with featcache, in turn, three times.
+
+    Args:
+        python: An interpreter with kaiko-eva[vision] and this torch.
+        name: The trunk, with the same random weights on both sides.
+        data_dir: Where CIFAR-10 lies.
+        n_images: How many of its images.
+
+    Start-up is left out on both sides: imports, weights, one short run to warm up; digest, compile.
+    """
+    dataset = one_split(images(int(n_images), data_dir))
+    [split] = dataset.splits.values()
+    [ours] = [peer for peer in peers_trunk.peers(name, dataset) if peer.name == "featcache"]
+    trunk = load_backbone(name, weights="random").module
+    assert trunk is not None
+    assert isinstance(split.images, ArrayImages)
+    rounds = []
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/pixels.npy", split.images.pixels)
+        torch.save(trunk.state_dict(), f"{folder}/trunk.pt")
+        for _ in range(3):
+            command = [python, str(Path(__file__).with_name("with_eva.py")), name, folder]
+            told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            theirs_s = float(told.split()[-1])
+            ours_s, rows = ours.run()
+            rounds.append((theirs_s, ours_s))
+        found = torch.from_numpy(np.load(f"{folder}/rows.npy"))
+    error = float((found - rows).abs().max() / rows.abs().max())
+    if error > 1e-4:
+        sys.exit(f"eva's features differ by {error:.1g} of the largest: no figures")
+    ratios = sorted(theirs_s / ours_s for theirs_s, ours_s in rounds)
+    return {
+        "error": error,
+        "eva_img_per_s": len(rows) / statistics.median(s for s, _ in rounds),
+        "featcache_img_per_s": len(rows) / statistics.median(s for _, s in rounds),
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+    }
 
 
 def nvml() -> dict[str, float]:
@@ -304,6 +348,7 @@ if __name__ == "__main__":
         "compile": compiled,
         "layers": layers,
         "resident": resident,
+        "eva": eva,
         "nvml": nvml,
         "memory": memory,
         "windows": windows,

@@ -45,6 +45,7 @@ class Command:
         import featcache_cli.app  # in the parent, so that a fork has it
 
         self.log = log
+        log.touch()  # it may be killed before it writes a word
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid:
