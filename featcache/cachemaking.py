@@ -15,11 +15,10 @@ from featcache.runtime import NoteCallback, freed_memory_kept
 from featcache.specs import differing_fields
 from featcache.store import (
     CacheWriter,
+    Extent,
     Manifest,
-    SplitPlan,
     near_misses,
     partial_path,
-    plan_of,
     require_identity,
 )
 
@@ -85,10 +84,12 @@ def require_same_file(path: Path, found: Manifest, plan: Plan) -> None:
         CorruptError: If it says that it holds the same, but is laid out as no run would do it.
     """
     require_identity(path, found.identity, plan.identity)
-    own = plan_of(found)
+    there = {name: split.columns for name, split in found.splits.items()}
+    wanted = {name: split.columns() for name, split in plan.splits().items()}
+    statistics = None if found.statistics is None else found.statistics.entries
     differing = differing_fields(
-        _layout(own.class_names, own.splits, own.statistics),
-        _layout(plan.dataset.class_names, plan.splits(), plan.statistics()),
+        _layout(found.class_names, there, statistics),
+        _layout(plan.dataset.class_names, wanted, plan.statistics()),
     )
     if differing:
         raise CorruptError(
@@ -99,15 +100,14 @@ def require_same_file(path: Path, found: Manifest, plan: Plan) -> None:
 
 
 def _layout(
-    class_names: Sequence[str], splits: Mapping[str, SplitPlan], statistics: object
+    class_names: Sequence[str], splits: Mapping[str, Mapping[str, Extent]], statistics: object
 ) -> dict[str, object]:
     return {
         "class_names": class_names,
         "splits": list(splits),
         **{
-            name: {"n_rows": s.n_rows, "features": [*s.feature_shape, s.feature_dtype]}
-            | {"id_nbytes": s.id_nbytes}
-            for name, s in splits.items()
+            name: {column: [*e.shape, e.dtype] for column, e in columns.items()}
+            for name, columns in splits.items()
         },
         "statistics": statistics,
     }

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import DeviceError
+from featcache.errors import DeviceError, clipped
 from featcache.forward import TrunkRunner
 from featcache.inductor import compiled_by_inductor
 from featcache.runtime import Choice, NoteCallback
@@ -20,6 +20,7 @@ from featcache.winograd import has_winograd_convolutions, with_winograd_convolut
 # in one second, inductor in 10 to 30.
 _WORTH_TRYING_S = {"winograd": 120, "inductor": 300}
 _LEAST_GAIN = 1.1
+_NO_COMPILER = "no C++ compiler answers (g++, or the one program that CXX names)"
 _N_TRIALS = 3
 # Between two orders of summation; two of half precision are each rounded.
 _TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
@@ -72,12 +73,14 @@ def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int], engine
             example = runner.inputs(_trial_images(runner.batch_size, image_shape))
             if engine == "inductor":
                 runner.forward = compiled_by_inductor(runner.module, example)
+            elif engine != "winograd":
+                raise CompileError(f"No engine {engine!r} is known here.")
+            elif not _fits_winograd(runner):
+                raise CompileError(
+                    f"Winograd's algorithm is for 3x3 convolutions in fp32: this trunk has none, "
+                    f"or is in another precision ({runner.precision})."
+                )
             else:
-                if not _fits_winograd(runner):
-                    raise CompileError(
-                        "Winograd's algorithm is for 3x3 convolutions in fp32, of which this "
-                        "trunk has none."
-                    )
                 runner.forward = with_winograd_convolutions(runner.module, cpp_compiler())
                 runner.forward(example)
     except Exception as err:
@@ -85,10 +88,9 @@ def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int], engine
         if isinstance(err, CompileError):
             raise
         said = getattr(err, "stderr", None) or str(err.__cause__ or err)
-        first_line = said.strip().partition("\n")[0]
-        raise CompileError(
-            f"The trunk failed to compile: {first_line or type(err).__name__}"
-        ) from err
+        lines = said.strip().splitlines() or [type(err).__name__]
+        shown = next((line for line in lines if "error" in line), lines[0])
+        raise CompileError(f"The trunk failed to compile: {shown}") from err
 
 
 def recompile(
@@ -106,14 +108,16 @@ def recompile(
         What compiled it; None, and the trunk is eager, where that fails.
     """
     engine = compiler.partition(",")[0]
-    on_note(f"compiling the trunk ({engine}), as the first run did")
     here = compiler_name(engine)
-    if here is not None:
-        try:
-            compile_trunk(runner, image_shape, engine)
-        except CompileError as err:
-            on_note(str(err))
-            return None
+    if here is None:
+        on_note(f"the first run compiled the trunk ({clipped(compiler)}), but {_NO_COMPILER}")
+        return None
+    on_note(f"compiling the trunk ({clipped(engine)}), as the first run did")
+    try:
+        compile_trunk(runner, image_shape, engine)
+    except CompileError as err:
+        on_note(str(err))
+        return None
     return here
 
 
@@ -190,11 +194,11 @@ class _Trial:
         best = self._runner.forward
         compiler = compiler_name(engine)
         if compiler is None:
-            self.reasons = ["no C++ compiler was found (g++, or what CXX names)"]
+            self.reasons = [_NO_COMPILER]
             return
         try:
             gain = self._measured_gain(engine)
-        except CompileError as err:
+        except DeviceError as err:  # memory, too: the eager trunk had enough
             self.reasons.append(str(err))
             gain = 0.0
         if gain > 0 and gain >= least_gain * self.gain:

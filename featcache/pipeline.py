@@ -16,9 +16,9 @@ from featcache.batchnorm import (
     batch_norm_statistics,
     load_batch_norm_statistics,
 )
-from featcache.compiling import compile_trunk
+from featcache.compiling import CompileError, compile_trunk
 from featcache.datasets.splits import Dataset, Split
-from featcache.errors import MismatchError
+from featcache.errors import DeviceError, MismatchError
 from featcache.forward import TrunkRunner, to_storage
 from featcache.loading import Batch, Span, image_shape, load_batches
 from featcache.preprocess import Preprocess
@@ -125,8 +125,13 @@ def adapt(job: Job, writer: CacheWriter) -> None:
         load_batch_norm_statistics(module, statistics)
     if job.runner.forward is not module:
         shape = image_shape(job.dataset.splits["train"], job.preprocess)
-        # The compiled one has the statistics of before.
-        compile_trunk(job.runner, shape, job.numerics["compiler"])
+        try:  # the compiled one has the statistics of before
+            compile_trunk(job.runner, shape, job.numerics["compiler"])
+        except CompileError as err:
+            raise DeviceError(
+                f"{err} The statistics are kept, no rows are. Remove {writer.file} (featcache "
+                f"cache rm) and run again with --compile never."
+            ) from err
 
 
 def _adaptation_inputs(job: Job) -> Iterator[torch.Tensor]:

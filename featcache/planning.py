@@ -23,7 +23,7 @@ from featcache.batchnorm import batch_norm_statistics, require_batch_norm
 from featcache.compiling import recompile, settle_compiled
 from featcache.datasets import load_dataset
 from featcache.datasets.splits import ArrayImages, Dataset
-from featcache.errors import MismatchError, UsageError
+from featcache.errors import MismatchError, UsageError, clipped
 from featcache.forward import TrunkRunner
 from featcache.loading import image_shape
 from featcache.pipeline import ADAPTATION, PIXELS_BATCH_SIZE, Job, Progress, ProgressCallback
@@ -142,7 +142,16 @@ class Plan:
         stored = writer.manifest.numerics
         batch_size = self.spec.batch_size or stored.get("batch_size", PIXELS_BATCH_SIZE)
         job = self._job(batch_size, on_progress)
-        if "compiler" in stored and job.runner is not None and self.spec.compile != "never":
+        asked, before = self.spec.compile, stored.get("compiler", "never").partition(",")[0]
+        if asked not in ("auto", "never", before) and not self.spec.mix_numerics:
+            raise MismatchError(
+                f"{writer.file} was begun with --compile {clipped(before)}, not {asked}: last "
+                f"digits may differ. Nothing was changed. Leave --compile out to go on as it was "
+                f"begun, or remove the file (featcache cache rm {writer.file})."
+            )
+        is_on_cpu = job.runner is not None and job.runner.device == "cpu"
+        if "compiler" in stored and is_on_cpu and asked != "never":
+            assert job.runner is not None, "it is on the CPU"
             compiler = recompile(job.runner, self._image_shape(), stored["compiler"], on_note)
             job = replace(job, numerics=self._numerics(batch_size, compiler))
         differing = differing_fields(stored, job.numerics)

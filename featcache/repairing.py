@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.cachemaking import make_caches
-from featcache.errors import UsageError
+from featcache.errors import FeatcacheError, UsageError
 from featcache.pipeline import ProgressCallback
 from featcache.planning import make_plan
 from featcache.preprocess import Preprocess
@@ -99,9 +99,16 @@ def repair_cache(
     path = Path(path)
     path = path.with_suffix("") if path.suffix == ".partial" else path
     progress, note = on_progress or silent, on_note or silent
+    lock = path.with_name(f"{path.name}.lock")
+    is_new = not lock.exists()
     with locked(path):
         present = path if path.exists() else partial_path(path)
-        mended = mend_structure(present)
+        try:
+            mended = mend_structure(present)
+        except FeatcacheError:
+            if is_new:  # a lock tells `remove_cache` that a file is a cache
+                lock.unlink(missing_ok=True)
+            raise
         for what in mended:
             note(f"mended: {what}")
         state = read_state(present)

@@ -157,7 +157,9 @@ extern "C" int convolve(const float *images, const float *kernel, const float *b
                         long n, long height, long width, long n_in, long n_out, int relu,
                         int n_threads) {
     Layer layer{images, kernel, bias, out, n, height, width, n_in, n_out, relu != 0};
-    long n_tiles = layer.n_tiles(), size = tiles_of_block(n_tiles, n_threads);
+    long n_tiles = layer.n_tiles();
+    if (n_tiles == 0) return 0;
+    long size = tiles_of_block(n_tiles, n_threads);
     int failed = 0;
 #pragma omp parallel num_threads(n_threads) reduction(| : failed)
     {

@@ -37,7 +37,8 @@ def with_winograd_convolutions(module: nn.Module, compiler: str) -> nn.Module:
     """Copy a trunk, its 3x3 convolutions replaced; all other tensors are shared.
 
     A replaced one needs a quarter of the multiplications and four times the memory for its
-    weights, and differs by about 1e-5 of its largest output.
+    weights, and differs by about 1e-5 of its largest output. A ReLU right behind one in a
+    Sequential is done with it, so nobody else may take the values between.
 
     Args:
         module: (B, 3, H, W) -> (B, D), float32 on the CPU, for inference alone.
@@ -51,11 +52,11 @@ def with_winograd_convolutions(module: nn.Module, compiler: str) -> nn.Module:
     shared = {id(t): t for t in itertools.chain(module.parameters(), module.buffers())}
     trunk = copy.deepcopy(module, shared)
     for parent in list(trunk.modules()):
-        children = [*parent.named_children(), ("", None)]
+        children = [*parent._modules.items(), ("", None)]  # repeated ones too
         for (name, child), (next_name, follower) in itertools.pairwise(children):
             if not _fits(child):
                 continue
-            is_fused = isinstance(parent, nn.Sequential) and isinstance(follower, nn.ReLU)
+            is_fused = type(parent) is nn.Sequential and type(follower) is nn.ReLU
             setattr(parent, name, _WinogradConv2d(child, convolve, relu=is_fused))
             if is_fused:
                 setattr(parent, next_name, nn.Identity())
@@ -69,12 +70,14 @@ class _WinogradConv2d(nn.Module):
         super().__init__()
         self._kernel = _transformed(conv.weight)
         self._bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias
-        self._n_out = conv.out_channels
+        self._n_in, self._n_out = conv.in_channels, conv.out_channels
         self._convolve = convolve
         self._relu = relu
 
     def forward(self, batch: Tensor) -> Tensor:
         n, n_in, height, width = batch.shape
+        if n_in != self._n_in or batch.device.type != "cpu":
+            raise RuntimeError(f"expected {self._n_in} channels on the CPU, got {batch.shape}")
         batch = batch.float().contiguous(memory_format=torch.channels_last)
         out = torch.empty((n, self._n_out, height, width), memory_format=torch.channels_last)
         tensors = (batch, self._kernel, self._bias, out)

@@ -16,7 +16,7 @@ from featcache.store.catalog import (
 from featcache.store.check import Damage, VerifyReport, require_sound, verify_cache
 from featcache.store.describe import CacheDescription, SplitDescription, describe_cache
 from featcache.store.files import human_bytes, is_there, named_failures, require_space
-from featcache.store.format import Block, Manifest, rows_per_block
+from featcache.store.format import Block, Extent, Manifest, rows_per_block
 from featcache.store.lock import locked
 from featcache.store.mend import mend_structure
 from featcache.store.reader import (
@@ -27,7 +27,7 @@ from featcache.store.reader import (
     read_state,
     read_trunk_statistics,
 )
-from featcache.store.skeleton import FilePlan, SplitPlan, plan_of
+from featcache.store.skeleton import FilePlan, SplitPlan
 from featcache.store.writer import CacheWriter, SplitRows, encode_id, partial_path
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "CacheSummary",
     "CacheWriter",
     "Damage",
+    "Extent",
     "FilePlan",
     "Manifest",
     "SplitDescription",
@@ -60,7 +61,6 @@ __all__ = [
     "near_misses",
     "open_cache",
     "partial_path",
-    "plan_of",
     "read_state",
     "read_trunk_statistics",
     "remove_cache",

@@ -184,7 +184,7 @@ def eva(python: str, name: str, data_dir: str, n_images: str = "256") -> dict[st
             rounds.append((theirs_s, ours_s))
         found = torch.from_numpy(np.load(f"{folder}/rows.npy"))
     error = float((found - rows).abs().max() / rows.abs().max())
-    if error > 1e-4:
+    if not error <= 1e-4:
         sys.exit(f"eva's features differ by {error:.1g} of the largest: no figures")
     ratios = sorted(theirs_s / ours_s for theirs_s, ours_s in rounds)
     return {

@@ -74,8 +74,9 @@ def group_is_gone(process: subprocess.Popen[str]) -> bool:
     [
         ([signal.SIGINT], 130),
         ([signal.SIGTERM], 143),
+        ([signal.SIGINT, signal.SIGINT], 130),
     ],
-    ids=["SIGINT", "SIGTERM"],  # SIGHUP and SIGINT twice: tests/faults/test_signals.py
+    ids=["SIGINT", "SIGTERM", "SIGINT twice"],  # SIGHUP on extract: make faults
 )
 def test_a_stopped_extraction_keeps_its_rows_and_resumes_to_the_same_bytes(
     extraction: partial[featcache.ExtractResult],

@@ -57,21 +57,22 @@ def main() -> int:
     broken = []
     soak = None
     if "soak" in options.only and not options.quick:  # half an hour, beside the others
+        Path(_SOAKED).unlink(missing_ok=True)
         soak = subprocess.Popen([sys.executable, "-m", "tests.faults.soak", "--out", _SOAKED])
     for name in options.only:
         started = time.monotonic()
-        if name == "soak" and soak is not None:
-            soak.wait()
-            found[name] = [Claim(**c) for c in json.loads(Path(_SOAKED).read_text())]
-            Path(_SOAKED).unlink()
-        else:
-            harness = importlib.import_module(f"tests.faults.{name}").claims
-            try:
+        try:
+            if name == "soak" and soak is not None:
+                soak.wait()
+                found[name] = [Claim(**c) for c in json.loads(Path(_SOAKED).read_text())]
+                Path(_SOAKED).unlink()
+            else:
+                harness = importlib.import_module(f"tests.faults.{name}").claims
                 found[name] = run(name, harness, quick=options.quick)
-            except (Exception, SystemExit):  # a missing tool exits
-                traceback.print_exc()
-                broken.append(name)
-                continue
+        except (Exception, SystemExit):  # a missing tool exits
+            traceback.print_exc()
+            broken.append(name)
+            continue
         seconds[name] = round(time.monotonic() - started)
         if not options.quick:
             _write(found, seconds)

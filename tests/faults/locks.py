@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import shutil
 import signal
@@ -136,9 +137,12 @@ def _naive(folder: Path) -> int:
 
 
 def _naive_pair(path: Path) -> bool:
+    both_opened = multiprocessing.get_context("fork").Barrier(2)
+
     def write(value: int) -> Callable[[], None]:
         def run() -> None:
             with h5py.File(path, "a", locking=False) as h5:
+                both_opened.wait(timeout=10)
                 for i in range(50):
                     h5[f"{value}/{i}"] = np.full(1000, value)
 
