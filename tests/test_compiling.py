@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 import featcache
 from featcache import compiling
-from featcache.compiling import CompileError, compile_trunk, compiler_name, settle_compiled
+from featcache.compiling import (
+    CompileError,
+    compile_trunk,
+    compiler_name,
+    recompile,
+    settle_compiled,
+)
 from featcache.errors import InterruptedRunError, MismatchError
 from featcache.extraction import ExtractResult
 from featcache.forward import TrunkRunner
@@ -104,12 +110,12 @@ def test_a_long_job_is_compiled_if_that_is_faster(
     [
         ({"n_rows": 1_000}, "250 s of work are too few to compile with inductor"),
         ({"compiled_s": 0.95}, "1.05 times as fast as eager"),
-        ({"compiler": None}, "no C++ compiler was found"),
+        ({"compiler": None}, "no C++ compiler answers"),
         ({"forward": CompileError("g++ died")}, "g++ died"),
         ({"forward": lambda batch: batch.mean((2, 3)).repeat(1, 3)[:, :8]}, "features differ by"),
         ({"forward": lambda batch: torch.full((4, 8), torch.nan)}, "features differ by nan"),
         ({"asked": "never"}, "asked for"),
-        ({"asked": "inductor", "compiler": None}, "no C++ compiler was found"),
+        ({"asked": "inductor", "compiler": None}, "no C++ compiler answers"),
     ],
 )
 def test_else_the_trunk_stays_eager_and_says_why(
@@ -185,14 +191,33 @@ def test_a_trunk_without_such_convolutions_is_not_compiled_with_winograd(
         compile_trunk(runner, SHAPE, "winograd")
 
 
+def test_an_engine_of_another_featcache_is_not_taken_for_one_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner, told = make_runner(Wide()), list[str]()
+    monkeypatch.setattr(compiling, "compiler_name", lambda engine: f"{engine}, cc 1")
+
+    assert recompile(runner, SHAPE, "tvm, cc 1", told.append) is None
+    assert runner.forward is runner.module
+    assert told[-1] == "No engine 'tvm' is known here."
+
+
+def test_a_compiler_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, told = make_runner(Wide()), list[str]()
+    monkeypatch.setattr(compiling, "compiler_name", lambda _: None)
+
+    assert recompile(runner, SHAPE, "winograd, cc 1", told.append) is None
+    assert "but no C++ compiler answers" in told[0]
+
+
 def test_what_the_compiler_says_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     script = tmp_path / "c++"
-    script.write_text("#!/bin/sh\necho 'bad option -march' >&2; exit 1\n")
+    script.write_text("#!/bin/sh\nprintf 'in f:\\nerror: bad -march\\n' >&2; exit 1\n")
     script.chmod(0o755)
     monkeypatch.setattr(compiling, "cpp_compiler", lambda: str(script))
     runner = make_runner(Wide())
 
-    with pytest.raises(CompileError, match="failed to compile: bad option -march"):
+    with pytest.raises(CompileError, match="failed to compile: error: bad -march"):
         compile_trunk(runner, SHAPE, "winograd")
     assert runner.forward is runner.module
 
@@ -252,6 +277,9 @@ def test_a_compiled_run_resumes_compiled_and_byte_identical(
 
     with pytest.raises(MismatchError, match="compiler"):
         extract(**asked, compile="never")
+    other = {"winograd": "inductor", "inductor": "winograd"}[engine]
+    with pytest.raises(MismatchError, match=f"begun with --compile {engine}, not {other}"):
+        extract(**asked, compile=other)
     told: list[str] = []
     resumed = extract(**asked, on_note=told.append)
 

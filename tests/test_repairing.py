@@ -12,6 +12,7 @@ import torch
 import featcache
 from featcache.errors import (
     CacheMissingError,
+    FeatcacheError,
     InterruptedRunError,
     LockedError,
     MismatchError,
@@ -209,3 +210,15 @@ def test_an_older_partial_file_beside_it_is_left_alone(extract: Extract) -> None
 
     assert path.read_bytes() == sound
     assert partial_path(path).read_bytes() == older
+
+
+def test_no_lock_is_left_beside_a_strangers_file(tmp_path: Path) -> None:
+    """A lock tells `remove_cache` that the file beside it is a cache."""
+    stranger = tmp_path / "mine.h5"
+    stranger.write_bytes(b"somebody's only copy" * 1000)
+
+    for act in (featcache.repair_cache, featcache.remove_cache):
+        with pytest.raises(FeatcacheError):
+            act(stranger)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.h5"]

@@ -132,3 +132,21 @@ def test_other_layouts_and_no_bias_agree() -> None:
 def test_a_compiler_that_fails_says_so() -> None:
     with pytest.raises(FileNotFoundError, match="no-such-compiler"):
         with_winograd_convolutions(nn.Sequential(conv()), "no-such-compiler")
+
+
+def test_a_repeated_convolution_keeps_its_neighbours() -> None:
+    layer = conv(16, 16)
+    batch = laid_out(2, 16, 9, 9)
+    expected = nn.Sequential(layer, layer, nn.ReLU())(batch)
+
+    found = replaced(layer, layer, nn.ReLU())(batch)
+
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_no_images_and_other_channels() -> None:
+    trunk = replaced(conv(8, 16))
+
+    assert trunk(laid_out(0, 8, 5, 5)).shape == (0, 16, 5, 5)
+    with pytest.raises(RuntimeError, match="expected 8 channels"):
+        trunk(laid_out(1, 16, 5, 5))

@@ -46,3 +46,13 @@ def test_a_file_that_is_not_there_is_no_missing_cache(run: Run) -> None:
 
     assert result.exit_code == 2
     assert "There is no file nix.h5." in result.stderr
+
+
+def test_ids_of_fixed_length_come_in(run: Run) -> None:
+    with h5py.File("clip.h5", "w") as h5:
+        h5["x"], h5["y"] = np.ones((20, 2)), np.arange(20) % 2
+        h5["ids"] = np.array([f"image {i}" for i in range(20)], "S8")
+
+    command = ["cache", "import", "clip.h5", "--features", "x", "--labels", "y", "--ids", "ids"]
+
+    assert run(*command).exit_code == 0
