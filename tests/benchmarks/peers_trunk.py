@@ -86,8 +86,10 @@ def peers(name: str, dataset: Dataset) -> list[Peer]:
         precision="fp32",
         batch_size=16,
     )
-    with freed_memory_kept():
-        compile_trunk(runner, (32, 32, 3), ENGINES[name])
+    engine = ENGINES.get(name, "never")
+    if engine != "never":
+        with freed_memory_kept():
+            compile_trunk(runner, (32, 32, 3), engine)
     forward = runner.forward
 
     def ceiling() -> tuple[float, Tensor]:
@@ -98,7 +100,7 @@ def peers(name: str, dataset: Dataset) -> list[Peer]:
         return time.perf_counter() - started, torch.cat(parts)
 
     return [
-        Peer("featcache", lambda: ours(ENGINES[name]), n),
+        Peer("featcache", lambda: ours(engine), n),
         Peer("featcache, --compile never", lambda: ours("never"), n),
         Peer("its preprocessing and trunk on a resident batch, nothing else", ceiling, n),
         Peer("the notebook's loop", lambda: _loop(plain, pixels, 64, 0), n),
