@@ -401,8 +401,8 @@ def _other_classes(manifest: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (_other_shape, r'train\.features: found \[192,"\|u1"\], wanted \[8,8,3,"\|u1"\]'),
-        (_other_type, r'train\.features: found \[8,4,3,"<f2"\]'),
+        (_other_shape, r'train\.features: found \[12,192,"\|u1"\], wanted \[12,8,8,3,"\|u1"\]'),
+        (_other_type, r'train\.features: found \[12,8,4,3,"<f2"\]'),
         (_other_split, r'splits: found \["other","test"\]'),
         (_other_order, r'splits: found \["test","train"\]'),
         (_other_classes, r'class_names: found \["cat"\], wanted \["cat","dog"\]'),
