@@ -143,7 +143,7 @@ class Plan:
         batch_size = self.spec.batch_size or stored.get("batch_size", PIXELS_BATCH_SIZE)
         job = self._job(batch_size, on_progress)
         asked, before = self.spec.compile, stored.get("compiler", "never").partition(",")[0]
-        if asked not in ("auto", "never", before) and not self.spec.mix_numerics:
+        if "never" not in (asked, before) and asked not in ("auto", before):
             raise MismatchError(
                 f"{writer.file} was begun with --compile {clipped(before)}, not {asked}: last "
                 f"digits may differ. Nothing was changed. Leave --compile out to go on as it was "

@@ -247,6 +247,19 @@ def test_a_compiled_trunk_gives_the_same_features(runner: TrunkRunner) -> None:
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+def test_the_same_command_resumes_where_the_engine_did_not_suit(
+    extract: Extract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run was eager, whatever was asked for."""
+    monkeypatch.setattr("featcache.planning.rows_per_block", lambda _, batch_size: 2 * batch_size)
+    monkeypatch.setattr(compiling, "compiler_name", lambda _: None)
+    asked = {"backbone": "resnet18", "image_size": 32, "compile": "winograd"}
+    with pytest.raises(InterruptedRunError):
+        extract(**asked, on_progress=StopAfter(4))
+
+    assert extract(**asked).outcome == "resumed"
+
+
 @needs_compiler
 def test_two_compiled_trunks_of_a_class_keep_apart(runner: TrunkRunner) -> None:
     images = np.random.default_rng(1).integers(0, 256, (4, *SHAPE), np.uint8)
