@@ -12,17 +12,22 @@
 
 namespace {
 
+#ifdef __AVX512F__
+constexpr int LANES = 16;
+constexpr int ROWS = 12; // tiles of a micro-kernel: with COLUMNS it fills 32 registers
+#else
 constexpr int LANES = 8;
+constexpr int ROWS = 6; // 16 registers
+#endif
 typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4)));
 
 constexpr int POINTS = 36;         // of a transformed tile, 6x6
-constexpr int ROWS = 6;            // tiles of a micro-kernel: with COLUMNS it fills 16 registers
 constexpr int COLUMNS = 2 * LANES; // output channels of a micro-kernel
 constexpr int TILES = 60;          // of a block: a few MB with its products
 
 Vec load(const float *from) { return *reinterpret_cast<const Vec *>(from); }
 void store(float *to, Vec value) { *reinterpret_cast<Vec *>(to) = value; }
-Vec all(float x) { return Vec{x, x, x, x, x, x, x, x}; }
+Vec all(float x) { return x - Vec{}; }
 
 // B^T d, for six values that lie `step` apart.
 inline void transform_input(const Vec *d, Vec *out, int step) {
@@ -113,7 +118,7 @@ void multiply(const float *a, const float *b, float *to, long n_in, long n_out) 
     Vec sum[ROWS][2] = {};
     for (long k = 0; k < n_in; k++) {
         Vec left = load(b + k * COLUMNS), right = load(b + k * COLUMNS + LANES);
-#pragma GCC unroll 6
+#pragma GCC unroll 12
         for (int i = 0; i < ROWS; i++) {
             sum[i][0] += all(a[i * n_in + k]) * left;
             sum[i][1] += all(a[i * n_in + k]) * right;
@@ -152,7 +157,10 @@ long tiles_of_block(long n_tiles, long n_threads) {
 
 } // namespace
 
-// Returns 0, or 1 if memory is short. n_in is a multiple of 8, n_out of 16.
+// Output channels come in panels of so many; input channels in half as many.
+extern "C" int columns() { return COLUMNS; }
+
+// Returns 0, or 1 if memory is short. n_in is a multiple of LANES, n_out of COLUMNS.
 extern "C" int convolve(const float *images, const float *kernel, const float *bias, float *out,
                         long n, long height, long width, long n_in, long n_out, int relu,
                         int n_threads) {

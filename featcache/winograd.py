@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
-_LANES, _COLUMNS = 8, 16  # of the source
+_LANES, _COLUMNS = 16, 32  # of the widest vectors in the source
 # A kernel at six points: Lavin and Gray, arXiv:1509.09308, section 4.3.
 _G = (
     (1 / 4, 0, 0),
@@ -48,7 +48,7 @@ def with_winograd_convolutions(module: nn.Module, compiler: str) -> nn.Module:
         OSError: If the compiler cannot be run, or what it made cannot be loaded.
         subprocess.CalledProcessError: If it fails; `stderr` has what it said.
     """
-    convolve = _build(compiler)
+    library = _build(compiler)
     shared = {id(t): t for t in itertools.chain(module.parameters(), module.buffers())}
     trunk = copy.deepcopy(module, shared)
     for parent in list(trunk.modules()):
@@ -57,7 +57,7 @@ def with_winograd_convolutions(module: nn.Module, compiler: str) -> nn.Module:
             if not _fits(child):
                 continue
             is_fused = type(parent) is nn.Sequential and type(follower) is nn.ReLU
-            setattr(parent, name, _WinogradConv2d(child, convolve, relu=is_fused))
+            setattr(parent, name, _WinogradConv2d(child, library, relu=is_fused))
             if is_fused:
                 setattr(parent, next_name, nn.Identity())
     return trunk
@@ -66,12 +66,12 @@ def with_winograd_convolutions(module: nn.Module, compiler: str) -> nn.Module:
 class _WinogradConv2d(nn.Module):
     """(B, C, H, W) -> (B, K, H, W), both channels_last, as the convolution; with ReLU if `relu`."""
 
-    def __init__(self, conv: nn.Conv2d, convolve: Any, *, relu: bool) -> None:
+    def __init__(self, conv: nn.Conv2d, library: ctypes.CDLL, *, relu: bool) -> None:
         super().__init__()
-        self._kernel = _transformed(conv.weight)
+        self._kernel = _transformed(conv.weight, library.columns())
         self._bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias
         self._n_in, self._n_out = conv.in_channels, conv.out_channels
-        self._convolve = convolve
+        self._convolve = library.convolve
         self._relu = relu
 
     def forward(self, batch: Tensor) -> Tensor:
@@ -100,22 +100,22 @@ def _fits(part: nn.Module | None) -> TypeGuard[nn.Conv2d]:
     )
 
 
-def _transformed(weight: Tensor) -> Tensor:
-    """(K, C, 3, 3) -> (36, K / 16, C, 16) float32."""
+def _transformed(weight: Tensor, columns: int) -> Tensor:
+    """(K, C, 3, 3) -> (36, K / columns, C, columns) float32."""
     n_out, n_in = weight.shape[:2]
     g = torch.tensor(_G, dtype=torch.float64)
     points = torch.einsum("ai,kcij,bj->abkc", g, weight.double(), g)
-    panels = points.reshape(36, n_out // _COLUMNS, _COLUMNS, n_in)
+    panels = points.reshape(36, n_out // columns, columns, n_in)
     return panels.transpose(2, 3).float().contiguous()
 
 
 @functools.cache
-def _build(compiler: str) -> Any:
+def _build(compiler: str) -> ctypes.CDLL:
     """Compile the source, in less than a second, and load it; the file is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="featcache-") as folder:
         library = Path(folder) / "winograd.so"
         command = [compiler, *_FLAGS, "-o", str(library), str(_SOURCE)]
         subprocess.run(command, capture_output=True, text=True, check=True)
-        convolve = ctypes.CDLL(str(library)).convolve
-    convolve.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 5 + [ctypes.c_int] * 2
-    return convolve
+        loaded = ctypes.CDLL(str(library))
+    loaded.convolve.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 5 + [ctypes.c_int] * 2
+    return loaded
