@@ -29,26 +29,26 @@ Vec load(const float *from) { return *reinterpret_cast<const Vec *>(from); }
 void store(float *to, Vec value) { *reinterpret_cast<Vec *>(to) = value; }
 Vec all(float x) { return x - Vec{}; }
 
-// B^T d, for six values that lie `step` apart.
-inline void transform_input(const Vec *d, Vec *out, int step) {
-    Vec a = d[4 * step] - 4.0f * d[2 * step], b = d[3 * step] - 4.0f * d[step];
-    Vec c = d[4 * step] - d[2 * step], e = 2.0f * (d[3 * step] - d[step]);
-    out[0] = 4.0f * d[0] - 5.0f * d[2 * step] + d[4 * step];
+// B^T d: six values become six, `step` apart.
+inline void transform_input(const Vec (&d)[6], Vec *out, int step) {
+    Vec a = d[4] - 4.0f * d[2], b = d[3] - 4.0f * d[1];
+    Vec c = d[4] - d[2], e = 2.0f * (d[3] - d[1]);
+    out[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
     out[step] = a + b;
     out[2 * step] = a - b;
     out[3 * step] = c + e;
     out[4 * step] = c - e;
-    out[5 * step] = 4.0f * d[step] - 5.0f * d[3 * step] + d[5 * step];
+    out[5 * step] = 4.0f * d[1] - 5.0f * d[3] + d[5];
 }
 
-// A^T m: six values become four, again `step` apart.
-inline void transform_output(const Vec *m, Vec *out, int step) {
-    Vec a = m[step] + m[2 * step], b = m[step] - m[2 * step];
-    Vec c = m[3 * step] + m[4 * step], e = m[3 * step] - m[4 * step];
+// A^T m: six values become four, `step` apart.
+inline void transform_output(const Vec (&m)[6], Vec *out, int step) {
+    Vec a = m[1] + m[2], b = m[1] - m[2];
+    Vec c = m[3] + m[4], e = m[3] - m[4];
     out[0] = m[0] + a + c;
     out[step] = b + 2.0f * e;
     out[2 * step] = a + 4.0f * c;
-    out[3 * step] = b + 8.0f * e + m[5 * step];
+    out[3 * step] = b + 8.0f * e + m[5];
 }
 
 struct Layer {
@@ -62,6 +62,9 @@ struct Layer {
     long tiles_down() const { return (height + 3) / 4; }
     long tiles_across() const { return (width + 3) / 4; }
     long n_tiles() const { return n * tiles_down() * tiles_across(); }
+    bool holds(long row, long column) const {
+        return row >= 0 && row < height && column >= 0 && column < width;
+    }
 };
 
 // Where a tile's outputs begin.
@@ -80,36 +83,48 @@ struct Place {
 
 void read_tile(const Layer &layer, long tile, float *to, long point_stride) {
     Place place(layer, tile);
+    const float *from = layer.images + place.offset(layer, -1, -1, layer.n_in);
+    long down = layer.width * layer.n_in;
+    bool is_inside = place.top > 0 && place.left > 0 && place.top + 5 <= layer.height &&
+                     place.left + 5 <= layer.width;
     for (long channel = 0; channel < layer.n_in; channel += LANES) {
-        Vec d[POINTS], half[POINTS];
-        for (int i = 0; i < 6; i++)
-            for (int j = 0; j < 6; j++) {
-                long row = place.top + i - 1, column = place.left + j - 1;
-                bool is_inside = row >= 0 && row < layer.height && column >= 0 && column < layer.width;
-                d[6 * i + j] = is_inside ? load(layer.images + channel +
-                                                place.offset(layer, i - 1, j - 1, layer.n_in))
-                                         : all(0.0f);
+        Vec half[POINTS];
+        for (int j = 0; j < 6; j++) {
+            Vec d[6];
+            for (int i = 0; i < 6; i++) {
+                bool is_there = is_inside || layer.holds(place.top + i - 1, place.left + j - 1);
+                d[i] = is_there ? load(from + i * down + j * layer.n_in + channel) : Vec{};
             }
-        for (int j = 0; j < 6; j++) transform_input(d + j, half + j, 6);
-        for (int i = 0; i < 6; i++) transform_input(half + 6 * i, d + 6 * i, 1);
-        for (int p = 0; p < POINTS; p++) store(to + p * point_stride + channel, d[p]);
+            transform_input(d, half + j, 6);
+        }
+        for (int i = 0; i < 6; i++) {
+            Vec d[6], out[6];
+            for (int j = 0; j < 6; j++) d[j] = half[6 * i + j];
+            transform_input(d, out, 1);
+            for (int j = 0; j < 6; j++) store(to + (6 * i + j) * point_stride + channel, out[j]);
+        }
     }
 }
 
 void write_tile(const Layer &layer, long tile, const float *from, long point_stride) {
     Place place(layer, tile);
     for (long channel = 0; channel < layer.n_out; channel += LANES) {
-        Vec m[POINTS], half[24], o[24];
-        for (int p = 0; p < POINTS; p++) m[p] = load(from + p * point_stride + channel);
-        for (int j = 0; j < 6; j++) transform_output(m + j, half + j, 6);
-        for (int i = 0; i < 4; i++) transform_output(half + 6 * i, o + 6 * i, 1);
-        Vec bias = load(layer.bias + channel);
-        for (int i = 0; i < 4 && place.top + i < layer.height; i++)
+        Vec half[24], bias = load(layer.bias + channel);
+        for (int j = 0; j < 6; j++) {
+            Vec m[6];
+            for (int i = 0; i < 6; i++) m[i] = load(from + (6 * i + j) * point_stride + channel);
+            transform_output(m, half + j, 6);
+        }
+        for (int i = 0; i < 4 && place.top + i < layer.height; i++) {
+            Vec m[6], out[4];
+            for (int j = 0; j < 6; j++) m[j] = half[6 * i + j];
+            transform_output(m, out, 1);
             for (int j = 0; j < 4 && place.left + j < layer.width; j++) {
-                Vec value = o[6 * i + j] + bias;
-                if (layer.relu) value = value < 0.0f ? all(0.0f) : value; // NaN stays
+                Vec value = out[j] + bias;
+                if (layer.relu) value = value < 0.0f ? Vec{} : value; // NaN stays
                 store(layer.out + place.offset(layer, i, j, layer.n_out) + channel, value);
             }
+        }
     }
 }
 
