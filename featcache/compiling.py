@@ -13,7 +13,11 @@ from featcache.errors import DeviceError, clipped
 from featcache.forward import TrunkRunner
 from featcache.inductor import compiled_by_inductor
 from featcache.runtime import Choice, NoteCallback
-from featcache.winograd import has_winograd_convolutions, with_winograd_convolutions
+from featcache.winograd import (
+    has_winograd_convolutions,
+    source_digest,
+    with_winograd_convolutions,
+)
 
 # Seconds of work from which an engine is tried: it gains up to 2.5 times, or nothing
 # (docs/benchmarks.md), and then trying must cost no more than a few percent. Winograd's compiles
@@ -43,14 +47,23 @@ def cpp_compiler() -> str:
 
 
 def compiler_name(engine: str) -> str | None:
-    """Name what would compile a trunk here, with its version; None where nothing can."""
+    """Name what would compile a trunk here, with all versions; None where nothing can.
+
+    It begins with the engine, see `engine_of`.
+    """
     try:
         asked = subprocess.run(
             [cpp_compiler(), "--version"], capture_output=True, text=True, check=True
         )
     except Exception:  # whatever is missing or broken: there is no compiler
         return None
-    return f"{engine}, {asked.stdout.partition(chr(10))[0]}"
+    own = f" {source_digest()}" if engine == "winograd" else ""
+    return f"{engine}{own}, {asked.stdout.partition(chr(10))[0]}"
+
+
+def engine_of(compiler: str) -> str:
+    """Name the engine of what `compiler_name` named, or an engine itself."""
+    return compiler.partition(",")[0].partition(" ")[0]
 
 
 def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int], engine: str) -> None:
@@ -66,7 +79,7 @@ def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int], engine
     Raises:
         CompileError: Whatever torch, the compiler or the system complain of; the trunk is eager.
     """
-    engine = engine.partition(",")[0]
+    engine = engine_of(engine)
     runner.forward = runner.module
     try:
         with runner.running():
@@ -77,8 +90,8 @@ def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int], engine
                 raise CompileError(f"No engine {engine!r} is known here.")
             elif not _fits_winograd(runner):
                 raise CompileError(
-                    f"Winograd's algorithm is for 3x3 convolutions in fp32: this trunk has none, "
-                    f"or is in another precision ({runner.precision})."
+                    f"Winograd's algorithm is for 3x3 convolutions in fp32, which bf16 may have "
+                    f"too: this trunk has none, or is in another precision ({runner.precision})."
                 )
             else:
                 runner.forward = with_winograd_convolutions(runner.module, cpp_compiler())
@@ -107,7 +120,7 @@ def recompile(
     Returns:
         What compiled it; None, and the trunk is eager, where that fails.
     """
-    engine = compiler.partition(",")[0]
+    engine = engine_of(compiler)
     here = compiler_name(engine)
     if here is None:
         on_note(f"the first run compiled the trunk ({clipped(compiler)}), but {_NO_COMPILER}")
@@ -231,7 +244,8 @@ class _Trial:
 
 
 def _fits_winograd(runner: TrunkRunner) -> bool:
-    return runner.precision == "fp32" and has_winograd_convolutions(runner.module)
+    # Its arithmetic is fp32 always, so in bf16 it is the more exact one.
+    return runner.precision in {"fp32", "bf16"} and has_winograd_convolutions(runner.module)
 
 
 def _gain(runner: TrunkRunner, images: npt.NDArray[np.uint8]) -> float:

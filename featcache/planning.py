@@ -20,7 +20,7 @@ from featcache.backbones import (
     load_backbone,
 )
 from featcache.batchnorm import batch_norm_statistics, require_batch_norm
-from featcache.compiling import recompile, settle_compiled
+from featcache.compiling import engine_of, recompile, settle_compiled
 from featcache.datasets import load_dataset
 from featcache.datasets.splits import ArrayImages, Dataset
 from featcache.errors import MismatchError, UsageError, clipped
@@ -142,7 +142,7 @@ class Plan:
         stored = writer.manifest.numerics
         batch_size = self.spec.batch_size or stored.get("batch_size", PIXELS_BATCH_SIZE)
         job = self._job(batch_size, on_progress)
-        asked, before = self.spec.compile, stored.get("compiler", "never").partition(",")[0]
+        asked, before = self.spec.compile, engine_of(stored.get("compiler", "never"))
         if "never" not in (asked, before) and asked not in ("auto", before):
             raise MismatchError(
                 f"{writer.file} was begun with --compile {clipped(before)}, not {asked}: last "

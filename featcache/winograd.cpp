@@ -24,6 +24,8 @@ typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4)));
 constexpr int POINTS = 36;         // of a transformed tile, 6x6
 constexpr int COLUMNS = 2 * LANES; // output channels of a micro-kernel
 constexpr int TILES = 60;          // of a block: a few MB with its products
+constexpr int MANY_TILES = 144;    // where the kernel is large, and read anew for each block
+constexpr long LARGE_KERNEL = 1 << 22; // floats: more than caches hold beside the tiles
 
 Vec load(const float *from) { return *reinterpret_cast<const Vec *>(from); }
 void store(float *to, Vec value) { *reinterpret_cast<Vec *>(to) = value; }
@@ -55,13 +57,15 @@ struct Layer {
     const float *images; // (N, H, W, C)
     const float *kernel; // (36, K / COLUMNS, C, COLUMNS), transformed
     const float *bias;   // (K)
-    float *out;          // (N, H, W, K)
+    float *out;          // (N, H, W, K), or (N, H / 2, W / 2, K) if pooled
     long n, height, width, n_in, n_out;
-    bool relu;
+    bool relu, pool; // ReLU, and then the largest of each 2x2
 
     long tiles_down() const { return (height + 3) / 4; }
     long tiles_across() const { return (width + 3) / 4; }
     long n_tiles() const { return n * tiles_down() * tiles_across(); }
+    long out_height() const { return pool ? height / 2 : height; }
+    long out_width() const { return pool ? width / 2 : width; }
     bool holds(long row, long column) const {
         return row >= 0 && row < height && column >= 0 && column < width;
     }
@@ -75,16 +79,12 @@ struct Place {
         : image(tile / layer.tiles_across() / layer.tiles_down()),
           top(tile / layer.tiles_across() % layer.tiles_down() * 4),
           left(tile % layer.tiles_across() * 4) {}
-
-    long offset(const Layer &layer, long row, long column, long n_channels) const {
-        return ((image * layer.height + top + row) * layer.width + left + column) * n_channels;
-    }
 };
 
 void read_tile(const Layer &layer, long tile, float *to, long point_stride) {
     Place place(layer, tile);
-    const float *from = layer.images + place.offset(layer, -1, -1, layer.n_in);
     long down = layer.width * layer.n_in;
+    long first = (place.image * layer.height + place.top - 1) * down + (place.left - 1) * layer.n_in;
     bool is_inside = place.top > 0 && place.left > 0 && place.top + 5 <= layer.height &&
                      place.left + 5 <= layer.width;
     for (long channel = 0; channel < layer.n_in; channel += LANES) {
@@ -93,7 +93,7 @@ void read_tile(const Layer &layer, long tile, float *to, long point_stride) {
             Vec d[6];
             for (int i = 0; i < 6; i++) {
                 bool is_there = is_inside || layer.holds(place.top + i - 1, place.left + j - 1);
-                d[i] = is_there ? load(from + i * down + j * layer.n_in + channel) : Vec{};
+                d[i] = is_there ? load(layer.images + (first + i * down + j * layer.n_in + channel)) : Vec{};
             }
             transform_input(d, half + j, 6);
         }
@@ -106,25 +106,36 @@ void read_tile(const Layer &layer, long tile, float *to, long point_stride) {
     }
 }
 
+// The larger, or NaN if one is.
+Vec larger(Vec a, Vec b) { return (a > b) | (a != a) ? a : b; }
+
 void write_tile(const Layer &layer, long tile, const float *from, long point_stride) {
     Place place(layer, tile);
+    const long side = layer.pool ? 2 : 4, top = place.top * side / 4, left = place.left * side / 4;
     for (long channel = 0; channel < layer.n_out; channel += LANES) {
-        Vec half[24], bias = load(layer.bias + channel);
+        Vec half[24], out[4][4], bias = load(layer.bias + channel);
         for (int j = 0; j < 6; j++) {
             Vec m[6];
             for (int i = 0; i < 6; i++) m[i] = load(from + (6 * i + j) * point_stride + channel);
             transform_output(m, half + j, 6);
         }
-        for (int i = 0; i < 4 && place.top + i < layer.height; i++) {
-            Vec m[6], out[4];
+        for (int i = 0; i < 4; i++) {
+            Vec m[6];
             for (int j = 0; j < 6; j++) m[j] = half[6 * i + j];
-            transform_output(m, out, 1);
-            for (int j = 0; j < 4 && place.left + j < layer.width; j++) {
-                Vec value = out[j] + bias;
-                if (layer.relu) value = value < 0.0f ? Vec{} : value; // NaN stays
-                store(layer.out + place.offset(layer, i, j, layer.n_out) + channel, value);
-            }
+            transform_output(m, out[i], 1);
         }
+        if (layer.pool)
+            for (int i = 0; i < 2; i++)
+                for (int j = 0; j < 2; j++)
+                    out[i][j] = larger(larger(out[2 * i][2 * j], out[2 * i][2 * j + 1]),
+                                       larger(out[2 * i + 1][2 * j], out[2 * i + 1][2 * j + 1]));
+        for (int i = 0; i < side && top + i < layer.out_height(); i++)
+            for (int j = 0; j < side && left + j < layer.out_width(); j++) {
+                long pixel = (place.image * layer.out_height() + top + i) * layer.out_width() + left + j;
+                Vec value = out[i][j] + bias;
+                if (layer.relu) value = value < 0.0f ? Vec{} : value; // NaN stays
+                store(layer.out + pixel * layer.n_out + channel, value);
+            }
     }
 }
 
@@ -165,9 +176,10 @@ void run_block(const Layer &layer, long first, long n_tiles, float *inputs, floa
 }
 
 // As many tiles for every thread, if there are few.
-long tiles_of_block(long n_tiles, long n_threads) {
-    long rounds = (n_tiles + TILES * n_threads - 1) / (TILES * n_threads);
-    return (n_tiles + rounds * n_threads - 1) / (rounds * n_threads);
+long tiles_of_block(const Layer &layer, long n_threads) {
+    long most = POINTS * layer.n_in * layer.n_out > LARGE_KERNEL ? MANY_TILES : TILES;
+    long rounds = (layer.n_tiles() + most * n_threads - 1) / (most * n_threads);
+    return (layer.n_tiles() + rounds * n_threads - 1) / (rounds * n_threads);
 }
 
 } // namespace
@@ -178,11 +190,11 @@ extern "C" int columns() { return COLUMNS; }
 // Returns 0, or 1 if memory is short. n_in is a multiple of LANES, n_out of COLUMNS.
 extern "C" int convolve(const float *images, const float *kernel, const float *bias, float *out,
                         long n, long height, long width, long n_in, long n_out, int relu,
-                        int n_threads) {
-    Layer layer{images, kernel, bias, out, n, height, width, n_in, n_out, relu != 0};
+                        int pool, int n_threads) {
+    Layer layer{images, kernel, bias, out, n, height, width, n_in, n_out, relu != 0, pool != 0};
     long n_tiles = layer.n_tiles();
     if (n_tiles == 0) return 0;
-    long size = tiles_of_block(n_tiles, n_threads);
+    long size = tiles_of_block(layer, n_threads);
     int failed = 0;
 #pragma omp parallel num_threads(n_threads) reduction(| : failed)
     {

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import ctypes
 import functools
+import hashlib
 import itertools
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -33,15 +34,22 @@ def has_winograd_convolutions(module: nn.Module) -> bool:
     return any(_fits(part) for part in module.modules())
 
 
+def source_digest() -> str:
+    """8 hex digits of the source: another source may round differently."""
+    return hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:8]
+
+
 def with_winograd_convolutions(module: nn.Module, compiler: str) -> nn.Module:
     """Copy a trunk, its 3x3 convolutions replaced; all other tensors are shared.
 
     A replaced one needs a quarter of the multiplications and four times the memory for its
     weights, and differs by about 1e-5 of its largest output. A ReLU right behind one in a
-    Sequential is done with it, so nobody else may take the values between.
+    Sequential, and a 2x2 MaxPool2d behind that, are done with it: nobody else may take the values
+    between.
 
     Args:
-        module: (B, 3, H, W) -> (B, D), float32 on the CPU, for inference alone.
+        module: (B, 3, H, W) -> (B, D), float32 on the CPU, for inference alone; under autocast
+            a replaced convolution is computed in float32 all the same.
         compiler: A C++ compiler, by name or path.
 
     Raises:
@@ -52,38 +60,44 @@ def with_winograd_convolutions(module: nn.Module, compiler: str) -> nn.Module:
     shared = {id(t): t for t in itertools.chain(module.parameters(), module.buffers())}
     trunk = copy.deepcopy(module, shared)
     for parent in list(trunk.modules()):
-        children = [*parent._modules.items(), ("", None)]  # repeated ones too
-        for (name, child), (next_name, follower) in itertools.pairwise(children):
+        children = list(parent._modules.items())  # repeated ones too
+        for i, (name, child) in enumerate(children):
             if not _fits(child):
                 continue
-            is_fused = type(parent) is nn.Sequential and type(follower) is nn.ReLU
-            setattr(parent, name, _WinogradConv2d(child, library, relu=is_fused))
-            if is_fused:
-                setattr(parent, next_name, nn.Identity())
+            behind = children[i + 1 : i + 3] if type(parent) is nn.Sequential else []
+            relu = len(behind) > 0 and type(behind[0][1]) is nn.ReLU
+            pool = relu and len(behind) > 1 and _halves(behind[1][1])
+            setattr(parent, name, _WinogradConv2d(child, library, relu=relu, pool=pool))
+            for done, _ in behind[: relu + pool]:
+                setattr(parent, done, nn.Identity())
     return trunk
 
 
 class _WinogradConv2d(nn.Module):
-    """(B, C, H, W) -> (B, K, H, W), both channels_last, as the convolution; with ReLU if `relu`."""
+    """(B, C, H, W) -> (B, K, H, W), both channels_last, as the convolution; with ReLU if `relu`.
 
-    def __init__(self, conv: nn.Conv2d, library: ctypes.CDLL, *, relu: bool) -> None:
+    With `pool`, the largest of each 2x2: (B, K, H // 2, W // 2).
+    """
+
+    def __init__(self, conv: nn.Conv2d, library: ctypes.CDLL, *, relu: bool, pool: bool) -> None:
         super().__init__()
         self._kernel = _transformed(conv.weight, library.columns())
         self._bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias
         self._n_in, self._n_out = conv.in_channels, conv.out_channels
         self._convolve = library.convolve
-        self._relu = relu
+        self._relu, self._pool = relu, pool
 
     def forward(self, batch: Tensor) -> Tensor:
         n, n_in, height, width = batch.shape
         if n_in != self._n_in or batch.device.type != "cpu":
             raise RuntimeError(f"expected {self._n_in} channels on the CPU, got {batch.shape}")
         batch = batch.float().contiguous(memory_format=torch.channels_last)
-        out = torch.empty((n, self._n_out, height, width), memory_format=torch.channels_last)
+        size = (height // 2, width // 2) if self._pool else (height, width)
+        out = torch.empty((n, self._n_out, *size), memory_format=torch.channels_last)
         tensors = (batch, self._kernel, self._bias, out)
         sizes = (n, height, width, n_in, self._n_out)
-        threads = torch.get_num_threads()
-        if self._convolve(*(t.data_ptr() for t in tensors), *sizes, self._relu, threads):
+        options = (self._relu, self._pool, torch.get_num_threads())
+        if self._convolve(*(t.data_ptr() for t in tensors), *sizes, *options):
             raise MemoryError("no memory for the tiles of a convolution")
         return out
 
@@ -97,6 +111,16 @@ def _fits(part: nn.Module | None) -> TypeGuard[nn.Conv2d]:
         and part.padding_mode == "zeros"
         and part.in_channels % _LANES == 0
         and part.out_channels % _COLUMNS == 0
+    )
+
+
+def _halves(part: nn.Module | None) -> bool:
+    return (
+        type(part) is nn.MaxPool2d
+        and (part.kernel_size, part.stride) in ((2, 2), ((2, 2), (2, 2)))
+        and (part.padding, part.dilation) in ((0, 1), ((0, 0), (1, 1)))
+        and not part.ceil_mode
+        and not part.return_indices
     )
 
 
@@ -117,5 +141,5 @@ def _build(compiler: str) -> ctypes.CDLL:
         command = [compiler, *_FLAGS, "-o", str(library), str(_SOURCE)]
         subprocess.run(command, capture_output=True, text=True, check=True)
         loaded = ctypes.CDLL(str(library))
-    loaded.convolve.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 5 + [ctypes.c_int] * 2
+    loaded.convolve.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 5 + [ctypes.c_int] * 3
     return loaded

@@ -15,6 +15,7 @@ from featcache.compiling import (
     CompileError,
     compile_trunk,
     compiler_name,
+    engine_of,
     recompile,
     settle_compiled,
 )
@@ -22,6 +23,7 @@ from featcache.errors import InterruptedRunError, MismatchError
 from featcache.extraction import ExtractResult
 from featcache.forward import TrunkRunner
 from featcache.preprocess import Preprocess
+from featcache.winograd import source_digest
 from tests.test_extraction import StopAfter
 
 Extract = Callable[..., ExtractResult]
@@ -43,13 +45,13 @@ class Small(nn.Module):
         return features
 
 
-def make_runner(module: nn.Module | None = None) -> TrunkRunner:
+def make_runner(module: nn.Module | None = None, *, precision: str = "fp32") -> TrunkRunner:
     return TrunkRunner(
         (module or Small()).eval(),
         preprocess=Preprocess.notebook(16),
         is_resized=False,
         device="cpu",
-        precision="fp32",
+        precision=precision,
         batch_size=4,
     )
 
@@ -141,7 +143,7 @@ class Wide(nn.Module):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            layers = [nn.Conv2d(3, 8, 1), nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 8, 3)]
+            layers = [nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 3, padding=1), nn.Conv2d(32, 8, 3)]
             self.layers = nn.Sequential(*layers)
 
     def forward(self, batch: Tensor) -> Tensor:
@@ -187,8 +189,42 @@ def test_the_faster_engine_is_kept(
 def test_a_trunk_without_such_convolutions_is_not_compiled_with_winograd(
     runner: TrunkRunner,
 ) -> None:
-    with pytest.raises(CompileError, match="3x3 convolutions in fp32: this trunk has none"):
+    with pytest.raises(CompileError, match=r"3x3 convolutions in fp32, .* this trunk has none"):
         compile_trunk(runner, SHAPE, "winograd")
+
+
+class Alone(nn.Module):
+    """A convolution for Winograd's algorithm, and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(nn.Conv2d(48, 32, 3, padding=1))
+
+    def forward(self, batch: Tensor) -> Tensor:
+        features: Tensor = self.layers(batch.repeat(1, 16, 1, 1)).mean((2, 3))
+        return features
+
+
+@needs_compiler
+def test_winograd_computes_in_fp32_where_bf16_is_asked_for() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), np.uint8)
+    expected = make_runner(Alone()).features(images)
+    runner = make_runner(Alone(), precision="bf16")
+    eager = runner.features(images)
+
+    compile_trunk(runner, SHAPE, "winograd")
+    found = runner.features(images)
+
+    assert np.abs(eager - expected).max() > 1e-4 * np.abs(expected).max()
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_the_source_of_winograd_is_part_of_the_numeric_class() -> None:
+    assert engine_of("winograd 1a2b3c4d, g++ 1") == "winograd"
+    if (here := compiler_name("winograd")) is not None:
+        assert here.startswith(f"winograd {source_digest()}, ")
 
 
 def test_an_engine_of_another_featcache_is_not_taken_for_one_of_ours(
