@@ -17,6 +17,7 @@ from torch import Tensor
 
 from featcache.datamodule import stream_seed
 from featcache.heads import build_head
+from featcache.replay import quick_step
 from featcache.specs import HeadSpec
 
 # float32: the parameter, its gradient, Adam's two moments; and copies of all but the gradient, on
@@ -95,6 +96,8 @@ class HeadBank:
         self._n_steps = states[0].n_steps
         self._adam = self._new_adam()
         self._masks = _DropoutMasks(self.members, device)
+        generators = list(self._masks.generators.values())
+        self._quick_step = quick_step(self._step, self._state, device=device, generators=generators)
 
     def set_epoch(self, epoch: int) -> None:
         """Seed dropout for an epoch, as a head that is trained alone does."""
@@ -110,6 +113,11 @@ class HeadBank:
         Returns:
             (K,) losses, before the step: cross-entropy, and the L1 penalty where there is one.
         """
+        losses = self._quick_step(features, labels)
+        self._n_steps += 1
+        return losses
+
+    def _step(self, features: Tensor, labels: Tensor) -> Tensor:
         masks = self._masks.draw(len(labels))
         outputs = self._forward(features, masks)
         logits = outputs.pop()
@@ -120,8 +128,11 @@ class HeadBank:
         self._backward(features, outputs, masks, delta.div_(len(labels)))
         losses = self._penalise(losses)
         self._adam.step()
-        self._n_steps += 1
         return losses
+
+    def _state(self) -> list[Tensor]:
+        counts = [of_one["step"] for of_one in self._adam.state.values()]
+        return [*self._parameters, *itertools.chain(*self._moments), *counts]
 
     def logits(self, features: Tensor) -> Tensor:
         """Compute (K, C, B) logits of (B, D) features, in evaluation mode."""
@@ -201,7 +212,8 @@ class HeadBank:
                 }
                 parts.append(part)
             groups.append({"params": parts, "lr": lr, "weight_decay": weight_decay})
-        adam = torch.optim.Adam(groups, fused=True)
+        on_cuda = self._parameters[0].is_cuda
+        adam = torch.optim.Adam(groups, fused=True, capturable=on_cuda)
         adam.state.update(states)
         return adam
 
@@ -223,14 +235,13 @@ class _DropoutMasks:
     def __init__(self, members: Sequence[Member], device: torch.device) -> None:
         self.device = device
         drop = [m for m in members if m.spec.dropout]  # the last ones, by `_order`
-        self.kinds = [(m.seed, m.spec.dropout) for m in drop]
+        self.kinds = [(m.seed, m.spec.dropout or ()) for m in drop]
         self.widths = members[0].spec.hidden
-        self.generators: dict[Any, torch.Generator] = {}
+        self.generators = {kind: torch.Generator(device) for kind in self.kinds}
 
     def set_epoch(self, epoch: int) -> None:
-        for seed, ps in self.kinds:
-            generator = torch.Generator(self.device)
-            self.generators[seed, ps] = generator.manual_seed(stream_seed("dropout", seed, epoch))
+        for (seed, _), generator in self.generators.items():
+            generator.manual_seed(stream_seed("dropout", seed, epoch))
 
     def draw(self, batch_size: int) -> list[Tensor] | None:
         """Draw the (K', width, B) masks of one step for the K' last heads; None if K' is 0."""

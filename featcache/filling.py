@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from featcache.background import BlockWriter, FinishedBlock
 from featcache.datasets.splits import Split
+from featcache.forward import Launched
 from featcache.loading import Batch, Span
 from featcache.pipeline import Job, Progress
 from featcache.store import Block, CacheWriter
@@ -71,6 +72,7 @@ def _fill_split(reader: Job, split: Split, makers: Sequence[_BlockMaker], clock:
                     clock.write_s += maker.add(batch)
             clock.tick(split.name, batch.span.stop - batch.span.start)
             started = time.perf_counter()
+    clock.write_s += sum(maker.finish() for maker in makers)
 
 
 class _BlockMaker:
@@ -86,17 +88,33 @@ class _BlockMaker:
         self._job = job
         self._split = split
         self._out = out
+        self._launched: deque[tuple[Batch, Launched | None]] = deque()
         self._rows: list[npt.NDArray[Any]] = []
         self._reasons: dict[int, str] = {}
 
     def add(self, batch: Batch) -> float:
-        """Compute the rows of a wanted batch, and hand over a block that is complete.
+        """Launch a wanted batch, and hand over a block that is complete meanwhile.
 
         Returns:
             Seconds for which the disk was waited for.
         """
+        self._launched.append((batch, self._job.launch(batch)))
+        return self._take(self._job.n_ahead)
+
+    def finish(self) -> float:
+        """Hand over what is left; seconds as of `add`."""
+        return self._take(0)
+
+    def _take(self, n_left: int) -> float:
+        """Take the rows of all launched batches but the last `n_left`."""
+        waited_s = 0.0
+        while len(self._launched) > n_left:
+            waited_s += self._take_one(*self._launched.popleft())
+        return waited_s
+
+    def _take_one(self, batch: Batch, launched: Launched | None) -> float:
         block = self.blocks[batch.span]
-        self._rows.append(self._job.rows(self._split, batch))
+        self._rows.append(self._job.rows(self._split, batch, launched))
         first = batch.span.start - block.start
         self._reasons |= {first + i: reason for i, reason in batch.reasons.items()}
         if batch.span.stop < block.stop:

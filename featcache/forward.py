@@ -17,6 +17,10 @@ from featcache.pixels import BatchPreprocessor, after_resize
 from featcache.preprocess import Preprocess
 from featcache.runtime import arithmetic, is_out_of_memory
 
+Launched = Callable[[], npt.NDArray[np.float32]]
+"""Gives the (n, D) features of a batch that was begun."""
+_N_AHEAD = 2  # batches: one computes while another lands
+
 
 class TrunkRunner:
     """Runs a frozen module over batches of one fixed shape.
@@ -25,7 +29,9 @@ class TrunkRunner:
         module: (B, 3, s, s) -> (B, D), in eval mode, on its device.
         forward: What runs: the module itself, or the module compiled.
         batch_size: Images in every forward pass.
-        seconds: Time spent so far, by "preprocess" and "trunk".
+        seconds: Time spent so far, by "preprocess" and "trunk"; of a GPU, waiting for it counts as
+            the latter.
+        n_ahead: Batches to launch before the first is waited for.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class TrunkRunner:
         self.precision = precision
         self.batch_size = batch_size
         self.seconds: dict[str, float] = defaultdict(float)
+        self.n_ahead = 0 if device == "cpu" else _N_AHEAD
         self._preprocess = after_resize(preprocess) if is_resized else preprocess
         self._preprocessors: dict[tuple[int, int], BatchPreprocessor] = {}
 
@@ -110,7 +117,10 @@ class TrunkRunner:
             self._preprocessors[size] = BatchPreprocessor(
                 self._preprocess, in_size=size, device=torch.device(self.device)
             )
-        return self._preprocessors[size](torch.from_numpy(images).to(self.device))
+        pixels = torch.from_numpy(images)
+        if self.device != "cpu":  # only from pinned memory is the copy one that nobody waits for
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        return self._preprocessors[size](pixels)
 
     def features(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Run one batch.
@@ -127,6 +137,20 @@ class TrunkRunner:
         Raises:
             DeviceError: If the device fails or has no memory left.
         """
+        return self.launch(images)()
+
+    def launch(self, images: npt.NDArray[np.uint8]) -> Launched:
+        """Begin one batch: `features` in two halves. A CPU does it all here.
+
+        Args:
+            images: As for `features`.
+
+        Returns:
+            What waits for the features and gives them; it raises as `features` does.
+
+        Raises:
+            DeviceError: If the device fails or has no memory left.
+        """
         n_images = len(images)
         started = time.perf_counter()
         with self.running():
@@ -134,11 +158,35 @@ class TrunkRunner:
                 images = np.concatenate([images, _blank(images, self.batch_size - n_images)])
             inputs = self.inputs(images)
             prepared = time.perf_counter()
-            features = self.forward(inputs).float().cpu().numpy()
+            features = self.forward(inputs).float()
+            wait = _landing(features)
         self.seconds["preprocess"] += prepared - started
         self.seconds["trunk"] += time.perf_counter() - prepared
-        rows: npt.NDArray[np.float32] = features[:n_images]
-        return rows
+
+        def land() -> npt.NDArray[np.float32]:
+            waiting = time.perf_counter()
+            with self.running():
+                rows: npt.NDArray[np.float32] = wait().numpy()[:n_images]
+            self.seconds["trunk"] += time.perf_counter() - waiting
+            return rows
+
+        return land
+
+
+def _landing(features: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Begin to copy from a GPU into pinned memory; what comes back waits for it."""
+    if not features.is_cuda:
+        return lambda: features
+    landed = torch.empty(features.shape, pin_memory=True)
+    landed.copy_(features, non_blocking=True)
+    is_there = torch.cuda.Event()
+    is_there.record()
+
+    def wait() -> torch.Tensor:
+        is_there.synchronize()
+        return landed
+
+    return wait
 
 
 def to_storage(

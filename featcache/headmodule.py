@@ -6,11 +6,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from featcache.datamodule import Batch, SuperBatch
 from featcache.errors import NonFiniteError, UsageError
 from featcache.heads import build_head, l1_norm
+from featcache.replay import quick_step
 from featcache.specs import HeadSpec, TrainSpec
 
 
@@ -69,7 +71,11 @@ class HeadModule(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Make the notebook's Adam, fused: one pass over the weights."""
         return torch.optim.Adam(
-            self.parameters(), lr=self.lr, weight_decay=self.spec.weight_decay or 0.0, fused=True
+            self.parameters(),
+            lr=self.lr,
+            weight_decay=self.spec.weight_decay or 0.0,
+            fused=True,
+            capturable=self.device.type == "cuda",
         )
 
     def on_fit_start(self) -> None:
@@ -91,23 +97,56 @@ class HeadModule(pl.LightningModule):
         self.step_losses = []
         self._step_sizes: list[int] = []
 
+    def on_train_start(self) -> None:
+        """Choose how the steps of a SuperBatch run: on CUDA by replaying a recorded one."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer), "there is one"
+
+        def step(features: Tensor, labels: Tensor) -> Tensor:
+            return self._step(features, labels, optimizer)
+
+        def state() -> list[Tensor]:
+            moments = [t for of_one in optimizer.state.values() for t in of_one.values()]
+            return [*self.head.parameters(), *moments]
+
+        self._quick_step = quick_step(step, state, device=self.device)
+
     def training_step(self, batch: Batch | SuperBatch, batch_idx: int) -> None:
         """Run the optimiser steps of a batch.
+
+        Those of a SuperBatch are counted, but do not call `on_before_optimizer_step`.
 
         Raises:
             NonFiniteError: If a loss is NaN or infinite, naming the step.
         """
-        optimizer = self.optimizers()
-        assert not isinstance(optimizer, list), "there is one"
         first = len(self.step_losses)
-        for features, labels in batch if isinstance(batch, SuperBatch) else [batch]:
-            self.head.zero_grad()
-            loss = self._loss(features, labels)
-            loss.backward()
-            optimizer.step()
-            self.step_losses.append(loss.detach())
-            self._step_sizes.append(len(labels))
+        if isinstance(batch, SuperBatch):
+            counted = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+            for features, labels in batch:
+                counted.increment_ready()
+                self._enter(self._quick_step(features, labels), labels)
+                counted.increment_completed()
+        else:
+            optimizer = self.optimizers()
+            assert isinstance(optimizer, LightningOptimizer), "there is one"
+            self._enter(self._step(*batch, optimizer), batch[1])
         self._require_finite(first)
+
+    def _step(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+    ) -> Tensor:
+        self.head.zero_grad()
+        loss = self._loss(features, labels)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    def _enter(self, loss: Tensor, labels: Tensor) -> None:
+        self.step_losses.append(loss)
+        self._step_sizes.append(len(labels))
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch: the mean loss of its steps, and its validation."""

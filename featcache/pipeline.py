@@ -19,7 +19,7 @@ from featcache.batchnorm import (
 from featcache.compiling import CompileError, compile_trunk
 from featcache.datasets.splits import Dataset, Split
 from featcache.errors import DeviceError, MismatchError
-from featcache.forward import TrunkRunner, to_storage
+from featcache.forward import Launched, TrunkRunner, to_storage
 from featcache.loading import Batch, Span, image_shape, load_batches
 from featcache.preprocess import Preprocess
 from featcache.store import CacheWriter
@@ -93,11 +93,20 @@ class Job:
         """Read these spans of a split."""
         return load_batches(split, spans, preprocess=self.preprocess, n_workers=self.n_workers)
 
-    def rows(self, split: Split, batch: Batch) -> npt.NDArray[Any]:
-        """Turn a batch into rows in the storage type; rows of unreadable images are zeros."""
-        if self.runner is None:
+    @property
+    def n_ahead(self) -> int:
+        """Batches to launch before the rows of the first are taken."""
+        return 0 if self.runner is None else self.runner.n_ahead
+
+    def launch(self, batch: Batch) -> Launched | None:
+        """Begin a batch; None where there is no trunk."""
+        return None if self.runner is None else self.runner.launch(batch.images)
+
+    def rows(self, split: Split, batch: Batch, launched: Launched | None) -> npt.NDArray[Any]:
+        """Turn a launched batch into rows in the storage type; zeros for unreadable images."""
+        if launched is None:
             return batch.images
-        features = self.runner.features(batch.images)
+        features = launched()
         features[list(batch.reasons)] = 0
         ids = split.ids[batch.span.start : batch.span.stop]
         return to_storage(features, self.store_dtype, ids=ids)
@@ -167,7 +176,7 @@ def check_canaries(job: Job, writer: CacheWriter) -> int:
         span = Span(block.start, min(block.start + job.batch_size, block.stop))
         with contextlib.closing(job.load(split, [span])) as batches:
             batch = next(batches)
-        fresh = job.rows(split, batch)
+        fresh = job.rows(split, batch, job.launch(batch))
         stored = writer.read_rows(block.split, span.start, span.stop)
         same_class = dict(job.numerics) == dict(writer.manifest.numerics)
         if not _agree(fresh, stored, exact=same_class and not writer.is_foreign(block), job=job):

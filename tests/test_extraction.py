@@ -28,7 +28,7 @@ from featcache.errors import (
     WeightsError,
 )
 from featcache.extraction import ExtractResult
-from featcache.pipeline import Progress
+from featcache.pipeline import Job, Progress
 from featcache.pixels import reference_transform
 from featcache.preprocess import Preprocess
 from featcache.store import CacheWriter, SplitRows, locked
@@ -162,6 +162,30 @@ def test_the_number_of_workers_changes_no_byte(
     helped = extract(cache_dir=tmp_path / "helped", n_workers=n_workers)
 
     assert helped.path.read_bytes() == alone.path.read_bytes()
+
+
+@pytest.mark.parametrize("n_ahead", [1, 3, 100])
+def test_batches_launched_ahead_change_no_byte(
+    extract: Extract,
+    small_blocks: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    n_ahead: int,
+) -> None:
+    """As on a GPU; here a batch is computed when it is launched."""
+    whole = extract(cache_dir=tmp_path / "one by one").path.read_bytes()
+    events: list[str] = []
+    launch, rows = Job.launch, Job.rows
+    monkeypatch.setattr(Job, "n_ahead", n_ahead)
+    monkeypatch.setattr(Job, "launch", lambda *a: (events.append("launch"), launch(*a))[1])
+    monkeypatch.setattr(Job, "rows", lambda *a: (events.append("rows"), rows(*a))[1])
+
+    interrupt(extract, 6)
+    resumed = extract()
+
+    assert resumed.path.read_bytes() == whole
+    n_first = min(n_ahead + 1, 10)  # no more batches are there
+    assert events[:n_first] == ["launch"] * n_first
 
 
 def test_unreadable_images_are_marked_listed_and_not_in_the_way(

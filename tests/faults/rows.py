@@ -17,7 +17,7 @@ import featcache
 from featcache.backbones import load_backbone
 from featcache.datasets import Split, load_dataset
 from featcache.errors import DeviceError, FeatcacheError, InterruptedRunError, NonFiniteError
-from featcache.forward import TrunkRunner
+from featcache.forward import Launched, TrunkRunner
 from featcache.loading import Batch, Span, load_batches
 from featcache.pipeline import Job
 from featcache.preprocess import Preprocess
@@ -226,23 +226,18 @@ def _planted(value: float, row: int) -> Iterator[None]:
     """Put `value` into column 7 of a training row, whose image the trunk never sees."""
     original = Job.rows
 
-    def rows(self: Job, split: Split, batch: Batch) -> npt.NDArray[Any]:
-        assert self.runner is not None, "there is a trunk"
-        features = self.runner.features
+    def rows(self: Job, split: Split, batch: Batch, launched: Launched | None) -> npt.NDArray[Any]:
         is_there = split.name == "train" and batch.span.start <= row < batch.span.stop
 
-        def planted(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-            found = features(images)
+        def planted() -> npt.NDArray[np.float32]:
+            assert launched is not None, "there is a trunk"
+            found = launched()
             found[:, 0] = 1.0  # float16 takes rows whose largest number is a normal one
             if is_there:
                 found[row - batch.span.start, 7] = value
             return found
 
-        self.runner.features = planted  # type: ignore[method-assign]
-        try:
-            return original(self, split, batch)
-        finally:
-            del self.runner.features
+        return original(self, split, batch, planted)
 
     Job.rows = rows  # type: ignore[method-assign]
     try:
