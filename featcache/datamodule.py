@@ -114,7 +114,8 @@ class ShuffledBatches:
         return -(-len(self.sampler.index) // (self.batch_size * self.steps_per_batch))
 
     def __iter__(self) -> Iterator[Batch | SuperBatch]:
-        for part in self.sampler.order().split(self.batch_size * self.steps_per_batch):
+        order = self.sampler.order().to(self.rows.features.device)  # once, not every step
+        for part in order.split(self.batch_size * self.steps_per_batch):
             if self.steps_per_batch == 1:
                 yield self.rows.take(part)
             else:

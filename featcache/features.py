@@ -41,7 +41,7 @@ class FeatureRows:
         """Gather a batch.
 
         Args:
-            rows: (B,) int64 row numbers on the CPU.
+            rows: (B,) int64 row numbers; quickest where the features are.
 
         Returns:
             (B, D) float32 and (B,) int64 on `device`.

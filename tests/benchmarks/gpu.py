@@ -9,15 +9,17 @@ A part that fails is reported, and the others go on. Without a GPU it says so an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ from featcache.datasets import ArrayImages, Dataset, Split, load_dataset
 from featcache.features import BatchPreprocessor
 from featcache.forward import TrunkRunner
 from featcache.preprocess import Preprocess
+from featcache.replay import ReplayedStep, Step
 from featcache.runtime import arithmetic
 from featcache.specs import HeadSpec
 from tests.benchmarks import peers_heads
@@ -60,6 +63,7 @@ def main() -> None:
         "bandwidth": bandwidth,
         "heads": head_epochs,
         "many heads": many_heads,
+        "steps replayed as a graph": replayed_steps,
     }
     report: Figures = {"machine": machine("cuda:0"), "images": options.images, "parts": {}}
     options.stem.parent.mkdir(parents=True, exist_ok=True)
@@ -176,6 +180,60 @@ def head_epochs() -> Figures:
         figures[name] = {"table": table(result), "rows": result["rows"]}
         del rows, listed
     return figures
+
+
+def replayed_steps() -> Figures:
+    """Time an epoch with steps replayed and as they are, in turn; their losses must agree."""
+    figures: Figures = {}
+    for name, n_features in TRUNKS.items():
+        rows = synthetic_rows(40_000, n_features, torch.device("cuda:0"))
+        epochs: Mapping[str, Callable[[], tuple[float, torch.Tensor]]] = {
+            "head": lambda r=rows, d=n_features: peers_heads.trainer_epoch(r, d, HeadSpec()),
+            "32 side by side": lambda r=rows, d=n_features: bank_epoch(r, d, 32),
+        }
+        for kind, epoch in epochs.items():
+            gate, gains = close(1e-4), []
+            for _ in range(4):
+                with _replay_outcomes() as outcomes:
+                    replayed_s, losses = epoch()
+                with _steps_as_they_are():
+                    plain_s, expected = epoch()
+                gate(expected, losses)
+                gains.append(plain_s / replayed_s)
+            figures[f"{name}, {kind}"] = {
+                "outcome": outcomes[-1].outcome,
+                "replayed_rows_per_s": len(rows.labels) / replayed_s,
+                "plain_rows_per_s": len(rows.labels) / plain_s,
+                "gains": gains[1:],  # the first warms up
+            }
+        del rows
+    return figures
+
+
+@contextlib.contextmanager
+def _replay_outcomes() -> Iterator[list[ReplayedStep]]:
+    """Collect the steps that are made to be replayed within."""
+    made: list[ReplayedStep] = []
+    init = ReplayedStep.__init__
+
+    def noted(step: ReplayedStep, *args: Any, **options: Any) -> None:
+        init(step, *args, **options)
+        made.append(step)
+
+    with mock.patch.object(ReplayedStep, "__init__", noted):
+        yield made
+
+
+@contextlib.contextmanager
+def _steps_as_they_are() -> Iterator[None]:
+    def plain(step: Step, *_: object, **__: object) -> Step:
+        return step
+
+    with (
+        mock.patch("featcache.headmodule.quick_step", plain),
+        mock.patch("featcache.bank.quick_step", plain),
+    ):
+        yield
 
 
 def many_heads() -> Figures:

@@ -47,7 +47,7 @@ def peers(
     spec = HeadSpec(hidden=hidden)
 
     def ours() -> tuple[float, Tensor]:
-        return _trainer_epoch(rows, n_inputs, spec)
+        return trainer_epoch(rows, n_inputs, spec)
 
     listed = [
         Peer("featcache", ours, n),
@@ -164,7 +164,8 @@ class _PlainModule(pl.LightningModule):
         return torch.optim.Adam(self.head.parameters(), lr=LR)
 
 
-def _trainer_epoch(rows: FeatureRows, n_inputs: int, spec: HeadSpec) -> tuple[float, Tensor]:
+def trainer_epoch(rows: FeatureRows, n_inputs: int, spec: HeadSpec) -> tuple[float, Tensor]:
+    """Run an epoch as `train_head` does."""
     module = HeadModule(n_features=n_inputs, n_classes=N_CLASSES, head=spec, lr=LR)
     with freed_memory_kept(), nvml_left_alone():  # as headrun trains
         seconds = _fit(module, _Resident(rows), rows.device)
