@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.bench OUT_STEM [--quick] [--data-dir DATA]
 
-About 15 minutes on 2 cores, `--quick` about 4. Without --data-dir the images are noise: the work is
-the same. The machine should have nothing else to do.
+About 15 minutes on 2 cores, `--quick` about 3. Without --data-dir the images are noise: the work is
+the same. Tables in bf16 only where the processor has instructions for it. The machine should have
+nothing else to do.
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ from featcache.preprocess import Preprocess
 from featcache.recipes import RECIPES
 from featcache.specs import HeadSpec
 from tests.benchmarks import peers_heads, peers_trunk
+from tests.benchmarks.limits import (
+    FLOP_PER_IMAGE,
+    has_bf16,
+    head_limit,
+    limited,
+    machine_limits,
+)
 from tests.benchmarks.measure import Peer, close, compare, machine, table
 from tests.benchmarks.peers_heads import bank_epoch, bare_epoch, synthetic_rows
 
@@ -50,7 +58,7 @@ class Size:
 
 FULL = Size(
     5,
-    {"mobilenet_v3_large": 256, "vgg16": 64},
+    {"mobilenet_v3_large": 512, "vgg16": 64},
     {"mobilenet_v3_large": 20_000, "vgg16": 8_000},
     640,
     640,
@@ -76,13 +84,23 @@ def main() -> None:
     size = QUICK if options.quick else FULL
     pixels = images(max(*size.n_images.values(), size.n_pixels), options.data_dir)
     report: Result = {"machine": machine(), "quick": options.quick, "tables": []}
-    trunks = {name: trunk(name, pixels, size) for name in N_FEATURES}
-    heads = {name: head(name, size) for name in N_FEATURES}
-    scratch = scratch_mlp(pixels, size)
+    limits = machine_limits()
+    report["limits"] = limits
+    precisions = ("fp32", "bf16") if has_bf16() else ("fp32",)
+    trunks = {
+        precision: {name: trunk(name, pixels, size, precision, limits) for name in N_FEATURES}
+        for precision in precisions
+    }
+    heads = {name: head(name, size, limits) for name in N_FEATURES}
+    scratch = scratch_mlp(pixels, size, limits)
     sweep = many_heads(size)
-    report["tables"] = [*trunks.values(), *heads.values(), scratch, sweep]
+    report["tables"] = [t for of_one in trunks.values() for t in of_one.values()]
+    report["tables"] += [*heads.values(), scratch, sweep]
     report["growth"] = growth(size)
-    report["account"] = account(trunks, heads, scratch)
+    report["account"] = {
+        precision: account(trunks["fp32"], of_one, heads, scratch)
+        for precision, of_one in trunks.items()
+    }
     stem = options.stem
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
@@ -98,14 +116,23 @@ def images(n: int, data_dir: str | None) -> np.ndarray:
     return load_dataset("cifar10", data_dir=data_dir).splits["train"].images.pixels[:n]
 
 
-def trunk(name: str, pixels: np.ndarray, size: Size) -> Result:
-    """Compare ways to extract features in fp32."""
+def trunk(
+    name: str, pixels: np.ndarray, size: Size, precision: str, limits: dict[str, float]
+) -> Result:
+    """Compare ways to extract features."""
     n = size.n_images[name]
-    listed = peers_trunk.peers(name, one_split(pixels[:n]))
-    title = f"Features of {name}, fp32, {n} images at 224 px"
-    return compare(
-        title, listed, gate=close(1e-4), repeats=2 if size is QUICK else 3, unit="images"
+    listed = peers_trunk.peers(name, one_split(pixels[:n]), precision=precision)
+    title = f"Features of {name}, {precision}, {n} images at 224 px"
+    result = compare(
+        title,
+        listed,
+        gate=close({"fp32": 1e-4, "bf16": 5e-2}[precision]),
+        repeats=2 if size is QUICK else 3,
+        unit="images",
     )
+    per_s = limits[f"{precision}_flop_per_s"] / FLOP_PER_IMAGE[name]
+    what = f"direct convolutions at the {precision} peak"
+    return result | limited(_rate(result, "featcache"), per_s, what)
 
 
 def one_split(pixels: np.ndarray) -> Dataset:
@@ -116,16 +143,17 @@ def one_split(pixels: np.ndarray) -> Dataset:
     return Dataset(name="cifar10", splits={"test": split}, class_names=names, slug="cifar10")
 
 
-def head(name: str, size: Size) -> Result:
+def head(name: str, size: Size, limits: dict[str, float]) -> Result:
     """Compare ways to train an epoch of a head on resident features."""
     rows = synthetic_rows(size.n_rows[name], N_FEATURES[name], CPU)
     listed = peers_heads.peers(rows, N_FEATURES[name], n_slow=size.n_slow_rows)
     title = f"An epoch of the {name} head, {len(rows.labels):,} rows of {N_FEATURES[name]:,}"
     result = compare(title, listed, gate=close(1e-4), repeats=size.repeats, unit="rows")
+    result |= head_limit(_rate(result, "featcache"), N_FEATURES[name], (50, 20), limits)
     return result | {"bare_step_ms": peers_heads.divided(rows, N_FEATURES[name])}
 
 
-def scratch_mlp(pixels: np.ndarray, size: Size) -> Result:
+def scratch_mlp(pixels: np.ndarray, size: Size, limits: dict[str, float]) -> Result:
     """Compare ways to train the scratch MLP, each batch made into 224 px pixels first.
 
     All ways make their pixels as featcache does. The notebook makes them with PIL, image by image;
@@ -138,6 +166,7 @@ def scratch_mlp(pixels: np.ndarray, size: Size) -> Result:
     listed = peers_heads.peers(rows, n_inputs, hidden=hidden)
     title = f"An epoch of the scratch MLP, {size.n_pixels} images at 224 px"
     result = compare(title, listed, gate=close(1e-4), repeats=min(size.repeats, 3), unit="images")
+    result |= head_limit(_rate(result, "featcache"), n_inputs, hidden, limits)
     n_ready = min(256, size.n_pixels)
     ready = FeatureRows(prepare(rows.features[:n_ready]).flatten(1), labels[:n_ready], CPU, None)
     spec = HeadSpec(hidden=hidden)
@@ -191,8 +220,15 @@ def _exponent(seconds: dict[int, float]) -> float:
     return statistics.linear_regression(xs, ys).slope
 
 
-def account(trunks: dict[str, Result], heads: dict[str, Result], scratch: Result) -> Result:
+def account(
+    trunks: dict[str, Result],
+    extracted: dict[str, Result],
+    heads: dict[str, Result],
+    scratch: Result,
+) -> Result:
     """Weigh the whole notebook against the whole of `reproduce`, by counted passes.
+
+    Its loop is as in `trunks`, in fp32; featcache's extractions are as in `extracted`.
 
     The notebook: training, validation and test images of each system through its own loop, at the
     measured rate. Left out, in its favour: the steps of the heads on trunks, and all of validation
@@ -215,7 +251,7 @@ def account(trunks: dict[str, Result], heads: dict[str, Result], scratch: Result
             theirs += n_epochs * N_TRAIN * scratch["notebook_step_s_per_image"]
             mine = n_passes / _rate(scratch, "featcache")
         parts[recipe.name] = {"notebook_s": theirs, "featcache_s": mine}
-    for name, result in trunks.items():
+    for name, result in extracted.items():
         extraction_s = (N_TRAIN + N_VAL + N_TEST) / _rate(result, "featcache")
         parts[f"extraction, {name}"] = {"notebook_s": 0.0, "featcache_s": extraction_s}
     whole = {
@@ -252,9 +288,16 @@ def _rate(result: Result, name: str) -> float:
 def markdown(report: Result) -> str:
     """Write the report as a page."""
     facts = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
-    lines = [f"Machine: {facts}.", ""]
+    peaks = ", ".join(f"{name} {value:.3g}" for name, value in report["limits"].items())
+    lines = [f"Machine: {facts}.", "", f"Measured peaks: {peaks}.", ""]
     for result in report["tables"]:
         lines.append(table(result))
+        if limit := result.get("limit"):
+            lines += [
+                f"The limit, {limit['what']}: {limit['per_s']:,.3g} {result['unit']} a second; "
+                f"featcache has {limit['share']:.2f} of it.",
+                "",
+            ]
         if step := result.get("bare_step_ms"):
             told = ", ".join(f"{name} {ms:.2f}" for name, ms in step.items())
             lines += [f"A step of the bare loop divides into, in ms: {told}.", ""]
@@ -262,21 +305,21 @@ def markdown(report: Result) -> str:
     for name, curve in report["growth"].items():
         seconds = ", ".join(f"{n:,}: {s:.3g}" for n, s in curve["seconds"].items())
         lines.append(f"| {name} | {seconds} | {curve['exponent']:.2f} |")
-    whole = report["account"]
-    lines += ["", "### The whole notebook, by counted passes", ""]
-    lines += ["| part | notebook, hours | featcache, hours |", "|---|---|---|"]
-    for name, part in whole["parts"].items():
-        hours = (part["notebook_s"] / 3600, part["featcache_s"] / 3600)
-        lines.append(f"| {name} | {hours[0]:.2f} | {hours[1]:.3f} |")
-    lines.append(
-        f"| all | {whole['notebook_s'] / 3600:.1f} | {whole['featcache_s'] / 3600:.2f}: "
-        f"**{whole['ratio']:.1f} times less** |"
-    )
-    lines += [
-        "",
-        f"With MobileNetV3 stopped after 10 epochs: "
-        f"{whole['ratio_mobilenet_10_epochs']:.1f} times less.",
-    ]
+    for precision, whole in report["account"].items():
+        lines += ["", f"### The whole notebook, extraction in {precision}, by counted passes", ""]
+        lines += ["| part | notebook, hours | featcache, hours |", "|---|---|---|"]
+        for name, part in whole["parts"].items():
+            hours = (part["notebook_s"] / 3600, part["featcache_s"] / 3600)
+            lines.append(f"| {name} | {hours[0]:.2f} | {hours[1]:.3f} |")
+        lines.append(
+            f"| all | {whole['notebook_s'] / 3600:.1f} | {whole['featcache_s'] / 3600:.2f}: "
+            f"**{whole['ratio']:.1f} times less** |"
+        )
+        lines += [
+            "",
+            f"With MobileNetV3 stopped after 10 epochs: "
+            f"{whole['ratio_mobilenet_10_epochs']:.1f} times less.",
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -35,11 +35,11 @@ from featcache.replay import ReplayedStep, Step
 from featcache.runtime import arithmetic
 from featcache.specs import HeadSpec
 from tests.benchmarks import peers_heads
+from tests.benchmarks.limits import FLOP_PER_IMAGE
 from tests.benchmarks.measure import close, compare, machine, table
 from tests.benchmarks.peers_heads import bank_epoch, bare_epoch, synthetic_rows
 
 TRUNKS = {"vgg16": 25_088, "mobilenet_v3_large": 960}
-FLOP_PER_IMAGE = {"vgg16": 30.69e9, "mobilenet_v3_large": 0.428e9}
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 BATCH_SIZE = 256
 Figures = dict[str, Any]
