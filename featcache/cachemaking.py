@@ -10,7 +10,7 @@ from pathlib import Path
 from featcache.errors import CorruptError, InterruptedRunError
 from featcache.filling import Target, fill
 from featcache.pipeline import Job, Progress, ProgressCallback, adapt, check_canaries
-from featcache.planning import Plan
+from featcache.plan import Plan
 from featcache.runtime import NoteCallback, freed_memory_kept
 from featcache.specs import differing_fields
 from featcache.store import (

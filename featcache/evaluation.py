@@ -8,17 +8,13 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from featcache.checkpoint import TrainedHead, load_head, replace_file
-from featcache.datamodule import OrderedBatches
-from featcache.errors import CacheMissingError, MismatchError, UsageError, clipped
-from featcache.features import load_rows, pick_residence, training_rows, valid_rows
+from featcache.checkpoint import replace_file
+from featcache.errors import MismatchError, UsageError
 from featcache.metrics import (
     ClassFigures,
     Estimate,
@@ -31,10 +27,9 @@ from featcache.metrics import (
     mcnemar_p,
     per_class,
 )
+from featcache.outputs import Outputs, outputs_of
 from featcache.runs import RUNS_DIR, find_run
-from featcache.runtime import pick_device
 from featcache.specs import ExtractSpec
-from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
 
 TOP_K = 5
 N_DRAWS = 1000
@@ -104,24 +99,6 @@ class Comparison:
     evaluations: Sequence[Evaluation]
 
 
-@dataclass(frozen=True, eq=False)
-class _Outputs:
-    """A head's probabilities for the rows of a split."""
-
-    head: TrainedHead
-    run: Path
-    cache: Cache
-    ids: Sequence[str]
-    labels: npt.NDArray[np.int64]
-    losses: npt.NDArray[np.float64]
-    probabilities: npt.NDArray[np.float64]
-
-    @cached_property
-    def predictions(self) -> npt.NDArray[np.int64]:
-        most_probable: npt.NDArray[np.int64] = self.probabilities.argmax(1)
-        return most_probable
-
-
 def evaluate(
     run: str | os.PathLike[str] | None = None,
     *,
@@ -155,11 +132,11 @@ def evaluate(
     """
     _require_draws(draws)
     path = find_run(run, runs_dir=runs_dir)
-    outputs = _outputs(path, split=split, cache=cache, device=device, cache_dir=Path(cache_dir))
+    outputs = outputs_of(path, split=split, cache=cache, device=device, cache_dir=Path(cache_dir))
     return _evaluation(outputs, split=split, draws=draws, seed=seed)
 
 
-def _evaluation(outputs: _Outputs, *, split: str, draws: int, seed: int) -> Evaluation:
+def _evaluation(outputs: Outputs, *, split: str, draws: int, seed: int) -> Evaluation:
     """Compute and write the figures of one head."""
     path = outputs.run
     labels, predictions = outputs.labels, outputs.predictions
@@ -229,7 +206,7 @@ def compare(
     """
     _require_draws(draws)
     a, b = (
-        _outputs(
+        outputs_of(
             find_run(run, runs_dir=runs_dir),
             split=split,
             cache=None,
@@ -263,78 +240,7 @@ def _require_draws(draws: int) -> None:
         raise UsageError(f"--draws is {draws}, but must be at least 1.")
 
 
-def _outputs(
-    run: Path,
-    *,
-    split: str,
-    cache: str | os.PathLike[str] | None,
-    device: str,
-    cache_dir: Path,
-) -> _Outputs:
-    head = load_head(run)
-    opened = _its_cache(head, cache, cache_dir)
-    head.require_fit(opened)
-    require_sound(opened.path)
-    where = torch.device(pick_device(device).value)
-    source, index = _rows_of(head, opened, split)
-    rows = load_rows(
-        opened, source, device=where, residence=pick_residence(opened, device=where).value
-    )
-    module = head.module().to(where)
-    with torch.inference_mode():
-        batches = OrderedBatches(rows, index)
-        logits = torch.cat([module(features).double().cpu() for features, _ in batches])
-    labels = torch.from_numpy(opened[source].labels[index.numpy()])
-    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    ids = opened[source].ids
-    return _Outputs(
-        head=head,
-        run=run,
-        cache=opened,
-        ids=[ids[i] for i in index.tolist()],
-        labels=labels.numpy(),
-        losses=losses.numpy(),
-        probabilities=logits.softmax(1).numpy(),
-    )
-
-
-def _its_cache(head: TrainedHead, cache: str | os.PathLike[str] | None, cache_dir: Path) -> Cache:
-    if cache is not None:
-        return open_cache(find_cache(Path(cache), cache_dir=cache_dir))
-    if is_there(head.cache_path):
-        return open_cache(head.cache_path)
-    moved = find_fingerprint(cache_dir, head.cache_fingerprint)
-    if moved is None:
-        raise CacheMissingError(
-            f"The cache of {head.path} is neither at {clipped(str(head.cache_path))} nor in "
-            f"{cache_dir} (its fingerprint is {head.cache_fingerprint[:8]}). Say where it is "
-            f"with --cache, or extract it again."
-        )
-    return open_cache(moved)
-
-
-def _rows_of(head: TrainedHead, cache: Cache, split: str) -> tuple[str, torch.Tensor]:
-    """Find a split's rows: the name in the cache, and (n,) row numbers in ascending order."""
-    if split in ("train", "val"):
-        train = head.train
-        train_split, train_rows, val_split, val_rows = training_rows(
-            cache, val_fraction=train.val_fraction, split_seed=train.split_seed
-        )
-        source, rows = (train_split, train_rows) if split == "train" else (val_split, val_rows)
-        return source, rows.sort().values
-    if split not in cache.splits:
-        known = dict.fromkeys(["train", "val", *cache.splits])
-        raise UsageError(
-            f"--split is {split!r}, but {cache.path.name} has only {', '.join(known)}. Nothing was "
-            f"evaluated."
-        )
-    rows = valid_rows(cache[split])
-    if not len(rows):
-        raise UsageError(f"No image of split {split!r} could be read. Nothing was evaluated.")
-    return split, rows
-
-
-def _require_same_rows(a: _Outputs, b: _Outputs, split: str) -> None:
+def _require_same_rows(a: Outputs, b: Outputs, split: str) -> None:
     same = list(a.ids) == list(b.ids) and np.array_equal(a.labels, b.labels)
     same = same and a.cache.identity.get("dataset_sha256") == b.cache.identity.get("dataset_sha256")
     if not same:
@@ -345,7 +251,7 @@ def _require_same_rows(a: _Outputs, b: _Outputs, split: str) -> None:
         )
 
 
-def _predictions_csv(outputs: _Outputs) -> bytes:
+def _predictions_csv(outputs: Outputs) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     names = outputs.head.class_names

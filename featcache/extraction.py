@@ -14,7 +14,8 @@ from featcache.backbones import check_backbone_name
 from featcache.cachemaking import Made, make_caches, require_same_file
 from featcache.errors import UsageError
 from featcache.pipeline import Progress, ProgressCallback
-from featcache.planning import Plan, make_plan
+from featcache.plan import Plan
+from featcache.planning import make_plan
 from featcache.runtime import NoteCallback, silent
 from featcache.specs import ExtractSpec
 from featcache.store import locked, open_cache, read_state

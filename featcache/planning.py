@@ -3,249 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-import featcache
 from featcache.backbones import (
-    Backbone,
     check_backbone_name,
     describe_backbone,
     load_backbone,
 )
-from featcache.batchnorm import batch_norm_statistics, require_batch_norm
-from featcache.compiling import engine_of, recompile, settle_compiled
+from featcache.batchnorm import require_batch_norm
 from featcache.datasets import load_dataset
-from featcache.datasets.splits import ArrayImages, Dataset
-from featcache.errors import MismatchError, UsageError, clipped
-from featcache.forward import TrunkRunner
+from featcache.datasets.splits import Dataset
+from featcache.errors import UsageError
 from featcache.loading import image_shape
-from featcache.pipeline import ADAPTATION, PIXELS_BATCH_SIZE, Job, Progress, ProgressCallback
+from featcache.pipeline import ADAPTATION, Progress, ProgressCallback
+from featcache.plan import STORE_DTYPES, Plan
 from featcache.preprocess import Preprocess
 from featcache.pretrained import weights_preprocess
 from featcache.runtime import (
     Choice,
     NoteCallback,
-    numeric_class,
-    pick_batch_size,
     pick_device,
-    pick_n_workers,
     pick_precision,
 )
-from featcache.specs import FORMAT_VERSION, ExtractSpec, differing_fields, fingerprint
+from featcache.specs import FORMAT_VERSION, ExtractSpec, fingerprint
 from featcache.store import (
-    CacheWriter,
-    FilePlan,
-    SplitPlan,
-    SplitRows,
     cache_path,
-    encode_id,
     require_space,
-    rows_per_block,
 )
 from featcache.trunks import PIXELS
-
-_STORE_DTYPES = {"float32": "<f4", "float16": "<f2", "uint8": "|u1"}
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """One run of `extract`, decided before its first row.
-
-    Attributes:
-        spec: What was asked for.
-        dataset: The images, limited as asked.
-        preprocess: Image to input.
-        backbone: The trunk with its weights; its module is None for `pixels`.
-        nbytes_per_image: Activations that one image needs at a time.
-        device: "cpu" or "cuda:N".
-        precision: "fp32", "tf32", "bf16", "fp16", or "exact" for `pixels`.
-        store_dtype: "float32", "float16", or "uint8" for `pixels`.
-        row_shape: Shape of one row.
-        identity: What the fingerprint is the hash of.
-        path: Where the cache will be.
-        choices: What was chosen automatically, with the reason.
-    """
-
-    spec: ExtractSpec
-    dataset: Dataset
-    preprocess: Preprocess
-    backbone: Backbone
-    nbytes_per_image: int
-    device: str
-    precision: str
-    store_dtype: str
-    row_shape: tuple[int, ...]
-    identity: Mapping[str, Any]
-    path: Path
-    choices: dict[str, str]
-
-    @property
-    def has_trunk(self) -> bool:
-        """Whether there is a trunk to run; `pixels` has none."""
-        return self.backbone.module is not None
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of all splits."""
-        return sum(len(split) for split in self.dataset.splits.values())
-
-    def rows(self) -> dict[str, SplitRows]:
-        """Labels and ids, which the file holds from the start."""
-        return {n: SplitRows(s.labels, s.ids) for n, s in self.dataset.splits.items()}
-
-    def new_job(self, *, on_progress: ProgressCallback, on_note: NoteCallback) -> Job:
-        """Choose the batch size, by a probe of the trunk, and make the job of a new file."""
-        if not self.has_trunk:
-            return self._job(PIXELS_BATCH_SIZE, on_progress)
-        asked = self.spec.batch_size
-        if asked is None:
-            choice = pick_batch_size(self.device, nbytes_per_image=self.nbytes_per_image)
-        else:
-            choice = Choice(asked, "asked for")
-        job = self._job(choice.value, on_progress)
-        assert job.runner is not None, "a trunk has a runner"
-        shape = self._image_shape()
-        probed = job.runner.probe(shape, may_halve=asked is None)
-        if probed != choice.value:
-            choice = Choice(probed, f"{choice.value} did not fit into memory")
-        self.choices["batch_size"] = f"{choice.value} ({choice.why})"
-        on_note(f"batch size {choice.value}: {choice.why}")
-        compiler = settle_compiled(
-            job.runner,
-            image_shape=shape,
-            n_rows=self.n_rows,
-            asked=self.spec.compile,
-            on_note=on_note,
-        )
-        how = "eager" if compiler.value is None else "compiled"
-        self.choices["trunk"] = f"{how} ({compiler.why})"
-        on_note(f"trunk {how}: {compiler.why}")
-        return replace(job, numerics=self._numerics(probed, compiler.value))
-
-    def resumed_job(
-        self, writer: CacheWriter, *, on_progress: ProgressCallback, on_note: NoteCallback
-    ) -> Job:
-        """Make the job that goes on with a partial file, as its first run did.
-
-        Its batch grid, and whether its trunk is compiled, are those of the first run.
-
-        Raises:
-            MismatchError: If this run is of another numeric class, unless that was allowed.
-        """
-        stored = writer.manifest.numerics
-        batch_size = self.spec.batch_size or stored.get("batch_size", PIXELS_BATCH_SIZE)
-        job = self._job(batch_size, on_progress)
-        asked, before = self.spec.compile, engine_of(stored.get("compiler", "never"))
-        if "never" not in (asked, before) and asked not in ("auto", before):
-            raise MismatchError(
-                f"{writer.file} was begun with --compile {clipped(before)}, not {asked}: last "
-                f"digits may differ. Nothing was changed. Leave --compile out to go on as it was "
-                f"begun, or remove the file (featcache cache rm {writer.file})."
-            )
-        is_on_cpu = job.runner is not None and job.runner.device == "cpu"
-        if "compiler" in stored and is_on_cpu and asked != "never":
-            assert job.runner is not None, "it is on the CPU"
-            compiler = recompile(job.runner, self._image_shape(), stored["compiler"], on_note)
-            job = replace(job, numerics=self._numerics(batch_size, compiler))
-        differing = differing_fields(stored, job.numerics)
-        if differing and not self.spec.mix_numerics:
-            raise MismatchError(
-                f"{writer.file} was begun by another numeric class, whose last digits "
-                f"may differ: {'; '.join(differing)}. Nothing was changed. Go on as it was begun, "
-                f"or allow both in one file with --mix-numerics."
-            )
-        return job
-
-    def file_plan(self, job: Job) -> FilePlan:
-        """Describe the file that is to be made."""
-        row_nbytes = np.dtype(_STORE_DTYPES[self.store_dtype]).itemsize * math.prod(self.row_shape)
-        return FilePlan(
-            identity=self.identity,
-            numerics=job.numerics,
-            provenance=self._provenance(),
-            class_names=self.dataset.class_names,
-            rows_per_block=rows_per_block(row_nbytes, job.batch_size),
-            splits=self.splits(),
-            statistics=self.statistics(),
-        )
-
-    def splits(self) -> dict[str, SplitPlan]:
-        """Describe the splits of the file; the identity leaves no choice."""
-        return {
-            name: SplitPlan(
-                n_rows=len(split),
-                feature_shape=self.row_shape,
-                feature_dtype=_STORE_DTYPES[self.store_dtype],
-                id_nbytes=max(len(encode_id(i)) for i in split.ids),
-                has_reasons=not isinstance(split.images, ArrayImages),
-            )
-            for name, split in self.dataset.splits.items()
-        }
-
-    def statistics(self) -> tuple[tuple[str, tuple[int, ...]], ...] | None:
-        """Name the trunk's statistics in the file, with their shapes; None if it is frozen."""
-        if self.spec.bn != "adapted":
-            return None
-        assert self.backbone.module is not None, "pixels have no BatchNorm"
-        tensors = batch_norm_statistics(self.backbone.module).items()
-        return tuple((name, tuple(tensor.shape)) for name, tensor in tensors)
-
-    def _image_shape(self) -> tuple[int, int, int]:
-        return image_shape(next(iter(self.dataset.splits.values())), self.preprocess)
-
-    def _job(self, batch_size: int, on_progress: ProgressCallback) -> Job:
-        workers = pick_n_workers(self.spec.n_workers)
-        runner = None
-        if self.backbone.module is not None:
-            runner = TrunkRunner(
-                self.backbone.module,
-                preprocess=self.preprocess,
-                is_resized=not self.dataset.is_in_memory,
-                device=self.device,
-                precision=self.precision,
-                batch_size=batch_size,
-            )
-        return Job(
-            dataset=self.dataset,
-            preprocess=self.preprocess,
-            runner=runner,
-            store_dtype=self.store_dtype,
-            n_workers=workers.value,
-            numerics=self._numerics(batch_size),
-            on_progress=on_progress,
-        )
-
-    def _numerics(self, batch_size: int, compiler: str | None = None) -> dict[str, Any]:
-        # Pillow 13 resizes tall images in another order of passes than Pillow 12; its minor
-        # versions bring other decoders along.
-        release = version("pillow")
-        pillow = {"pillow": release.partition(".")[0] if self.dataset.is_in_memory else release}
-        if not self.has_trunk:
-            return pillow
-        return pillow | numeric_class(
-            device=self.device,
-            precision=self.precision,
-            batch_size=batch_size,
-            compiler=compiler,
-        )
-
-    def _provenance(self) -> dict[str, Any]:
-        return {
-            "dataset": self.dataset.name,
-            "limit": self.spec.limit,
-            "weights": self.backbone.weights,
-            "featcache": featcache.__version__,
-            "torch": torch.__version__,
-            "torchvision": version("torchvision"),
-            "pillow": version("pillow"),
-        }
 
 
 def make_plan(
@@ -294,7 +82,7 @@ def make_plan(
     row_shape, store_dtype = _row(spec, dataset, preprocess, n_features=info.n_features)
     folder = Path(spec.cache_dir).expanduser() / dataset.slug
     n_rows = sum(len(split) for split in dataset.splits.values())
-    nbytes = n_rows * np.dtype(_STORE_DTYPES[store_dtype]).itemsize * math.prod(row_shape)
+    nbytes = n_rows * np.dtype(STORE_DTYPES[store_dtype]).itemsize * math.prod(row_shape)
     of_this_trunk = folder.glob(f"{spec.backbone}-*.h5*")
     # One of that size may be our own.
     if at is None and not any(p.is_file() and p.stat().st_size >= nbytes for p in of_this_trunk):

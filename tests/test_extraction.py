@@ -74,7 +74,7 @@ def trunk_state() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of two batches, so that a small dataset has several."""
-    monkeypatch.setattr("featcache.planning.rows_per_block", lambda _, batch_size: 2 * batch_size)
+    monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size: 2 * batch_size)
 
 
 def test_extract_computes_then_reuses(extract: Extract) -> None:
@@ -544,7 +544,7 @@ def test_several_trunks_read_every_image_once_and_make_the_same_files(
 ) -> None:
     """Blocks of two lengths; one trunk goes on, one is there, one has a grid of its own."""
     monkeypatch.setattr(
-        "featcache.planning.rows_per_block",
+        "featcache.plan.rows_per_block",
         lambda row_nbytes, batch_size: batch_size * (2 if row_nbytes < 3_000 else 3),
     )
     names = (SMALL_TRUNK, "mobilenet_v2", "squeezenet1_1", "resnet18")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from featcache import planning
+from featcache import plan
 from tests.faults import clock, damage, power, rows, stale
 from tests.faults.claims import Claim, Harness
 
@@ -15,9 +15,9 @@ from tests.faults.claims import Claim, Harness
 @pytest.fixture(autouse=True)
 def _blocks_as_before() -> Iterator[None]:
     """Harnesses make small blocks for good, since each is a process of its own."""
-    before = planning.rows_per_block
+    before = plan.rows_per_block
     yield
-    planning.rows_per_block = before
+    plan.rows_per_block = before
 
 
 # A full disk needs rights to mount one, and eight writers a quiet machine: `make faults`.

@@ -16,7 +16,7 @@ import numpy as np
 from typer.testing import CliRunner
 
 import featcache.background
-import featcache.planning
+import featcache.plan
 from featcache.errors import FeatcacheError
 from featcache.store import Block, CacheWriter, list_caches, read_state, verify_cache
 from featcache_cli import app
@@ -196,6 +196,6 @@ def _rows(block: Block) -> range:
 
 def _make_blocks_small() -> None:
     """Four rows a block, each acknowledged as soon as it is there, without pauses."""
-    featcache.planning.rows_per_block = lambda *_: _ROWS_PER_BLOCK
+    featcache.plan.rows_per_block = lambda *_: _ROWS_PER_BLOCK
     featcache.background._QUEUED_BLOCKS = 1
     featcache.background._TICK_S = 0.005

@@ -1,0 +1,135 @@
+"""What a head says of the rows of a split: probabilities, beside labels and ids."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from featcache.checkpoint import TrainedHead, load_head
+from featcache.datamodule import OrderedBatches
+from featcache.errors import CacheMissingError, UsageError, clipped
+from featcache.features import load_rows, pick_residence, training_rows, valid_rows
+from featcache.runtime import pick_device
+from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """A head's probabilities for the rows of a split.
+
+    Attributes:
+        head: The head.
+        run: Its folder.
+        cache: The cache whose features it was given.
+        ids: N image ids.
+        labels: (N,) the classes of the images.
+        losses: (N,) cross-entropy of each row.
+        probabilities: (N, K) softmax of the logits.
+    """
+
+    head: TrainedHead
+    run: Path
+    cache: Cache
+    ids: Sequence[str]
+    labels: npt.NDArray[np.int64]
+    losses: npt.NDArray[np.float64]
+    probabilities: npt.NDArray[np.float64]
+
+    @cached_property
+    def predictions(self) -> npt.NDArray[np.int64]:
+        """(N,) the most probable class of each row."""
+        most_probable: npt.NDArray[np.int64] = self.probabilities.argmax(1)
+        return most_probable
+
+
+def outputs_of(
+    run: Path,
+    *,
+    split: str,
+    cache: str | os.PathLike[str] | None,
+    device: str,
+    cache_dir: Path,
+) -> Outputs:
+    """Run a head over the rows of a split, in the order of the cache.
+
+    Args:
+        run: Folder of the head.
+        split: "test", "val", "train", or another split of the cache.
+        cache: The cache to use; None is the one of the training, wherever below `cache_dir` it is.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        cache_dir: Folder of all caches.
+
+    Raises:
+        CacheMissingError: If there is no such cache.
+        MismatchError: If it holds other features than the head was trained on.
+        CorruptError: If the head or the cache is damaged.
+        UsageError: If there is no such split.
+    """
+    head = load_head(run)
+    opened = _its_cache(head, cache, cache_dir)
+    head.require_fit(opened)
+    require_sound(opened.path)
+    where = torch.device(pick_device(device).value)
+    source, index = _rows_of(head, opened, split)
+    rows = load_rows(
+        opened, source, device=where, residence=pick_residence(opened, device=where).value
+    )
+    module = head.module().to(where)
+    with torch.inference_mode():
+        batches = OrderedBatches(rows, index)
+        logits = torch.cat([module(features).double().cpu() for features, _ in batches])
+    labels = torch.from_numpy(opened[source].labels[index.numpy()])
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    ids = opened[source].ids
+    return Outputs(
+        head=head,
+        run=run,
+        cache=opened,
+        ids=[ids[i] for i in index.tolist()],
+        labels=labels.numpy(),
+        losses=losses.numpy(),
+        probabilities=logits.softmax(1).numpy(),
+    )
+
+
+def _its_cache(head: TrainedHead, cache: str | os.PathLike[str] | None, cache_dir: Path) -> Cache:
+    if cache is not None:
+        return open_cache(find_cache(Path(cache), cache_dir=cache_dir))
+    if is_there(head.cache_path):
+        return open_cache(head.cache_path)
+    moved = find_fingerprint(cache_dir, head.cache_fingerprint)
+    if moved is None:
+        raise CacheMissingError(
+            f"The cache of {head.path} is neither at {clipped(str(head.cache_path))} nor in "
+            f"{cache_dir} (its fingerprint is {head.cache_fingerprint[:8]}). Say where it is "
+            f"with --cache, or extract it again."
+        )
+    return open_cache(moved)
+
+
+def _rows_of(head: TrainedHead, cache: Cache, split: str) -> tuple[str, torch.Tensor]:
+    """Find a split's rows: the name in the cache, and (n,) row numbers in ascending order."""
+    if split in ("train", "val"):
+        train = head.train
+        train_split, train_rows, val_split, val_rows = training_rows(
+            cache, val_fraction=train.val_fraction, split_seed=train.split_seed
+        )
+        source, rows = (train_split, train_rows) if split == "train" else (val_split, val_rows)
+        return source, rows.sort().values
+    if split not in cache.splits:
+        known = dict.fromkeys(["train", "val", *cache.splits])
+        raise UsageError(
+            f"--split is {split!r}, but {cache.path.name} has only {', '.join(known)}. Nothing was "
+            f"evaluated."
+        )
+    rows = valid_rows(cache[split])
+    if not len(rows):
+        raise UsageError(f"No image of split {split!r} could be read. Nothing was evaluated.")
+    return split, rows
