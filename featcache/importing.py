@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,15 @@ from featcache.store import (
     SplitRows,
     cache_path,
     encode_id,
+    is_there,
     locked,
     open_cache,
     partial_path,
+    read_state,
     require_identity,
     require_space,
     rows_per_block,
+    verify_cache,
 )
 
 _MOST_CLASSES = 65_536
@@ -43,7 +46,7 @@ class ImportResult:
 
     Attributes:
         path: The cache file.
-        outcome: "imported", or "reused" (it was there).
+        outcome: "imported", or "reused" (it was there, without damage).
         fingerprint: 64 hex digits.
         n_rows: Rows of all splits.
         n_features: D.
@@ -146,15 +149,23 @@ def import_features(
     target = cache_path(folder, IMPORTED, fingerprint(identity))
     with locked(target):
         outcome = "reused"
-        if not target.exists():
+        if not _is_sound(target, identity):
+            target.unlink(missing_ok=True)  # all its rows have just been read again
             _write(target, plan, source, keys, splits)
             outcome = "imported"
     cache = open_cache(target)
-    require_identity(target, cache.identity, identity)
     n_rows = sum(len(s) for s in cache.splits.values())
     return ImportResult(
         target, outcome, cache.fingerprint, n_rows, cache.n_features, cache.class_names
     )
+
+
+def _is_sound(target: Path, identity: Mapping[str, Any]) -> bool:
+    """Tell whether the cache is there and none of its rows is damaged."""
+    if not is_there(target):
+        return False
+    require_identity(target, read_state(target).manifest.identity, identity)
+    return verify_cache(target).is_sound
 
 
 Keys = tuple[str, str, str | None]
@@ -180,7 +191,7 @@ def _scan(
             nbytes = len(found) * n_features * np.dtype(store_dtype).itemsize
             require_space(folder, nbytes=nbytes)
             sha = hashlib.sha256()
-            for part in _stored(column, store_dtype):
+            for part in _stored(column, store_dtype, name):
                 sha.update(part.tobytes())
             splits[name] = _Split(SplitRows(found, names), n_features, sha.hexdigest())
     if len({s.n_features for s in splits.values()}) > 1:
@@ -217,8 +228,8 @@ def _require_shape(
         raise UsageError(f"The ids of {split} are empty, hold NUL or are not unique. {_KEPT}")
 
 
-def _stored(column: Column, store_dtype: str) -> Iterator[npt.NDArray[Any]]:
-    """Yield (n, D) parts in the storage type.
+def _stored(column: Column, store_dtype: str, split: str) -> Iterator[npt.NDArray[Any]]:
+    """Yield (n, D) parts of a split in the storage type.
 
     Raises:
         NonFiniteError: If it cannot hold them.
@@ -230,7 +241,8 @@ def _stored(column: Column, store_dtype: str) -> Iterator[npt.NDArray[Any]]:
         wrong = np.flatnonzero(~np.isfinite(stored).all(axis=1))
         if len(wrong):
             raise NonFiniteError(
-                f"Row {start + wrong[0]} holds NaN, infinity, or a number beyond {store_dtype}. "
+                f"Row {start + wrong[0]} of {split} holds NaN, infinity, or a number beyond "
+                f"{store_dtype}. "
                 f"{_KEPT}"
             )
         start += len(part)
@@ -241,10 +253,10 @@ def _named_classes(splits: dict[str, _Split], names: tuple[str, ...]) -> tuple[s
     largest = max(int(s.rows.labels.max()) for s in splits.values())
     if not names:
         return tuple(str(i) for i in range(largest + 1))
-    if largest >= len(names) or len(set(names)) < len(names):
+    if largest >= len(names) or len(set(names)) < len(names) or not all(map(str.strip, names)):
         raise UsageError(
             f"--class-names has {len(names)} names, but labels go to {largest}; each name must be "
-            f"given once. {_KEPT}"
+            f"given once, and none be blank. {_KEPT}"
         )
     return names
 
@@ -298,7 +310,7 @@ def _write(
 def _write_split(writer: CacheWriter, name: str, split: _Split, column: Column) -> None:
     dtype = writer.manifest.splits[name].columns["features"].dtype
     sha = hashlib.sha256()
-    parts = _stored(column, np.dtype(dtype).name)
+    parts = _stored(column, np.dtype(dtype).name, name)
     held = np.empty((0, split.n_features), dtype)
     for block in [b for b in writer.pending() if b.split == name]:
         n_rows = block.stop - block.start

@@ -149,8 +149,8 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
     identity, provenance = state.manifest.identity, state.manifest.provenance
     if identity["backbone"] == IMPORTED:
         raise UsageError(
-            f"{path} was imported, so its rows cannot be computed. Nothing was computed. Remove it "
-            f"(featcache cache rm {path}) and import its source again."
+            f"{path} was imported, so its rows cannot be computed. Nothing was computed. Import "
+            f"its source again, as it was made (featcache cache import); that replaces it."
         )
     is_pixels = identity["backbone"] == PIXELS
     require_fields(path, {**identity, **provenance}, "preprocess", "limit", "weights")

@@ -29,15 +29,15 @@ class CacheSummary:
 
     Attributes:
         path: The file.
-        state: "complete", "incomplete" or "damaged".
-        dataset: Name of the dataset; empty if the file is damaged.
+        state: "complete", "incomplete", "damaged", or "unreadable" (no permission, a link, ...).
+        dataset: Name of the dataset; empty if the file is damaged or unreadable.
         backbone: Name of the trunk.
         n_features: Length of a row.
         n_rows: Rows of all splits.
         n_rows_done: Rows that are written.
         nbytes: Size of the file.
         fingerprint: 64 hex digits.
-        problem: What is wrong with a damaged file.
+        problem: What is wrong with a damaged or unreadable file.
     """
 
     path: Path
@@ -65,12 +65,13 @@ def list_caches(cache_dir: str | Path) -> list[CacheSummary]:
 
 
 def summarise(path: Path) -> CacheSummary:
-    """Read one file's line of a listing; a file that cannot be read is "damaged", not an error."""
+    """Read one file's line of a listing; a file that cannot be used is no error."""
     try:
         state = read_state(path)
     except FeatcacheError as err:
         nbytes = path.lstat().st_size if path.is_symlink() or path.exists() else 0
-        return CacheSummary(path, "damaged", nbytes=nbytes, problem=str(err))
+        state_of_it = "damaged" if isinstance(err, CorruptError) else "unreadable"
+        return CacheSummary(path, state_of_it, nbytes=nbytes, problem=str(err))
     manifest = state.manifest
     features = next(iter(manifest.splits.values())).columns["features"]
     return CacheSummary(
@@ -83,7 +84,7 @@ def summarise(path: Path) -> CacheSummary:
         n_rows_done=state.n_rows_done,
         nbytes=manifest.file_size,
         fingerprint=manifest.fingerprint,
-        problem="slots of its ledger are damaged" if state.damaged_slots else "",
+        problem=f"{path}: slots of its ledger are damaged" if state.damaged_slots else "",
     )
 
 

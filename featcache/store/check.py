@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from featcache.errors import CorruptError, UsageError
+from featcache.specs import IMPORTED
 from featcache.store.digest import block_digest, statistics_digest
 from featcache.store.format import Block
 from featcache.store.ledger import STATISTICS_SLOT
@@ -46,6 +48,7 @@ class VerifyReport:
         n_blocks: Blocks of the file.
         n_missing: Blocks that are not written yet.
         damages: What is damaged, in file order.
+        mend_with: The command that makes it whole.
     """
 
     path: Path
@@ -55,6 +58,7 @@ class VerifyReport:
     n_blocks: int
     n_missing: int
     damages: tuple[Damage, ...]
+    mend_with: str
 
     @property
     def is_sound(self) -> bool:
@@ -120,6 +124,7 @@ def verify_cache(
         n_blocks=len(blocks),
         n_missing=len(blocks) - len(written) - sum(b.slot in damaged_slots for b in blocks),
         damages=tuple(damages),
+        mend_with=_mend_with(path, state.manifest.identity),
     )
 
 
@@ -150,14 +155,20 @@ def require_sound(path: str | os.PathLike[str]) -> None:
     Raises:
         CorruptError: Naming the first damaged rows.
     """
-    damages = verify_cache(path).damages
-    if damages:
-        first, more = damages[0], len(damages) - 1
+    report = verify_cache(path)
+    if not report.is_sound:
+        first, more = report.damages[0], len(report.damages) - 1
         raise CorruptError(
             f"{path} is damaged: {first.split} rows {first.first_row} to {first.last_row}: "
             f"{first.what}{f', and {more} more' if more else ''}. Its rows were not used. See all "
-            f"with: featcache cache verify {path}. Mend it with: featcache cache repair {path}"
+            f"with: featcache cache verify {path}. Mend it with: {report.mend_with}"
         )
+
+
+def _mend_with(path: Path, identity: Mapping[str, Any]) -> str:
+    if identity.get("backbone") == IMPORTED:  # there are no images to compute its rows from
+        return "featcache cache import, as it was made; it replaces a damaged cache"
+    return f"featcache cache repair {path}"
 
 
 def _damage(block: Block, blocks: Sequence[Block], what: str) -> Damage:

@@ -57,7 +57,10 @@ def main() -> None:
     except MemoryError:
         _fail("unsafe", "it needs more memory than the 2 GiB it is allowed")
     except Exception as err:
-        _fail("corrupt", f"{type(err).__name__}: {str(err)[:500]}")
+        if "file signature not found" in str(err):
+            _fail("usage", "it is not an HDF5 file (no HDF5 signature)")
+        else:
+            _fail("corrupt", f"{type(err).__name__}: {str(err)[:500]}")
     os._exit(0)  # closing a damaged file may crash
 
 
@@ -120,6 +123,12 @@ def _require_plain(dataset: h5py.Dataset, kind: str, key: str) -> None:
     found = dataset.id.get_type().get_class()
     if found not in _NUMBERS:
         raise RefusedError("unsafe", f"{key!r} holds neither numbers nor text (class {found})")
+    if kind == "labels" and found == h5t.STRING:
+        raise RefusedError(
+            "usage",
+            f"{key!r} holds text, but labels must be whole numbers from 0; their names go into "
+            f"--class-names",
+        )
     if found not in _CLASSES[kind] or (dataset.dtype.itemsize > 8 and kind != "ids"):
         raise RefusedError("usage", f"{key!r} is {dataset.dtype}, which cannot be {kind}")
     shape = dataset.shape

@@ -115,16 +115,16 @@ def _mend_manifest(file: _Overlaid, path: Path) -> tuple[Manifest, list[str]]:
     room = os.pread(file.fd, MANIFEST_LIMIT + HEADER_LENGTH, MANIFEST_OFFSET)
 
     def read(raw: bytes) -> Manifest:
-        length, sha256 = parse_header(raw[:HEADER_LENGTH], name=path.name)
+        length, sha256 = parse_header(raw[:HEADER_LENGTH], name=str(path))
         body = raw[HEADER_LENGTH : HEADER_LENGTH + length]
         # The cheap part of a check first.
         if len(body) != length or hashlib.sha256(body).hexdigest() != sha256:
             raise _UnsignedError(path.name)
-        return parse_manifest(body, sha256=sha256, file_size=size, name=path.name)
+        return parse_manifest(body, sha256=sha256, file_size=size, name=str(path))
 
     other_version = None
     try:
-        parse_header(room[:HEADER_LENGTH], name=path.name)
+        parse_header(room[:HEADER_LENGTH], name=str(path))
     except MismatchError as err:
         other_version = err
     except FeatcacheError:

@@ -207,7 +207,7 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
 def read_state(path: Path) -> CacheState:
     """Read manifest and ledger of a cache, complete or not; the raises are those of open_cache."""
     with opened_readonly(path) as fd:
-        manifest = read_manifest(fd, name=path.name)
+        manifest = read_manifest(fd, name=str(path))
         slots, damaged = read_slots(fd, manifest, path=path)
     if path.suffix != ".partial":
         damaged = [number for number in range(manifest.n_slots) if number not in slots]
@@ -268,8 +268,8 @@ def read_manifest(fd: int, *, name: str) -> Manifest:
     if os.pread(fd, len(HDF5_SIGNATURE), 0) != HDF5_SIGNATURE:
         raise CorruptError(
             f"{name} is not an HDF5 file ({file_size} bytes, no HDF5 signature). Nothing was "
-            f"changed. Give a file that featcache extract wrote; if it is one, its first bytes are "
-            f"damaged: featcache cache repair."
+            f"changed. Give a file that featcache wrote; if this is one, its first bytes are "
+            f"damaged. Mend it with: featcache cache repair {name}"
         )
     length, sha256 = parse_header(os.pread(fd, HEADER_LENGTH, MANIFEST_OFFSET), name=name)
     body = os.pread(fd, length, MANIFEST_OFFSET + HEADER_LENGTH)

@@ -130,7 +130,7 @@ class CacheWriter:
         with named_failures(file, kept="Nothing was changed."):
             fd = open_regular(file, os.O_RDWR)
             try:
-                manifest = read_manifest(fd, name=file.name)
+                manifest = read_manifest(fd, name=str(file))
                 slots, _ = read_slots(fd, manifest, path=file)
             except BaseException:
                 os.close(fd)

@@ -60,14 +60,14 @@ def test_a_file_that_is_no_cache_is_listed_as_damaged_with_its_problem(tmp_path:
     assert "is not an HDF5 file" in summary.problem
 
 
-def test_a_link_to_nowhere_is_listed_as_damaged(tmp_path: Path) -> None:
+def test_a_link_to_nowhere_is_listed_as_unreadable(tmp_path: Path) -> None:
     path = tmp_path / "toys" / "link.h5"
     path.parent.mkdir()
     path.symlink_to(tmp_path / "nowhere")
 
     summary = summarise(path)
 
-    assert summary.state == "damaged"
+    assert summary.state == "unreadable"
     assert "There is no cache" in summary.problem
 
 
@@ -82,7 +82,7 @@ def test_a_cache_with_an_empty_or_damaged_slot_is_listed_as_damaged(
     (summary,) = list_caches(tmp_path)
 
     assert (summary.state, summary.n_rows_done) == ("damaged", 9)
-    assert summary.problem == "slots of its ledger are damaged"
+    assert summary.problem == f"{built}: slots of its ledger are damaged"
 
 
 def test_a_listing_is_sorted_by_path_and_ignores_other_files(

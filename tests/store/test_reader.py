@@ -290,5 +290,5 @@ def test_every_refusal_is_a_featcache_error_that_says_what_to_do(tmp_path: Path)
     path = tmp_path / "other.h5"
     path.write_bytes(b"not HDF5")
 
-    with pytest.raises(FeatcacheError, match="Give a file that featcache extract wrote"):
+    with pytest.raises(FeatcacheError, match="Give a file that featcache wrote"):
         open_cache(path)

@@ -67,7 +67,7 @@ def ls(cache_dir: CacheDirOption = ExtractSpec.cache_dir, json: JsonOption = Fal
     )
     for cache in caches:
         if cache.problem:
-            note(f"{cache.path}: {cache.problem}")
+            note(cache.problem)
 
 
 @app.command("info")
@@ -153,7 +153,7 @@ def verify(
             kind="damaged",
         )
     if not report.is_sound:
-        note(f"Mend it with: featcache cache repair {path}")
+        note(f"Mend it with: {report.mend_with}")
         raise typer.Exit(13)
     if report.n_missing:
         note(
