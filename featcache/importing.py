@@ -17,6 +17,7 @@ import featcache
 from featcache.childreader import Column, reading
 from featcache.datasets import dataset_slug
 from featcache.errors import CorruptError, NonFiniteError, UsageError
+from featcache.paths import expanded
 from featcache.specs import FORMAT_VERSION, IMPORTED, ExtractSpec, fingerprint
 from featcache.store import (
     CacheWriter,
@@ -110,7 +111,7 @@ def import_features(
         DiskFullError: If the disk cannot hold the cache.
     """
     ExtractSpec(store_dtype=store_dtype)  # refuses an unknown one
-    source = Path(path).expanduser()
+    source = expanded(path)
     if not (source.exists() or source.is_symlink()):
         raise UsageError(f"There is no file {source}. {_KEPT} Give the HDF5 file to import.")
     keys = {"train": (features, labels, ids)}
@@ -121,7 +122,7 @@ def import_features(
             f"--test-features and --test-labels belong together, --test-ids to both. {_KEPT}"
         )
     dataset = f"{IMPORTED}:{name or re.sub(r'[^A-Za-z0-9.-]+', '_', source.stem).strip('._-')}"
-    folder = Path(cache_dir).expanduser() / dataset_slug(dataset)
+    folder = expanded(cache_dir) / dataset_slug(dataset)
     splits = _scan(source, keys, store_dtype=store_dtype, folder=folder)
     names = _named_classes(splits, tuple(class_names))
     identity = {

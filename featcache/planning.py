@@ -18,6 +18,7 @@ from featcache.datasets import load_dataset
 from featcache.datasets.splits import Dataset
 from featcache.errors import UsageError
 from featcache.loading import image_shape
+from featcache.paths import expanded
 from featcache.pipeline import ADAPTATION, Progress, ProgressCallback
 from featcache.plan import STORE_DTYPES, Plan
 from featcache.preprocess import Preprocess
@@ -80,7 +81,7 @@ def make_plan(
     else:
         dataset = same_images.dataset
     row_shape, store_dtype = _row(spec, dataset, preprocess, n_features=info.n_features)
-    folder = Path(spec.cache_dir).expanduser() / dataset.slug
+    folder = expanded(spec.cache_dir) / dataset.slug
     n_rows = sum(len(split) for split in dataset.splits.values())
     nbytes = n_rows * np.dtype(STORE_DTYPES[store_dtype]).itemsize * math.prod(row_shape)
     of_this_trunk = folder.glob(f"{spec.backbone}-*.h5*")

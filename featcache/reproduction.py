@@ -17,6 +17,7 @@ from featcache.errors import UnknownNameError, UsageError
 from featcache.extraction import extract
 from featcache.features import bn_mode
 from featcache.metrics import Spread
+from featcache.paths import expanded
 from featcache.pipeline import ProgressCallback
 from featcache.recipes import DATASET, RECIPES, Recipe, find_recipe
 from featcache.runs import RUNS_DIR
@@ -136,7 +137,7 @@ def reproduce(
         "seed": seed,
         "seeds": seeds,
     }
-    folder = Path(runs_dir).expanduser() / dataset_slug(dataset)
+    folder = expanded(runs_dir) / dataset_slug(dataset)
     table = _Table(folder / f"reproduce-{fingerprint(options)[:8]}", options)
     _require_weights(
         [stand_ins.get(recipe.backbone, recipe.backbone) for recipe in recipes],

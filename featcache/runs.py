@@ -10,6 +10,7 @@ from pathlib import Path
 from featcache.checkpoint import DESCRIPTION_FILE, HEAD_FILE, load_head
 from featcache.datasets import dataset_slug
 from featcache.errors import CacheMissingError, CorruptError, UsageError, clipped, nearest
+from featcache.paths import expanded
 from featcache.specs import HeadSpec, TrainSpec, fingerprint
 from featcache.store import Cache, is_there
 
@@ -40,7 +41,7 @@ def run_path(runs_dir: Path, cache: Cache, head: HeadSpec, train: TrainSpec) -> 
             f"{cache.path} names its dataset {clipped(repr(dataset))}, which is none that "
             f"featcache knows. Nothing was started. Extract it again."
         ) from err
-    return runs_dir.expanduser() / slug / name
+    return expanded(runs_dir) / slug / name
 
 
 def partial_run(path: Path) -> Path:
@@ -51,7 +52,7 @@ def partial_run(path: Path) -> Path:
 def list_runs(runs_dir: str | os.PathLike[str]) -> list[Path]:
     """List the runs below a folder that have a head, the one last whose head is the newest."""
     heads = []
-    for path in Path(runs_dir).expanduser().glob(f"*/*/{HEAD_FILE}"):
+    for path in expanded(runs_dir).glob(f"*/*/{HEAD_FILE}"):
         with contextlib.suppress(OSError):  # a link to nowhere, which glob lists from Python 3.13
             heads.append((path.stat().st_mtime_ns, str(path), path.parent))
     return [folder for _, _, folder in sorted(heads)]
@@ -66,8 +67,8 @@ def find_run(name: str | os.PathLike[str] | None, *, runs_dir: str | os.PathLike
         UnsafeFileError: If it is a pickle.
         UsageError: If several fit.
     """
-    if name is not None and is_there(Path(name).expanduser()):
-        path = Path(name).expanduser()
+    if name is not None and is_there(expanded(name)):
+        path = expanded(name)
         if path.is_dir():
             return path
         load_head(path)  # refuses what is no head

@@ -10,6 +10,7 @@ from pathlib import Path
 from featcache.datasets import dataset_slug
 from featcache.errors import CacheMissingError, UsageError
 from featcache.headrun import HeadJob
+from featcache.paths import expanded
 from featcache.runfiles import HeadRun
 from featcache.runs import RUNS_DIR
 from featcache.runtime import NoteCallback, pick_device, silent
@@ -188,7 +189,7 @@ def the_cache(
     dataset = ExtractSpec.dataset if dataset is None else dataset
     backbone = ExtractSpec.backbone if backbone is None else backbone
     command = f"featcache extract --dataset {dataset} --backbone {backbone}"
-    folder = cache_dir.expanduser() / dataset_slug(dataset)
+    folder = expanded(cache_dir) / dataset_slug(dataset)
     try:
         return open_cache(find_cache_of(folder, backbone, extract_command=command))
     except CacheMissingError:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from featcache.errors import UnsafeFileError, WeightsError, nearest
+from featcache.paths import expanded
 from featcache.specs import canonical_json
 
 # What torch.load raises on bytes that no torch.save wrote (found by flipping and cutting bytes).
@@ -151,7 +152,7 @@ def _existing_file(path: str | Path) -> Path:
             f"--weights {path} is a URL; featcache loads weights only from torchvision's list or "
             f"from a file. Download it, check its digest, then give --weights PATH."
         )
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.is_dir():
         raise WeightsError(f"{path} is a folder, not a file of weights. Name the file in it.")
     if path.exists() and not path.is_file():

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from featcache.datasets.download import open_or_download
 from featcache.datasets.image_files import FolderImages, bytewise
 from featcache.datasets.splits import ArrayImages, Dataset, Split
+from featcache.paths import expanded
 
 Rows = tuple[Any, Any]
 """The images, as one array or as a list of paths, and the labels."""
@@ -84,7 +85,7 @@ class TorchvisionSet:
 
     def is_present(self, data_dir: str | Path) -> bool:
         """Look for the files by name, without opening one."""
-        root = Path(data_dir).expanduser()
+        root = expanded(data_dir)
         unpacked = all((root / file).exists() for file in self.files)
         return unpacked or (self.archive is not None and (root / self.archive).exists())
 

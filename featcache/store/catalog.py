@@ -16,6 +16,7 @@ from featcache.errors import (
     UsageError,
     nearest,
 )
+from featcache.paths import expanded
 from featcache.specs import differing_fields
 from featcache.store.files import named_failures
 from featcache.store.lock import locked
@@ -59,7 +60,7 @@ def cache_path(folder: Path, backbone: str, fingerprint: str) -> Path:
 
 def list_caches(cache_dir: str | Path) -> list[CacheSummary]:
     """List the caches below a folder, complete or not, by path."""
-    cache_dir = Path(cache_dir).expanduser()
+    cache_dir = expanded(cache_dir)
     paths = [*cache_dir.glob("*/*.h5"), *cache_dir.glob("*/*.h5.partial")]
     return [summarise(path) for path in sorted(paths)]
 
@@ -95,10 +96,10 @@ def find_cache(name: str | Path, *, cache_dir: str | Path) -> Path:
         CacheMissingError: If there is none, with the nearest names.
         UsageError: If several fit.
     """
-    direct = Path(name).expanduser()
+    direct = expanded(name)
     if direct.suffix in (".h5", ".partial") and os.path.lexists(direct):
         return direct
-    cache_dir = Path(cache_dir).expanduser()
+    cache_dir = expanded(cache_dir)
     listed = {str(c.path.relative_to(cache_dir)): c.path for c in list_caches(cache_dir)}
     if str(name) in listed:
         return listed[str(name)]
@@ -165,7 +166,7 @@ def find_cache_of(folder: Path, backbone: str, *, extract_command: str) -> Path:
 
 def find_fingerprint(cache_dir: Path, fingerprint: str) -> Path | None:
     """Find a complete cache by its fingerprint below `cache_dir`; None if there is none."""
-    for path in sorted(cache_dir.expanduser().glob("*/*.h5")):
+    for path in sorted(expanded(cache_dir).glob("*/*.h5")):
         summary = summarise(path)
         if summary.fingerprint == fingerprint and summary.state == "complete":
             return path

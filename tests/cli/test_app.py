@@ -226,6 +226,24 @@ def test_an_unexpected_error_is_one_line_and_a_hint(spawn: Spawn) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("cache", "info", "~nosuchuser/x.h5"),
+        ("cache", "ls", "--cache-dir", "~nosuchuser/cache"),
+        ("eval", "~nosuchuser/run"),
+        ("extract", "--dataset", "folder:~nosuchuser/pets", "--backbone", "pixels"),
+        ("extract", "--dataset", "cifar10", "--data-dir", "~nosuchuser", "--backbone", "pixels"),
+    ],
+)
+def test_the_home_of_nobody_is_a_path_like_any_other(run: Run, arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+
+    assert result.exit_code != 1
+    assert "unexpected error" not in result.stderr
+    assert "~nosuchuser" in result.stderr
+
+
 def test_debug_shows_the_traceback_of_any_error(spawn: Spawn) -> None:
     unexpected = spawn(code=BROKEN, FEATCACHE_DEBUG="1")
     expected = spawn("cache", "info", "nix", FEATCACHE_DEBUG="1")

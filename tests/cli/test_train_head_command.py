@@ -40,6 +40,19 @@ def test_it_trains_then_reuses_then_evaluates(run: Run, digits: list[str]) -> No
     assert "label \\ prediction " in evaluated.stdout
 
 
+def test_without_a_test_split_the_next_command_is_one_that_works(run: Run, pets: Path) -> None:
+    alone = pets / "train"  # its class folders are one split
+    extract = ["extract", "--dataset", f"folder:{alone}", "--backbone", "pixels"]
+    assert run(*extract, "--image-size", "8", "--n-workers", "0").exit_code == 0
+    [cache] = [summary.path for summary in featcache.list_caches("cache")]
+
+    result = run("train-head", "--cache", str(cache), *QUICK)
+
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("next: ")]
+    assert line.endswith(" --split val")
+    assert run(*line.removeprefix("next: featcache ").split()).exit_code == 0
+
+
 def test_nothing_of_lightning_is_heard(run: Run, digits: list[str]) -> None:
     result = run(*digits, *QUICK)
 

@@ -157,5 +157,6 @@ def _show(result: SweepResult) -> None:
     facts["heads"] = f"{n_heads} finished; this call trained {n_now} in {seconds}"
     facts["table"] = result.markdown
     show_facts(facts)
-    note(f"next: featcache eval {result.settings[0].runs[0]}")
+    split = " --split val" if result.test_acc is None else ""  # there is no split "test"
+    note(f"next: featcache eval {result.settings[0].runs[0]}{split}")
     note("one head alone: train-head with the options of its row, its --seed, and --order-seed")

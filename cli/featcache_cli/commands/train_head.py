@@ -156,7 +156,9 @@ def _show(result: TrainResult) -> None:
         show_facts(_facts(run) | ({"seed": run.seed} if len(result.runs) > 1 else {}))
     if len(result.runs) > 1:
         _show_spread(result)
-    note(f"next: featcache eval {result.runs[-1].path}")
+    run = result.runs[-1]
+    split = " --split val" if run.test_acc is None else ""  # there is no split "test"
+    note(f"next: featcache eval {run.path}{split}")
 
 
 def _facts(run: HeadRun) -> dict[str, object]:
