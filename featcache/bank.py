@@ -17,7 +17,7 @@ from torch import Tensor
 
 from featcache.datamodule import stream_seed
 from featcache.heads import build_head
-from featcache.replay import quick_step
+from featcache.replay import replayed_step
 from featcache.specs import HeadSpec
 
 # float32: the parameter, its gradient, Adam's two moments; and copies of all but the gradient, on
@@ -97,7 +97,7 @@ class HeadBank:
         self._adam = self._new_adam()
         self._masks = _DropoutMasks(self.members, device)
         generators = list(self._masks.generators.values())
-        self._quick_step = quick_step(self._step, self._state, device=device, generators=generators)
+        self._replayed = replayed_step(self._adam, device=device, generators=generators)
 
     def set_epoch(self, epoch: int) -> None:
         """Seed dropout for an epoch, as a head that is trained alone does."""
@@ -113,7 +113,10 @@ class HeadBank:
         Returns:
             (K,) losses, before the step: cross-entropy, and the L1 penalty where there is one.
         """
-        losses = self._quick_step(features, labels)
+        if self._replayed is None:
+            losses = self._step(features, labels)
+        else:
+            losses = self._replayed(self._step, features, labels)
         self._n_steps += 1
         return losses
 
@@ -129,10 +132,6 @@ class HeadBank:
         losses = self._penalise(losses)
         self._adam.step()
         return losses
-
-    def _state(self) -> list[Tensor]:
-        counts = [of_one["step"] for of_one in self._adam.state.values()]
-        return [*self._parameters, *itertools.chain(*self._moments), *counts]
 
     def logits(self, features: Tensor) -> Tensor:
         """Compute (K, C, B) logits of (B, D) features, in evaluation mode."""
@@ -212,8 +211,7 @@ class HeadBank:
                 }
                 parts.append(part)
             groups.append({"params": parts, "lr": lr, "weight_decay": weight_decay})
-        on_cuda = self._parameters[0].is_cuda
-        adam = torch.optim.Adam(groups, fused=True, capturable=on_cuda)
+        adam = torch.optim.Adam(groups, fused=True)
         adam.state.update(states)
         return adam
 

@@ -13,9 +13,8 @@ import numpy.typing as npt
 
 from featcache.background import BlockWriter, FinishedBlock
 from featcache.datasets.splits import Split
-from featcache.forward import Launched
 from featcache.loading import Batch, Span
-from featcache.pipeline import Job, Progress
+from featcache.pipeline import Job, LaunchedRows, Progress
 from featcache.store import Block, CacheWriter
 
 
@@ -88,7 +87,7 @@ class _BlockMaker:
         self._job = job
         self._split = split
         self._out = out
-        self._launched: deque[tuple[Batch, Launched | None]] = deque()
+        self._launched: deque[tuple[Batch, LaunchedRows]] = deque()
         self._rows: list[npt.NDArray[Any]] = []
         self._reasons: dict[int, str] = {}
 
@@ -98,7 +97,7 @@ class _BlockMaker:
         Returns:
             Seconds for which the disk was waited for.
         """
-        self._launched.append((batch, self._job.launch(batch)))
+        self._launched.append((batch, self._job.launch(self._split, batch)))
         return self._take(self._job.n_ahead)
 
     def finish(self) -> float:
@@ -112,9 +111,9 @@ class _BlockMaker:
             waited_s += self._take_one(*self._launched.popleft())
         return waited_s
 
-    def _take_one(self, batch: Batch, launched: Launched | None) -> float:
+    def _take_one(self, batch: Batch, rows: LaunchedRows) -> float:
         block = self.blocks[batch.span]
-        self._rows.append(self._job.rows(self._split, batch, launched))
+        self._rows.append(rows())
         first = batch.span.start - block.start
         self._reasons |= {first + i: reason for i, reason in batch.reasons.items()}
         if batch.span.stop < block.stop:

@@ -19,7 +19,7 @@ from featcache.runtime import arithmetic, is_out_of_memory
 
 Launched = Callable[[], npt.NDArray[np.float32]]
 """Gives the (n, D) features of a batch that was begun."""
-_N_AHEAD = 2  # batches: one computes while another lands
+_N_AHEAD = 2  # batches: one waits and one computes, while another lands
 
 
 class TrunkRunner:
@@ -31,7 +31,7 @@ class TrunkRunner:
         batch_size: Images in every forward pass.
         seconds: Time spent so far, by "preprocess" and "trunk"; of a GPU, waiting for it counts as
             the latter.
-        n_ahead: Batches to launch before the first is waited for.
+        n_ahead: Batches in flight beyond the one that is waited for.
     """
 
     def __init__(

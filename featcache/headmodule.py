@@ -6,13 +6,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from featcache.datamodule import Batch, SuperBatch
 from featcache.errors import NonFiniteError, UsageError
 from featcache.heads import build_head, l1_norm
-from featcache.replay import quick_step
+from featcache.replay import ReplayedStep, replayed_step
 from featcache.specs import HeadSpec, TrainSpec
 
 
@@ -62,6 +61,7 @@ class HeadModule(pl.LightningModule):
         self.head = build_head(self.spec, n_features=n_features, n_classes=n_classes, seed=seed)
         self.step_losses: list[Tensor] = []
         self.history: list[dict[str, float]] = []
+        self._replayed: ReplayedStep | None = None
 
     def forward(self, features: Tensor) -> Tensor:
         """Compute logits: (B, D) -> (B, K)."""
@@ -71,11 +71,7 @@ class HeadModule(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Make the notebook's Adam, fused: one pass over the weights."""
         return torch.optim.Adam(
-            self.parameters(),
-            lr=self.lr,
-            weight_decay=self.spec.weight_decay or 0.0,
-            fused=True,
-            capturable=self.device.type == "cuda",
+            self.parameters(), lr=self.lr, weight_decay=self.spec.weight_decay or 0.0, fused=True
         )
 
     def on_fit_start(self) -> None:
@@ -98,18 +94,14 @@ class HeadModule(pl.LightningModule):
         self._step_sizes: list[int] = []
 
     def on_train_start(self) -> None:
-        """Choose how the steps of a SuperBatch run: on CUDA by replaying a recorded one."""
+        """Let the steps of a SuperBatch be replayed, where that is asked for."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer), "there is one"
+        self._replayed = replayed_step(optimizer, device=self.device)
 
-        def step(features: Tensor, labels: Tensor) -> Tensor:
-            return self._step(features, labels, optimizer)
-
-        def state() -> list[Tensor]:
-            moments = [t for of_one in optimizer.state.values() for t in of_one.values()]
-            return [*self.head.parameters(), *moments]
-
-        self._quick_step = quick_step(step, state, device=self.device)
+    def teardown(self, stage: str) -> None:
+        """Free what was recorded, which cannot be pickled either."""
+        self._replayed = None
 
     def training_step(self, batch: Batch | SuperBatch, batch_idx: int) -> None:
         """Run the optimiser steps of a batch.
@@ -120,31 +112,32 @@ class HeadModule(pl.LightningModule):
             NonFiniteError: If a loss is NaN or infinite, naming the step.
         """
         first = len(self.step_losses)
+        optimizer = self.optimizers(use_pl_optimizer=not isinstance(batch, SuperBatch))
+        assert not isinstance(optimizer, list), "there is one"
+
+        def step(features: Tensor, labels: Tensor) -> Tensor:
+            self.head.zero_grad()
+            loss = self._loss(features, labels)
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
         if isinstance(batch, SuperBatch):
+            # As Lightning's own optimisers count, in _ManualOptimization._on_before_step and
+            # _on_after_step.
             counted = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
             for features, labels in batch:
                 counted.increment_ready()
-                self._enter(self._quick_step(features, labels), labels)
+                if self._replayed is None:
+                    self._note_loss(step(features, labels), labels)
+                else:
+                    self._note_loss(self._replayed(step, features, labels), labels)
                 counted.increment_completed()
         else:
-            optimizer = self.optimizers()
-            assert isinstance(optimizer, LightningOptimizer), "there is one"
-            self._enter(self._step(*batch, optimizer), batch[1])
+            self._note_loss(step(*batch), batch[1])
         self._require_finite(first)
 
-    def _step(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        optimizer: torch.optim.Optimizer | LightningOptimizer,
-    ) -> Tensor:
-        self.head.zero_grad()
-        loss = self._loss(features, labels)
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    def _enter(self, loss: Tensor, labels: Tensor) -> None:
+    def _note_loss(self, loss: Tensor, labels: Tensor) -> None:
         self.step_losses.append(loss)
         self._step_sizes.append(len(labels))
 

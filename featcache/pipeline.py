@@ -19,7 +19,7 @@ from featcache.batchnorm import (
 from featcache.compiling import CompileError, compile_trunk
 from featcache.datasets.splits import Dataset, Split
 from featcache.errors import DeviceError, MismatchError
-from featcache.forward import Launched, TrunkRunner, to_storage
+from featcache.forward import TrunkRunner, to_storage
 from featcache.loading import Batch, Span, image_shape, load_batches
 from featcache.preprocess import Preprocess
 from featcache.store import CacheWriter
@@ -42,7 +42,8 @@ class Progress:
         stage: "digest" (reading the dataset for its identity), "check" (the rows of a partial
             file), "adapt" (BatchNorm statistics) or "extract".
         split: The split at hand; empty while digesting and checking.
-        n_done: Images done in this stage and split, rows kept from before included.
+        n_done: Images done in this stage and split, rows kept from before included; on a GPU those
+            in flight are counted too.
         n_total: Images of this stage and split.
         images_per_s: Rate of this run so far.
         left_s: Seconds left for all splits, at that rate.
@@ -60,6 +61,8 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
+LaunchedRows = Callable[[], npt.NDArray[Any]]
+"""Gives the rows of a batch that was begun."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,21 +98,25 @@ class Job:
 
     @property
     def n_ahead(self) -> int:
-        """Batches to launch before the rows of the first are taken."""
+        """Batches in flight beyond the one whose rows are taken."""
         return 0 if self.runner is None else self.runner.n_ahead
 
-    def launch(self, batch: Batch) -> Launched | None:
-        """Begin a batch; None where there is no trunk."""
-        return None if self.runner is None else self.runner.launch(batch.images)
+    def launch(self, split: Split, batch: Batch) -> LaunchedRows:
+        """Begin a batch; what comes back gives its rows in the storage type.
 
-    def rows(self, split: Split, batch: Batch, launched: Launched | None) -> npt.NDArray[Any]:
-        """Turn a launched batch into rows in the storage type; zeros for unreadable images."""
-        if launched is None:
-            return batch.images
-        features = launched()
-        features[list(batch.reasons)] = 0
-        ids = split.ids[batch.span.start : batch.span.stop]
-        return to_storage(features, self.store_dtype, ids=ids)
+        Rows of unreadable images are zeros.
+        """
+        if self.runner is None:
+            return lambda: batch.images
+        landing = self.runner.launch(batch.images)
+
+        def rows() -> npt.NDArray[Any]:
+            features = landing()
+            features[list(batch.reasons)] = 0
+            ids = split.ids[batch.span.start : batch.span.stop]
+            return to_storage(features, self.store_dtype, ids=ids)
+
+        return rows
 
 
 def adapt(job: Job, writer: CacheWriter) -> None:
@@ -176,7 +183,7 @@ def check_canaries(job: Job, writer: CacheWriter) -> int:
         span = Span(block.start, min(block.start + job.batch_size, block.stop))
         with contextlib.closing(job.load(split, [span])) as batches:
             batch = next(batches)
-        fresh = job.rows(split, batch, job.launch(batch))
+        fresh = job.launch(split, batch)()
         stored = writer.read_rows(block.split, span.start, span.stop)
         same_class = dict(job.numerics) == dict(writer.manifest.numerics)
         if not _agree(fresh, stored, exact=same_class and not writer.is_foreign(block), job=job):

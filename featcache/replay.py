@@ -1,130 +1,159 @@
-"""A training step that is recorded once and replayed, as a CUDA graph, where both agree."""
+"""A training step that is recorded once, as a CUDA graph, and replayed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from featcache.errors import DeviceError
+
 Step = Callable[[Tensor, Tensor], Tensor]
 """(B, D) features and (B,) labels to losses, of any shape; trains as it goes."""
-Record = Callable[[Step, Sequence[Tensor], Sequence[torch.Generator]], Step]
-"""Makes what replays a step, for inputs of these shapes, drawing from these generators."""
+Record = Callable[[Step, Tensor, Tensor, Sequence[torch.Generator]], Step]
+"""Makes what replays a step on inputs like these, drawing from these generators."""
 
+ASKED_BY = "FEATCACHE_CUDA_GRAPHS"
 _N_BEFORE = 3  # torch's advice for what is captured; Adam's state is there from the first on
 _TOLERANCE = 1e-3  # of a tensor's largest: the same kernels run, so they differ by far less
 
 
-def quick_step(
-    step: Step,
-    state: Callable[[], Sequence[Tensor]],
+def replayed_step(
+    optimizer: torch.optim.Optimizer,
     *,
     device: torch.device,
     generators: Sequence[torch.Generator] = (),
-) -> Step:
-    """Make a step as quick as `device` allows: itself on a CPU, a ReplayedStep on CUDA."""
-    if device.type != "cuda":
-        return step
-    return ReplayedStep(step, state, generators=generators)
+) -> ReplayedStep | None:
+    """Make what replays the steps of an optimiser, on CUDA where FEATCACHE_CUDA_GRAPHS is 1.
+
+    Not without being asked: nobody has run it on a GPU yet (docs/decisions/0008).
+    """
+    if device.type != "cuda" or os.environ.get(ASKED_BY) != "1":
+        return None
+    return ReplayedStep(optimizer, generators=generators)
 
 
 class ReplayedStep:
-    """Runs a step; after a few, by replaying it, if that gives what the step itself gives.
+    """Runs a step; after a few, by replaying it.
 
     A small head's step is dozens of kernels of a few microseconds, each of which costs as long to
     launch; a CUDA graph launches all at once. Whether it is right is not taken on trust: one step
-    runs both ways from the same state, random numbers included, and if losses and state differ,
-    or the recording fails, steps run as they are.
-
-    Attributes:
-        outcome: "undecided", "replayed", or why it is not.
+    runs both ways from the same state, random numbers included.
 
     Example:
-        >>> weight = torch.ones(2)
+        >>> weight = torch.ones(2, requires_grad=True)
+        >>> sgd = torch.optim.SGD([weight], lr=0.5)
         >>> def step(features, labels):
-        ...     weight.mul_(0.5)
-        ...     return (features * weight).sum()
-        >>> replayed = ReplayedStep(step, lambda: [weight], record=lambda step, *_: step)
-        >>> [float(replayed(torch.ones(2), torch.zeros(2))) for _ in range(5)]
-        [1.0, 0.5, 0.25, 0.125, 0.0625]
-        >>> replayed.outcome
-        'replayed'
+        ...     sgd.zero_grad()
+        ...     loss = (features * weight).sum()
+        ...     loss.backward()
+        ...     sgd.step()
+        ...     return loss.detach()
+        >>> replayed = ReplayedStep(sgd, record=lambda step, *_: step)
+        >>> [float(replayed(step, torch.ones(2), torch.zeros(2))) for _ in range(5)]
+        [2.0, 1.0, 0.0, -1.0, -2.0]
     """
 
     def __init__(
         self,
-        step: Step,
-        state: Callable[[], Sequence[Tensor]],
+        optimizer: torch.optim.Optimizer,
         *,
         generators: Sequence[torch.Generator] = (),
         record: Record | None = None,
     ) -> None:
-        """Take a step that is right.
+        """Take what the steps change and draw from.
 
         Args:
-            step: It; all its tensors stay where they are from the first call on.
-            state: Gives the tensors that it changes, once it has run.
-            generators: What it draws from, beside its device's default one.
-            record: Makes what replays it; None makes a CUDA graph.
+            optimizer: Its parameters and its state, which stay where they are.
+            generators: What steps draw from, beside the device's default one.
+            record: Makes what replays a step; None makes a CUDA graph.
         """
-        self.outcome = "undecided"
-        self._step = step
-        self._state = state
+        self._optimizer = optimizer
         self._generators = generators
         self._record = record or _as_cuda_graph
         self._replay: Step | None = None
-        self._shape = torch.Size()
+        self._shape: torch.Size | None = None
         self._n_before = 0
 
-    def __call__(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Run one step; what it returns is the caller's own."""
-        if self._replay is not None and features.shape == self._shape:
-            return self._replay(features, labels)
-        if self.outcome != "undecided":
-            return self._step(features, labels)
-        if self._n_before >= _N_BEFORE:
-            return self._decided(features, labels)
-        self._n_before += 1
-        return _beside(self._step, features, labels)
+    def __call__(self, step: Step, features: Tensor, labels: Tensor) -> Tensor:
+        """Run one step, always the same one; what it returns is the caller's own.
 
-    def _decided(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Run one step both ways, and keep the quicker one if they agree."""
-        drawing = [*self._generators, *_default_generators(features)]
+        Batches of another size than the first run as they are.
+
+        Raises:
+            DeviceError: If the step cannot be recorded, or gives other numbers when replayed.
+        """
+        self._shape = self._shape or features.shape
+        if features.shape != self._shape:
+            return step(features, labels)
+        if self._replay is not None:
+            return self._replay(features, labels)
+        if self._n_before < _N_BEFORE:
+            self._n_before += 1
+            return _on_side_stream(step, features, labels)
+        self._replay = self._checked(step, features, labels)
+        return self._replay(features, labels)
+
+    def _checked(self, step: Step, features: Tensor, labels: Tensor) -> Step:
+        """Record a step, run it both ways, and put everything back."""
         state = self._state()
+        drawing = [*self._generators, _default_generator(features)]
         before, drawn = _copies(state), [g.get_state() for g in drawing]
-        losses = _beside(self._step, features, labels)
-        after, drawn_after = _copies(state), [g.get_state() for g in drawing]
-        _put_back(state, before, drawing, drawn)
+        expected = [_on_side_stream(step, features, labels).cpu(), *_copies(state)]
         try:
-            replay = self._record(self._step, (features, labels), self._generators)
-            _put_back(state, before, drawing, drawn)
-            replayed = replay(features, labels)
+            with self._capturable():
+                replay = self._record(step, features, labels, self._generators)
         except RuntimeError as err:
-            self.outcome = f"it failed to be recorded: {err}"
-        else:
-            pairs = zip([replayed, *state], [losses.cpu(), *after], strict=True)
-            if all(_agree(found, expected) for found, expected in pairs):
-                self.outcome, self._replay, self._shape = "replayed", replay, features.shape
-            else:
-                self.outcome = "replayed, it gave other numbers"
-        _put_back(state, after, drawing, drawn_after)
-        return losses
+            raise DeviceError(
+                f"A training step could not be recorded as a CUDA graph: {err}. The last whole "
+                f"epoch is kept. Run again without {ASKED_BY}."
+            ) from err
+        _put_back(state, before, drawing, drawn)
+        found = [replay(features, labels).cpu(), *_copies(state)]
+        _put_back(state, before, drawing, drawn)
+        if not all(map(_agree, found, expected)):
+            raise DeviceError(
+                f"A training step gave other numbers when it was replayed as a CUDA graph. The "
+                f"last whole epoch is kept. Run again without {ASKED_BY}."
+            )
+        return replay
+
+    def _state(self) -> list[Tensor]:
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        kept = [t for of_one in self._optimizer.state.values() for t in of_one.values()]
+        return [*parameters, *(t for t in kept if isinstance(t, Tensor))]
+
+    @contextmanager
+    def _capturable(self) -> Iterator[None]:
+        """Let Adam be captured; outside of a capture the setting is warned of in every run."""
+        groups = self._optimizer.param_groups
+        before = [group.get("capturable") for group in groups]
+        try:
+            for group in groups:
+                group["capturable"] = True
+            yield
+        finally:
+            for group, value in zip(groups, before, strict=True):
+                group["capturable"] = value
 
 
 def _as_cuda_graph(
-    step: Step, inputs: Sequence[Tensor], generators: Sequence[torch.Generator]
+    step: Step, features: Tensor, labels: Tensor, generators: Sequence[torch.Generator]
 ) -> Step:
     """Capture a step; nothing of it runs meanwhile.
 
     https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
-    kept_features, kept_labels = (t.clone() for t in inputs)
-    graph = torch.cuda.CUDAGraph()
-    for generator in generators:
-        graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
-        losses = step(kept_features, kept_labels)
+    kept_features, kept_labels = features.clone(), labels.clone()
+    with torch.cuda.device(features.device):
+        graph = torch.cuda.CUDAGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph):
+            losses = step(kept_features, kept_labels)
 
     def replay(features: Tensor, labels: Tensor) -> Tensor:
         kept_features.copy_(features)
@@ -135,8 +164,8 @@ def _as_cuda_graph(
     return replay
 
 
-def _beside(step: Step, features: Tensor, labels: Tensor) -> Tensor:
-    """Run a step on a stream of its own, as what is captured later must have run before."""
+def _on_side_stream(step: Step, features: Tensor, labels: Tensor) -> Tensor:
+    """Run a step as it must have run before it is captured."""
     if not features.is_cuda:
         return step(features, labels)
     own, current = torch.cuda.Stream(features.device), torch.cuda.current_stream(features.device)
@@ -147,10 +176,10 @@ def _beside(step: Step, features: Tensor, labels: Tensor) -> Tensor:
     return losses
 
 
-def _default_generators(features: Tensor) -> list[torch.Generator]:
+def _default_generator(features: Tensor) -> torch.Generator:
     if not features.is_cuda:
-        return [torch.default_generator]
-    return [torch.cuda.default_generators[features.device.index]]
+        return torch.default_generator
+    return torch.cuda.default_generators[features.device.index]
 
 
 def _copies(state: Sequence[Tensor]) -> list[Tensor]:
@@ -172,6 +201,5 @@ def _put_back(
 
 
 def _agree(found: Tensor, expected: Tensor) -> bool:
-    found = found.detach().cpu()
     largest = expected.abs().max().clamp(min=1e-30)
     return bool((found - expected).abs().max() <= _TOLERANCE * largest)

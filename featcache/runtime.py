@@ -93,6 +93,7 @@ def arithmetic(precision: str, device: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_float32_matmul_precision, users_own)
         if device != "cpu":
+            stack.enter_context(torch.cuda.device(device))  # streams and events are its own
             # TF32 only for convolutions: linear layers stay fp32, as torch's own default has it.
             flags = torch.backends.cudnn.flags(
                 enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32

@@ -19,7 +19,7 @@ constexpr int ROWS = 12; // tiles of a micro-kernel: with COLUMNS it fills 32 re
 constexpr int LANES = 8;
 constexpr int ROWS = 6; // 16 registers
 #endif
-typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 constexpr int POINTS = 36;         // of a transformed tile, 6x6
 constexpr int COLUMNS = 2 * LANES; // output channels of a micro-kernel

@@ -35,8 +35,9 @@ def has_winograd_convolutions(module: nn.Module) -> bool:
 
 
 def source_digest() -> str:
-    """8 hex digits of the source: another source may round differently."""
-    return hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:8]
+    """8 hex digits of source, flags and matrix: others may round differently."""
+    decisive = _SOURCE.read_bytes() + repr((_FLAGS, _G)).encode()
+    return hashlib.sha256(decisive).hexdigest()[:8]
 
 
 def with_winograd_convolutions(module: nn.Module, compiler: str) -> nn.Module:

@@ -84,9 +84,9 @@ def main() -> None:
     size = QUICK if options.quick else FULL
     pixels = images(max(*size.n_images.values(), size.n_pixels), options.data_dir)
     report: Result = {"machine": machine(), "quick": options.quick, "tables": []}
-    limits = machine_limits()
-    report["limits"] = limits
     precisions = ("fp32", "bf16") if has_bf16() else ("fp32",)
+    limits = machine_limits(precisions)
+    report["limits"] = limits
     trunks = {
         precision: {name: trunk(name, pixels, size, precision, limits) for name in N_FEATURES}
         for precision in precisions
@@ -306,7 +306,8 @@ def markdown(report: Result) -> str:
         seconds = ", ".join(f"{n:,}: {s:.3g}" for n, s in curve["seconds"].items())
         lines.append(f"| {name} | {seconds} | {curve['exponent']:.2f} |")
     for precision, whole in report["account"].items():
-        lines += ["", f"### The whole notebook, extraction in {precision}, by counted passes", ""]
+        title = f"The whole notebook (in fp32), featcache's extraction in {precision}"
+        lines += ["", f"### {title}, by counted passes", ""]
         lines += ["| part | notebook, hours | featcache, hours |", "|---|---|---|"]
         for name, part in whole["parts"].items():
             hours = (part["notebook_s"] / 3600, part["featcache_s"] / 3600)

@@ -9,14 +9,14 @@ A part that fails is reported, and the others go on. Without a GPU it says so an
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
+import os
 import statistics
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,11 +27,12 @@ import torch
 import featcache
 import featcache.planning
 from featcache.backbones import load_backbone
+from featcache.bank import HeadBank, Member, MemberState
 from featcache.datasets import ArrayImages, Dataset, Split, load_dataset
-from featcache.features import BatchPreprocessor
+from featcache.features import BatchPreprocessor, FeatureRows
 from featcache.forward import TrunkRunner
 from featcache.preprocess import Preprocess
-from featcache.replay import ReplayedStep, Step
+from featcache.replay import ASKED_BY
 from featcache.runtime import arithmetic
 from featcache.specs import HeadSpec
 from tests.benchmarks import peers_heads
@@ -183,57 +184,50 @@ def head_epochs() -> Figures:
 
 
 def replayed_steps() -> Figures:
-    """Time an epoch with steps replayed and as they are, in turn; their losses must agree."""
+    """Time an epoch with steps replayed and as they are, in turn; all their losses must agree."""
     figures: Figures = {}
     for name, n_features in TRUNKS.items():
         rows = synthetic_rows(40_000, n_features, torch.device("cuda:0"))
         epochs: Mapping[str, Callable[[], tuple[float, torch.Tensor]]] = {
-            "head": lambda r=rows, d=n_features: peers_heads.trainer_epoch(r, d, HeadSpec()),
-            "32 side by side": lambda r=rows, d=n_features: bank_epoch(r, d, 32),
+            reg: lambda r=rows, d=n_features, g=reg: _seeded_epoch(r, d, HeadSpec(reg=g))
+            for reg in ("none", "l1l2", "dropout")
         }
+        epochs = {**epochs, "32 mixed": lambda r=rows, d=n_features: _mixed_bank_epoch(r, d)}
         for kind, epoch in epochs.items():
-            gate, gains = close(1e-4), []
+            gate, seconds, gains = close(1e-4), [], []
             for _ in range(4):
-                with _replay_outcomes() as outcomes:
-                    replayed_s, losses = epoch()
-                with _steps_as_they_are():
+                with mock.patch.dict(os.environ, {ASKED_BY: "1"}):
+                    replayed_s, losses = epoch()  # a step that cannot be replayed is an error
+                with mock.patch.dict(os.environ, {ASKED_BY: "0"}):
                     plain_s, expected = epoch()
                 gate(expected, losses)
+                seconds.append(replayed_s)
                 gains.append(plain_s / replayed_s)
-            figures[f"{name}, {kind}"] = {
-                "outcome": outcomes[-1].outcome,
-                "replayed_rows_per_s": len(rows.labels) / replayed_s,
-                "plain_rows_per_s": len(rows.labels) / plain_s,
-                "gains": gains[1:],  # the first warms up
+            figures[f"{name}, {kind}"] = {  # the first warms up
+                "replayed_rows_per_s": len(rows.labels) / statistics.median(seconds[1:]),
+                "gain": statistics.median(gains[1:]),
+                "gains": gains[1:],
             }
         del rows
     return figures
 
 
-@contextlib.contextmanager
-def _replay_outcomes() -> Iterator[list[ReplayedStep]]:
-    """Collect the steps that are made to be replayed within."""
-    made: list[ReplayedStep] = []
-    init = ReplayedStep.__init__
-
-    def noted(step: ReplayedStep, *args: Any, **options: Any) -> None:
-        init(step, *args, **options)
-        made.append(step)
-
-    with mock.patch.object(ReplayedStep, "__init__", noted):
-        yield made
+def _seeded_epoch(rows: FeatureRows, n_features: int, spec: HeadSpec) -> tuple[float, torch.Tensor]:
+    torch.manual_seed(0)
+    return peers_heads.trainer_epoch(rows, n_features, spec)
 
 
-@contextlib.contextmanager
-def _steps_as_they_are() -> Iterator[None]:
-    def plain(step: Step, *_: object, **__: object) -> Step:
-        return step
-
-    with (
-        mock.patch("featcache.headmodule.quick_step", plain),
-        mock.patch("featcache.bank.quick_step", plain),
-    ):
-        yield
+def _mixed_bank_epoch(rows: FeatureRows, n_features: int) -> tuple[float, torch.Tensor]:
+    specs = [HeadSpec(reg=reg) for reg in ("none", "l1l2", "dropout", "l2")] * 8
+    members = [Member(f"{i:03d}", spec, 1e-5, i) for i, spec in enumerate(specs)]
+    states = [MemberState.initial(m, n_features=n_features, n_classes=10) for m in members]
+    bank = HeadBank(members, states, device=rows.device)
+    bank.set_epoch(0)
+    parts = torch.arange(len(rows.labels), device=rows.device).split(peers_heads.BATCH_SIZE)
+    started = time.perf_counter()
+    with torch.no_grad():
+        losses = torch.stack([bank.step(*rows.take(part)) for part in parts]).cpu()
+    return time.perf_counter() - started, losses
 
 
 def many_heads() -> Figures:

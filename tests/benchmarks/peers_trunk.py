@@ -17,16 +17,15 @@ from torchvision import models, transforms
 import featcache
 import featcache.planning
 from featcache.backbones import load_backbone
-from featcache.compiling import compile_trunk
+from featcache.compiling import engine_of, settle_compiled
 from featcache.datasets import Dataset
 from featcache.features import BatchPreprocessor
 from featcache.forward import TrunkRunner
 from featcache.preprocess import Preprocess
-from featcache.runtime import arithmetic, freed_memory_kept
+from featcache.runtime import arithmetic, freed_memory_kept, silent
 from tests.benchmarks.measure import Peer
 
 BATCH_SIZE = 64
-ENGINES = {"vgg16": "winograd", "mobilenet_v3_large": "inductor"}  # as --compile auto settles
 
 
 class _Images(TorchDataset[Tensor]):
@@ -54,8 +53,8 @@ def peers(name: str, dataset: Dataset, *, precision: str = "fp32") -> list[Peer]
 
     Models are built outside; each way runs once before it is timed. featcache's is the whole
     extraction with its store, without the start-up (digest of the dataset, weights, probe,
-    compile). It is compiled as it would be for 60,000 images. In bf16 the competent user has
-    autocast; the notebook's loop stays as it is.
+    compile). Its engine is what `--compile auto` settles for 60,000 images. In bf16 the competent
+    user has autocast; the notebook's loop stays as it is.
     """
     trunk = load_backbone(name, weights="random").module
     assert trunk is not None
@@ -92,10 +91,12 @@ def peers(name: str, dataset: Dataset, *, precision: str = "fp32") -> list[Peer]
         precision=precision,
         batch_size=16,
     )
-    engine = ENGINES.get(name, "never")
-    if engine != "never":
-        with freed_memory_kept():
-            compile_trunk(runner, (32, 32, 3), engine)
+    with freed_memory_kept():
+        compiler, why = settle_compiled(
+            runner, image_shape=(32, 32, 3), n_rows=60_000, asked="auto", on_note=silent
+        )
+    engine = "never" if compiler is None else engine_of(compiler)
+    print(f"--compile auto settles on {engine} for {name} in {precision}: {why}", flush=True)
     forward = runner.forward
 
     def ceiling() -> tuple[float, Tensor]:
@@ -109,20 +110,16 @@ def peers(name: str, dataset: Dataset, *, precision: str = "fp32") -> list[Peer]
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             return _loop(laid_out, pixels, batch_size, n_workers)
 
-    listed = [
+    return [
         Peer("featcache", lambda: ours(engine), n),
         Peer("featcache, --compile never", lambda: ours("never"), n),
         Peer("its preprocessing and trunk on a resident batch, nothing else", ceiling, n),
         Peer("the notebook's loop", lambda: _loop(plain, pixels, 64, 0), n),
         Peer("a competent user's, batch 64", lambda: competent(64, 0), n),
         Peer("a competent user's, batch 16", lambda: competent(16, 0), n),
+        Peer("a competent user's, batch 16, 2 workers", lambda: competent(16, 2), n),
+        Peer("thingsvision's method (rewritten)", lambda: _hooked(plain, pixels), n),
     ]
-    if precision == "fp32":
-        listed += [
-            Peer("a competent user's, batch 16, 2 workers", lambda: competent(16, 2), n),
-            Peer("thingsvision's method (rewritten)", lambda: _hooked(plain, pixels), n),
-        ]
-    return listed
 
 
 def pil_images_per_s() -> float:

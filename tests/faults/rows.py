@@ -19,7 +19,7 @@ from featcache.datasets import Split, load_dataset
 from featcache.errors import DeviceError, FeatcacheError, InterruptedRunError, NonFiniteError
 from featcache.forward import Launched, TrunkRunner
 from featcache.loading import Batch, Span, load_batches
-from featcache.pipeline import Job
+from featcache.pipeline import Job, LaunchedRows
 from featcache.preprocess import Preprocess
 from tests.faults.claims import Claim, main
 from tests.faults.images import extract, make_images, small_blocks
@@ -224,26 +224,36 @@ def _id_of(images: Path, row: int) -> str:
 @contextmanager
 def _planted(value: float, row: int) -> Iterator[None]:
     """Put `value` into column 7 of a training row, whose image the trunk never sees."""
-    original = Job.rows
+    original = Job.launch
 
-    def rows(self: Job, split: Split, batch: Batch, launched: Launched | None) -> npt.NDArray[Any]:
+    def launch(self: Job, split: Split, batch: Batch) -> LaunchedRows:
+        assert self.runner is not None, "there is a trunk"
+        begin = self.runner.launch
         is_there = split.name == "train" and batch.span.start <= row < batch.span.stop
 
-        def planted() -> npt.NDArray[np.float32]:
-            assert launched is not None, "there is a trunk"
-            found = launched()
-            found[:, 0] = 1.0  # float16 takes rows whose largest number is a normal one
-            if is_there:
-                found[row - batch.span.start, 7] = value
-            return found
+        def planted(images: npt.NDArray[np.uint8]) -> Launched:
+            landing = begin(images)
 
-        return original(self, split, batch, planted)
+            def land() -> npt.NDArray[np.float32]:
+                found = landing()
+                found[:, 0] = 1.0  # float16 takes rows whose largest number is a normal one
+                if is_there:
+                    found[row - batch.span.start, 7] = value
+                return found
 
-    Job.rows = rows  # type: ignore[method-assign]
+            return land
+
+        self.runner.launch = planted  # type: ignore[method-assign]
+        try:
+            return original(self, split, batch)
+        finally:
+            del self.runner.launch
+
+    Job.launch = launch  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Job.rows = original  # type: ignore[method-assign]
+        Job.launch = original  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

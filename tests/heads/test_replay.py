@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ from torch import Tensor, nn
 import featcache
 from featcache.bank import HeadBank, Member, MemberState
 from featcache.checkpoint import load_head
-from featcache.replay import Record, ReplayedStep, Step
+from featcache.errors import DeviceError
+from featcache.replay import ReplayedStep, Step, replayed_step
 from featcache.specs import HeadSpec
 
-N_STEPS, BATCH_SIZE = 12, 8
+N_STEPS, N_FULL, BATCH_SIZE = 12, 9, 8
 
 
 class Trained:
@@ -38,11 +41,11 @@ class Trained:
         return [*self.head.parameters(), *moments]
 
     def losses(self, run: Callable[[Tensor, Tensor], Tensor]) -> list[float]:
-        """Train on batches of which every fifth is short."""
+        """Train on batches of which some are short."""
         generator = torch.Generator().manual_seed(2)
         found = []
         for i in range(N_STEPS):
-            n = BATCH_SIZE if i % 5 else 3
+            n = 3 if i % 5 == 4 or i == 11 else BATCH_SIZE
             features = torch.randn(n, 6, generator=generator)
             labels = torch.randint(0, 3, (n,), generator=generator)
             found.append(float(run(features, labels)))
@@ -55,35 +58,24 @@ def own_random_numbers() -> object:
         yield
 
 
-def recorder(
-    calls: list[torch.Size], *, spoil: Callable[[Trained], None] | None, trained: Trained
-) -> Record:
-    def record(step: Step, inputs: Sequence[Tensor], _: object) -> Step:
-        def replay(features: Tensor, labels: Tensor) -> Tensor:
-            calls.append(features.shape)
-            losses = step(features, labels)
-            if spoil:
-                spoil(trained)
-            return losses
-
-        return replay
-
-    return record
-
-
-def test_a_step_that_is_right_is_replayed_but_for_other_shapes() -> None:
+def test_a_step_is_replayed_but_for_batches_of_another_size() -> None:
     expected, calls = Trained(), list[torch.Size]()
     wanted = expected.losses(expected.step)
     trained = Trained()
-    record = recorder(calls, spoil=None, trained=trained)
-    replayed = ReplayedStep(trained.step, trained.state, record=record)
 
-    found = trained.losses(replayed)
+    def record(step: Step, *_: object) -> Step:
+        def replay(features: Tensor, labels: Tensor) -> Tensor:
+            calls.append(features.shape)
+            return step(features, labels)
 
-    assert replayed.outcome == "replayed"
+        return replay
+
+    replayed = ReplayedStep(trained.adam, record=record)
+
+    found = trained.losses(lambda *batch: replayed(trained.step, *batch))
+
     assert found == wanted
-    assert len(calls) > 4
-    assert set(calls) == {torch.Size([BATCH_SIZE, 6])}
+    assert calls == [torch.Size([BATCH_SIZE, 6])] * (1 + N_FULL - 3)  # one to check
     for mine, theirs in zip(trained.state(), expected.state(), strict=True):
         assert torch.equal(mine, theirs)
 
@@ -97,52 +89,87 @@ def forget_a_step(trained: Trained) -> None:
     next(iter(trained.adam.state.values()))["step"].sub_(1)
 
 
-def draw_once_more(trained: Trained) -> None:
-    trained.head[0].bias.data.add_(torch.rand(5) * 1e-3)
-
-
-@pytest.mark.parametrize("spoil", [scale_weights, forget_a_step, draw_once_more])
-def test_a_replay_that_gives_other_numbers_is_not_used(spoil: Callable[[Trained], None]) -> None:
-    expected, calls = Trained(), list[torch.Size]()
-    wanted = expected.losses(expected.step)
+@pytest.mark.parametrize("spoil", [scale_weights, forget_a_step])
+def test_a_replay_that_gives_other_numbers_is_an_error(spoil: Callable[[Trained], None]) -> None:
     trained = Trained()
-    record = recorder(calls, spoil=spoil, trained=trained)
-    replayed = ReplayedStep(trained.step, trained.state, record=record)
 
-    found = trained.losses(replayed)
+    def record(step: Step, *_: object) -> Step:
+        def replay(features: Tensor, labels: Tensor) -> Tensor:
+            losses = step(features, labels)
+            spoil(trained)
+            return losses
 
-    assert replayed.outcome == "replayed, it gave other numbers"
-    assert found == wanted
-    assert len(calls) == 1
-    for mine, theirs in zip(trained.state(), expected.state(), strict=True):
-        assert torch.equal(mine, theirs)
+        return replay
+
+    replayed = ReplayedStep(trained.adam, record=record)
+
+    with pytest.raises(DeviceError, match="gave other numbers when it was replayed"):
+        trained.losses(lambda *batch: replayed(trained.step, *batch))
 
 
-def test_a_recording_that_fails_leaves_the_training_as_it_was() -> None:
+def test_a_step_that_cannot_be_recorded_is_an_error() -> None:
     def record(*_: object) -> Step:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    expected = Trained()
-    wanted = expected.losses(expected.step)
     trained = Trained()
-    replayed = ReplayedStep(trained.step, trained.state, record=record)
+    replayed = ReplayedStep(trained.adam, record=record)
 
-    found = trained.losses(replayed)
-
-    assert "not permitted when stream is capturing" in replayed.outcome
-    assert found == wanted
-    for mine, theirs in zip(trained.state(), expected.state(), strict=True):
-        assert torch.equal(mine, theirs)
+    with pytest.raises(DeviceError, match=r"not permitted .* without FEATCACHE_CUDA_GRAPHS"):
+        trained.losses(lambda *batch: replayed(trained.step, *batch))
 
 
-def replaying(made: list[ReplayedStep]) -> Callable[..., Step]:
-    """A `quick_step` that replays on any device, by running the step itself."""
+def test_adam_may_be_captured_only_while_it_is() -> None:
+    seen: list[Any] = []
+    trained = Trained()
 
-    def quick_step(step: Step, state: Any, *, device: object, generators: Any = ()) -> Step:
-        made.append(ReplayedStep(step, state, generators=generators, record=lambda step, *_: step))
+    def record(step: Step, *_: object) -> Step:
+        seen.append(trained.adam.param_groups[0]["capturable"])
+        return step
+
+    replayed = ReplayedStep(trained.adam, record=record)
+    trained.losses(lambda *batch: replayed(trained.step, *batch))
+
+    assert seen == [True]
+    assert trained.adam.param_groups[0]["capturable"] is False
+
+
+@pytest.mark.parametrize(("device", "asked"), [("cpu", "1"), ("cuda", "0"), ("cuda", "")])
+def test_nothing_is_replayed_unless_asked_for_on_cuda(
+    monkeypatch: pytest.MonkeyPatch, device: str, asked: str
+) -> None:
+    monkeypatch.setenv("FEATCACHE_CUDA_GRAPHS", asked)
+
+    assert replayed_step(Trained().adam, device=torch.device(device)) is None
+
+
+def test_a_bank_is_gone_as_soon_as_nobody_has_it() -> None:
+    members = [Member("a", HeadSpec(hidden=(4,)), 1e-2, 0)]
+    states = [MemberState.initial(m, n_features=6, n_classes=3) for m in members]
+    bank = HeadBank(members, states, device=torch.device("cpu"))
+    bank.step(torch.ones(2, 6), torch.zeros(2, dtype=torch.int64))
+    weak = weakref.ref(bank)
+    gc.disable()
+    try:
+        del bank
+        assert weak() is None
+    finally:
+        gc.enable()
+
+
+def replaying(made: list[ReplayedStep]) -> Callable[..., ReplayedStep]:
+    """A `replayed_step` for any device, which runs the step itself."""
+
+    def replayed_step(optimizer: Any, *, device: object, generators: Any = ()) -> ReplayedStep:
+        made.append(
+            ReplayedStep(
+                optimizer,
+                generators=generators,
+                record=lambda step, *_: lambda *batch: step(*batch),
+            )
+        )
         return made[-1]
 
-    return quick_step
+    return replayed_step
 
 
 def test_a_head_with_replayed_steps_is_the_same(
@@ -151,11 +178,11 @@ def test_a_head_with_replayed_steps_is_the_same(
     options = {"reg": "dropout", "hidden": (8,), "dropout": (0.5,), "max_epochs": 2}
     expected = featcache.train_head(cache.path, **options, runs_dir=tmp_path / "as ever")
     made: list[ReplayedStep] = []
-    monkeypatch.setattr("featcache.headmodule.quick_step", replaying(made))
+    monkeypatch.setattr("featcache.headmodule.replayed_step", replaying(made))
 
     found = featcache.train_head(cache.path, **options, runs_dir=tmp_path / "replayed")
 
-    assert [step.outcome for step in made] == ["replayed"]
+    assert [step._replay is not None for step in made] == [True]
     assert found.runs[0].history == expected.runs[0].history
     for name, tensor in load_head(expected.path).state.items():
         assert torch.equal(load_head(found.path).state[name], tensor)
@@ -182,11 +209,11 @@ def test_a_bank_with_replayed_steps_is_the_same(monkeypatch: pytest.MonkeyPatch)
 
     expected, states = train()
     made: list[ReplayedStep] = []
-    monkeypatch.setattr("featcache.bank.quick_step", replaying(made))
+    monkeypatch.setattr("featcache.bank.replayed_step", replaying(made))
 
     found, found_states = train()
 
-    assert [step.outcome for step in made] == ["replayed"]
+    assert [step._replay is not None for step in made] == [True]
     assert found == expected
     for mine, theirs in zip(found_states, states, strict=True):
         assert mine.n_steps == theirs.n_steps == 12
