@@ -19,10 +19,10 @@ from featcache.winograd import (
     with_winograd_convolutions,
 )
 
-# Seconds of work from which an engine is tried: it gains up to 2.5 times, or nothing
-# (docs/benchmarks.md), and then trying must cost no more than a few percent. Winograd's compiles
-# in one second, inductor in 10 to 30.
-_WORTH_TRYING_S = {"winograd": 120, "inductor": 300}
+# Seconds of work from which engines are tried. They gain 1.4 to 2.6 times, or nothing; Winograd's
+# compiles in one or two seconds, inductor in 7 to 30 (docs/benchmarks.md).
+_WORTH_TRYING_S = 120
+_ENGINES = ("winograd", "inductor")
 _LEAST_GAIN = 1.1
 _NO_COMPILER = "no C++ compiler answers (g++, or the one program that CXX names)"
 _N_TRIALS = 3
@@ -164,11 +164,11 @@ def settle_compiled(
         return trial.choice()
     n_batches = n_rows / runner.batch_size
     eager_s = trial.eager_s() * n_batches
-    for engine, worth_trying_s in _WORTH_TRYING_S.items():
+    for engine in _ENGINES:
         left_s = eager_s / trial.gain
         if engine == "winograd" and not _fits_winograd(runner):
             continue
-        if left_s < worth_trying_s:
+        if left_s < _WORTH_TRYING_S:
             trial.reasons.append(f"{left_s:.0f} s of work are too few to compile with {engine}")
             break
         on_note(f"about {left_s:.0f} s of work: compiling may pay ({engine})")

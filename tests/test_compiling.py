@@ -110,7 +110,7 @@ def test_a_long_job_is_compiled_if_that_is_faster(
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"n_rows": 1_000}, "250 s of work are too few to compile with inductor"),
+        ({"n_rows": 400}, "100 s of work are too few to compile with inductor"),
         ({"compiled_s": 0.95}, "1.05 times as fast as eager"),
         ({"compiler": None}, "no C++ compiler answers"),
         ({"forward": CompileError("g++ died")}, "g++ died"),
