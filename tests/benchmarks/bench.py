@@ -49,6 +49,7 @@ class Size:
     """How much of everything is run."""
 
     repeats: int
+    trunk_repeats: dict[str, int]
     n_images: dict[str, int]
     n_rows: dict[str, int]
     n_slow_rows: int
@@ -58,6 +59,7 @@ class Size:
 
 FULL = Size(
     5,
+    {"mobilenet_v3_large": 5, "vgg16": 3},
     {"mobilenet_v3_large": 512, "vgg16": 64},
     {"mobilenet_v3_large": 20_000, "vgg16": 8_000},
     640,
@@ -66,6 +68,7 @@ FULL = Size(
 )
 QUICK = Size(
     3,
+    {"mobilenet_v3_large": 2, "vgg16": 2},
     {"mobilenet_v3_large": 64, "vgg16": 16},
     {"mobilenet_v3_large": 5_000, "vgg16": 1_280},
     128,
@@ -127,7 +130,7 @@ def trunk(
         title,
         listed,
         gate=close({"fp32": 1e-4, "bf16": 5e-2}[precision]),
-        repeats=2 if size is QUICK else 3,
+        repeats=size.trunk_repeats[name],
         unit="images",
     )
     per_s = limits[f"{precision}_flop_per_s"] / FLOP_PER_IMAGE[name]
