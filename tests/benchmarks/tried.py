@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.tried compile BACKBONE     a trunk compiled by each engine
 python -m tests.benchmarks.tried layers BACKBONE      its convolutions, direct and by Winograd
-python -m tests.benchmarks.tried resident BACKBONE DATA   extraction against trunk and pixels alone
+python -m tests.benchmarks.tried resident BACKBONE DATA [PRECISION [N]]   beside trunk and pixels alone
 python -m tests.benchmarks.tried eva PYTHON BACKBONE DATA   beside kaiko-eva, in a venv of its own
 python -m tests.benchmarks.tried nvml                 what asking for a GPU costs each step
 python -m tests.benchmarks.tried memory               a step of the scratch MLP, freed memory kept
@@ -141,10 +141,12 @@ def _runner(module: nn.Module) -> TrunkRunner:
     )
 
 
-def resident(name: str, data_dir: str) -> dict[str, Any]:
-    """Extract 512 CIFAR-10 images, and run preprocessing and trunk alone on them, in turn."""
-    dataset = one_split(images(512, data_dir))
-    ours, *others = peers_trunk.peers(name, dataset)
+def resident(
+    name: str, data_dir: str, precision: str = "fp32", n_images: str = "2048"
+) -> dict[str, Any]:
+    """Extract CIFAR-10 images, and run preprocessing and trunk alone on them, in turn."""
+    dataset = one_split(images(int(n_images), data_dir))
+    ours, *others = peers_trunk.peers(name, dataset, precision=precision)
     [ceiling] = [peer for peer in others if peer.name.startswith("its preprocessing")]
     ours.run()
     ceiling.run()
