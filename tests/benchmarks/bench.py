@@ -124,15 +124,15 @@ def trunk(
 ) -> Result:
     """Compare ways to extract features."""
     n = size.n_images[name]
-    listed = peers_trunk.peers(name, one_split(pixels[:n]), precision=precision)
     title = f"Features of {name}, {precision}, {n} images at 224 px"
-    result = compare(
-        title,
-        listed,
-        gate=close({"fp32": 1e-4, "bf16": 5e-2}[precision]),
-        repeats=size.trunk_repeats[name],
-        unit="images",
-    )
+    with peers_trunk.peers(name, one_split(pixels[:n]), precision=precision) as listed:
+        result = compare(
+            title,
+            listed,
+            gate=close({"fp32": 1e-4, "bf16": 5e-2}[precision]),
+            repeats=size.trunk_repeats[name],
+            unit="images",
+        )
     per_s = limits[f"{precision}_flop_per_s"] / FLOP_PER_IMAGE[name]
     what = f"direct convolutions at the {precision} peak"
     return result | limited(_rate(result, "featcache"), per_s, what)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import multiprocessing
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +28,7 @@ from featcache.features import BatchPreprocessor
 from featcache.forward import TrunkRunner
 from featcache.preprocess import Preprocess
 from featcache.runtime import arithmetic, freed_memory_kept, silent
-from tests.benchmarks.measure import Peer
+from tests.benchmarks.measure import Peer, Run
 
 BATCH_SIZE = 64
 
@@ -48,14 +53,16 @@ class _Images(TorchDataset[Tensor]):
         return self.transform(Image.fromarray(self.pixels[i]))
 
 
-def peers(name: str, dataset: Dataset, *, precision: str = "fp32") -> list[Peer]:
+@contextlib.contextmanager
+def peers(name: str, dataset: Dataset, *, precision: str = "fp32") -> Iterator[list[Peer]]:
     """List the ways to turn the images of a dataset's one split into features on the CPU.
 
     Models are built outside; each way runs once before it is timed. featcache's is the whole
     extraction with its store, without the start-up (digest of the dataset, weights, probe,
     compile). Its engine is what `--compile auto` settles for 60,000 images. In bf16 the competent
     user has autocast; the notebook's loop stays as it is. Loops over PIL do two batches of 64, for
-    their rates do not depend on how many.
+    their rates do not depend on how many; each has a process of its own, as it would have, for what
+    glibc keeps of freed memory changes its rate several times over.
     """
     trunk = load_backbone(name, weights="random").module
     assert trunk is not None
@@ -63,8 +70,6 @@ def peers(name: str, dataset: Dataset, *, precision: str = "fp32") -> list[Peer]
     pixels = split.images.pixels
     n = len(pixels)
     few = pixels[: 2 * BATCH_SIZE]
-    plain, laid_out = whole(name, trunk.state_dict()), whole(name, trunk.state_dict())
-    laid_out = laid_out.to(memory_format=torch.channels_last)
     prepare = BatchPreprocessor(
         Preprocess.notebook(224), in_size=(32, 32), device=torch.device("cpu")
     )
@@ -108,20 +113,44 @@ def peers(name: str, dataset: Dataset, *, precision: str = "fp32") -> list[Peer]
             parts = [forward(prepare(resident[i : i + 16])) for i in range(0, n, 16)]
         return time.perf_counter() - started, torch.cat(parts).float()
 
-    def competent(batch_size: int, n_workers: int) -> tuple[float, Tensor]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            return _loop(laid_out, few, batch_size, n_workers)
+    def alone(way: str, batch_size: int = BATCH_SIZE, n_workers: int = 0) -> Run:
+        process = processes.enter_context(
+            ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        )
+        asked = (name, way, few, batch_size, n_workers, precision)
+        return lambda: process.submit(_there, *asked).result()
 
-    return [
-        Peer("featcache", lambda: ours(engine), n),
-        Peer("featcache, --compile never", lambda: ours("never"), n),
-        Peer("its preprocessing and trunk on a resident batch, nothing else", ceiling, n),
-        Peer("the notebook's loop", lambda: _loop(plain, few, BATCH_SIZE, 0), len(few)),
-        Peer("a competent user's, batch 64", lambda: competent(64, 0), len(few)),
-        Peer("a competent user's, batch 16", lambda: competent(16, 0), len(few)),
-        Peer("a competent user's, batch 16, 2 workers", lambda: competent(16, 2), len(few)),
-        Peer("thingsvision's method (rewritten)", lambda: _hooked(plain, few), len(few)),
-    ]
+    with contextlib.ExitStack() as processes:
+        yield [
+            Peer("featcache", lambda: ours(engine), n),
+            Peer("featcache, --compile never", lambda: ours("never"), n),
+            Peer("its preprocessing and trunk on a resident batch, nothing else", ceiling, n),
+            Peer("the notebook's loop", alone("notebook"), len(few)),
+            Peer("a competent user's, batch 64", alone("competent"), len(few)),
+            Peer("a competent user's, batch 16", alone("competent", 16), len(few)),
+            Peer("a competent user's, batch 16, 2 workers", alone("competent", 16, 2), len(few)),
+            Peer("thingsvision's method (rewritten)", alone("hooked"), len(few)),
+        ]
+
+
+def _there(
+    name: str, way: str, pixels: np.ndarray, batch_size: int, n_workers: int, precision: str
+) -> tuple[float, Tensor]:
+    """Run a loop over PIL in the process that is its own; the model is built once."""
+    model = _model(name, is_laid_out=way == "competent")
+    if way == "hooked":
+        return _hooked(model, pixels)
+    is_bf16 = way == "competent" and precision == "bf16"
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+        return _loop(model, pixels, batch_size, n_workers)
+
+
+@functools.cache
+def _model(name: str, *, is_laid_out: bool) -> nn.Module:
+    trunk = load_backbone(name, weights="random").module
+    assert trunk is not None
+    model = whole(name, trunk.state_dict())
+    return model.to(memory_format=torch.channels_last) if is_laid_out else model
 
 
 def pil_images_per_s() -> float:

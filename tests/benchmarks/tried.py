@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.tried compile BACKBONE     a trunk compiled by each engine
 python -m tests.benchmarks.tried layers BACKBONE      its convolutions, direct and by Winograd
-python -m tests.benchmarks.tried resident BACKBONE DATA [PRECISION [N]]   beside trunk and pixels alone
+python -m tests.benchmarks.tried resident BACKBONE DATA [PRECISION [N]]   beside its trunk alone
 python -m tests.benchmarks.tried eva PYTHON BACKBONE DATA   beside kaiko-eva, in a venv of its own
 python -m tests.benchmarks.tried nvml                 what asking for a GPU costs each step
 python -m tests.benchmarks.tried memory               a step of the scratch MLP, freed memory kept
@@ -146,7 +146,8 @@ def resident(
 ) -> dict[str, Any]:
     """Extract CIFAR-10 images, and run preprocessing and trunk alone on them, in turn."""
     dataset = one_split(images(int(n_images), data_dir))
-    ours, *others = peers_trunk.peers(name, dataset, precision=precision)
+    with peers_trunk.peers(name, dataset, precision=precision) as listed:
+        ours, *others = listed
     [ceiling] = [peer for peer in others if peer.name.startswith("its preprocessing")]
     ours.run()
     ceiling.run()
@@ -170,7 +171,8 @@ def eva(python: str, name: str, data_dir: str, n_images: str = "256") -> dict[st
     """
     dataset = one_split(images(int(n_images), data_dir))
     [split] = dataset.splits.values()
-    [ours] = [peer for peer in peers_trunk.peers(name, dataset) if peer.name == "featcache"]
+    with peers_trunk.peers(name, dataset) as listed:
+        ours = listed[0]
     trunk = load_backbone(name, weights="random").module
     assert trunk is not None
     assert isinstance(split.images, ArrayImages)
