@@ -173,7 +173,10 @@ def whole(name: str, state: dict[str, Tensor]) -> nn.Module:
 def _loop(
     model: nn.Module, pixels: np.ndarray, batch_size: int, n_workers: int
 ) -> tuple[float, Tensor]:
-    loader = DataLoader(_Images(pixels), batch_size, num_workers=n_workers)
+    fork = multiprocessing.get_context("fork") if n_workers else None  # Linux's default
+    loader = DataLoader(
+        _Images(pixels), batch_size, num_workers=n_workers, multiprocessing_context=fork
+    )
     is_laid_out = next(model.parameters()).is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if is_laid_out else torch.contiguous_format
     started = time.perf_counter()
