@@ -130,7 +130,7 @@ def evaluate(
         CorruptError: If the head or the cache is damaged.
         UsageError: If there is no such split.
     """
-    _require_draws(draws)
+    _require_draws(draws, seed)
     path = find_run(run, runs_dir=runs_dir)
     outputs = outputs_of(path, split=split, cache=cache, device=device, cache_dir=Path(cache_dir))
     return _evaluation(outputs, split=split, draws=draws, seed=seed)
@@ -204,7 +204,7 @@ def compare(
     Raises:
         MismatchError: If they were not given the same images.
     """
-    _require_draws(draws)
+    _require_draws(draws, seed)
     a, b = (
         outputs_of(
             find_run(run, runs_dir=runs_dir),
@@ -235,9 +235,11 @@ def compare(
     )
 
 
-def _require_draws(draws: int) -> None:
+def _require_draws(draws: int, seed: int) -> None:
     if draws < 1:
         raise UsageError(f"--draws is {draws}, but must be at least 1.")
+    if seed < 0:
+        raise UsageError(f"--seed is {seed}, but must be at least 0.")
 
 
 def _require_same_rows(a: Outputs, b: Outputs, split: str) -> None:

@@ -254,11 +254,12 @@ def _named_classes(splits: dict[str, _Split], names: tuple[str, ...]) -> tuple[s
     largest = max(int(s.rows.labels.max()) for s in splits.values())
     if not names:
         return tuple(str(i) for i in range(largest + 1))
-    if largest >= len(names) or len(set(names)) < len(names) or not all(map(str.strip, names)):
+    if largest >= len(names):
         raise UsageError(
-            f"--class-names has {len(names)} names, but labels go to {largest}; each name must be "
-            f"given once, and none be blank. {_KEPT}"
+            f"--class-names has {len(names)} names, but labels go from 0 to {largest}. {_KEPT}"
         )
+    if len(set(names)) < len(names) or not all(map(str.strip, names)):
+        raise UsageError(f"--class-names has a name twice, or a blank one. {_KEPT}")
     return names
 
 

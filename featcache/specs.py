@@ -302,3 +302,5 @@ def _typed(value: Any) -> str:
 def _at_least(option: str, value: int | None, least: int) -> None:
     if value is not None and value < least:
         raise UsageError(f"{option} is {value}, but must be at least {least}.")
+    if value is not None and value >= 2**63:  # torch's and numpy's whole numbers end there
+        raise UsageError(f"{option} is {value}, but must be below 2**63.")

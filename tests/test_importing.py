@@ -88,8 +88,9 @@ def test_a_strangers_file_in_its_place_is_not_replaced(import_: Import) -> None:
     [
         ({"labels": "words"}, UsageError, "'words' holds text, but labels must be whole numbers"),
         ({"labels": "label"}, UsageError, "no dataset 'label'. Did you mean labels"),
-        ({"class_names": ("a", " ", "c")}, UsageError, "and none be blank"),
-        ({"class_names": ("a", "b")}, UsageError, "2 names, but labels go to 2"),
+        ({"class_names": ("a", " ", "c")}, UsageError, "has a name twice, or a blank one"),
+        ({"class_names": ("a", "a", "b")}, UsageError, "has a name twice, or a blank one"),
+        ({"class_names": ("a", "b")}, UsageError, "2 names, but labels go from 0 to 2"),
         ({"test_features": "test/features"}, UsageError, "belong together"),
     ],
 )

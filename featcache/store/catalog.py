@@ -23,6 +23,8 @@ from featcache.store.lock import locked
 from featcache.store.reader import read_state
 from featcache.store.writer import partial_path
 
+_SHORTEST_PART = 3
+
 
 @dataclass(frozen=True)
 class CacheSummary:
@@ -97,8 +99,14 @@ def find_cache(name: str | Path, *, cache_dir: str | Path) -> Path:
         UsageError: If several fit.
     """
     direct = expanded(name)
-    if direct.suffix in (".h5", ".partial") and os.path.lexists(direct):
+    is_named = direct.suffix in (".h5", ".partial") and os.path.lexists(direct)
+    if is_named or direct.is_file():
         return direct
+    if len(str(name)) < _SHORTEST_PART:  # an empty variable of a shell must not name a cache
+        raise UsageError(
+            f"{str(name)!r} is too short to be part of a cache's name. Nothing was changed. Give "
+            f"its path, or at least {_SHORTEST_PART} characters of its name."
+        )
     cache_dir = expanded(cache_dir)
     listed = {str(c.path.relative_to(cache_dir)): c.path for c in list_caches(cache_dir)}
     if str(name) in listed:

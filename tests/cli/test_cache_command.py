@@ -242,3 +242,27 @@ def test_repair_restores_the_file(run: Run, cache_file: Path) -> None:
     assert cache_file.read_bytes() == sound
     again = json.loads(run("cache", "repair", str(cache_file), "--json").stdout)
     assert (again["was_sound"], again["n_rows_computed"], again["mended"]) == (True, 0, [])
+
+
+@pytest.mark.parametrize("name", ["", ".", "h5"])
+@pytest.mark.parametrize("command", ["rm", "verify", "info", "repair"])
+def test_an_empty_variable_names_no_cache(
+    run: Run, cache_file: Path, command: str, name: str
+) -> None:
+    options = ["-y"] if command == "rm" else []
+
+    result = run("cache", command, name, *options)
+
+    assert result.exit_code == 2
+    assert "is too short to be part of a cache's name. Nothing was changed." in result.stderr
+    assert cache_file.exists()
+
+
+def test_a_file_of_another_kind_is_found_and_refused(run: Run, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+
+    result = run("cache", "verify", str(notes))
+
+    assert result.exit_code == 13
+    assert "is not an HDF5 file" in result.stderr

@@ -92,6 +92,7 @@ def test_unreadable_images_are_listed_and_exit_3(
         (["--batch-size", "many"], "--batch-size is 'many', but must be a whole number or auto."),
         (["--n-workers", "1.5"], "--n-workers is '1.5', but must be a whole number or auto."),
         (["--limit", "-3"], "--limit is -3, but must be at least 1."),
+        (["--seed", str(2**63)], f"--seed is {2**63}, but must be below 2**63."),
         (["--bn", "frosen"], "must be one of frozen, adapted. Did you mean 'frozen'?"),
         (["--backbone", "pixels", "--bn", "adapted"], "--bn adapted needs a trunk"),
         (["--precision", "tf32", "--device", "cpu"], "tf32 exists only on CUDA"),
