@@ -31,6 +31,7 @@ from featcache_cli.console import fail, prepare_streams, reset_progress
 
 _REPEATED_WITHIN_S = 1.0
 _stopped_at_s = float("-inf")
+_stopped_by: SignalledError | None = None
 
 
 class SignalledError(KeyboardInterrupt):
@@ -116,6 +117,8 @@ def main() -> None:
     except Exception as err:
         if os.environ.get("FEATCACHE_DEBUG"):
             raise
+        if _stopped_by is not None:  # an import that it met half-way told it as something else
+            sys.exit(_tell_stopped(_stopped_by))
         reset_progress()
         first_line = str(err).partition("\n")[0]
         fail(f"{type(err).__name__}: {first_line}", kind="unexpected error")
@@ -125,11 +128,11 @@ def main() -> None:
 
 def _stop(number: int, _: FrameType | None) -> None:
     """Stop cleanly; a repetition at once, as `timeout` and `uv run` send it, does not disturb."""
-    global _stopped_at_s
+    global _stopped_at_s, _stopped_by
     now_s = time.monotonic()
     if now_s - _stopped_at_s > _REPEATED_WITHIN_S:
-        _stopped_at_s = now_s
-        raise SignalledError(number)
+        _stopped_at_s, _stopped_by = now_s, SignalledError(number)
+        raise _stopped_by
 
 
 def _tell_stopped(err: KeyboardInterrupt) -> int:

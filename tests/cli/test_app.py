@@ -27,6 +27,18 @@ from featcache_cli.app import main
 sys.argv = ["featcache", "datasets"]
 main()
 """
+DISGUISED = """
+import os, signal, sys, time
+from featcache_cli import app
+def broken():
+    try:
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        time.sleep(5)
+    except KeyboardInterrupt:
+        raise AttributeError("module 'numpy' has no attribute 'dtype'") from None
+app.app = broken
+app.main()
+"""
 NOHUP = """
 import signal
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -297,6 +309,16 @@ def test_a_terminal_that_is_not_utf_8_shows_names_escaped(
 
 def _typed(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_that_an_import_turned_into_another_error_ends_with_its_own_code(
+    spawn: Spawn, number: str, code: int
+) -> None:
+    result = spawn(number, code=DISGUISED)
+
+    assert result.returncode == code, result.stderr
+    assert result.stderr == "error: Stopped. Nothing is lost: run the same command again.\n"
 
 
 @pytest.mark.parametrize(
