@@ -177,7 +177,7 @@ def load_head(path: str | os.PathLike[str]) -> TrainedHead:
             raise
         raise CorruptError(
             f"{path} describes a head that it does not hold ({clipped(str(err))}). Nothing was "
-            f"loaded. Train it again."
+            f"loaded. Remove the folder, and train it again."
         ) from err
     return head
 
