@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.bench OUT_STEM [--quick] [--data-dir DATA]
 
-About 15 minutes on 2 cores, `--quick`, in fp32 alone, about 4. Without --data-dir the images are noise: the work is
-the same. Tables in bf16 only where the processor has instructions for it. The machine should have
-nothing else to do.
+About 15 minutes on 2 cores, `--quick`, in fp32 alone, some 4. Without --data-dir the images are
+noise: the work is the same. Tables in bf16 only where the processor has instructions for it. The
+machine should have nothing else to do.
 """
 
 from __future__ import annotations
