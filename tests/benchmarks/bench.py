@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench OUT_STEM [--quick] [--data-dir DATA]
 
-About 15 minutes on 2 cores, `--quick`, in fp32 alone, some 4. Without --data-dir the images are
+About 15 minutes on 2 cores, less with `--quick`, in fp32 alone. Without --data-dir the images are
 noise: the work is the same. Tables in bf16 only where the processor has instructions for it. The
 machine should have nothing else to do.
 """
