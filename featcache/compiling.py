@@ -13,6 +13,7 @@ from featcache.errors import DeviceError, clipped
 from featcache.forward import TrunkRunner
 from featcache.inductor import compiled_by_inductor
 from featcache.runtime import Choice, NoteCallback
+from featcache.tolerances import feature_tolerance
 from featcache.winograd import (
     has_winograd_convolutions,
     source_digest,
@@ -26,8 +27,6 @@ _ENGINES = ("winograd", "inductor")
 _LEAST_GAIN = 1.1
 _NO_COMPILER = "no C++ compiler answers (g++, or the one program that CXX names)"
 _N_TRIALS = 3
-# Between two orders of summation; two of half precision are each rounded.
-_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 
 
 class CompileError(DeviceError):
@@ -234,7 +233,7 @@ class _Trial:
         compile_s = time.perf_counter() - started
         found = runner.features(images)
         error = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
-        if not error <= _TOLERANCE[runner.precision]:
+        if not error <= feature_tolerance(runner.precision):
             raise CompileError(f"{engine}'s features differ by {error:.1g} of the largest")
         gain = _gain(runner, images)
         self.reasons.append(

@@ -23,6 +23,7 @@ from featcache.forward import TrunkRunner, to_storage
 from featcache.loading import Batch, Span, image_shape, load_batches
 from featcache.preprocess import Preprocess
 from featcache.store import CacheWriter
+from featcache.tolerances import feature_tolerance
 
 PIXELS_BATCH_SIZE = 64  # where there is no trunk
 # All that decides adapted statistics beside the dataset and the trunk; part of the identity. The
@@ -30,8 +31,6 @@ PIXELS_BATCH_SIZE = 64  # where there is no trunk
 _ADAPT_BATCH_SIZE = 64
 _ADAPT_SEED = 0
 ADAPTATION = {"mode": "adapted", "batch_size": _ADAPT_BATCH_SIZE, "seed": _ADAPT_SEED}
-# What two numeric classes may differ by, relative to the largest feature, and be the same trunk.
-_FOREIGN_TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
 
 
 @dataclass(frozen=True)
@@ -200,9 +199,7 @@ def check_canaries(job: Job, writer: CacheWriter) -> int:
 def _agree(fresh: npt.NDArray[Any], stored: npt.NDArray[Any], *, exact: bool, job: Job) -> bool:
     if exact or job.runner is None:
         return fresh.tobytes() == stored.tobytes()
-    tolerance = _FOREIGN_TOLERANCE[job.runner.precision]
-    if stored.dtype == np.float16:  # nearly equal numbers may round to neighbours
-        tolerance += float(np.finfo(np.float16).eps)
+    tolerance = feature_tolerance(job.runner.precision, job.store_dtype)
     allowed = tolerance * float(np.abs(stored).max(initial=0.0))
     difference = np.abs(fresh.astype(np.float64) - stored.astype(np.float64))
     return float(difference.max(initial=0.0)) <= allowed

@@ -55,7 +55,9 @@ class Workspace:
         """Hand out the buffer of this name, contiguous and of this shape, with any content."""
         n = math.prod(shape)
         if name not in self._buffers or len(self._buffers[name]) < n:
-            self._buffers[name] = torch.empty(n, dtype=torch.int32, device=self._device)
+            # A buffer that was born in inference mode could not be written to outside of it.
+            with torch.inference_mode(False):
+                self._buffers[name] = torch.empty(n, dtype=torch.int32, device=self._device)
         return self._buffers[name][:n].view(*shape)
 
 

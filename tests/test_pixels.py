@@ -260,3 +260,15 @@ def test_an_image_that_is_not_rgb_is_refused() -> None:
 def test_images_without_pixels_are_refused() -> None:
     with pytest.raises(UsageError, match="0 x 32"):
         BatchPreprocessor(Preprocess.notebook(64), (0, 32), CPU)
+
+
+def test_a_preprocessor_that_first_ran_in_inference_mode_serves_outside_it() -> None:
+    images = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        prepare = BatchPreprocessor(Preprocess.notebook(16), in_size=(8, 8), device=CPU)
+        inside = prepare(images)
+
+    outside = prepare(images)
+
+    assert not outside.is_inference()
+    assert torch.equal(inside, outside)

@@ -83,7 +83,7 @@ def bare_epoch(
     losses = []
     started = time.perf_counter()
     with nvml_left_alone():  # a bare loop imports no Lightning, whose import sets it
-        for part in _order(len(rows.labels)).split(BATCH_SIZE):
+        for part in _order(len(rows.labels)).to(rows.device).split(BATCH_SIZE):
             features, labels = rows.take(part)
             losses.append(_step(head, adam, features, labels))
     answer = torch.stack(losses).cpu()  # waits for a GPU
@@ -96,7 +96,7 @@ def bank_epoch(rows: FeatureRows, n_inputs: int, n_heads: int) -> tuple[float, T
     states = [MemberState.initial(m, n_features=n_inputs, n_classes=N_CLASSES) for m in members]
     bank = HeadBank(members, states, device=rows.device)
     bank.set_epoch(0)
-    parts = _order(len(rows.labels)).split(BATCH_SIZE)
+    parts = _order(len(rows.labels)).to(rows.device).split(BATCH_SIZE)
     started = time.perf_counter()
     with torch.no_grad(), freed_memory_kept():
         losses = [bank.step(*rows.take(part))[0] for part in parts]

@@ -25,11 +25,12 @@ def test_it_prints_each_figure_with_its_tolerance(run: Run) -> None:
 
 def test_a_figure_that_falls_short_is_exit_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("featcache.levels.LOSS_TOLERANCE", -1.0)
+    monkeypatch.setattr("featcache.levels.feature_tolerance", lambda *_: -1.0)
 
     result = run(*SMALL)
 
     assert result.exit_code == 1
-    assert result.stdout.count("FALLS SHORT") == 2
+    assert result.stdout.count("FALLS SHORT") == 3
 
 
 def test_json_has_every_figure(run: Run) -> None:

@@ -260,6 +260,37 @@ def test_as_the_notebook_tells_where_its_mode_lands(tmp_path: Path) -> None:
     assert frozen.test_loss != adapted.test_loss
 
 
+@pytest.mark.parametrize(
+    ("options", "made_as", "tolerance"),
+    [
+        ({"store_dtype": "float16"}, "fp32 stored as float16", 1e-4 + 2**-10),
+        ({"precision": "bf16"}, "bf16 stored as float32", 5e-2),
+    ],
+)
+def test_a_less_exact_cache_is_held_to_its_own_tolerance(
+    tmp_path: Path, options: dict[str, Any], made_as: str, tolerance: float
+) -> None:
+    path = featcache.extract(
+        "digits",
+        backbone=BACKBONE,
+        weights="random",
+        image_size=SIZE,
+        limit=LIMIT,
+        cache_dir=tmp_path,
+        **options,
+    ).path
+
+    report = featcache.parity(path, weights="random", **_QUICK)
+
+    assert report.holds
+    assert made_as in figure(report, "largest feature").detail
+    assert figure(report, "largest feature").tolerance == pytest.approx(tolerance)
+    assert figure(report, "step's loss").tolerance == pytest.approx(tolerance)
+    assert figure(report, "equal predictions").tolerance == pytest.approx(1 - tolerance)
+    # The figure is that of the less exact cache, not of one computed anew in fp32.
+    assert figure(report, "largest feature").figure > 1e-4
+
+
 class TestACacheThatIsThere:
     def test_holds_on_a_part_of_its_rows(self, made: Path) -> None:
         [summary] = featcache.list_caches(made)
