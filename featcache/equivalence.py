@@ -27,12 +27,13 @@ from featcache.levels import (
     compare_trajectory,
     compare_with_notebook,
 )
+from featcache.lookup import listing_difference, the_cache
 from featcache.pipeline import ProgressCallback
+from featcache.runtime import silent
 from featcache.sides import Sides, train_cached, train_end_to_end
 from featcache.specs import BN_MODES, ExtractSpec, HeadSpec, TrainSpec
 from featcache.store import (
     Cache,
-    find_cache,
     open_cache,
     read_trunk_statistics,
     require_fields,
@@ -171,8 +172,14 @@ def parity(
         )
 
     if cache is not None:
-        path = find_cache(os.fspath(cache), cache_dir=spec.cache_dir)
-        opened = open_cache(path)
+        opened = the_cache(
+            cache,
+            dataset=None,
+            backbone=None,
+            cache_dir=Path(spec.cache_dir),
+            note=on_note or silent,
+        )
+        path = opened.path
         _require_comparable(opened.identity["backbone"], opened.splits, trains=trains)
         require_sound(path)
     else:
@@ -243,11 +250,14 @@ def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
     """Load the images that a cache was made from."""
     require_fields(cache.path, {**cache.identity, **cache.provenance}, "dataset_sha256", "limit")
     name = dataset or cache.provenance["dataset"]
-    images = load_dataset(name, data_dir=data_dir).limited(cache.provenance["limit"])
+    listing = load_dataset(name, data_dir=data_dir)
+    images = listing.limited(cache.provenance["limit"])
     if images.digest() != cache.identity["dataset_sha256"]:
+        difference = listing_difference(listing, cache) or "the bytes of its images differ"
         raise MismatchError(
             f"{cache.path.name} was made from other images than those of {name} (dataset_sha256 "
-            f"differs). Nothing was compared. Say where its images are with --dataset."
+            f"differs): {difference}. Nothing was compared. Say where its images are with "
+            f"--dataset, or leave --cache out: parity then extracts what it needs."
         )
     return images
 

@@ -20,6 +20,7 @@ from featcache.datamodule import FeatureDataModule
 from featcache.errors import NonFiniteError, UsageError
 from featcache.features import n_inputs, require_sound_rows
 from featcache.grids import heads_of
+from featcache.lookup import the_cache
 from featcache.metrics import Spread
 from featcache.runfiles import HeadRun, has_test_rows, read_run, tested
 from featcache.runs import RUNS_DIR, run_path
@@ -27,7 +28,7 @@ from featcache.runtime import NoteCallback, free_memory_bytes, pick_device, sile
 from featcache.specs import ExtractSpec, HeadSpec, TrainSpec, fingerprint
 from featcache.store import Cache, human_bytes, locked, named_failures
 from featcache.sweeptable import SweepResult, SweepSetting, markdown_table
-from featcache.training import fitting_window, the_cache
+from featcache.training import fitting_window
 
 
 def sweep(
@@ -65,8 +66,8 @@ def sweep(
 
     Args:
         cache: A cache, its path, or part of its name; None finds it by `dataset` and `backbone`.
-        dataset: Its dataset; None is "cifar10".
-        backbone: Its trunk; None is "vgg16".
+        dataset: Its dataset; None is "cifar10", or that of the only cache that fits.
+        backbone: Its trunk; None is "vgg16", or that of the only cache that fits.
         reg: "none", "l1", "l2", "l1l2", "dropout".
         l1: Factors of the L1 penalty, for each `reg` that has one.
         weight_decay: Adam's L2 factors, for each `reg` that has one.
@@ -124,11 +125,12 @@ def sweep(
     if not settings:
         empty = [name for name, values in (("--reg", heads), ("--lr", lr)) if not values]
         raise UsageError(f"The grid has no setting: {' and '.join(empty)} gives none.")
-    opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir))
+    opened = the_cache(
+        cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir), note=note
+    )
     window = fitting_window(opened, base, max_memory)
     settings = [(head, replace(train, window_rows=window)) for head, train in settings]
     chosen = pick_device(device)
-    note(f"cache {opened.path}")
     note(f"device {chosen.value}: {chosen.why}")
     choices = {"device": f"{chosen.value} ({chosen.why})"}
 

@@ -7,17 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from featcache.datasets import dataset_slug
-from featcache.errors import CacheMissingError, UsageError
+from featcache.errors import UsageError
 from featcache.headrun import HeadJob
-from featcache.paths import expanded
+from featcache.lookup import the_cache
 from featcache.runfiles import HeadRun
 from featcache.runs import RUNS_DIR
 from featcache.runtime import NoteCallback, pick_device, silent
 from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
-from featcache.store import Cache, find_cache, find_cache_of, open_cache
+from featcache.store import Cache
 from featcache.trainer import TrainProgressCallback
-from featcache.trunks import check_backbone_name
 from featcache.windows import window_rows
 
 
@@ -77,8 +75,8 @@ def train_head(
 
     Args:
         cache: A cache, its path, or part of its name; None finds it by `dataset` and `backbone`.
-        dataset: Its dataset; None is "cifar10".
-        backbone: Its trunk; None is "vgg16".
+        dataset: Its dataset; None is "cifar10", or that of the only cache that fits.
+        backbone: Its trunk; None is "vgg16", or that of the only cache that fits.
         reg: "none", "l1", "l2", "l1l2" or "dropout".
         l1: Factor of the L1 penalty.
         weight_decay: Adam's L2 factor.
@@ -109,6 +107,7 @@ def train_head(
 
     Raises:
         CacheMissingError: If there is no such cache, with the command that makes it.
+        MismatchError: If the caches of a folder's name are of another folder.
         CorruptError: If the cache is damaged.
         NonFiniteError: If a loss is no number; the last good head is kept.
         InterruptedRunError: On Ctrl-C; the last epoch's head is kept.
@@ -137,10 +136,11 @@ def train_head(
     ).settled(head)
     if seeds < 1:
         raise UsageError(f"--seeds is {seeds}, but must be at least 1.")
-    opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir))
+    opened = the_cache(
+        cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir), note=note
+    )
     train = replace(train, window_rows=fitting_window(opened, train, max_memory))
     chosen = pick_device(device)
-    note(f"cache {opened.path}")
     note(f"device {chosen.value}: {chosen.why}")
     job = HeadJob(
         opened,
@@ -162,36 +162,3 @@ def fitting_window(cache: Cache, train: TrainSpec, max_memory: int | None) -> in
     if max_memory is None or "train" not in cache.splits:
         return None
     return window_rows(cache, split="train", batch_size=train.batch_size, max_bytes=max_memory)
-
-
-def the_cache(
-    cache: Cache | str | os.PathLike[str] | None,
-    *,
-    dataset: str | None,
-    backbone: str | None,
-    cache_dir: Path,
-) -> Cache:
-    """Open a cache by its name, or by its dataset and trunk.
-
-    Raises:
-        CacheMissingError: If there is none, with the command that makes it.
-        UsageError: If both are given, or several fit.
-    """
-    if cache is not None and (dataset is not None or backbone is not None):
-        raise UsageError(
-            "--cache names the cache, so --dataset and --backbone have no use beside it. Nothing "
-            "was started. Leave them out, or leave --cache out."
-        )
-    if isinstance(cache, Cache):
-        return cache
-    if cache is not None:
-        return open_cache(find_cache(Path(cache), cache_dir=cache_dir))
-    dataset = ExtractSpec.dataset if dataset is None else dataset
-    backbone = ExtractSpec.backbone if backbone is None else backbone
-    command = f"featcache extract --dataset {dataset} --backbone {backbone}"
-    folder = expanded(cache_dir) / dataset_slug(dataset)
-    try:
-        return open_cache(find_cache_of(folder, backbone, extract_command=command))
-    except CacheMissingError:
-        check_backbone_name(backbone)
-        raise

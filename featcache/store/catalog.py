@@ -67,6 +67,11 @@ def list_caches(cache_dir: str | Path) -> list[CacheSummary]:
     return [summarise(path) for path in sorted(paths)]
 
 
+def caches_in(folder: Path) -> list[CacheSummary]:
+    """List the caches of one dataset's folder, complete or not, by path."""
+    return [summarise(path) for path in _cache_files(folder)]
+
+
 def summarise(path: Path) -> CacheSummary:
     """Read one file's line of a listing; a file that cannot be used is no error."""
     try:
@@ -122,53 +127,6 @@ def find_cache(name: str | Path, *, cache_dir: str | Path) -> Path:
     raise CacheMissingError(
         f"There is no cache {str(name)!r}, neither at that path nor in '{cache_dir}'.{hint} See "
         f"what there is with: featcache cache ls --cache-dir {cache_dir}"
-    )
-
-
-def find_cache_of(folder: Path, backbone: str, *, extract_command: str) -> Path:
-    """Find the complete cache of a trunk in its dataset's folder.
-
-    Where there are several, it is the one of all images with frozen BatchNorm, if that is one.
-
-    Args:
-        folder: `<cache_dir>/<dataset>`.
-        backbone: Name of the trunk.
-        extract_command: What would make it, for the message.
-
-    Raises:
-        CacheMissingError: If there is none, or it is not complete.
-        UsageError: If there are several, with what they differ in.
-    """
-    own = [c for c in map(summarise, _cache_files(folder)) if c.backbone == backbone]
-    complete = [c.path for c in own if c.state == "complete"]
-    if len(complete) == 1:
-        return complete[0]
-    states = {path: read_state(path) for path in complete}
-    usual = [
-        path
-        for path, state in states.items()
-        if state.manifest.provenance.get("limit") is None
-        and state.manifest.identity.get("bn") == "frozen"
-    ]
-    if len(usual) == 1:
-        return usual[0]
-    if complete:
-        first = states[complete[0]]
-        lines = [f"{complete[0]} ({first.n_rows} rows)"]
-        for path in complete[1:]:
-            state = states[path]
-            differing = differing_fields(state.manifest.identity, first.manifest.identity)
-            lines.append(f"{path} ({state.n_rows} rows; {'; '.join(differing)} as in the first)")
-        raise UsageError(
-            f"{len(complete)} caches of {backbone} are in {folder}: {', '.join(lines)}. Say which "
-            f"with --cache."
-        )
-    unfinished = "".join(
-        f" {c.path} is {c.state}: {c.n_rows_done} of {c.n_rows} rows." for c in own
-    )
-    raise CacheMissingError(
-        f"There is no complete cache of {backbone} in {folder}.{unfinished} Make it with: "
-        f"{extract_command}"
     )
 
 

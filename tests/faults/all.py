@@ -33,6 +33,7 @@ HARNESSES = (
     "clock",
     "damage",
     "stale",
+    "folders",
     "hostile",
     "fuzz",
     "pickles",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from featcache import plan
-from tests.faults import clock, damage, power, rows, stale
+from tests.faults import clock, damage, folders, power, rows, stale
 from tests.faults.claims import Claim, Harness
 
 
@@ -21,7 +21,9 @@ def _blocks_as_before() -> Iterator[None]:
 
 
 # A full disk needs rights to mount one, and eight writers a quiet machine: `make faults`.
-@pytest.mark.parametrize("harness", [h.claims for h in (clock, damage, power, rows, stale)])
+@pytest.mark.parametrize(
+    "harness", [h.claims for h in (clock, damage, folders, power, rows, stale)]
+)
 def test_a_subset_of_every_harness_holds(harness: Harness, tmp_path: Path) -> None:
     found = harness(tmp_path, quick=True)
 

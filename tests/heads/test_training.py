@@ -343,10 +343,10 @@ def test_a_folder_that_cannot_be_written_is_told(train: Train, tmp_path: Path) -
 
 
 def test_the_cache_is_found_by_dataset_and_backbone(make_cache: MakeCache, tmp_path: Path) -> None:
-    path = make_cache()
+    path = make_cache("cache/digits/toy-00000000.h5")
 
     result = featcache.train_head(
-        dataset="folder:toys",
+        dataset="digits",
         backbone="toy",
         max_epochs=1,
         cache_dir=tmp_path / "cache",
@@ -362,18 +362,18 @@ def test_a_cache_that_is_not_there_comes_with_its_command(tmp_path: Path) -> Non
 
     assert str(err.value) == (
         f"There is no complete cache of vgg16 in {tmp_path / 'cifar10'}. Make it with: featcache "
-        f"extract --dataset cifar10 --backbone vgg16"
+        f"extract --dataset cifar10 --backbone vgg16 --cache-dir {tmp_path}"
     )
 
 
 def test_of_several_caches_the_one_with_frozen_batch_norm_is_meant(
     make_cache: MakeCache, tmp_path: Path
 ) -> None:
-    make_cache("cache/folder-toys/toy-1.h5", identity={**IDENTITY, "bn": {"mode": "adapted"}})
-    usual = make_cache("cache/folder-toys/toy-2.h5")
+    make_cache("cache/digits/toy-1.h5", identity={**IDENTITY, "bn": {"mode": "adapted"}})
+    usual = make_cache("cache/digits/toy-2.h5")
 
     result = featcache.train_head(
-        dataset="folder:toys",
+        dataset="digits",
         backbone="toy",
         max_epochs=1,
         cache_dir=tmp_path / "cache",
@@ -391,13 +391,13 @@ def test_a_mistyped_backbone_is_no_missing_cache(tmp_path: Path) -> None:
 def test_several_caches_are_named_with_what_they_differ_in(
     make_cache: MakeCache, tmp_path: Path
 ) -> None:
-    make_cache("cache/folder-toys/toy-1.h5")
-    make_cache("cache/folder-toys/toy-2.h5", identity={**IDENTITY, "precision": "bf16"})
+    make_cache("cache/digits/toy-1.h5")
+    make_cache("cache/digits/toy-2.h5", identity={**IDENTITY, "precision": "bf16"})
 
     with pytest.raises(
         UsageError, match=r'toy-2.h5 \(260 rows; precision: found "bf16".* Say which with --cache'
     ):
-        featcache.train_head(dataset="folder:toys", backbone="toy", cache_dir=tmp_path / "cache")
+        featcache.train_head(dataset="digits", backbone="toy", cache_dir=tmp_path / "cache")
 
 
 def test_a_cache_and_a_dataset_contradict_each_other(cache: featcache.Cache) -> None:
