@@ -231,8 +231,9 @@ def read_checkpoint(path: Path, names: Sequence[str], *, way_out: str) -> dict[s
 
 
 def versions() -> dict[str, str]:
-    """Name the versions that decide what a head is."""
+    """Name what decides the last digits of a head: versions, and the precision of all its sums."""
     return {
+        "precision": "fp32",
         "featcache": featcache.__version__,
         "torch": torch.__version__,
         "pytorch_lightning": version("pytorch_lightning"),

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from featcache.arithmetic import arithmetic
 from featcache.errors import DeviceError, FeatcacheError, NonFiniteError
 from featcache.pixels import BatchPreprocessor, after_resize
 from featcache.preprocess import Preprocess
-from featcache.runtime import arithmetic, is_out_of_memory
+from featcache.runtime import is_out_of_memory
 
 Launched = Callable[[], npt.NDArray[np.float32]]
 """Gives the (n, D) features of a batch that was begun."""

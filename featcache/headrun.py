@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Timer
 
+from featcache.arithmetic import head_arithmetic
 from featcache.checkpoint import TrainedHead, read_checkpoint, save_head
 from featcache.datamodule import (
     STEPS_PER_BATCH,
@@ -76,11 +77,12 @@ class HeadJob:
     def run(self, train: TrainSpec) -> HeadRun:
         """Train one head, or find it trained."""
         path = run_path(self.runs_dir, self.cache, self.head, train)
-        if path.exists():
-            return self._found(path, train)
-        batches = self._features(train)
-        with named_failures(path, kept="The last epoch that was saved is kept."):
-            return self._run(path, train, batches)
+        with head_arithmetic(self.device):
+            if path.exists():
+                return self._found(path, train)
+            batches = self._features(train)
+            with named_failures(path, kept="The last epoch that was saved is kept."):
+                return self._run(path, train, batches)
 
     def _run(self, path: Path, train: TrainSpec, batches: FeatureDataModule) -> HeadRun:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from featcache.arithmetic import head_arithmetic
 from featcache.checkpoint import TrainedHead, load_head
 from featcache.datamodule import OrderedBatches
 from featcache.errors import CacheMissingError, UsageError, clipped
@@ -78,11 +79,10 @@ def outputs_of(
     require_sound(opened.path)
     where = torch.device(pick_device(device).value)
     source, index = _rows_of(head, opened, split)
-    rows = load_rows(
-        opened, source, device=where, residence=pick_residence(opened, device=where).value
-    )
-    module = head.module().to(where)
-    with torch.inference_mode():
+    with head_arithmetic(str(where)), torch.inference_mode():
+        residence = pick_residence(opened, device=where).value
+        rows = load_rows(opened, source, device=where, residence=residence)
+        module = head.module().to(where)
         batches = OrderedBatches(rows, index)
         logits = torch.cat([module(features).double().cpu() for features, _ in batches])
     labels = torch.from_numpy(opened[source].labels[index.numpy()])

@@ -18,7 +18,6 @@ T = TypeVar("T")
 
 # <malloc.h>; the values put back are glibc's own defaults.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Choice(NamedTuple, Generic[T]):
@@ -82,28 +81,6 @@ def pick_precision(precision: str, device: str) -> Choice[str]:
     if torch.cuda.get_device_capability(device) >= (8, 0):
         return Choice("tf32", "cuDNN's default for convolutions on this GPU, as in the notebook")
     return Choice("fp32", "this GPU has no TF32")
-
-
-@contextlib.contextmanager
-def arithmetic(precision: str, device: str) -> Iterator[None]:
-    """Run the trunk inside: inference mode, the asked precision, deterministic kernels."""
-    tf32 = precision == "tf32"
-    users_own = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    with contextlib.ExitStack() as stack:
-        stack.callback(torch.set_float32_matmul_precision, users_own)
-        if device != "cpu":
-            stack.enter_context(torch.cuda.device(device))  # streams and events are its own
-            # TF32 only for convolutions: linear layers stay fp32, as torch's own default has it.
-            flags = torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32
-            )
-            stack.enter_context(flags)
-        if precision in _AUTOCAST_DTYPES:
-            dtype = _AUTOCAST_DTYPES[precision]
-            stack.enter_context(torch.autocast(torch.device(device).type, dtype=dtype))
-        stack.enter_context(torch.inference_mode())
-        yield
 
 
 @contextlib.contextmanager

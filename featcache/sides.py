@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from featcache.arithmetic import head_arithmetic
 from featcache.datamodule import STEPS_PER_BATCH, EpochOrder, ShuffledBatches
 from featcache.datasets import Dataset
 from featcache.endtoend import ImageRows, WholeModel, whole_model
@@ -98,7 +99,7 @@ def train_cached(sides: Sides, seed: int) -> Trained:
 
     _fit(module, batches, sides, seed, callbacks=[Collect()])
     test = load_rows(sides.cache, "test", device=_CPU, residence="memory")
-    with torch.inference_mode():
+    with head_arithmetic("cpu"), torch.inference_mode():
         logits = module.eval()(test.take(sides.test_rows)[0])
     return torch.stack(losses).double(), logits
 
@@ -115,7 +116,9 @@ def train_end_to_end(sides: Sides, seed: int, *, trunk_trains: bool = False) -> 
     batches = DataLoader(images, sides.batch_size, sampler=order, generator=torch.Generator())
     _fit(module, batches, sides, seed, callbacks=[])
     images = ImageRows(sides.dataset.splits["test"], sides.test_rows.tolist(), sides.preprocess)
-    return torch.stack(module.losses).double(), module.logits(images, sides.batch_size)
+    with head_arithmetic("cpu"):
+        logits = module.logits(images, sides.batch_size)
+    return torch.stack(module.losses).double(), logits
 
 
 def _fit(
@@ -126,7 +129,7 @@ def _fit(
     *,
     callbacks: list[Callback],
 ) -> None:
-    with quiet_lightning(), torch.random.fork_rng(devices=[]):
+    with quiet_lightning(), head_arithmetic("cpu"), torch.random.fork_rng(devices=[]):
         trainer = pl.Trainer(
             max_epochs=sides.epochs,
             accelerator="cpu",

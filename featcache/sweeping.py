@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from featcache.arithmetic import head_arithmetic
 from featcache.bank import BYTES_PER_PARAMETER, Member
 from featcache.bankrun import BankRun, Entry, SweepProgressCallback
 from featcache.checkpoint import read_checkpoint, replace_file
@@ -153,7 +154,11 @@ def sweep(
     )
     on_device = torch.device(chosen.value)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    with locked(stem), named_failures(stem, kept="The heads of the last epoch are kept."):
+    with (
+        locked(stem),
+        named_failures(stem, kept="The heads of the last epoch are kept."),
+        head_arithmetic(chosen.value),
+    ):
         require_sound_rows(opened)
         if pending:
             residence = batches.choose_residence(on_device)

@@ -102,3 +102,18 @@ def test_lower_precision_is_used_and_stays_near(
     difference = np.abs(rough - exact).max() / np.abs(exact).max()
     assert 0 < difference < tolerance
     assert rough.dtype == np.float32
+
+
+def test_a_precision_set_by_the_user_stops_no_extraction(
+    make_runner: Callable[..., TrunkRunner],
+) -> None:
+    runner = make_runner(Watching(), 4)
+    before = runner.features(images(4))
+
+    torch.backends.fp32_precision = "tf32"  # torch's own advice for Ampere and later
+    try:
+        after = runner.features(images(4))
+    finally:
+        torch.backends.fp32_precision = "none"
+
+    assert (before == after).all()

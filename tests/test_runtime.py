@@ -8,7 +8,6 @@ from torch import nn
 
 from featcache.account import cost_account
 from featcache.runtime import (
-    arithmetic,
     freed_memory_kept,
     is_out_of_memory,
     numeric_class,
@@ -34,25 +33,6 @@ def test_choices_carry_their_reason() -> None:
     assert pick_precision("bf16", "cpu") == ("bf16", "asked for")
     assert pick_n_workers(3) == (3, "asked for")
     assert pick_n_workers(None).why.endswith("cores")
-
-
-def test_fp32_means_fp32_whatever_the_user_has_set() -> None:
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with arithmetic("fp32", "cpu"):
-            inside = torch.get_float32_matmul_precision()
-            assert torch.is_inference_mode_enabled()
-        assert inside == "highest"
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
-
-
-def test_lower_precision_runs_under_autocast() -> None:
-    layer = nn.Linear(4, 4)
-
-    with arithmetic("bf16", "cpu"):
-        assert layer(torch.ones(1, 4)).dtype == torch.bfloat16
 
 
 def test_the_numeric_class_names_what_decides_the_bits() -> None:

@@ -26,6 +26,7 @@ import torch
 
 import featcache
 import featcache.planning
+from featcache.arithmetic import arithmetic
 from featcache.backbones import load_backbone
 from featcache.bank import HeadBank, Member, MemberState
 from featcache.datasets import ArrayImages, Dataset, Split, load_dataset
@@ -33,7 +34,6 @@ from featcache.features import BatchPreprocessor, FeatureRows
 from featcache.forward import TrunkRunner
 from featcache.preprocess import Preprocess
 from featcache.replay import ASKED_BY
-from featcache.runtime import arithmetic
 from featcache.specs import HeadSpec
 from tests.benchmarks import peers_heads
 from tests.benchmarks.limits import FLOP_PER_IMAGE

@@ -21,13 +21,14 @@ from torchvision import models, transforms
 
 import featcache
 import featcache.planning
+from featcache.arithmetic import arithmetic
 from featcache.backbones import load_backbone
 from featcache.compiling import engine_of, settle_compiled
 from featcache.datasets import Dataset
 from featcache.features import BatchPreprocessor
 from featcache.forward import TrunkRunner
 from featcache.preprocess import Preprocess
-from featcache.runtime import arithmetic, freed_memory_kept, silent
+from featcache.runtime import freed_memory_kept, silent
 from tests.benchmarks.measure import Peer, Run
 
 BATCH_SIZE = 64

@@ -27,9 +27,9 @@ from pathlib import Path
 import torch
 
 import featcache
+from featcache.arithmetic import arithmetic
 from featcache.backbones import load_backbone
 from featcache.pipeline import Progress
-from featcache.runtime import arithmetic
 from featcache.specs import ExtractSpec
 
 _EVERY_N_BATCHES = 25

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import featcache
 import featcache.bankrun
@@ -291,3 +292,16 @@ def test_a_grid_that_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         sweep(**options)
+
+
+def test_a_sweep_runs_in_full_precision_whatever_the_user_has_set(sweep: Sweep) -> None:
+    inside = set()
+
+    torch.set_float32_matmul_precision("high")
+    try:
+        sweep(on_progress=lambda _: inside.add(torch.get_float32_matmul_precision()))
+        users_own = torch.get_float32_matmul_precision()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+    assert (inside, users_own) == ({"highest"}, "high")

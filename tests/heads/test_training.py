@@ -408,3 +408,25 @@ def test_a_cache_and_a_dataset_contradict_each_other(cache: featcache.Cache) -> 
 def test_no_seeds_is_an_error(train: Train) -> None:
     with pytest.raises(UsageError, match="--seeds is 0"):
         train(seeds=0)
+
+
+def test_no_bit_of_a_head_depends_on_the_precision_that_the_user_has_set(
+    train: Train, tmp_path: Path
+) -> None:
+    first = train()
+    inside = set()
+
+    torch.set_float32_matmul_precision("medium")
+    try:
+        second = train(
+            runs_dir=tmp_path / "again",
+            on_progress=lambda _: inside.add(torch.get_float32_matmul_precision()),
+        )
+        users_own = torch.get_float32_matmul_precision()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+    assert (inside, users_own) == ({"highest"}, "medium")
+    assert head_bytes(first) == head_bytes(second)
+    assert first.runs[0].test_loss == second.runs[0].test_loss
+    assert load_head(first.path).versions["precision"] == "fp32"
