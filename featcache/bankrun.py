@@ -19,9 +19,9 @@ from featcache.datamodule import EpochOrder, FeatureDataModule, SuperBatch
 from featcache.errors import InterruptedRunError, LockedError
 from featcache.features import n_inputs
 from featcache.heads import build_head
+from featcache.memory import freed_memory_kept
 from featcache.runfiles import figures_of, finish_folder, head_of, write_figures, write_metrics
 from featcache.runs import partial_run
-from featcache.runtime import freed_memory_kept
 from featcache.specs import TrainSpec
 from featcache.store import locked
 

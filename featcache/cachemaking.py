@@ -9,9 +9,10 @@ from pathlib import Path
 
 from featcache.errors import CorruptError, InterruptedRunError
 from featcache.filling import Target, fill
+from featcache.memory import freed_memory_kept
 from featcache.pipeline import Job, Progress, ProgressCallback, adapt, check_canaries
 from featcache.plan import Plan
-from featcache.runtime import NoteCallback, freed_memory_kept
+from featcache.runtime import NoteCallback
 from featcache.specs import differing_fields
 from featcache.store import (
     CacheWriter,

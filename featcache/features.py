@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from featcache.errors import CorruptError, UsageError
+from featcache.memory import free_memory_bytes
 from featcache.pixels import BatchPreprocessor
 from featcache.preprocess import Preprocess
-from featcache.runtime import Choice, free_memory_bytes
+from featcache.runtime import Choice
 from featcache.store import Cache, CacheSplit, human_bytes, require_fields, require_sound
 
 VAL_FRACTION = 0.2

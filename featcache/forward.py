@@ -14,9 +14,9 @@ import torch
 
 from featcache.arithmetic import arithmetic
 from featcache.errors import DeviceError, FeatcacheError, NonFiniteError
+from featcache.memory import MemoryWatch, may_be_out_of_memory
 from featcache.pixels import BatchPreprocessor, after_resize
 from featcache.preprocess import Preprocess
-from featcache.runtime import is_out_of_memory
 
 Launched = Callable[[], npt.NDArray[np.float32]]
 """Gives the (n, D) features of a batch that was begun."""
@@ -70,6 +70,9 @@ class TrunkRunner:
     def probe(self, image_shape: tuple[int, int, int], *, may_halve: bool) -> int:
         """Run one batch of zeros, and find the batch size that fits into memory.
 
+        It fits with memory to spare: on a full GPU the same batch would be computed by other
+        algorithms, with other last digits.
+
         Args:
             image_shape: (H, W, 3) of the images that will come.
             may_halve: Whether to halve `batch_size` until it fits.
@@ -81,16 +84,18 @@ class TrunkRunner:
             DeviceError: If it does not fit, or not even one image does.
         """
         while True:
+            watch = MemoryWatch(self.device)
+            may_halve = may_halve and self.batch_size > 1
             try:
                 self.features(np.zeros((1, *image_shape), np.uint8))
             except DeviceError as err:
-                out_of_memory = is_out_of_memory(err.__cause__ or err)
-                if not (out_of_memory and may_halve and self.batch_size > 1):
+                if not (may_halve and may_be_out_of_memory(err.__cause__ or err)):
                     raise
-                self.batch_size //= 2
             else:
-                self.seconds.clear()
-                return self.batch_size
+                if not (may_halve and watch.was_short()):
+                    self.seconds.clear()
+                    return self.batch_size
+            self.batch_size //= 2
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

@@ -23,6 +23,7 @@ from featcache.datamodule import (
 from featcache.errors import InterruptedRunError, NonFiniteError
 from featcache.features import n_inputs, require_sound_rows
 from featcache.headmodule import HeadModule
+from featcache.memory import freed_memory_kept
 from featcache.runfiles import (
     HeadRun,
     figures_of,
@@ -34,7 +35,7 @@ from featcache.runfiles import (
     write_figures,
 )
 from featcache.runs import partial_run, run_path
-from featcache.runtime import NoteCallback, freed_memory_kept, nvml_left_alone
+from featcache.runtime import NoteCallback, nvml_left_alone
 from featcache.specs import HeadSpec, TrainSpec
 from featcache.store import Cache, locked, named_failures
 from featcache.trainer import (

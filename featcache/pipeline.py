@@ -190,7 +190,8 @@ def check_canaries(job: Job, writer: CacheWriter) -> int:
                 f"{writer.file} holds other features for {block.split} rows "
                 f"{span.start} to {span.stop - 1} than this run computes, though all recorded "
                 f"fields agree. Nothing was changed. Something unrecorded changed (a driver, a "
-                f"library): remove it (featcache cache rm {writer.file}), run again."
+                f"library, on a GPU also how much memory is free): remove it (featcache cache rm "
+                f"{writer.file}), run again."
             )
         n_rows += span.stop - span.start
     return n_rows

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import platform
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
 from featcache.errors import DeviceError, UsageError
+from featcache.memory import free_memory_bytes
 
 T = TypeVar("T")
-
-# <malloc.h>; the values put back are glibc's own defaults.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 class Choice(NamedTuple, Generic[T]):
@@ -84,29 +80,6 @@ def pick_precision(precision: str, device: str) -> Choice[str]:
 
 
 @contextlib.contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """Let glibc keep freed memory inside, instead of handing it back to the system.
-
-    A CPU trunk frees and allocates the same large activations in every layer, a head its gradients
-    in every step; returned pages must be mapped and zeroed again each time. MobileNetV2 at batch 16
-    runs 1.6 to 2 times as fast with this, the scratch MLP 1.6 times (docs/benchmarks.md). Elsewhere
-    than on glibc it does nothing.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_MAX, 0)
-    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        libc.mallopt(_M_MMAP_MAX, 65536)
-        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
-        libc.malloc_trim(0)
-
-
-@contextlib.contextmanager
 def nvml_left_alone() -> Iterator[None]:
     """Let torch ask the CUDA runtime, not the driver's library, whether there is a GPU.
 
@@ -147,18 +120,6 @@ def numeric_class(
     return facts
 
 
-def free_memory_bytes(device: str) -> int:
-    """Bytes that can still be allocated on `device`."""
-    if device != "cpu":
-        return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
 def pick_batch_size(device: str, *, nbytes_per_image: int) -> Choice[int]:
     """Choose the images in one forward pass: a power of two that leaves memory to spare.
 
@@ -183,10 +144,3 @@ def pick_n_workers(n_workers: int | None) -> Choice[int]:
         return Choice(n_workers, "asked for")
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Choice(min(8, n_cores or 1), f"{n_cores} cores")
-
-
-def is_out_of_memory(err: BaseException) -> bool:
-    """Tell whether `err` means that the device or the machine has no memory left."""
-    if isinstance(err, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(err, RuntimeError) and "can't allocate memory" in str(err)

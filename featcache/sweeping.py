@@ -22,10 +22,11 @@ from featcache.errors import NonFiniteError, UsageError
 from featcache.features import n_inputs, require_sound_rows
 from featcache.grids import heads_of
 from featcache.lookup import the_cache
+from featcache.memory import free_memory_bytes
 from featcache.metrics import Spread
 from featcache.runfiles import HeadRun, has_test_rows, read_run, tested
 from featcache.runs import RUNS_DIR, run_path
-from featcache.runtime import NoteCallback, free_memory_bytes, pick_device, silent
+from featcache.runtime import NoteCallback, pick_device, silent
 from featcache.specs import ExtractSpec, HeadSpec, TrainSpec, fingerprint
 from featcache.store import Cache, human_bytes, locked, named_failures
 from featcache.sweeptable import SweepResult, SweepSetting, markdown_table

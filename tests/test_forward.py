@@ -15,19 +15,20 @@ from featcache.preprocess import Preprocess
 class Watching(nn.Module):
     """A small trunk that remembers the batch sizes it saw, and runs out of memory above a limit."""
 
-    def __init__(self, *, most: int = 1000) -> None:
+    def __init__(self, *, most: int = 1000, error: Exception | None = None) -> None:
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.conv = nn.Conv2d(3, 64, 3)
             self.linear = nn.Linear(64, 512)
         self.most = most
+        self.error = error or torch.OutOfMemoryError("no memory left on the device")
         self.seen: list[int] = []
 
     def forward(self, batch: Tensor) -> Tensor:
         self.seen.append(len(batch))
         if len(batch) > self.most:
-            raise torch.OutOfMemoryError("no memory left on the device")
+            raise self.error
         features: Tensor = self.linear(self.conv(batch).mean((2, 3)))
         return features
 
@@ -73,6 +74,50 @@ def test_the_probe_halves_until_a_batch_fits(make_runner: Callable[..., TrunkRun
     assert module.seen == [64, 32, 16, 8]
     assert runner.batch_size == 8
     assert not runner.seconds
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "GET was unable to find an engine to execute this computation",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: out of memory",
+    ],
+)
+def test_the_probe_halves_however_the_device_says_that_no_memory_is_left(
+    make_runner: Callable[..., TrunkRunner], said: str
+) -> None:
+    module = Watching(most=10, error=RuntimeError(said))
+
+    assert make_runner(module, 64).probe((8, 8, 3), may_halve=True) == 8
+
+
+def test_the_probe_does_not_halve_for_other_errors(make_runner: Callable[..., TrunkRunner]) -> None:
+    module = Watching(most=10, error=RuntimeError("size mismatch"))
+
+    with pytest.raises(DeviceError, match=r"with a batch of 64: size mismatch"):
+        make_runner(module, 64).probe((8, 8, 3), may_halve=True)
+
+
+def test_the_probe_halves_until_memory_is_to_spare(
+    make_runner: Callable[..., TrunkRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = Watching()
+    runner = make_runner(module, 64)
+
+    class Short:
+        """A GPU on which a batch above 16 takes nearly all memory."""
+
+        def __init__(self, device: str) -> None:
+            pass
+
+        def was_short(self) -> bool:
+            return module.seen[-1] > 16
+
+    monkeypatch.setattr("featcache.forward.MemoryWatch", Short)
+
+    assert runner.probe((8, 8, 3), may_halve=True) == 16
+    assert module.seen == [64, 32, 16]
 
 
 def test_a_batch_size_that_was_asked_for_is_not_halved(

@@ -4,12 +4,9 @@ import os
 
 import pytest
 import torch
-from torch import nn
 
 from featcache.account import cost_account
 from featcache.runtime import (
-    freed_memory_kept,
-    is_out_of_memory,
     numeric_class,
     nvml_left_alone,
     pick_batch_size,
@@ -41,30 +38,6 @@ def test_the_numeric_class_names_what_decides_the_bits() -> None:
     assert facts["batch_size"] == 16
     assert facts["threads"] == torch.get_num_threads()
     assert facts["torch"] == torch.__version__
-
-
-@pytest.mark.parametrize(
-    ("err", "expected"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory"), True),
-        (MemoryError(), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), True),
-        (RuntimeError("size mismatch"), False),
-    ],
-)
-def test_out_of_memory_is_told_from_other_errors(err: BaseException, expected: bool) -> None:
-    assert is_out_of_memory(err) is expected
-
-
-def test_keeping_freed_memory_changes_no_number() -> None:
-    layer = nn.Conv2d(3, 64, 3)
-    batch = torch.rand(8, 3, 64, 64)
-    before = layer(batch)
-
-    with freed_memory_kept():
-        inside = layer(batch)
-
-    assert torch.equal(before, inside)
 
 
 def test_the_account_finds_the_epoch_from_which_the_cache_is_cheaper() -> None:

@@ -23,7 +23,8 @@ from featcache.datamodule import (
 )
 from featcache.features import FeatureRows
 from featcache.headmodule import HeadModule
-from featcache.runtime import freed_memory_kept, nvml_left_alone
+from featcache.memory import freed_memory_kept
+from featcache.runtime import nvml_left_alone
 from featcache.specs import HeadSpec
 from featcache.trainer import quiet_lightning
 from tests.benchmarks.measure import Peer

@@ -27,8 +27,9 @@ from featcache.compiling import engine_of, settle_compiled
 from featcache.datasets import Dataset
 from featcache.features import BatchPreprocessor
 from featcache.forward import TrunkRunner
+from featcache.memory import freed_memory_kept
 from featcache.preprocess import Preprocess
-from featcache.runtime import freed_memory_kept, silent
+from featcache.runtime import silent
 from tests.benchmarks.measure import Peer, Run
 
 BATCH_SIZE = 64
