@@ -76,7 +76,7 @@ def make_plan(
         preprocess = weights_preprocess(spec.backbone, spec.weights, spec.image_size)
     if same_images is None:
         dataset = load_dataset(spec.dataset, data_dir=spec.data_dir).limited(spec.limit)
-        for sentence in dataset.notes:
+        for sentence in (*dataset.notes, dataset.summary):
             on_note(sentence)
     else:
         dataset = same_images.dataset

@@ -125,6 +125,15 @@ class Dataset:
         return replace(self, splits={name: s.limited(n) for name, s in self.splits.items()})
 
     @property
+    def summary(self) -> str:
+        """Say in one line which images and classes it has."""
+        counts = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items())
+        most = 10
+        names = ", ".join(repr(name) for name in self.class_names[:most])
+        more = f" and {n} more" if (n := len(self.class_names) - most) > 0 else ""
+        return f"images: {counts}; {len(self.class_names)} classes: {names}{more}"
+
+    @property
     def is_in_memory(self) -> bool:
         """Whether all images are arrays, at their own size."""
         return all(isinstance(split.images, ArrayImages) for split in self.splits.values())

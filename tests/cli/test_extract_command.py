@@ -37,6 +37,7 @@ def test_extract_computes_then_reuses(run: Run, pixels: list[str]) -> None:
     ]
     assert second.stdout.splitlines()[0] == f"reused  {cache.path}"
     assert "device cpu: " in first.stderr
+    assert "images: train 12, test 4; 2 classes: 'cat', 'dog'\n" in first.stderr
 
 
 def test_a_trunk_tells_its_choices_and_what_the_cache_saves(run: Run, pets: Path) -> None:

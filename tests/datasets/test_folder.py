@@ -228,12 +228,6 @@ def test_splits_without_class_folders_are_not_taken_for_classes(tmp_path: Path) 
     assert "holds 'test', 'train', but no train/ with a folder per class." in refusal(tmp_path)
 
 
-def test_splits_under_other_names_are_not_taken_for_classes(tmp_path: Path) -> None:
-    put(tmp_path, "Training/cat/a.png", "Testing/cat/b.png")
-
-    assert "but no train/ with a folder per class" in refusal(tmp_path)
-
-
 def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
     put(tmp_path, "train/cat/a.png", "val/cat/a.png", "valid/cat/a.png")
 

@@ -1,0 +1,202 @@
+"""Which folders of an image folder are its splits, and which are classes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.datasets.image_files import is_image_name
+from featcache.datasets.tree import Found, entries, is_folder, walk
+from featcache.errors import DatasetError
+
+# What a folder is called, in any case, and the split that it means.
+_SPLIT_OF = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+_ORDER = ("train", "val", "test")
+_AMBIGUOUS = ("eval", "evaluation")
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")  # "seg_train", "TrainSet", "train2017" have "train"
+LAYOUT = (
+    "Expected PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg (PATH/val/ is optional), "
+    "or PATH/CLASS/*.jpg for one split"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The splits of a folder.
+
+    Attributes:
+        splits: What lies below each, by name, "train" first.
+        left_out: What lies below folders that are called like a split but hold no class folder with
+            an image, by the folder's name.
+        notes: What a user should be told about them.
+    """
+
+    splits: Mapping[str, Found]
+    left_out: Mapping[str, Found]
+    notes: tuple[str, ...]
+
+
+def read_layout(root: Path) -> Layout:
+    """Tell splits from classes by names and by what the folders hold; no image is opened.
+
+    A folder with the name of a split is one if folders with images lie in it. With images directly
+    in it, it is a class beside others (the vehicle called train).
+
+    Raises:
+        DatasetError: If the folder is missing, unreadable, without class folders, or of a layout
+            that would make nonsense classes; with what would work.
+    """
+    if not os.path.isdir(root):  # noqa: PTH112 (Path.is_dir raises on a forbidden parent)
+        what = "is a file" if os.path.lexists(root) else "does not exist"
+        raise DatasetError(f"Dataset folder {str(root)!r} {what}. {LAYOUT}.")
+    top = [entry.name for entry in entries(root) if is_folder(entry)]
+    if not top:
+        n_images = sum(is_image_name(entry.name) for entry in entries(root))
+        what = f"{n_images} images but no class folders" if n_images else "no class folders"
+        raise DatasetError(f"Folder {str(root)!r} holds {what}. {LAYOUT}.")
+    named = {folder: walk(root, folder) for folder in top if _is_split_name(folder)}
+    if any(found.class_names for found in named.values()):
+        return _with_splits(root, top, named)
+    return _flat(root, top)
+
+
+def listed(names: Sequence[str], *, at_most: int = 5) -> str:
+    """Write names with commas between, and count those beyond `at_most`."""
+    shown = ", ".join(repr(name) for name in names[:at_most])
+    n_more = len(names) - at_most
+    return f"{shown} and {n_more} more" if n_more > 0 else shown
+
+
+def _with_splits(root: Path, top: Sequence[str], named: Mapping[str, Found]) -> Layout:
+    """Take the folders that are splits; name all others."""
+    folder_of: dict[str, str] = {}
+    for folder in (folder for folder, found in named.items() if found.class_names):
+        split = _SPLIT_OF.get(folder.lower())
+        if split is None:
+            raise DatasetError(
+                f"{str(root)!r} has {folder}/, which may mean images to choose by or to test on. "
+                f"Nothing was extracted. Rename it val/ (training then chooses by it) or test/."
+            )
+        if other := folder_of.get(split):
+            raise DatasetError(
+                f"{str(root)!r} has both {other}/ and {folder}/, which mean the same split. "
+                "Move one of them away."
+            )
+        folder_of[split] = folder
+    if "train" not in folder_of:
+        raise _without_train(root, [*folder_of.values()])
+    _refuse_wrapped(root, named[folder_of["train"]], below=folder_of["train"])
+    splits = {split: named[folder_of[split]] for split in _ORDER if split in folder_of}
+    left_out = {
+        folder: found
+        for folder, found in named.items()
+        if not found.class_names and folder.lower() in _SPLIT_OF
+    }
+    beside = [folder for folder in top if folder not in {*folder_of.values(), *left_out}]
+    notes = []
+    if left_out:
+        notes.append(f"Splits without an image in a class folder left out: {listed([*left_out])}.")
+    if beside:
+        notes.append(f"Folders beside the splits left out: {listed(beside)}.")
+    return Layout(splits, left_out, tuple(notes))
+
+
+def _flat(root: Path, top: Sequence[str]) -> Layout:
+    """Take every folder as a class of one split."""
+    found = walk(root, ".")
+    classes = found.class_names
+    alike = [name for name in classes if _is_split_name(name)]
+    if classes and all(map(_is_split_name, top)):
+        raise _without_train(root, top)
+    _refuse_wrapped(root, found)
+    notes = [f"{name}/ holds images directly, so it is a class and no split." for name in alike]
+    return Layout({"train": found}, {}, tuple(notes))
+
+
+def _without_train(root: Path, folders: Sequence[str]) -> DatasetError:
+    return DatasetError(
+        f"Folder {str(root)!r} holds {listed(folders)}, but no train/ with a folder per class. "
+        f"{LAYOUT}."
+    )
+
+
+def _is_split_name(folder: str) -> bool:
+    return folder.lower() in _SPLIT_OF or folder.lower() in _AMBIGUOUS
+
+
+def _refuse_wrapped(root: Path, found: Found, *, below: str | None = None) -> None:
+    """Refuse folders that only wrap the class folders, and say which folder would work.
+
+    A wrapper holds folders with images and no image directly. So does a class with subfolders; what
+    tells them apart is that it stands alone (data/train/CLASS), holds whole splits (data/train and
+    data/test), or is called like a split, or like the one folder in it, beside others of its kind
+    (seg_train/seg_train/CLASS).
+    """
+    base = root if below is None else root / below
+    holders = {}
+    for name in found.class_names:
+        start = name if below is None else f"{below}/{name}"
+        holder, has_folders = _class_holder(start, found.images[name])
+        if has_folders:
+            holders[name] = holder
+    meant = {split: name for name in holders for split in _splits_meant(name)}
+    if len(found.class_names) > 1 or not holders:
+        all_wrap = len(holders) == len(found.class_names)
+        is_wrapped = (
+            len(meant) > 1
+            or any(_holds_splits(holders[name], found.images[name]) for name in holders)
+            or (all_wrap and (bool(meant) or all(h == f"{n}/{n}" for n, h in holders.items())))
+        )
+        if below is not None or not holders or not is_wrapped:
+            return
+    best = root / holders[meant.get("train", next(iter(holders)))]
+    advice = f"Take --dataset {shlex.quote(f'folder:{best}')}"
+    if len(meant) > 1 and below is None:
+        links = ", ".join(f"{s} -> {holders[meant[s]]}" for s in _ORDER if s in meant)
+        advice += f" for one of them alone, or make links in {str(root)!r}: {links}"
+    raise DatasetError(
+        f"{listed([*holders])} in {str(base)!r} would be taken for classes, but hold folders with "
+        f"images and no image directly. Nothing was extracted. {advice}."
+    )
+
+
+def _class_holder(start: str, paths: Sequence[str]) -> tuple[str, bool]:
+    """Go down from a folder as long as one folder alone in it holds all images.
+
+    Returns:
+        Where that ends, and whether it is folders that hold its images, not it itself.
+    """
+    while True:
+        rests = [path.removeprefix(f"{start}/") for path in paths]
+        folders = {rest.partition("/")[0] for rest in rests}
+        if any("/" not in rest for rest in rests):
+            return start, False
+        if len(folders) > 1 or _is_split_name(min(folders)):
+            return start, True
+        start = f"{start}/{folders.pop()}"
+
+
+def _holds_splits(folder: str, paths: Sequence[str]) -> bool:
+    """Tell whether a folder holds two splits at least, with class folders in each."""
+    parts = (path.removeprefix(f"{folder}/").split("/") for path in paths)
+    deep = {part[0].lower() for part in parts if len(part) > 2}
+    return len({_SPLIT_OF[name] for name in deep if name in _SPLIT_OF}) > 1
+
+
+def _splits_meant(folder: str) -> set[str]:
+    """List the splits that the words of a folder's name stand for."""
+    words = (word.lower() for word in _WORD.findall(folder))
+    return {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}
