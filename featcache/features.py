@@ -14,9 +14,9 @@ from featcache.memory import free_memory_bytes
 from featcache.pixels import BatchPreprocessor
 from featcache.preprocess import Preprocess
 from featcache.runtime import Choice
+from featcache.specs import VAL_FRACTION
 from featcache.store import Cache, CacheSplit, human_bytes, require_fields, require_sound
 
-VAL_FRACTION = 0.2
 _RESERVED_BYTES = 1_000_000_000
 _ROWS_PER_COPY = 4096
 

@@ -19,11 +19,11 @@ from featcache.features import bn_mode
 from featcache.metrics import Spread
 from featcache.paths import expanded
 from featcache.pipeline import ProgressCallback
-from featcache.recipes import DATASET, RECIPES, Recipe, find_recipe
 from featcache.runs import RUNS_DIR
 from featcache.runtime import NoteCallback, silent
 from featcache.specs import ExtractSpec, TrainSpec, fingerprint
 from featcache.store import open_cache
+from featcache.systems import DATASET, SYSTEMS, System, find_system
 from featcache.trainer import TrainProgressCallback
 from featcache.training import TrainResult, train_head
 from featcache.trunks import PIXELS, build_trunk, check_backbone_name
@@ -123,12 +123,12 @@ def reproduce(
         UnknownNameError: If there is no such system or trunk.
         FeatcacheError: Those of `extract` and `train_head`.
     """
-    recipes = [find_recipe(name) for name in only] or list(RECIPES)
+    systems = [find_system(name) for name in only] or list(SYSTEMS)
     stand_ins = dict(backbone_for or {})
     _require_trunks(stand_ins)
     options = {
         "dataset": dataset,
-        "only": [recipe.name for recipe in recipes],
+        "only": [system.name for system in systems],
         "backbone_for": stand_ins,
         "weights": weights,
         "bn": bn,
@@ -140,14 +140,14 @@ def reproduce(
     folder = expanded(runs_dir) / dataset_slug(dataset)
     table = _Table(folder / f"reproduce-{fingerprint(options)[:8]}", options)
     _require_weights(
-        [stand_ins.get(recipe.backbone, recipe.backbone) for recipe in recipes],
+        [stand_ins.get(system.backbone, system.backbone) for system in systems],
         weights=weights,
         image_size=image_size,
     )
     note = on_note or silent
-    for i, recipe in enumerate(recipes):
-        note(f"system {i + 1} of {len(recipes)}: {recipe.name}")
-        backbone = stand_ins.get(recipe.backbone, recipe.backbone)
+    for i, system in enumerate(systems):
+        note(f"system {i + 1} of {len(systems)}: {system.name}")
+        backbone = stand_ins.get(system.backbone, system.backbone)
         is_pixels = backbone == PIXELS
         has_statistics = not is_pixels and has_batch_norm(
             build_trunk(backbone, image_size=image_size, meta=True)
@@ -167,12 +167,13 @@ def reproduce(
         )
         if extracted.n_rows_computed:
             table.remember(extracted.fingerprint, extracted.images_per_s)
-        training = asdict(replace(recipe.train, seed=seed))
+        training = asdict(replace(system.train, seed=seed))
         del training["window_rows"]  # follows from train_head's max_memory
         trained = train_head(
             extracted.path,
-            **asdict(recipe.head),
+            **asdict(system.head),
             **training,
+            recipe="notebook",
             seeds=seeds,
             device=device,
             cache_dir=cache_dir,
@@ -183,12 +184,12 @@ def reproduce(
         # Any weights but random ones are taken for ImageNet's.
         is_own = (dataset, backbone, limit, image_size, bn) == (
             DATASET,
-            recipe.backbone,
+            system.backbone,
             None,
             ExtractSpec.image_size,
             ExtractSpec.bn,
         ) and (is_pixels or weights != "random")
-        table.add(_result(recipe, backbone, trained, table, is_own=is_own))
+        table.add(_result(system, backbone, trained, table, is_own=is_own))
     return Reproduction(dataset, tuple(table.systems), table.markdown, table.json)
 
 
@@ -256,7 +257,7 @@ def figures(system: SystemResult) -> list[str]:
 
 
 def _result(
-    recipe: Recipe, backbone: str, trained: TrainResult, table: _Table, *, is_own: bool
+    system: System, backbone: str, trained: TrainResult, table: _Table, *, is_own: bool
 ) -> SystemResult:
     cache = open_cache(trained.cache)
     images_per_s = table.images_per_s.get(cache.fingerprint)
@@ -273,13 +274,13 @@ def _result(
         if run.test_acc is not None and run.test_loss is not None
     ]
     return SystemResult(
-        name=recipe.name,
+        name=system.name,
         backbone=backbone,
         bn=bn_mode(cache),
         test_acc=Spread.of([acc for acc, _ in tested]) if tested else None,
         test_loss=Spread.of([loss for _, loss in tested]) if tested else None,
-        published_acc=recipe.test_acc if is_own else None,
-        published_loss=recipe.test_loss if is_own else None,
+        published_acc=system.test_acc if is_own else None,
+        published_loss=system.test_loss if is_own else None,
         extract_s=None if images_per_s is None else n_rows / images_per_s,
         train_s=sum(run.seconds for run in trained.runs) / len(trained.runs),
         end_to_end_s=end_to_end_s,
@@ -295,7 +296,7 @@ def _require_weights(backbones: Sequence[str], *, weights: str, image_size: int)
 
 
 def _require_trunks(stand_ins: Mapping[str, str]) -> None:
-    known = list(dict.fromkeys(recipe.backbone for recipe in RECIPES))
+    known = list(dict.fromkeys(system.backbone for system in SYSTEMS))
     for name, backbone in stand_ins.items():
         if name not in known:
             raise UnknownNameError(

@@ -5,10 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from featcache.errors import UsageError, clipped, nearest
+from featcache.arguments import (
+    require_above_zero,
+    require_at_least,
+    require_one_of,
+    typed,
+)
+from featcache.errors import UsageError, clipped
 
 FORMAT_VERSION = 1
 IMPORTED = "imported"
@@ -21,8 +27,9 @@ MOST_PIXELS = 1 << 14  # a side of what enters a trunk; 3 GB of float32 for one 
 COMPILE_MODES = ("auto", "never", "winograd", "inductor")
 REGULARISATIONS = ("none", "l1", "l2", "l1l2", "dropout")
 SELECTIONS = ("last", "best")
+RECIPES = ("auto", "notebook", "general")
+VAL_FRACTION = 0.2  # of the training rows, where neither a share nor a split "val" is given
 
-# The reference notebook's constants.
 # What each regularisation has, and the notebook's constants.
 USED_BY: Mapping[str, tuple[str, ...]] = {
     "none": (),
@@ -32,7 +39,6 @@ USED_BY: Mapping[str, tuple[str, ...]] = {
     "dropout": ("dropout",),
 }
 CONSTANTS: Mapping[str, Any] = {"l1": 1e-5, "weight_decay": 1e-4, "dropout": (0.5, 0.3)}
-_PATIENCE = 3
 _MOST_DIFFERENCES = 20
 
 
@@ -83,20 +89,20 @@ class ExtractSpec:
     mix_numerics: bool = False
 
     def __post_init__(self) -> None:
-        _one_of("--bn", self.bn, BN_MODES)
-        _one_of("--preprocess", self.preprocess, PREPROCESS_KINDS)
-        _one_of("--precision", self.precision, PRECISIONS)
-        _one_of("--store-dtype", self.store_dtype, STORE_DTYPES)
-        _one_of("--compile", self.compile, COMPILE_MODES)
-        _at_least("--image-size", self.image_size, 1)
+        require_one_of("--bn", self.bn, BN_MODES)
+        require_one_of("--preprocess", self.preprocess, PREPROCESS_KINDS)
+        require_one_of("--precision", self.precision, PRECISIONS)
+        require_one_of("--store-dtype", self.store_dtype, STORE_DTYPES)
+        require_one_of("--compile", self.compile, COMPILE_MODES)
+        require_at_least("--image-size", self.image_size, 1)
         if self.image_size > MOST_PIXELS:
             raise UsageError(
                 f"--image-size is {self.image_size}, but must be at most {MOST_PIXELS}."
             )
-        _at_least("--batch-size", self.batch_size, 1)
-        _at_least("--n-workers", self.n_workers, 0)
-        _at_least("--limit", self.limit, 1)
-        _at_least("--seed", self.seed, 0)
+        require_at_least("--batch-size", self.batch_size, 1)
+        require_at_least("--n-workers", self.n_workers, 0)
+        require_at_least("--limit", self.limit, 1)
+        require_at_least("--seed", self.seed, 0)
 
     def refuse_trunk_options(self) -> None:
         """Refuse what "pixels", which is no trunk, has no use for.
@@ -135,14 +141,14 @@ class HeadSpec:
     dropout: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        _one_of("--reg", self.reg, REGULARISATIONS)
+        require_one_of("--reg", self.reg, REGULARISATIONS)
         for width in self.hidden:
-            _at_least("--hidden", width, 1)
+            require_at_least("--hidden", width, 1)
         self._settle("l1", off=0.0)
         self._settle("weight_decay", off=0.0)
         self._settle("dropout", off=())
-        _above_zero("--l1", self.l1, or_zero="l1" not in USED_BY[self.reg])
-        _above_zero(
+        require_above_zero("--l1", self.l1, or_zero="l1" not in USED_BY[self.reg])
+        require_above_zero(
             "--weight-decay", self.weight_decay, or_zero="weight_decay" not in USED_BY[self.reg]
         )
         self._check_dropout()
@@ -157,7 +163,7 @@ class HeadSpec:
         else:
             regs = [reg for reg, names in USED_BY.items() if name in names]
             raise UsageError(
-                f"--{name.replace('_', '-')} {_typed(value)} does nothing with --reg {self.reg}. "
+                f"--{name.replace('_', '-')} {typed(value)} does nothing with --reg {self.reg}. "
                 f"Nothing was started. Use --reg {' or '.join(regs)}, or leave it out."
             )
 
@@ -172,8 +178,8 @@ class HeadSpec:
             )
         if len(self.dropout) != len(self.hidden):
             raise UsageError(
-                f"--dropout has {len(self.dropout)} probabilities ({_typed(self.dropout)}), but "
-                f"--hidden has {len(self.hidden)} layers ({_typed(self.hidden)}); expected one "
+                f"--dropout has {len(self.dropout)} probabilities ({typed(self.dropout)}), but "
+                f"--hidden has {len(self.hidden)} layers ({typed(self.hidden)}); expected one "
                 f"for each hidden layer."
             )
         for p in self.dropout:
@@ -190,7 +196,7 @@ class TrainSpec:
         batch_size: Rows in one step; the last batch of an epoch may be smaller.
         max_epochs: Epochs at most.
         patience: Stop after this many epochs without a better val_loss; 0 never stops early. None
-            is the notebook's choice: 3 with `reg="none"`, else 0.
+            leaves it to a recipe.
         min_delta: By how much val_loss must fall to count as better.
         val_fraction: Share of the training rows kept for validation; None is 0.2, or the cache's
             own split "val" where there is one.
@@ -216,15 +222,15 @@ class TrainSpec:
     def __post_init__(self) -> None:
         if self.order_seed == self.seed:
             object.__setattr__(self, "order_seed", None)  # says nothing
-        _at_least("--order-seed", self.order_seed, 0)
-        _above_zero("--lr", self.lr)
-        _at_least("--batch-size", self.batch_size, 1)
-        _at_least("--max-epochs", self.max_epochs, 1)
-        _at_least("--patience", self.patience, 0)
-        _above_zero("--min-delta", self.min_delta, or_zero=True)
-        _at_least("--split-seed", self.split_seed, 0)
-        _one_of("--select", self.select, SELECTIONS)
-        _at_least("--seed", self.seed, 0)
+        require_at_least("--order-seed", self.order_seed, 0)
+        require_above_zero("--lr", self.lr)
+        require_at_least("--batch-size", self.batch_size, 1)
+        require_at_least("--max-epochs", self.max_epochs, 1)
+        require_at_least("--patience", self.patience, 0)
+        require_above_zero("--min-delta", self.min_delta, or_zero=True)
+        require_at_least("--split-seed", self.split_seed, 0)
+        require_one_of("--select", self.select, SELECTIONS)
+        require_at_least("--seed", self.seed, 0)
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise UsageError(
                 f"--val-fraction is {self.val_fraction:g}, but must be above 0 and below 1."
@@ -234,12 +240,6 @@ class TrainSpec:
     def seed_of_order(self) -> int:
         """What seeds the order of batches."""
         return self.seed if self.order_seed is None else self.order_seed
-
-    def settled(self, head: HeadSpec) -> TrainSpec:
-        """Put the notebook's patience for this head where none was given."""
-        if self.patience is not None:
-            return self
-        return replace(self, patience=_PATIENCE if head.reg == "none" else 0)
 
 
 def canonical_json(value: Any) -> str:
@@ -278,29 +278,3 @@ def _short(value: Any) -> str:
     text = canonical_json(value)
     is_digest = isinstance(value, str) and len(value) == 64
     return text[:13] + '..."' if is_digest else clipped(text)
-
-
-def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        near = nearest(value, allowed, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"{option} is {value!r}, but must be one of {', '.join(allowed)}.{hint}")
-
-
-def _above_zero(option: str, value: float | None, *, or_zero: bool = False) -> None:
-    assert value is not None, "settled before"
-    if not (value >= 0 if or_zero else value > 0) or value == float("inf"):
-        least = "a finite number of at least 0" if or_zero else "a finite number above 0"
-        raise UsageError(f"{option} is {value:g}, but must be {least}.")
-
-
-def _typed(value: Any) -> str:
-    """Write a value as it is typed on a command line."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
-
-
-def _at_least(option: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise UsageError(f"{option} is {value}, but must be at least {least}.")
-    if value is not None and value >= 2**63:  # torch's and numpy's whole numbers end there
-        raise UsageError(f"{option} is {value}, but must be below 2**63.")

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from featcache.arguments import require_one_of
 from featcache.arithmetic import head_arithmetic
 from featcache.bank import BYTES_PER_PARAMETER, Member
 from featcache.bankrun import BankRun, Entry, SweepProgressCallback
@@ -24,13 +25,15 @@ from featcache.grids import heads_of
 from featcache.lookup import the_cache
 from featcache.memory import free_memory_bytes
 from featcache.metrics import Spread
+from featcache.recipes import pick_recipe
+from featcache.remarks import remarks_on
 from featcache.runfiles import HeadRun, has_test_rows, read_run, tested
 from featcache.runs import RUNS_DIR, run_path
 from featcache.runtime import NoteCallback, pick_device, silent
-from featcache.specs import ExtractSpec, HeadSpec, TrainSpec, fingerprint
+from featcache.specs import RECIPES, ExtractSpec, HeadSpec, TrainSpec, fingerprint
 from featcache.store import Cache, human_bytes, locked, named_failures
 from featcache.sweeptable import SweepResult, SweepSetting, markdown_table
-from featcache.training import fitting_window
+from featcache.training import by_hand, fitting_window
 
 
 def sweep(
@@ -38,19 +41,20 @@ def sweep(
     *,
     dataset: str | None = None,
     backbone: str | None = None,
+    recipe: str = RECIPES[0],
     reg: Sequence[str] = (HeadSpec.reg,),
     l1: Sequence[float] | None = None,
     weight_decay: Sequence[float] | None = None,
     dropout: Sequence[Sequence[float]] | None = None,
-    hidden: Sequence[Sequence[int]] = (HeadSpec.hidden,),
-    lr: Sequence[float] = (TrainSpec.lr,),
+    hidden: Sequence[Sequence[int]] | None = None,
+    lr: Sequence[float] | None = None,
     batch_size: int = TrainSpec.batch_size,
-    max_epochs: int = TrainSpec.max_epochs,
-    patience: int | None = TrainSpec.patience,
+    max_epochs: int | None = None,
+    patience: int | None = None,
     min_delta: float = TrainSpec.min_delta,
     val_fraction: float | None = TrainSpec.val_fraction,
     split_seed: int = TrainSpec.split_seed,
-    select: str = TrainSpec.select,
+    select: str | None = None,
     seed: int = TrainSpec.seed,
     seeds: int = 1,
     max_memory: int | None = None,
@@ -70,20 +74,22 @@ def sweep(
         cache: A cache, its path, or part of its name; None finds it by `dataset` and `backbone`.
         dataset: Its dataset; None is "cifar10", or that of the only cache that fits.
         backbone: Its trunk; None is "vgg16", or that of the only cache that fits.
+        recipe: As for `train_head`: "auto", "notebook" or "general".
         reg: "none", "l1", "l2", "l1l2", "dropout".
         l1: Factors of the L1 penalty, for each `reg` that has one.
         weight_decay: Adam's L2 factors, for each `reg` that has one.
         dropout: Probabilities after each hidden layer, for each `reg` that has them; each is cut,
             or its last one repeated, to the number of hidden layers.
-        hidden: Widths of the hidden layers; an empty one is a linear probe.
-        lr: Learning rates.
+        hidden: Widths of the hidden layers; an empty one is a linear probe; None is the recipe's.
+        lr: Learning rates; None is the recipe's.
         batch_size: Rows in one step.
-        max_epochs: Epochs at most.
-        patience: Epochs without a better val_loss before a head stops; 0 is never.
+        max_epochs: Epochs at most; None is the recipe's.
+        patience: Epochs without a better val_loss before a head stops; 0 is never; None is the
+            recipe's.
         min_delta: By how much val_loss must fall to count as better.
         val_fraction: Share of the training rows kept for validation.
         split_seed: Seeds the choice of those rows.
-        select: "last" or "best".
+        select: "last" or "best"; None is the recipe's.
         seed: The first seed of each setting, and the seed of the order of batches.
         seeds: Heads per setting, with seeds from `seed` on.
         max_memory: Bytes of features to keep in memory, as for `train_head`.
@@ -109,23 +115,23 @@ def sweep(
     """
     note = on_note or silent
     values = {"l1": l1, "weight_decay": weight_decay, "dropout": dropout}
-    heads = list(heads_of(reg, hidden, values, note=note))
+    given = by_hand(hidden=hidden, lr=lr, max_epochs=max_epochs, patience=patience, select=select)
+    heads = list(heads_of(reg, given.get("hidden", (HeadSpec.hidden,)), values, note=note))
+    rates = given.get("lr", (TrainSpec.lr,))
     base = TrainSpec(
         batch_size=batch_size,
-        max_epochs=max_epochs,
-        patience=patience,
         min_delta=min_delta,
         val_fraction=val_fraction,
         split_seed=split_seed,
-        select=select,
         seed=seed,
+        **by_hand(max_epochs=max_epochs, patience=patience, select=select),
     )
+    require_one_of("--recipe", recipe, RECIPES)
     if seeds < 1:
         raise UsageError(f"--seeds is {seeds}, but must be at least 1.")
-    settings = [(head, replace(base, lr=rate).settled(head)) for head, rate in product(heads, lr)]
-    settings = list(dict.fromkeys(settings))
+    settings = [(head, replace(base, lr=rate)) for head, rate in product(heads, rates)]
     if not settings:
-        empty = [name for name, values in (("--reg", heads), ("--lr", lr)) if not values]
+        empty = [name for name, values in (("--reg", heads), ("--lr", rates)) if not values]
         raise UsageError(f"The grid has no setting: {' and '.join(empty)} gives none.")
     opened = the_cache(
         cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir), note=note
@@ -134,7 +140,12 @@ def sweep(
     settings = [(head, replace(train, window_rows=window)) for head, train in settings]
     chosen = pick_device(device)
     note(f"device {chosen.value}: {chosen.why}")
-    choices = {"device": f"{chosen.value} ({chosen.why})"}
+    taken = pick_recipe(recipe, opened, base)
+    settings = list(dict.fromkeys(taken.completed(settings, given=given, note=note)))
+    choices = {
+        "device": f"{chosen.value} ({chosen.why})",
+        "recipe": f"{taken.name} ({taken.why})",
+    }
 
     def entries_of(head: HeadSpec, train: TrainSpec) -> list[Entry]:
         trains = [replace(train, seed=s, order_seed=seed) for s in range(seed, seed + seeds)]
@@ -179,6 +190,9 @@ def sweep(
         seconds = time.perf_counter() - started
         rows = sorted((_setting(entries) for entries in grid), key=_rank)
         chosen_runs = _test(rows[0], batches, on_device)
+        remarks = remarks_on(chosen_runs, opened, base, recipe=taken)
+        for remark in remarks:
+            note(remark)
         result = SweepResult(
             settings=rows,
             test_acc=_spread([r.test_acc for r in chosen_runs]),
@@ -189,6 +203,7 @@ def sweep(
             json=stem.with_name(stem.name + ".json"),
             markdown=stem.with_name(stem.name + ".md"),
             choices=choices,
+            remarks=remarks,
         )
         replace_file(result.json, (json.dumps(asdict(result), indent=2, default=str)).encode())
         replace_file(result.markdown, markdown_table(result).encode())
@@ -294,9 +309,11 @@ def _rank(setting: SweepSetting) -> tuple[bool, float]:
 
 
 def _test(setting: SweepSetting, batches: FeatureDataModule, device: torch.device) -> list[HeadRun]:
-    """Test the heads of the chosen setting, and enter it into their folders."""
-    if setting.problem or not has_test_rows(batches.cache):
+    """Read the heads of the chosen setting, tested where there is a test split."""
+    if setting.problem:
         return []
+    if not has_test_rows(batches.cache):
+        return [read_run(path) for path in setting.runs]
     return [
         run if run.test_acc is not None else tested(run, batches, device=device)
         for run in map(read_run, setting.runs)

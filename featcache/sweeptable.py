@@ -47,6 +47,7 @@ class SweepResult:
         json: The table as a file.
         markdown: The table as a file.
         choices: What was chosen automatically, with the reason.
+        remarks: What the figures of the first setting do not say by themselves.
     """
 
     settings: Sequence[SweepSetting]
@@ -58,6 +59,7 @@ class SweepResult:
     json: Path
     markdown: Path
     choices: dict[str, str]
+    remarks: tuple[str, ...]
 
 
 def markdown_table(result: SweepResult) -> str:

@@ -6,14 +6,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from featcache.arguments import require_one_of
 from featcache.errors import UsageError
 from featcache.headrun import HeadJob
 from featcache.lookup import the_cache
+from featcache.recipes import pick_recipe
+from featcache.remarks import remarks_on
 from featcache.runfiles import HeadRun
 from featcache.runs import RUNS_DIR
 from featcache.runtime import NoteCallback, pick_device, silent
-from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
+from featcache.specs import RECIPES, ExtractSpec, HeadSpec, TrainSpec
 from featcache.store import Cache
 from featcache.trainer import TrainProgressCallback
 from featcache.windows import window_rows
@@ -27,11 +31,14 @@ class TrainResult:
         runs: One for each seed.
         cache: The cache they were trained on.
         choices: What was chosen automatically, with the reason.
+        remarks: What the figures do not say by themselves: a head that is no better than the
+            majority class, or whose last epoch was still the best.
     """
 
     runs: tuple[HeadRun, ...]
     cache: Path
     choices: Mapping[str, str]
+    remarks: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -44,19 +51,20 @@ def train_head(
     *,
     dataset: str | None = None,
     backbone: str | None = None,
+    recipe: str = RECIPES[0],
     reg: str = HeadSpec.reg,
     l1: float | None = HeadSpec.l1,
     weight_decay: float | None = HeadSpec.weight_decay,
     dropout: tuple[float, ...] | None = HeadSpec.dropout,
-    hidden: tuple[int, ...] = HeadSpec.hidden,
-    lr: float = TrainSpec.lr,
+    hidden: tuple[int, ...] | None = None,
+    lr: float | None = None,
     batch_size: int = TrainSpec.batch_size,
-    max_epochs: int = TrainSpec.max_epochs,
-    patience: int | None = TrainSpec.patience,
+    max_epochs: int | None = None,
+    patience: int | None = None,
     min_delta: float = TrainSpec.min_delta,
     val_fraction: float | None = TrainSpec.val_fraction,
     split_seed: int = TrainSpec.split_seed,
-    select: str = TrainSpec.select,
+    select: str | None = None,
     seed: int = TrainSpec.seed,
     order_seed: int | None = TrainSpec.order_seed,
     seeds: int = 1,
@@ -71,25 +79,31 @@ def train_head(
     """Train an MLP head on a cache, with the reference notebook's loss, optimiser and split.
 
     The same call on the same machine gives the same bits; a run that is there is reused. The
-    arguments are those of `HeadSpec` and `TrainSpec`, which say what each means.
+    arguments are those of `HeadSpec` and `TrainSpec`, which say what each means. What `recipe`
+    decides where it is None is told to `on_note`; what is given by hand wins.
 
     Args:
         cache: A cache, its path, or part of its name; None finds it by `dataset` and `backbone`.
         dataset: Its dataset; None is "cifar10", or that of the only cache that fits.
         backbone: Its trunk; None is "vgg16", or that of the only cache that fits.
+        recipe: "notebook" has the constants of the notebook's system with this backbone; "general"
+            has a learning rate of 1e-3 and up to 100 epochs, stops after 5 epochs (of 20 steps at
+            least) that are no better, and keeps the best. "auto" is the notebook's on its own data,
+            preprocessing and backbones, else the general one.
         reg: "none", "l1", "l2", "l1l2" or "dropout".
         l1: Factor of the L1 penalty.
         weight_decay: Adam's L2 factor.
         dropout: Probability after each hidden layer.
-        hidden: Widths of the hidden layers; empty is a linear probe.
-        lr: Learning rate.
+        hidden: Widths of the hidden layers; empty is a linear probe; None is the recipe's.
+        lr: Learning rate; None is the recipe's.
         batch_size: Rows in one step.
-        max_epochs: Epochs at most.
-        patience: Epochs without a better val_loss before it stops; 0 is never.
+        max_epochs: Epochs at most; None is the recipe's.
+        patience: Epochs without a better val_loss before it stops; 0 is never; None is the
+            recipe's.
         min_delta: By how much val_loss must fall to count as better.
         val_fraction: Share of the training rows kept for validation.
         split_seed: Seeds the choice of those rows.
-        select: "last" or "best".
+        select: "last" or "best"; None is the recipe's.
         seed: Seeds initial weights, order of batches and dropout.
         order_seed: Seeds the order of batches apart.
         seeds: Train this many heads, with seeds from `seed` on.
@@ -116,24 +130,24 @@ def train_head(
     Example:
         >>> import featcache
         >>> cache = featcache.extract("digits", backbone="pixels", image_size=8, cache_dir=tmp)
-        >>> result = featcache.train_head(cache.path, lr=1e-2, max_epochs=9, runs_dir=tmp / "runs")
+        >>> result = featcache.train_head(cache.path, max_epochs=20, runs_dir=tmp / "runs")
         >>> result.runs[0].test_acc > 0.8
         True
     """
     note = on_note or silent
-    head = HeadSpec(hidden=hidden, reg=reg, l1=l1, weight_decay=weight_decay, dropout=dropout)
+    shape = by_hand(hidden=hidden)
+    pace = by_hand(lr=lr, max_epochs=max_epochs, patience=patience, select=select)
+    head = HeadSpec(reg=reg, l1=l1, weight_decay=weight_decay, dropout=dropout, **shape)
     train = TrainSpec(
-        lr=lr,
         batch_size=batch_size,
-        max_epochs=max_epochs,
-        patience=patience,
         min_delta=min_delta,
         val_fraction=val_fraction,
         split_seed=split_seed,
-        select=select,
         seed=seed,
         order_seed=order_seed,
-    ).settled(head)
+        **pace,
+    )
+    require_one_of("--recipe", recipe, RECIPES)
     if seeds < 1:
         raise UsageError(f"--seeds is {seeds}, but must be at least 1.")
     opened = the_cache(
@@ -142,6 +156,8 @@ def train_head(
     train = replace(train, window_rows=fitting_window(opened, train, max_memory))
     chosen = pick_device(device)
     note(f"device {chosen.value}: {chosen.why}")
+    taken = pick_recipe(recipe, opened, train)
+    [(head, train)] = taken.completed([(head, train)], given={*shape, *pace}, note=note)
     job = HeadJob(
         opened,
         head,
@@ -153,8 +169,20 @@ def train_head(
     )
     trains = [replace(train, seed=s, order_seed=order_seed) for s in range(seed, seed + seeds)]
     runs = tuple(map(job.run, trains))
-    choices = {"device": f"{chosen.value} ({chosen.why})", **job.choices}
-    return TrainResult(runs=runs, cache=opened.path, choices=choices)
+    remarks = remarks_on(runs, opened, train, recipe=taken)
+    for remark in remarks:
+        note(remark)
+    choices = {
+        "device": f"{chosen.value} ({chosen.why})",
+        "recipe": f"{taken.name} ({taken.why})",
+        **job.choices,
+    }
+    return TrainResult(runs=runs, cache=opened.path, choices=choices, remarks=remarks)
+
+
+def by_hand(**values: Any) -> dict[str, Any]:
+    """Keep what was given; None leaves it to the recipe."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def fitting_window(cache: Cache, train: TrainSpec, max_memory: int | None) -> int | None:

@@ -13,6 +13,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON object 
 CacheDirOption = Annotated[str, typer.Option(help="Folder of all caches.")]
 DataDirOption = Annotated[str, typer.Option(help="Folder of downloaded datasets.")]
 ImageSizeOption = Annotated[int, typer.Option(help="Side of the trunk's input, in pixels.")]
+RecipeOption = Annotated[
+    str,
+    typer.Option(
+        help="What is taken where nothing is given: notebook has its constants, general 1e-3 and "
+        "early stopping; auto: notebook on its own data and backbones, else general."
+    ),
+]
 RunsDirOption = Annotated[str, typer.Option(help="Folder of all runs.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 MaxMemoryOption = Annotated[

@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 from featcache.datasets import ArrayImages, Dataset, Split, load_dataset
 from featcache.features import BatchPreprocessor, FeatureRows
 from featcache.preprocess import Preprocess
-from featcache.recipes import RECIPES
 from featcache.specs import HeadSpec
+from featcache.systems import SYSTEMS
 from tests.benchmarks import peers_heads, peers_trunk
 from tests.benchmarks.limits import (
     FLOP_PER_IMAGE,
@@ -243,8 +243,8 @@ def account(
     """
     pil_s = 1 / peers_trunk.pil_images_per_s()
     parts: dict[str, dict[str, float]] = {}
-    for recipe in RECIPES:
-        name, n_epochs = recipe.backbone, recipe.train.max_epochs
+    for system in SYSTEMS:
+        name, n_epochs = system.backbone, system.train.max_epochs
         n_passes = n_epochs * (N_TRAIN + N_VAL) + N_TEST
         if name in trunks:
             theirs = n_passes / _rate(trunks[name], "the notebook's loop")
@@ -253,7 +253,7 @@ def account(
             theirs = n_passes * pil_s
             theirs += n_epochs * N_TRAIN * scratch["notebook_step_s_per_image"]
             mine = n_passes / _rate(scratch, "featcache")
-        parts[recipe.name] = {"notebook_s": theirs, "featcache_s": mine}
+        parts[system.name] = {"notebook_s": theirs, "featcache_s": mine}
     for name, result in extracted.items():
         extraction_s = (N_TRAIN + N_VAL + N_TEST) / _rate(result, "featcache")
         parts[f"extraction, {name}"] = {"notebook_s": 0.0, "featcache_s": extraction_s}

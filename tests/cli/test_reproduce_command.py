@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import featcache
-from featcache.recipes import RECIPES
 from featcache.reproduction import markdown_table
+from featcache.systems import SYSTEMS
 from tests.cli.conftest import Run
 
 TRUNKS = {"vgg16": "mobilenet_v3_small", "mobilenet_v3_large": "mobilenet_v3_small"}
@@ -17,10 +17,10 @@ SMALL = [
 ]
 
 
-def test_the_recipes_are_the_notebooks_table() -> None:
+def test_the_systems_are_the_notebooks_table() -> None:
     table = [
-        (r.name, r.backbone, r.head.hidden, r.head.reg, r.train.max_epochs, r.train.patience)
-        for r in RECIPES
+        (s.name, s.backbone, s.head.hidden, s.head.reg, s.train.max_epochs, s.train.patience)
+        for s in SYSTEMS
     ]
 
     assert table == [
@@ -30,7 +30,7 @@ def test_the_recipes_are_the_notebooks_table() -> None:
         ("vgg16-dropout", "vgg16", (50, 20), "dropout", 5, 0),
         ("mobilenet-v3", "mobilenet_v3_large", (50, 20), "none", 50, 3),
     ]
-    assert {(r.train.lr, r.train.batch_size, r.train.min_delta) for r in RECIPES} == {
+    assert {(s.train.lr, s.train.batch_size, s.train.min_delta) for s in SYSTEMS} == {
         (1e-5, 64, 0.001)
     }
 
@@ -42,7 +42,7 @@ def test_five_systems_give_one_table_and_nothing_is_done_twice(run: Run) -> None
 
     assert (first.exit_code, second.exit_code) == (0, 0)
     names = [line.split()[0] for line in first.stdout.splitlines()[1:6]]
-    assert names == [recipe.name for recipe in RECIPES]
+    assert names == [system.name for system in SYSTEMS]
     assert first.stdout == second.stdout  # the seconds of the extraction are remembered
     assert len(times) == 10
     assert times == {p: p.stat().st_mtime_ns for p in Path("runs").rglob("head.safetensors")}

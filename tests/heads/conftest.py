@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ IDENTITY = {"backbone": "toy", "bn": "frozen", "dataset_sha256": "0" * 64}
 class FeatureRecipe(Recipe):
     """A cache that says which dataset it is of."""
 
+    provenance: Mapping[str, Any] = field(default_factory=lambda: {"dataset": "folder:toys"})
+
     def plan(self) -> FilePlan:
-        return replace(super().plan(), provenance={"dataset": "folder:toys"})
+        return replace(super().plan(), provenance=self.provenance)
 
 
 def learnable_rows(n: int, *, seed: int, unreadable: tuple[int, ...] = ()) -> Rows:

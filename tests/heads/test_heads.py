@@ -110,11 +110,3 @@ def test_heads_that_contradict_themselves_are_refused(
 def test_training_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TrainSpec(**options)  # type: ignore[arg-type]
-
-
-def test_only_the_plain_head_stops_early_unless_asked() -> None:
-    plain, dropout = HeadSpec(), HeadSpec(reg="dropout")
-
-    assert TrainSpec().settled(plain).patience == 3
-    assert TrainSpec().settled(dropout).patience == 0
-    assert TrainSpec(patience=7).settled(dropout).patience == 7

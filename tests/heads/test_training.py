@@ -118,7 +118,7 @@ def test_seeds_differ_in_all_but_the_split(train: Train) -> None:
 
 def test_the_best_epoch_can_be_kept(train: Train) -> None:
     options = {"lr": 0.3, "max_epochs": 12, "patience": 0}
-    [last] = train(**options).runs
+    [last] = train(**options, select="last").runs
     [best] = train(**options, select="best").runs
 
     assert last.best_epoch == best.best_epoch < 12

@@ -126,7 +126,7 @@ def test_a_sweep_reads_windows_too(cache: featcache.Cache, train: Train, tmp_pat
 
     [setting] = featcache.sweep(cache, **options, runs_dir=tmp_path / "sweep").settings
 
-    alone = train(**options, runs_dir=tmp_path / "alone", hidden=(50, 20), lr=1e-5)
+    alone = train(**options, runs_dir=tmp_path / "alone", hidden=(50, 20), lr=1e-3)
     assert setting.val_loss is not None
     assert setting.val_loss.mean == pytest.approx(alone.runs[0].val_loss, rel=1e-5)
 

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featcache.specs import CONSTANTS, REGULARISATIONS, SELECTIONS, ExtractSpec, HeadSpec, TrainSpec
+from featcache.specs import (
+    CONSTANTS,
+    RECIPES,
+    REGULARISATIONS,
+    SELECTIONS,
+    ExtractSpec,
+    HeadSpec,
+    TrainSpec,
+)
 from featcache_cli.console import (
     ProgressDisplay,
     duration,
@@ -21,6 +29,7 @@ from featcache_cli.options import (
     DeviceOption,
     JsonOption,
     MaxMemoryOption,
+    RecipeOption,
     RunsDirOption,
     n_bytes,
     numbers,
@@ -30,8 +39,6 @@ from featcache_cli.options import (
 if TYPE_CHECKING:
     from featcache.bankrun import SweepProgress
     from featcache.sweeptable import SweepResult
-
-_HIDDEN = [",".join(map(str, HeadSpec.hidden))]
 
 
 def sweep(
@@ -44,6 +51,7 @@ def sweep(
     backbone: Annotated[
         str | None, typer.Option(help=f"Trunk of the cache.  [default: {ExtractSpec.backbone}]")
     ] = None,
+    recipe: RecipeOption = RECIPES[0],
     reg: Annotated[
         str, typer.Option(help=f"Regularisations, commas between: {', '.join(REGULARISATIONS)}.")
     ] = HeadSpec.reg,
@@ -59,17 +67,25 @@ def sweep(
         typer.Option(help="Probabilities after the hidden layers; give it again for others."),
     ] = None,
     hidden: Annotated[
-        list[str], typer.Option(help="Widths of the hidden layers; give it again for others.")
-    ] = _HIDDEN,
-    lr: Annotated[str, typer.Option(help="Learning rates of Adam.")] = f"{TrainSpec.lr}",
+        list[str] | None,
+        typer.Option(
+            help="Widths of the hidden layers; give it again for others.  [default: the recipe's]"
+        ),
+    ] = None,
+    lr: Annotated[
+        str | None, typer.Option(help="Learning rates of Adam.  [default: the recipe's]")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Rows in one step.")] = TrainSpec.batch_size,
-    max_epochs: Annotated[int, typer.Option(help="Epochs at most.")] = TrainSpec.max_epochs,
+    max_epochs: Annotated[
+        int | None, typer.Option(help="Epochs at most.  [default: the recipe's]")
+    ] = None,
     patience: Annotated[
         int | None,
         typer.Option(
-            help="A head stops after so many epochs without a better val_loss.  [none: 3, else 0]"
+            help="A head stops after so many epochs without a better val_loss; 0 is never.  "
+            "[default: the recipe's]"
         ),
-    ] = TrainSpec.patience,
+    ] = None,
     min_delta: Annotated[
         float, typer.Option(help="By how much val_loss must fall to count as better.")
     ] = TrainSpec.min_delta,
@@ -81,8 +97,12 @@ def sweep(
         int, typer.Option(help="Seeds the choice of those rows.")
     ] = TrainSpec.split_seed,
     select: Annotated[
-        str, typer.Option(help=f"Keep the weights of this epoch: {', '.join(SELECTIONS)}.")
-    ] = TrainSpec.select,
+        str | None,
+        typer.Option(
+            help=f"Keep the weights of this epoch: {', '.join(SELECTIONS)}.  "
+            "[default: the recipe's]"
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="The first seed, and the seed of the order of batches.")
     ] = TrainSpec.seed,
@@ -105,12 +125,13 @@ def sweep(
         cache,
         dataset=dataset,
         backbone=backbone,
+        recipe=recipe,
         reg=tuple(part.strip() for part in reg.split(",")),
         l1=None if l1 is None else numbers("--l1", l1),
         weight_decay=None if weight_decay is None else numbers("--weight-decay", weight_decay),
         dropout=None if not dropout else [numbers("--dropout", text) for text in dropout],
-        hidden=[whole_numbers("--hidden", text) for text in hidden],
-        lr=numbers("--lr", lr),
+        hidden=[whole_numbers("--hidden", text) for text in hidden] if hidden else None,
+        lr=None if lr is None else numbers("--lr", lr),
         batch_size=batch_size,
         max_epochs=max_epochs,
         patience=patience,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.specs import REGULARISATIONS, SELECTIONS, ExtractSpec, HeadSpec, TrainSpec
+from featcache.specs import RECIPES, REGULARISATIONS, SELECTIONS, ExtractSpec, HeadSpec, TrainSpec
 from featcache_cli.console import (
     ProgressDisplay,
     duration,
@@ -20,6 +20,7 @@ from featcache_cli.options import (
     DeviceOption,
     JsonOption,
     MaxMemoryOption,
+    RecipeOption,
     RunsDirOption,
     n_bytes,
     numbers,
@@ -42,6 +43,7 @@ def train_head(
     backbone: Annotated[
         str | None, typer.Option(help=f"Trunk of the cache.  [default: {ExtractSpec.backbone}]")
     ] = None,
+    recipe: RecipeOption = RECIPES[0],
     reg: Annotated[
         str, typer.Option(help=f"Regularisation: {', '.join(REGULARISATIONS)}.")
     ] = HeadSpec.reg,
@@ -56,17 +58,25 @@ def train_head(
         typer.Option(help="Probability after each hidden layer.  [dropout: 0.5,0.3]"),
     ] = None,
     hidden: Annotated[
-        str, typer.Option(help="Widths of the hidden layers; '' is a linear probe.")
-    ] = ",".join(map(str, HeadSpec.hidden)),
-    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = TrainSpec.lr,
+        str | None,
+        typer.Option(
+            help="Widths of the hidden layers; '' is a linear probe.  [default: the recipe's]"
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of Adam.  [default: the recipe's]")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Rows in one step.")] = TrainSpec.batch_size,
-    max_epochs: Annotated[int, typer.Option(help="Epochs at most.")] = TrainSpec.max_epochs,
+    max_epochs: Annotated[
+        int | None, typer.Option(help="Epochs at most.  [default: the recipe's]")
+    ] = None,
     patience: Annotated[
         int | None,
         typer.Option(
-            help="Stop after so many epochs without a better val_loss.  [none: 3, else 0: never]"
+            help="Stop after so many epochs without a better val_loss; 0 is never.  "
+            "[default: the recipe's]"
         ),
-    ] = TrainSpec.patience,
+    ] = None,
     min_delta: Annotated[
         float, typer.Option(help="By how much val_loss must fall to count as better.")
     ] = TrainSpec.min_delta,
@@ -78,8 +88,12 @@ def train_head(
         int, typer.Option(help="Seeds the choice of those rows.")
     ] = TrainSpec.split_seed,
     select: Annotated[
-        str, typer.Option(help=f"Keep the weights of this epoch: {', '.join(SELECTIONS)}.")
-    ] = TrainSpec.select,
+        str | None,
+        typer.Option(
+            help=f"Keep the weights of this epoch: {', '.join(SELECTIONS)}.  "
+            "[default: the recipe's]"
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="Seeds initial weights, order of batches and dropout.")
     ] = TrainSpec.seed,
@@ -97,10 +111,11 @@ def train_head(
     runs_dir: RunsDirOption = "runs",
     json: JsonOption = False,
 ) -> Any:  # TrainResult: Typer would look the name up, and import torch
-    """Train an MLP head on a cache, as the notebook does.
+    """Train an MLP head on a cache.
 
-    The defaults are its VGG16 systems. The same command gives the same bits, and answers at once
-    when the run is there.
+    Loss, optimiser and split are the notebook's. So are the defaults on the notebook's own data and
+    backbones; elsewhere they are general ones (--recipe). The same command gives the same bits, and
+    answers at once when the run is there.
     """
     from featcache import train_head as run
 
@@ -109,11 +124,12 @@ def train_head(
         cache,
         dataset=dataset,
         backbone=backbone,
+        recipe=recipe,
         reg=reg,
         l1=l1,
         weight_decay=weight_decay,
         dropout=None if dropout is None else numbers("--dropout", dropout),
-        hidden=whole_numbers("--hidden", hidden),
+        hidden=None if hidden is None else whole_numbers("--hidden", hidden),
         lr=lr,
         batch_size=batch_size,
         max_epochs=max_epochs,

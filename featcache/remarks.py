@@ -1,0 +1,72 @@
+"""What a result does not say by itself: that a head has learnt nothing, or not yet all it could."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from featcache.errors import clipped
+from featcache.recipes import Recipe
+from featcache.runfiles import HeadRun
+from featcache.specs import VAL_FRACTION, TrainSpec
+from featcache.store import Cache
+
+_Z = 1.959964  # the normal distribution's 97.5th percentile
+
+
+def remarks_on(
+    runs: Sequence[HeadRun], cache: Cache, train: TrainSpec, *, recipe: Recipe
+) -> tuple[str, ...]:
+    """Say which runs are no better than the majority class, and which might learn more.
+
+    Args:
+        runs: Runs of one training, which differ in their seed.
+        cache: What they were trained on.
+        train: That training.
+        recipe: Where its values come from.
+
+    Returns:
+        Sentences; none if there is nothing to say.
+    """
+    remarks = []
+    for run in runs:
+        which = f"seed {run.seed}: " if len(runs) > 1 else ""
+        remarks += [which + remark for remark in _remarks(run, cache, train, recipe)]
+    return tuple(remarks)
+
+
+def _remarks(run: HeadRun, cache: Cache, train: TrainSpec, recipe: Recipe) -> Iterator[str]:
+    figure, acc, split = "val_acc", run.val_acc, "val" if "val" in cache.splits else "train"
+    if run.test_acc is not None:
+        figure, acc, split = "test_acc", run.test_acc, "test"
+    rows = cache[split]
+    labels = rows.labels[rows.valid]
+    n = len(labels)
+    if split == "train":  # a share of it was left for validation
+        n = math.floor(n * (VAL_FRACTION if train.val_fraction is None else train.val_fraction))
+    classes, counts = np.unique(labels, return_counts=True)
+    share = float(counts.max() / counts.sum())
+    low, high = wilson_interval(acc, n)
+    if low <= share:
+        name = clipped(cache.class_names[int(classes[counts.argmax()])])
+        way_out = " Try --recipe general, or a higher --lr." if recipe.systems else ""
+        yield (
+            f"{figure} {acc:.4f} is no better than to say {name!r}, the largest class, of every "
+            f"image ({share:.4f}): its 95% interval is {low:.4f} to {high:.4f}, of {n} images."
+            f"{way_out}"
+        )
+    if not recipe.systems and run.best_epoch == run.n_epochs and not run.stopped_early:
+        yield (
+            f"The last epoch, {run.n_epochs}, was still the best by val_loss: the head may learn "
+            f"more with --max-epochs {2 * run.n_epochs}."
+        )
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Compute the 95% interval of a share of `n` (Wilson 1927), which holds for 0 and 1 as well."""
+    centre = share + _Z**2 / (2 * n)
+    half = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    scale = 1 + _Z**2 / n
+    return (centre - half) / scale, (centre + half) / scale
