@@ -251,8 +251,8 @@ def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
     require_fields(cache.path, {**cache.identity, **cache.provenance}, "dataset_sha256", "limit")
     name = dataset or cache.provenance["dataset"]
     listing = load_dataset(name, data_dir=data_dir)
-    images = listing.limited(cache.provenance["limit"])
-    if images.digest() != cache.identity["dataset_sha256"]:
+    digest, images = listing.limited(cache.provenance["limit"]).identified()
+    if digest != cache.identity["dataset_sha256"]:
         difference = listing_difference(listing, cache) or "the bytes of its images differ"
         raise MismatchError(
             f"{cache.path.name} was made from other images than those of {name} (dataset_sha256 "

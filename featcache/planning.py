@@ -89,7 +89,9 @@ def make_plan(
     if at is None and not any(p.is_file() and p.stat().st_size >= nbytes for p in of_this_trunk):
         require_space(folder, nbytes=nbytes)
     if same_images is None:
-        digest = dataset.digest(on_progress=lambda i, n: on_progress(Progress("digest", "", i, n)))
+        digest, dataset = dataset.identified(
+            on_progress=lambda i, n: on_progress(Progress("digest", "", i, n))
+        )
     else:
         digest = same_images.identity["dataset_sha256"]
     backbone = load_backbone(

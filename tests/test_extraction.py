@@ -234,6 +234,28 @@ def test_a_file_that_vanishes_in_mid_run_stops_it_and_loses_no_row(
     assert not result.failures
 
 
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_an_image_that_changes_after_it_was_hashed_stops_the_run(
+    extract: Extract, image_folder: Path, small_blocks: None, n_workers: int
+) -> None:
+    victim = image_folder / "train" / "dog" / "298.png"
+    before = victim.read_bytes()
+
+    def change(progress: Progress) -> None:
+        if progress.stage == "digest" and progress.n_done == progress.n_total:
+            save_image(victim, 4711)
+
+    with pytest.raises(MismatchError, match=r"298\.png is not the file .*All acknowledged rows"):
+        extract(n_workers=n_workers, on_progress=change)
+    victim.write_bytes(before)
+    resumed = extract(n_workers=n_workers)
+
+    assert resumed.outcome == "resumed"
+    assert 0 < resumed.n_rows_computed < 310
+    fresh = extract(n_workers=n_workers, cache_dir=image_folder.parent / "fresh")
+    assert resumed.path.read_bytes() == fresh.path.read_bytes()
+
+
 def test_any_h5py_user_reads_the_file(extract: Extract) -> None:
     path = extract().path
 

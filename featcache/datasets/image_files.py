@@ -6,15 +6,16 @@ import contextlib
 import errno
 import functools
 import hashlib
+import io
 import logging
 import os
 import re
 import stat
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from featcache.datasets.splits import UnreadableImageError
-from featcache.errors import StorageError
+from featcache.errors import MismatchError, StorageError
 
 _FORMAT_OF = {
     ".avif": "AVIF",
@@ -46,6 +47,7 @@ IMAGE_EXTENSIONS = tuple(_FORMAT_OF)
 """What counts as an image file, in lower case: torchvision's list and what PIL reads beside it."""
 
 _UNREADABLE = b"unreadable file"
+_DIGEST_BYTES = 32
 _FILES_PER_TASK = 32
 _TASKS_AHEAD = 16
 _WHOLE_READ_BYTES = 4 * 2**20
@@ -69,42 +71,80 @@ class FolderImages:
     Attributes:
         root: Absolute path of the folder.
         paths: N paths relative to `root`. Bytes that are not UTF-8 stand as surrogate escapes.
+        expected: N SHA-256 of the files' bytes, 32 bytes each, zeros for a file that could not be
+            read; empty where the files were not hashed.
     """
 
     root: str
     paths: tuple[str, ...]
+    expected: bytes = field(default=b"", repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def take(self, rows: npt.NDArray[np.int64]) -> FolderImages:
         """Keep these rows, in this order."""
-        return FolderImages(self.root, tuple(self.paths[i] for i in rows))
+        digests = np.frombuffer(self.expected, np.uint8).reshape(-1, _DIGEST_BYTES)
+        return FolderImages(
+            self.root,
+            tuple(self.paths[i] for i in rows),
+            digests[rows].tobytes() if self.expected else b"",
+        )
+
+    def expecting(self, digests: Sequence[bytes]) -> FolderImages:
+        """Compare every file that is decoded with what `digests` said of it."""
+        known = (bytes(_DIGEST_BYTES) if d == _UNREADABLE else d for d in digests)
+        return replace(self, expected=b"".join(known))
 
     def decode(self, row: int) -> Image.Image:
         """Open one image in mode RGB, bit-equal to torchvision.datasets.folder.pil_loader.
 
-        Of an animation it is the first frame. The format follows from the bytes, not from the name.
+        The file is read once, compared with what was expected of it, and decoded from memory. Of an
+        animation it is the first frame. The format follows from the bytes, not from the name.
 
         Raises:
             UnreadableImageError: If it cannot be decoded; one line, no absolute path.
+            MismatchError: If it is not the file that the dataset's digest counts.
             StorageError: If the disk fails, or the file vanished since it was listed.
         """
-        path = Path(self.root, self.paths[row])
+        content = self._read(row)
         try:
-            _check_regular(path)
-            with path.open("rb") as file, _quiet_pil():
-                return Image.open(file, formats=_formats()).convert("RGB")
-        except (UnreadableImageError, MemoryError):
+            with _quiet_pil():
+                return Image.open(io.BytesIO(content), formats=_formats()).convert("RGB")
+        except MemoryError:
             raise
         except Exception as err:  # PIL's plugins raise any kind of error on damaged bytes
+            raise UnreadableImageError(_reason(err)) from err
+
+    def _read(self, row: int) -> bytes:
+        """Read one file, and see that it is what was hashed."""
+        path = f"{self.root}/{self.paths[row]}"
+        start = row * _DIGEST_BYTES
+        expected = self.expected[start : start + _DIGEST_BYTES]
+        was_readable = any(expected)
+        try:
+            content = _content(path)
+        except OSError as err:
             has_vanished = isinstance(err, FileNotFoundError) and not os.path.lexists(path)
-            if has_vanished or (isinstance(err, OSError) and err.errno in _NOT_THE_FILES_FAULT):
+            if has_vanished or err.errno in _NOT_THE_FILES_FAULT:
                 raise StorageError(
                     f"{path} could be read when the dataset was hashed, and no longer: {err}. All "
                     f"acknowledged rows are kept. The same command goes on from there."
                 ) from err
+            if was_readable:
+                raise _changed(path, f"it can no longer be read ({err})") from err
             raise UnreadableImageError(_reason(err)) from err
+        except UnreadableImageError as err:
+            if was_readable:
+                raise _changed(path, f"it is {err} now") from err
+            raise
+        if expected and not was_readable:
+            raise _changed(path, "it could not be read then, and can be now")
+        if expected and hashlib.sha256(content).digest() != expected:
+            raise _changed(path, "it holds other bytes now")
+        if not content:
+            raise UnreadableImageError("empty file")
+        return content
 
     def digests(self) -> Iterator[bytes]:
         """Yield the SHA-256 of each file's bytes in order, or a fixed mark where it is unreadable.
@@ -152,13 +192,23 @@ def _digest(path: str) -> bytes:
         return _UNREADABLE
 
 
-def _check_regular(path: Path) -> None:
-    """Refuse what would block or never end when opened: a pipe, a socket, a device."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
+def _content(path: str) -> bytes:
+    """Read one file; refuse what would block or never end when opened: a pipe, a socket, a device.
+
+    Plain calls, as in `_digest`.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
         raise UnreadableImageError("not a regular file")
-    if status.st_size == 0:
-        raise UnreadableImageError("empty file")
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+        return file.read()
+
+
+def _changed(path: str, how: str) -> MismatchError:
+    return MismatchError(
+        f"{path} is not the file that the cache's identity counts: {how}. It changed while "
+        f"featcache was at work. All acknowledged rows are kept. Put the file back as it was and "
+        f"run the same command, or leave it: the same command then makes another cache."
+    )
 
 
 @functools.cache

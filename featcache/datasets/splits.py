@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,10 @@ class ArrayImages:
             block = np.ascontiguousarray(self.pixels[start : start + 1024])
             yield hashlib.sha256(block.data).digest()
 
+    def expecting(self, digests: Sequence[bytes]) -> ArrayImages:
+        """Stay as they are: what lies in memory is what was hashed."""
+        return self
+
 
 class FileImages(Protocol):
     """Images that are decoded one at a time, in worker processes; picklable."""
@@ -58,12 +62,17 @@ class FileImages(Protocol):
 
         Raises:
             UnreadableImageError: If it cannot be decoded, with the reason.
+            MismatchError: If the file is another than was expected.
             StorageError: If the disk fails, so that the row must not be given up.
         """
         ...
 
     def digests(self) -> Iterator[bytes]:
         """Yield, per image, bytes that change when the image file's content does."""
+        ...
+
+    def expecting(self, digests: Sequence[bytes]) -> FileImages:
+        """Refuse to decode a file that is not the one which `digests` gave."""
         ...
 
 
@@ -138,24 +147,44 @@ class Dataset:
         """Whether all images are arrays, at their own size."""
         return all(isinstance(split.images, ArrayImages) for split in self.splits.values())
 
-    def digest(self, *, on_progress: Progress | None = None) -> str:
-        """Hash class names and, per split, ordered ids, labels and image content (SHA-256, hex)."""
+    def identified(self, *, on_progress: Progress | None = None) -> Identified:
+        """Hash class names and, per split, ordered ids, labels and image content (SHA-256)."""
         n_total = sum(len(split) for split in self.splits.values())
         n_done = 0
         sha = hashlib.sha256()
         _update(sha, len(self.class_names).to_bytes(8, "little"))
         _update(sha, *(name.encode(errors="surrogateescape") for name in self.class_names))
-        for split in self.splits.values():
+        splits = {}
+        for name, split in self.splits.items():
             _update(sha, split.name.encode(), np.ascontiguousarray(split.labels).tobytes())
             _update(sha, *(i.encode(errors="surrogateescape") for i in split.ids))
+            digests = []
             for i, digest in enumerate(split.images.digests()):
-                _update(sha, digest)
+                digests.append(digest)
                 if on_progress is not None and i % 256 == 0:
                     on_progress(min(n_done + i, n_total), n_total)
+            _update(sha, *digests)
+            splits[name] = replace(split, images=split.images.expecting(digests))
             n_done += len(split)
             if on_progress is not None:
                 on_progress(n_done, n_total)
-        return sha.hexdigest()
+        return Identified(sha.hexdigest(), replace(self, splits=splits))
+
+    def digest(self) -> str:
+        """Give the SHA-256 of `identified`, hex."""
+        return self.identified().sha256
+
+
+class Identified(NamedTuple):
+    """A dataset that was read through.
+
+    Attributes:
+        sha256: Changes with its class names, ids, labels and the content of its images; hex.
+        dataset: The same, which gives no image but those that were hashed.
+    """
+
+    sha256: str
+    dataset: Dataset
 
 
 def _update(sha: hashlib._Hash, *parts: bytes) -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import resource
 import socket
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from torchvision.datasets.folder import pil_loader
 
 from featcache.datasets import FolderImages, UnreadableImageError
 from featcache.datasets.image_files import is_image_name
-from featcache.errors import StorageError
+from featcache.errors import MismatchError, StorageError
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (16, 12, 4), dtype=np.uint8)
@@ -192,18 +193,73 @@ def test_a_link_into_nowhere_says_so_without_its_path(tmp_path: Path) -> None:
     assert reason(tmp_path, "link.jpg") == "cannot read: No such file or directory"
 
 
-def test_lack_of_file_handles_is_not_blamed_on_the_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lack_of_file_handles_is_not_blamed_on_the_image(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(RGB, "PNG"))
+    images = FolderImages(str(tmp_path), ("a.png",))
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
 
-    def exhausted(*_: object, **__: object) -> None:
-        raise OSError(24, "Too many open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, usual[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            images.decode(0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 
-    monkeypatch.setattr(Path, "open", exhausted)
 
-    with pytest.raises(OSError, match="Too many open files"):
-        FolderImages(str(tmp_path), ("a.png",)).decode(0)
+def to_other_bytes(path: Path) -> None:
+    path.write_bytes(encoded(RGB.rotate(180), "PNG"))
+
+
+def to_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def to_nothing(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def to_a_link_to_itself(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "how"),
+    [
+        (to_other_bytes, "it holds other bytes now"),
+        (to_nothing, "it holds other bytes now"),
+        (to_a_folder, "it is not a regular file now"),
+        (to_a_link_to_itself, "it can no longer be read"),
+    ],
+)
+def test_a_file_that_changed_since_it_was_hashed_is_no_row(
+    tmp_path: Path, change: Callable[[Path], None], how: str
+) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(encoded(RGB, "PNG"))
+    images = FolderImages(str(tmp_path), ("a.png", "b.png"))
+    images = images.expecting(list(images.digests())).take(np.array([1, 0]))
+    pixels = np.asarray(images.decode(0))
+
+    change(tmp_path / "b.png")
+
+    with pytest.raises(MismatchError, match=rf"b\.png is not the file .*: {how}"):
+        images.decode(0)
+    np.testing.assert_array_equal(np.asarray(images.decode(1)), pixels)
+
+
+def test_a_file_that_could_not_be_read_and_now_can_counts_as_changed(tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to(tmp_path / "later.png")
+    images = FolderImages(str(tmp_path), ("link.png",))
+    images = images.expecting(list(images.digests()))
+    with pytest.raises(UnreadableImageError, match="No such file"):
+        images.decode(0)
+
+    (tmp_path / "later.png").write_bytes(encoded(RGB, "PNG"))
+
+    with pytest.raises(MismatchError, match="it could not be read then, and can be now"):
+        images.decode(0)
 
 
 def test_garbage_in_any_format_gives_one_stable_line(tmp_path: Path) -> None:
