@@ -34,6 +34,7 @@ HARNESSES = (
     "damage",
     "stale",
     "folders",
+    "changes",
     "hostile",
     "fuzz",
     "pickles",

@@ -22,7 +22,7 @@ class Claim:
     """One promise, tried.
 
     Attributes:
-        number: Its place in docs/reliability.md, 1 to 20.
+        number: Its place in docs/reliability.md, from 1.
         line: What was found, with counts: "200 kills: 0 acknowledged rows lost, ...".
         is_proved: Whether every count is as promised.
         control: What the same trial did to a naive implementation; empty where there is none.

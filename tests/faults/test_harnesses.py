@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from featcache import plan
-from tests.faults import clock, damage, folders, power, rows, stale
+from tests.faults import changes, clock, damage, folders, power, rows, stale
 from tests.faults.claims import Claim, Harness
 
 
@@ -22,7 +22,16 @@ def _blocks_as_before() -> Iterator[None]:
 
 # A full disk needs rights to mount one, and eight writers a quiet machine: `make faults`.
 @pytest.mark.parametrize(
-    "harness", [h.claims for h in (clock, damage, folders, power, rows, stale)]
+    "harness",
+    [
+        changes.claims,
+        clock.claims,
+        damage.claims,
+        folders.claims,
+        power.claims,
+        rows.claims,
+        stale.claims,
+    ],
 )
 def test_a_subset_of_every_harness_holds(harness: Harness, tmp_path: Path) -> None:
     found = harness(tmp_path, quick=True)
