@@ -40,7 +40,7 @@ def _claims(folder: Path, *, n_each: int) -> list[Claim]:
         _Trial(images, folder / "trial", change, at=at, n_workers=n_workers, rng=rng)
         for change in (_another, _cut, _empty, _a_folder)
         for n_workers in (0, 2)
-        for at in [None, *range(1, 8)][:n_each]
+        for at in [None, None, None, None, 1, 2, 3, 4][:n_each]
     ]
     ends = [trial.run(whole) for trial in trials]
     n_refused, n_late = ends.count("refused"), ends.count("late")
