@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from featcache.stopping import stop_if_asked
 from featcache.store import Block, CacheWriter
 
 _QUEUED_BLOCKS = 4
@@ -50,6 +51,7 @@ class BlockWriter:
             with contextlib.suppress(queue.Full):
                 self._queue.put(finished, timeout=_TICK_S)
                 return
+            stop_if_asked()
         raise self._error
 
     def __enter__(self) -> BlockWriter:

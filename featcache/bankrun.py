@@ -23,6 +23,7 @@ from featcache.memory import freed_memory_kept
 from featcache.runfiles import figures_of, finish_folder, head_of, write_figures, write_metrics
 from featcache.runs import partial_run
 from featcache.specs import TrainSpec
+from featcache.stopping import stop_if_asked
 from featcache.store import locked
 
 _STEPS_PER_TOLD = 16
@@ -179,6 +180,7 @@ class BankRun:
             bank.set_epoch(self.epoch)
         for i, batch in enumerate(self.batches.train_dataloader()):
             assert not isinstance(batch, SuperBatch), "a bank takes one step a batch"
+            stop_if_asked()
             features, labels = batch
             for bank, of_bank in losses.items():
                 of_bank.append(bank.step(features, labels))
@@ -206,6 +208,7 @@ class BankRun:
         n_right = {bank: torch.zeros(len(bank.members)) for bank in losses}
         n = 0
         for features, labels in self.batches.val_dataloader():
+            stop_if_asked()
             n += len(labels)
             for bank in losses:
                 logits = bank.logits(features)

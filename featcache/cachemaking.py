@@ -14,6 +14,7 @@ from featcache.pipeline import Job, Progress, ProgressCallback, adapt, check_can
 from featcache.plan import Plan
 from featcache.runtime import NoteCallback
 from featcache.specs import differing_fields
+from featcache.stopping import working
 from featcache.store import (
     CacheWriter,
     Extent,
@@ -39,14 +40,15 @@ class Made:
     seconds: Mapping[str, float]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Begun:
-    """An open partial file; its job is None until a resumed file has said how it was begun."""
+    """A cache that is to be filled; its writer is None until a new file is made."""
 
     plan: Plan
-    writer: CacheWriter
-    job: Job | None
-    n_rows_before: int
+    job: Job
+    writer: CacheWriter | None = None
+    n_rows_before: int = 0
+    is_resumed: bool = False
 
 
 def make_caches(
@@ -62,17 +64,20 @@ def make_caches(
     with contextlib.ExitStack() as files:
         try:
             with freed_memory_kept():
-                for plan in plans:
+                for plan in plans:  # nothing is written yet
                     begun.append(_begin(plan, files, progress=progress, note=note))  # noqa: PERF401 - at Ctrl-C those begun are told
-                targets = [_target(one, progress=progress, note=note) for one in begun]
-                seconds = _fill_in_passes(targets, note)
+                with working():
+                    writers = [_writer(one, files) for one in begun]
+                    of_each = zip(begun, writers, strict=True)
+                    targets = [_target(one, writer, note=note) for one, writer in of_each]
+                    seconds = _fill_in_passes(targets, note)
         except KeyboardInterrupt as err:
-            kept = "; ".join(map(_kept, begun)) or "Nothing was begun"
+            kept = "; ".join(_kept(one) for one in begun if one.writer) or "Nothing was begun"
             raise InterruptedRunError(
                 f"Stopped. {kept}. The same command goes on from there."
             ) from err
         return [
-            Made(one.job is None, one.plan.n_rows - one.n_rows_before, seconds[target])
+            Made(one.is_resumed, one.plan.n_rows - one.n_rows_before, seconds[target])
             for one, target in zip(begun, targets, strict=True)
         ]
 
@@ -121,18 +126,26 @@ def _begin(
     progress: ProgressCallback,
     note: NoteCallback,
 ) -> _Begun:
-    """Open the partial file, or make it; `files` closes it."""
+    """Open the partial file, or decide how a new one is filled; `files` closes it."""
     if partial_path(plan.path).exists() or plan.path.exists():
         writer = files.enter_context(CacheWriter.resume(plan.path, plan.rows()))
         _recheck(plan, writer, progress=progress, note=note)
-        return _Begun(plan, writer, None, _n_rows(writer))
+        job = plan.resumed_job(writer, on_progress=progress, on_note=note)
+        return _Begun(plan, job, writer, _n_rows(writer), is_resumed=True)
     others = near_misses(plan.path, plan.identity)
     if others:
         nearest, differing = min(others, key=lambda other: len(other[1]))
         note(f"{nearest.name} is another cache: {'; '.join(differing)}")
-    job = plan.new_job(on_progress=progress, on_note=note)
-    writer = CacheWriter.create(plan.path, plan.file_plan(job), plan.rows())
-    return _Begun(plan, files.enter_context(writer), job, 0)
+    return _Begun(plan, plan.new_job(on_progress=progress, on_note=note))
+
+
+def _writer(begun: _Begun, files: contextlib.ExitStack) -> CacheWriter:
+    """Make the file that is not there yet."""
+    if begun.writer is None:
+        plan = begun.plan
+        writer = CacheWriter.create(plan.path, plan.file_plan(begun.job), plan.rows())
+        begun.writer = files.enter_context(writer)
+    return begun.writer
 
 
 def _recheck(
@@ -147,15 +160,14 @@ def _recheck(
         )
 
 
-def _target(begun: _Begun, *, progress: ProgressCallback, note: NoteCallback) -> Target:
+def _target(begun: _Begun, writer: CacheWriter, *, note: NoteCallback) -> Target:
     """Make the trunk ready, and see that it is the one that began the file."""
-    job = begun.job or begun.plan.resumed_job(begun.writer, on_progress=progress, on_note=note)
     if begun.plan.spec.bn == "adapted":
-        adapt(job, begun.writer)
-    if begun.job is None:
-        n_same = check_canaries(job, begun.writer)
+        adapt(begun.job, writer)
+    if begun.is_resumed:
+        n_same = check_canaries(begun.job, writer)
         note(f"resuming: {begun.n_rows_before} rows kept, {n_same} recomputed and found the same")
-    return Target(job, begun.writer)
+    return Target(begun.job, writer)
 
 
 def _fill_in_passes(
@@ -180,6 +192,7 @@ def _fill_in_passes(
 
 
 def _kept(begun: _Begun) -> str:
+    assert begun.writer is not None, "it has a file"
     n_rows = _n_rows(begun.writer)
     return f"{n_rows} of {begun.plan.n_rows} rows are kept in {begun.writer.file}"
 

@@ -29,6 +29,7 @@ from featcache.errors import (
 )
 from featcache.heads import build_head
 from featcache.specs import HeadSpec, TrainSpec, canonical_json, differing_fields
+from featcache.stopping import working
 from featcache.store import Cache, named_failures
 from featcache.weights import UNREADABLE, refuse_inflating, state_digest
 
@@ -193,7 +194,7 @@ def replace_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
         StorageError: If the file cannot be written; DiskFullError if there is no room.
     """
     new = path.with_name(f".{path.name}.{os.getpid()}.new")  # two processes may write one file
-    with named_failures(path, kept="What was there before is as it was."):
+    with working(), named_failures(path, kept="What was there before is as it was."):
         try:
             with new.open("wb") as file:
                 if isinstance(content, bytes):

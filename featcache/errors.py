@@ -96,8 +96,11 @@ class DeviceError(FeatcacheError, RuntimeError):
     exit_code = 16
 
 
-class InterruptedRunError(FeatcacheError, KeyboardInterrupt):
-    """The user stopped a run; what was acknowledged is kept."""
+class InterruptedRunError(KeyboardInterrupt):
+    """The user stopped a run; what was acknowledged is kept.
+
+    No FeatcacheError, since that is an Exception: a loop that goes on after those must stop here.
+    """
 
     exit_code = 130
 

@@ -15,6 +15,7 @@ from featcache.pixels import BatchPreprocessor
 from featcache.preprocess import Preprocess
 from featcache.runtime import Choice
 from featcache.specs import VAL_FRACTION
+from featcache.stopping import stop_if_asked
 from featcache.store import Cache, CacheSplit, human_bytes, require_fields, require_sound
 
 _RESERVED_BYTES = 1_000_000_000
@@ -251,6 +252,7 @@ def _copied(rows: CacheSplit, device: torch.device, residence: str) -> Tensor:
     where = device if residence == "gpu" else torch.device("cpu")
     resident = torch.empty(source.shape, dtype=source.dtype, device=where)
     for start in range(0, len(source), _ROWS_PER_COPY):
+        stop_if_asked()
         resident[start : start + _ROWS_PER_COPY] = source[start : start + _ROWS_PER_COPY]
     return resident
 

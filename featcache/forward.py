@@ -17,6 +17,7 @@ from featcache.errors import DeviceError, FeatcacheError, NonFiniteError
 from featcache.memory import MemoryWatch, may_be_out_of_memory
 from featcache.pixels import BatchPreprocessor, after_resize
 from featcache.preprocess import Preprocess
+from featcache.stopping import breakable
 
 Launched = Callable[[], npt.NDArray[np.float32]]
 """Gives the (n, D) features of a batch that was begun."""
@@ -105,7 +106,7 @@ class TrunkRunner:
             DeviceError: If the device fails or has no memory left.
         """
         try:
-            with arithmetic(self.precision, self.device):
+            with breakable(), arithmetic(self.precision, self.device):
                 yield
         except (RuntimeError, MemoryError) as err:
             if isinstance(err, FeatcacheError):

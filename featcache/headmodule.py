@@ -13,6 +13,7 @@ from featcache.errors import NonFiniteError, UsageError
 from featcache.heads import build_head, l1_norm
 from featcache.replay import ReplayedStep, replayed_step
 from featcache.specs import HeadSpec, TrainSpec
+from featcache.stopping import stop_if_asked
 
 
 class HeadModule(pl.LightningModule):
@@ -116,6 +117,7 @@ class HeadModule(pl.LightningModule):
         assert not isinstance(optimizer, list), "there is one"
 
         def step(features: Tensor, labels: Tensor) -> Tensor:
+            stop_if_asked()
             self.head.zero_grad()
             loss = self._loss(features, labels)
             loss.backward()
@@ -179,6 +181,7 @@ class HeadModule(pl.LightningModule):
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
         """Log the mean cross-entropy, without the L1 penalty as in the notebook, and accuracy."""
+        stop_if_asked()
         features, labels = batch
         logits = self(features)
         loss = nn.functional.cross_entropy(logits, labels)

@@ -37,6 +37,7 @@ from featcache.runfiles import (
 from featcache.runs import partial_run, run_path
 from featcache.runtime import NoteCallback, nvml_left_alone
 from featcache.specs import HeadSpec, TrainSpec
+from featcache.stopping import working
 from featcache.store import Cache, locked, named_failures
 from featcache.trainer import (
     LAST,
@@ -82,7 +83,7 @@ class HeadJob:
             if path.exists():
                 return self._found(path, train)
             batches = self._features(train)
-            with named_failures(path, kept="The last epoch that was saved is kept."):
+            with named_failures(path, kept="The last epoch that was saved is kept."), working():
                 return self._run(path, train, batches)
 
     def _run(self, path: Path, train: TrainSpec, batches: FeatureDataModule) -> HeadRun:

@@ -19,6 +19,7 @@ from featcache.datasets import dataset_slug
 from featcache.errors import CorruptError, NonFiniteError, UsageError
 from featcache.paths import expanded
 from featcache.specs import FORMAT_VERSION, IMPORTED, ExtractSpec, fingerprint
+from featcache.stopping import stop_if_asked, working
 from featcache.store import (
     CacheWriter,
     FilePlan,
@@ -151,8 +152,9 @@ def import_features(
     with locked(target):
         outcome = "reused"
         if not _is_sound(target, identity):
-            target.unlink(missing_ok=True)  # all its rows have just been read again
-            _write(target, plan, source, keys, splits)
+            with working():
+                target.unlink(missing_ok=True)  # all its rows have just been read again
+                _write(target, plan, source, keys, splits)
             outcome = "imported"
     cache = open_cache(target)
     n_rows = sum(len(s) for s in cache.splits.values())
@@ -316,6 +318,7 @@ def _write_split(writer: CacheWriter, name: str, split: _Split, column: Column) 
     held = np.empty((0, split.n_features), dtype)
     for block in [b for b in writer.pending() if b.split == name]:
         n_rows = block.stop - block.start
+        stop_if_asked()
         while len(held) < n_rows:
             part = next(parts, None)
             if part is None or part.shape[1] != split.n_features:

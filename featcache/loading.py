@@ -11,7 +11,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,9 +23,11 @@ from featcache.datasets.splits import ArrayImages, FileImages, Split, Unreadable
 from featcache.errors import FeatcacheError
 from featcache.pixels import resize_image
 from featcache.preprocess import Preprocess
+from featcache.stopping import stop_if_asked
 
 _BATCHES_AHEAD_PER_WORKER = 4
 _SIGNAL_GRACE_S = 0.5
+_LOOKS_EVERY_S = 0.2
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -73,6 +75,7 @@ def load_batches(
     """
     if isinstance(split.images, ArrayImages):
         for span in spans:
+            stop_if_asked()
             yield Batch(span, split.images.pixels[span.start : span.stop])
         return
     decoder = _Decoder(split.images, preprocess)
@@ -99,18 +102,27 @@ def _from_workers(
                 warnings.simplefilter("ignore", DeprecationWarning)
                 ahead.append(pool.submit(_decode_in_worker, span))
             if len(ahead) > _BATCHES_AHEAD_PER_WORKER * n_workers:
-                yield ahead.popleft().result()
+                yield _awaited(ahead.popleft())
         while ahead:
-            yield ahead.popleft().result()
+            yield _awaited(ahead.popleft())
     except BrokenProcessPool as err:
         # A signal to the whole group ends the workers first: let our own handler have its say.
         time.sleep(_SIGNAL_GRACE_S)
+        stop_if_asked()
         raise FeatcacheError(
             "A process that decodes images died. All acknowledged rows are kept. If memory is "
             "short, use fewer --n-workers; the same command goes on from there."
         ) from err
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _awaited(batch: Future[Batch]) -> Batch:
+    """Wait for a batch, or for a wish to stop."""
+    while wait([batch], timeout=_LOOKS_EVERY_S).not_done:
+        stop_if_asked()
+    stop_if_asked()
+    return batch.result()
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +137,7 @@ class _Decoder:
         images = np.zeros((span.stop - span.start, *self.preprocess.out_size, 3), np.uint8)
         reasons = {}
         for row in range(span.start, span.stop):
+            stop_if_asked()
             try:
                 image = self.images.decode(row)
                 images[row - span.start] = resize_image(image, self.preprocess)

@@ -25,6 +25,7 @@ from featcache.errors import (
     WeightsUnavailableError,
 )
 from featcache.preprocess import Preprocess
+from featcache.stopping import breakable, working
 
 DEFAULT = "DEFAULT"
 _PATH_ENDINGS = frozenset({".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pkl", ".tar", ".th"})
@@ -175,7 +176,7 @@ def _download(entry: Pretrained, file: Path) -> None:
     # Not through weights.get_state_dict: that one prints to stdout.
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _stall_limit():
+        with working(), breakable(), _stall_limit():  # torch.hub takes away what is not whole
             torch.hub.download_url_to_file(entry.url, str(file), entry.digest_start, progress=False)
     except (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException) as err:
         raise WeightsUnavailableError(

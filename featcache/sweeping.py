@@ -31,6 +31,7 @@ from featcache.runfiles import HeadRun, has_test_rows, read_run, tested
 from featcache.runs import RUNS_DIR, run_path
 from featcache.runtime import NoteCallback, pick_device, silent
 from featcache.specs import RECIPES, ExtractSpec, HeadSpec, TrainSpec, fingerprint
+from featcache.stopping import working
 from featcache.store import Cache, human_bytes, locked, named_failures
 from featcache.sweeptable import SweepResult, SweepSetting, markdown_table
 from featcache.training import by_hand, fitting_window
@@ -179,14 +180,15 @@ def sweep(
             for split in {batches.train_split, batches.val_split}:
                 batches.load(split, on_device)
         started = time.perf_counter()
-        pending = _train(
-            pending,
-            batches,
-            device=on_device,
-            checkpoint=stem.with_name(stem.name + ".partial"),
-            on_progress=on_progress or silent,
-            note=note,
-        )
+        with working():
+            pending = _train(
+                pending,
+                batches,
+                device=on_device,
+                checkpoint=stem.with_name(stem.name + ".partial"),
+                on_progress=on_progress or silent,
+                note=note,
+            )
         seconds = time.perf_counter() - started
         rows = sorted((_setting(entries) for entries in grid), key=_rank)
         chosen_runs = _test(rows[0], batches, on_device)

@@ -27,6 +27,7 @@ from featcache.datamodule import stream_seed
 from featcache.errors import NonFiniteError
 from featcache.headmodule import HeadModule
 from featcache.specs import TrainSpec
+from featcache.stopping import stop_if_asked
 
 LAST = "last.ckpt"
 
@@ -120,19 +121,22 @@ def quiet_lightning() -> Iterator[None]:
 def interrupts_raised() -> Iterator[None]:
     """Raise the KeyboardInterrupt that Lightning turns into an exit of the whole process.
 
-    Lightning also ignores SIGINT from then on; the handler is put back.
+    Lightning also ignores SIGINT from then on; the handler is put back. Of one that is not Python's
+    nothing is known (None), so that Python's own stands in for it. In another thread than the main
+    one Lightning fails to ignore it (ValueError).
     """
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
-    except SystemExit as err:
+    except (SystemExit, ValueError) as err:
         if isinstance(err.__context__, KeyboardInterrupt):
             raise err.__context__ from None
+        stop_if_asked()  # Lightning may have met SIGTERM before our loops did
         raise
     finally:
-        if in_main:
-            signal.signal(signal.SIGINT, handler)
+        if in_main and signal.getsignal(signal.SIGINT) is not handler:
+            signal.signal(signal.SIGINT, signal.default_int_handler if handler is None else handler)
 
 
 class _WholeFileIO(TorchCheckpointIO):

@@ -136,7 +136,12 @@ def test_the_wheel_brings_command_license_and_declared_dependencies(wheel: Path)
         licence = archive.read(infos["licenses/LICENSE"]).decode()
         declared = metadata.PathDistribution(zipfile.Path(archive, f"{DIST_INFO}/")).requires or ()
 
-    assert commands.split() == ["[console_scripts]", "featcache", "=", "featcache_cli.app:main"]
+    assert commands.split() == [
+        "[console_scripts]",
+        "featcache",
+        "=",
+        "featcache_cli.__main__:main",
+    ]
     assert "Apache License" in licence
     requirements = [Requirement(line) for line in declared]
     always = {str(r) for r in requirements if r.marker is None}

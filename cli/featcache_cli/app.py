@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import time
 import traceback
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 import featcache
-from featcache.errors import FeatcacheError
+from featcache.errors import FeatcacheError, InterruptedRunError
+from featcache.stopping import StopRequested
+from featcache_cli import signals
 from featcache_cli.commands import (
     backbones,
     cache,
@@ -29,28 +28,9 @@ from featcache_cli.commands import (
 )
 from featcache_cli.console import fail, prepare_streams, reset_progress
 
-_REPEATED_WITHIN_S = 1.0
-_stopped_at_s = float("-inf")
-_stopped_by: SignalledError | None = None
-
-
-class SignalledError(KeyboardInterrupt):
-    """Ctrl-C, SIGTERM or SIGHUP arrived; they differ in the exit code only."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
 
 class ErrorShowingGroup(TyperGroup):
     """Turns the library's errors into one message and their exit code."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        """Read the arguments; click would call a signal meanwhile "Aborted!", with exit code 1."""
-        try:
-            return super().make_context(*args, **kwargs)
-        except KeyboardInterrupt as err:
-            raise typer.Exit(_tell_stopped(err)) from err
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -61,7 +41,7 @@ class ErrorShowingGroup(TyperGroup):
             if os.environ.get("FEATCACHE_DEBUG"):
                 traceback.print_exc()
             fail(str(err))
-            raise typer.Exit(_exit_code(err)) from err
+            raise typer.Exit(err.exit_code) from err
         except KeyboardInterrupt as err:
             raise typer.Exit(_tell_stopped(err)) from err
 
@@ -105,20 +85,13 @@ def _root(
 
 def main() -> None:
     """Run the command line; the process ends with one of the documented exit codes."""
+    signals.take_over()
     prepare_streams()
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, _stop)
     try:
         app()
-    except KeyboardInterrupt as err:  # before the command had begun
-        sys.exit(_tell_stopped(err))
     except Exception as err:
         if os.environ.get("FEATCACHE_DEBUG"):
             raise
-        if _stopped_by is not None:  # an import that it met half-way told it as something else
-            sys.exit(_tell_stopped(_stopped_by))
         reset_progress()
         first_line = str(err).partition("\n")[0]
         fail(f"{type(err).__name__}: {first_line}", kind="unexpected error")
@@ -126,27 +99,15 @@ def main() -> None:
         sys.exit(1)
 
 
-def _stop(number: int, _: FrameType | None) -> None:
-    """Stop cleanly; a repetition at once, as `timeout` and `uv run` send it, does not disturb."""
-    global _stopped_at_s, _stopped_by
-    now_s = time.monotonic()
-    if now_s - _stopped_at_s > _REPEATED_WITHIN_S:
-        _stopped_at_s, _stopped_by = now_s, SignalledError(number)
-        raise _stopped_by
-
-
 def _tell_stopped(err: KeyboardInterrupt) -> int:
-    """Say that it was stopped; returns the exit code."""
+    """Say that it was stopped, and what goes on; returns the exit code, 128 + signal."""
     reset_progress()
-    fail("Stopped. Nothing is lost: run the same command again.")
-    return _exit_code(err)
-
-
-def _exit_code(err: BaseException) -> int:
-    """128 + signal for an interruption, else the error's own code."""
+    is_told = isinstance(err, InterruptedRunError)
+    fail(str(err) if is_told else "Stopped. What was done is kept.")
+    fail(signals.resume_command(), kind="hint")
     cause: BaseException | None = err
     while cause is not None:
-        if isinstance(cause, SignalledError):
+        if isinstance(cause, StopRequested):
             return 128 + cause.number
         cause = cause.__cause__
-    return err.exit_code if isinstance(err, FeatcacheError) else 130
+    return InterruptedRunError.exit_code

@@ -18,6 +18,7 @@ from featcache.errors import (
 )
 from featcache.paths import expanded
 from featcache.specs import differing_fields
+from featcache.stopping import working
 from featcache.store.files import named_failures
 from featcache.store.lock import locked
 from featcache.store.reader import read_state
@@ -217,7 +218,7 @@ def remove_cache(path: str | os.PathLike[str]) -> list[Path]:
             f"{path} cannot be read as a cache and no lock lies beside it, so it may be anything. "
             f"Nothing was removed. Delete it yourself if you are sure."
         )
-    with locked(path), named_failures(path, kept="Nothing else was removed."):
+    with locked(path), working(), named_failures(path, kept="Nothing else was removed."):
         present = _files_of(path)  # by now a writer may have renamed its partial file
         for target in present:
             target.unlink()

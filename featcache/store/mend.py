@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from featcache.errors import CorruptError, FeatcacheError, MismatchError
+from featcache.stopping import working
 from featcache.store.digest import block_digest, statistics_digest
 from featcache.store.files import named_failures, read_at, write_at
 from featcache.store.format import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
@@ -57,10 +58,11 @@ def mend_structure(path: Path) -> list[str]:
             manifest, mended = _mend_manifest(file, path)
             mended += _mend_ledger(file, manifest)
             mended += _mend_skeleton(file, manifest, path)
-            for offset, content in file.changes:
-                write_at(fd, content, offset)
-            if mended:
-                os.fsync(fd)
+            with working():
+                for offset, content in file.changes:
+                    write_at(fd, content, offset)
+                if mended:
+                    os.fsync(fd)
         except EOFError as err:
             raise CorruptError(f"{path} became shorter while it was mended: {err}.") from err
         finally:

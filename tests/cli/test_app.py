@@ -27,39 +27,6 @@ from featcache_cli.app import main
 sys.argv = ["featcache", "datasets"]
 main()
 """
-DISGUISED = """
-import os, signal, sys, time
-from featcache_cli import app
-def broken():
-    try:
-        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
-        time.sleep(5)
-    except KeyboardInterrupt:
-        raise AttributeError("module 'numpy' has no attribute 'dtype'") from None
-app.app = broken
-app.main()
-"""
-NOHUP = """
-import signal
-signal.signal(signal.SIGHUP, signal.SIG_IGN)
-from featcache_cli import app
-app.app = lambda: None
-app.main()
-print([signal.getsignal(s) is signal.SIG_IGN for s in (signal.SIGHUP, signal.SIGTERM)])
-"""
-STOPPED_EARLY = """
-import os, signal, sys
-from featcache_cli import app
-import typer.core, typer.main
-place, name, number = eval(sys.argv[1]), sys.argv[2], getattr(signal, sys.argv[3])
-real = getattr(place, name)
-def stop_first(*args, **kwargs):
-    os.kill(os.getpid(), number)
-    return real(*args, **kwargs)
-setattr(place, name, stop_first)
-sys.argv = ["featcache", "datasets"]
-app.main()
-"""
 
 
 def options_of(*command: str) -> dict[str, Any]:
@@ -269,10 +236,6 @@ def test_debug_shows_the_traceback_of_any_error(spawn: Spawn) -> None:
     assert "error: There is no cache 'nix'" in expected.stderr
 
 
-def test_nohup_is_respected(spawn: Spawn) -> None:
-    assert spawn(code=NOHUP).stdout == "[True, False]\n"
-
-
 @pytest.mark.parametrize("is_json", [False, True])
 def test_a_closed_pipe_is_no_traceback(is_json: bool) -> None:
     reading, writing = os.pipe()
@@ -310,28 +273,3 @@ def test_a_terminal_that_is_not_utf_8_shows_names_escaped(
 
 def _typed(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_that_an_import_turned_into_another_error_ends_with_its_own_code(
-    spawn: Spawn, number: str, code: int
-) -> None:
-    result = spawn(number, code=DISGUISED)
-
-    assert result.returncode == code, result.stderr
-    assert result.stderr == "error: Stopped. Nothing is lost: run the same command again.\n"
-
-
-@pytest.mark.parametrize(
-    ("place", "name"),
-    [("typer.main", "get_command"), ("typer.core.TyperGroup", "parse_args")],
-    ids=["while the command line is built", "while its arguments are read"],
-)
-@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
-def test_a_signal_before_the_command_begins_ends_with_its_own_code(
-    spawn: Spawn, place: str, name: str, number: str, code: int
-) -> None:
-    result = spawn(place, name, number, code=STOPPED_EARLY)
-
-    assert result.returncode == code, result.stderr
-    assert result.stderr == "error: Stopped. Nothing is lost: run the same command again.\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -104,7 +105,10 @@ def test_a_stopped_extraction_keeps_its_rows_and_resumes_to_the_same_bytes(
     assert left.state == "incomplete"
     assert left.n_rows_done >= 128
     kept = f"error: Stopped. {left.n_rows_done} of 310 rows are kept in {left.path}."
-    assert stderr.splitlines()[-1] == f"{kept} The same command goes on from there."
+    assert stderr.splitlines()[-2:] == [
+        f"{kept} The same command goes on from there.",
+        f"hint: featcache {shlex.join(process.args[3:])}",
+    ]
 
     resumed = extraction()
     if not uninterrupted:

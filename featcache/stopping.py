@@ -1,0 +1,93 @@
+"""A wish to stop: the terminal's signal handler sets it, work looks at it.
+
+The library installs no signal handler. From Python nobody wishes anything here, and Ctrl-C is the
+KeyboardInterrupt that it always is. A handler that raised would do so wherever the interpreter is,
+in a hook of `os.fork` or a weakref callback too, where Python ignores what is raised: the wish was
+lost. So the handler of `featcache_cli.signals` sets a flag, and each loop asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+_count_lock = threading.Lock()
+_n_working = 0
+_is_breakable = False
+_wish: StopRequested | None = None
+
+
+class StopRequested(KeyboardInterrupt):
+    """The terminal asked to stop.
+
+    Attributes:
+        number: Of the signal by which it did.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextlib.contextmanager
+def working() -> Iterator[None]:
+    """Mark work that must not be cut off: it writes. Outside, the terminal ends the process.
+
+    A wish is met where the work asks `stop_if_asked`, and at the end of the outermost such block.
+    """
+    global _n_working
+    with _count_lock:
+        _n_working += 1
+    try:
+        yield
+    finally:
+        with _count_lock:
+            _n_working -= 1
+    if not _n_working:
+        stop_if_asked()
+
+
+@contextlib.contextmanager
+def breakable() -> Iterator[None]:
+    """Let a wish interrupt the main thread wherever it is: for long work with no loop of ours.
+
+    What is raised may be lost there; then the next `stop_if_asked` finds it.
+    """
+    global _is_breakable
+    before, _is_breakable = _is_breakable, True
+    try:
+        yield
+    finally:
+        _is_breakable = before
+
+
+def stop_if_asked() -> None:
+    """Look whether there is a wish to stop.
+
+    Raises:
+        StopRequested: If there is.
+    """
+    if _wish is not None:
+        raise _wish
+
+
+def is_working() -> bool:
+    """Tell whether work goes on that must not be cut off."""
+    return _n_working > 0
+
+
+def ask_to_stop(number: int) -> None:
+    """Ask the work that goes on to stop; called by a signal handler.
+
+    Args:
+        number: Of the signal.
+
+    Raises:
+        StopRequested: If the work is breakable.
+    """
+    global _wish
+    _wish = StopRequested(number)
+    if _is_breakable:
+        raise _wish
