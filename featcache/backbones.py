@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,6 +22,7 @@ from featcache.pretrained import (
     list_pretrained,
     weights_preprocess,
 )
+from featcache.randomness import seeded
 from featcache.specs import ExtractSpec
 from featcache.trunks import (
     PIXELS,
@@ -235,9 +235,7 @@ def _pixels(weights: str, image_size: int) -> Backbone:
 
 
 def _random_trunk(name: str, seed: int, image_size: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed: it would reseed CUDA's generators too.
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         return build_trunk(name, image_size=image_size)
 
 

@@ -19,7 +19,6 @@ from featcache.datamodule import EpochOrder, FeatureDataModule, SuperBatch
 from featcache.errors import InterruptedRunError, LockedError
 from featcache.features import n_inputs
 from featcache.heads import build_head
-from featcache.memory import freed_memory_kept
 from featcache.runfiles import figures_of, finish_folder, head_of, write_figures, write_metrics
 from featcache.runs import partial_run
 from featcache.specs import TrainSpec
@@ -160,7 +159,7 @@ class BankRun:
         n_heads = len(self.alive)
         self._started, self._n_before = time.perf_counter(), self.epoch * self._n_steps
         try:
-            with torch.no_grad(), freed_memory_kept():
+            with torch.no_grad():
                 while self.alive:
                     self._run_epoch(n_heads)
         except KeyboardInterrupt as err:

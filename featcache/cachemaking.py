@@ -9,7 +9,6 @@ from pathlib import Path
 
 from featcache.errors import CorruptError, InterruptedRunError
 from featcache.filling import Target, fill
-from featcache.memory import freed_memory_kept
 from featcache.pipeline import Job, Progress, ProgressCallback, adapt, check_canaries
 from featcache.plan import Plan
 from featcache.runtime import NoteCallback
@@ -63,14 +62,13 @@ def make_caches(
     begun: list[_Begun] = []
     with contextlib.ExitStack() as files:
         try:
-            with freed_memory_kept():
-                for plan in plans:  # nothing is written yet
-                    begun.append(_begin(plan, files, progress=progress, note=note))  # noqa: PERF401 - at Ctrl-C those begun are told
-                with working():
-                    writers = [_writer(one, files) for one in begun]
-                    of_each = zip(begun, writers, strict=True)
-                    targets = [_target(one, writer, note=note) for one, writer in of_each]
-                    seconds = _fill_in_passes(targets, note)
+            for plan in plans:  # nothing is written yet
+                begun.append(_begin(plan, files, progress=progress, note=note))  # noqa: PERF401 - at Ctrl-C those begun are told
+            with working():
+                writers = [_writer(one, files) for one in begun]
+                of_each = zip(begun, writers, strict=True)
+                targets = [_target(one, writer, note=note) for one, writer in of_each]
+                seconds = _fill_in_passes(targets, note)
         except KeyboardInterrupt as err:
             kept = "; ".join(_kept(one) for one in begun if one.writer) or "Nothing was begun"
             raise InterruptedRunError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +24,8 @@ from featcache.datamodule import (
 from featcache.errors import InterruptedRunError, NonFiniteError
 from featcache.features import n_inputs, require_sound_rows
 from featcache.headmodule import HeadModule
-from featcache.memory import freed_memory_kept
+from featcache.processwide import nvml_left_alone
+from featcache.randomness import seeded
 from featcache.runfiles import (
     HeadRun,
     figures_of,
@@ -35,7 +37,7 @@ from featcache.runfiles import (
     write_figures,
 )
 from featcache.runs import partial_run, run_path
-from featcache.runtime import NoteCallback, nvml_left_alone
+from featcache.runtime import NoteCallback
 from featcache.specs import HeadSpec, TrainSpec
 from featcache.stopping import working
 from featcache.store import Cache, locked, named_failures
@@ -150,11 +152,18 @@ class HeadJob:
             lr=train.lr,
             seed=train.seed,
         )
-        devices = [] if self.device == "cpu" else [self.device]
-        with quiet_lightning(), torch.random.fork_rng(devices=devices):
-            trainer = make_trainer(folder, train, device=self.device, on_progress=self.on_progress)
+        # nn.Dropout draws from the default generators; without it runs may go side by side.
+        draws = seeded(train.seed, device=self.device) if self.head.dropout else nullcontext()
+        with quiet_lightning(), draws:
+            trainer = make_trainer(
+                folder,
+                train,
+                device=self.device,
+                has_dropout=bool(self.head.dropout),
+                on_progress=self.on_progress,
+            )
             try:
-                with interrupts_raised(), freed_memory_kept(), nvml_left_alone():
+                with interrupts_raised(), nvml_left_alone():
                     trainer.fit(module, batches, ckpt_path=resumed, weights_only=True)
                 n_epochs = len(module.history)
                 if train.select == "best":

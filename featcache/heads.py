@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -29,15 +30,23 @@ def build_head(spec: HeadSpec, *, n_features: int, n_classes: int, seed: int) ->
     """
     layers: list[nn.Module] = []
     width = n_features
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds CUDA too
-        for i, n_hidden in enumerate(spec.hidden):
-            layers += [nn.Linear(width, n_hidden), nn.ReLU()]
-            if spec.dropout:
-                layers.append(nn.Dropout(spec.dropout[i]))
-            width = n_hidden
-        layers.append(nn.Linear(width, n_classes))
+    generator = torch.Generator().manual_seed(seed)
+    for i, n_hidden in enumerate(spec.hidden):
+        layers += [_linear(width, n_hidden, generator), nn.ReLU()]
+        if spec.dropout:
+            layers.append(nn.Dropout(spec.dropout[i]))
+        width = n_hidden
+    layers.append(_linear(width, n_classes, generator))
     return nn.Sequential(*layers)
+
+
+def _linear(n_inputs: int, n_outputs: int, generator: torch.Generator) -> nn.Linear:
+    """Draw what `nn.Linear` draws, from a generator that no other thread draws from."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, n_inputs, n_outputs)
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+    bound = 1 / math.sqrt(n_inputs)
+    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+    return layer
 
 
 def l1_norm(parameters: Iterable[Tensor]) -> Tensor:

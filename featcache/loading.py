@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-import warnings
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -23,6 +22,7 @@ from featcache.datasets.splits import ArrayImages, FileImages, Split, Unreadable
 from featcache.errors import FeatcacheError
 from featcache.pixels import resize_image
 from featcache.preprocess import Preprocess
+from featcache.processwide import warnings_ignored
 from featcache.stopping import stop_if_asked
 
 _BATCHES_AHEAD_PER_WORKER = 4
@@ -97,9 +97,8 @@ def _from_workers(
     ahead: deque[Future[Batch]] = deque()
     try:
         for span in spans:
-            with warnings.catch_warnings():
-                # Python 3.12 warns of any fork beside threads; these children never touch torch.
-                warnings.simplefilter("ignore", DeprecationWarning)
+            # Python 3.12 warns of any fork beside threads; these children never touch torch.
+            with warnings_ignored(DeprecationWarning):
                 ahead.append(pool.submit(_decode_in_worker, span))
             if len(ahead) > _BATCHES_AHEAD_PER_WORKER * n_workers:
                 yield _awaited(ahead.popleft())

@@ -1,18 +1,11 @@
-"""Memory of the machine and of its GPUs: what is free, when it was short, what glibc keeps."""
+"""Memory of the machine and of its GPUs: what is free, and when it was short."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
-import platform
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-
-# <malloc.h>; the values put back are glibc's own defaults.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 # What torch, cuDNN, cuBLAS and the drivers say when no memory is left, beside the errors that have
 # a type of their own. oneDNN and handles that cannot be made give no reason, and cuDNN tries one
@@ -36,29 +29,6 @@ _PERHAPS_OUT_OF_MEMORY = (
     "could not execute a primitive",
 )
 _SPARE = 1.2  # of what a batch takes: what must be free
-
-
-@contextlib.contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """Let glibc keep freed memory inside, instead of handing it back to the system.
-
-    A CPU trunk frees and allocates the same large activations in every layer, a head its gradients
-    in every step; returned pages must be mapped and zeroed again each time. MobileNetV2 at batch 16
-    runs 1.6 to 2 times as fast with this, the scratch MLP 1.6 times (docs/benchmarks.md). Elsewhere
-    than on glibc it does nothing.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_MAX, 0)
-    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        libc.mallopt(_M_MMAP_MAX, 65536)
-        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
-        libc.malloc_trim(0)
 
 
 def free_memory_bytes(device: str) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import http.client
 import os
 import socket
+import threading
 import urllib.error
-from collections.abc import Iterator
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from featcache.stopping import breakable, working
 
 DEFAULT = "DEFAULT"
 _PATH_ENDINGS = frozenset({".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pkl", ".tar", ".th"})
-_STALL_S = 30.0  # torch.hub itself waits for ever on a server that went silent
+_STALL_S = 30.0
+_CHUNK_NBYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -173,11 +174,10 @@ def _from_torchvision(backbone: str, weights: Any) -> Pretrained:
 
 
 def _download(entry: Pretrained, file: Path) -> None:
-    # Not through weights.get_state_dict: that one prints to stdout.
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with working(), breakable(), _stall_limit():  # torch.hub takes away what is not whole
-            torch.hub.download_url_to_file(entry.url, str(file), entry.digest_start, progress=False)
+        with working(), breakable():
+            _fetch(entry, file)
     except (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException) as err:
         raise WeightsUnavailableError(
             f"Weights {entry.name} of {entry.backbone} are not on this machine, and {entry.url} "
@@ -190,20 +190,28 @@ def _download(entry: Pretrained, file: Path) -> None:
             f"Weights {entry.name} of {entry.backbone} could not be written to {file}: {err}. "
             f"Nothing was kept. Make room or set TORCH_HOME to a folder on another disk."
         ) from err
-    except RuntimeError as err:
-        if "invalid hash value" not in str(err):
-            raise
-        raise WeightsError(
-            f"What {entry.url} sent is not {entry.name} of {entry.backbone}: {err}. Nothing was "
-            f"kept. Run the same command again, or give --weights PATH."
-        ) from err
 
 
-@contextlib.contextmanager
-def _stall_limit() -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(before or _STALL_S)
+def _fetch(entry: Pretrained, file: Path) -> None:
+    """Write what the server sends, once its digest is right.
+
+    Not by torch.hub, which waits for ever on a server that went silent, unless the timeout of every
+    socket of the process is changed.
+    """
+    digest = hashlib.sha256()
+    timeout_s = socket.getdefaulttimeout() or _STALL_S
+    partial = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        yield
+        with urllib.request.urlopen(entry.url, timeout=timeout_s) as sent, partial.open("wb") as to:
+            while chunk := sent.read(_CHUNK_NBYTES):
+                digest.update(chunk)
+                to.write(chunk)
+        if not digest.hexdigest().startswith(entry.digest_start):
+            raise WeightsError(
+                f"What {entry.url} sent is not {entry.name} of {entry.backbone}: its SHA-256 "
+                f"should begin with {entry.digest_start}, but is {digest.hexdigest()[:12]}... "
+                f"Nothing was kept. Run the same command again, or give --weights PATH."
+            )
+        partial.replace(file)
     finally:
-        socket.setdefaulttimeout(before)
+        partial.unlink(missing_ok=True)

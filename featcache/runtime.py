@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -77,23 +76,6 @@ def pick_precision(precision: str, device: str) -> Choice[str]:
     if torch.cuda.get_device_capability(device) >= (8, 0):
         return Choice("tf32", "cuDNN's default for convolutions on this GPU, as in the notebook")
     return Choice("fp32", "this GPU has no TF32")
-
-
-@contextlib.contextmanager
-def nvml_left_alone() -> Iterator[None]:
-    """Let torch ask the CUDA runtime, not the driver's library, whether there is a GPU.
-
-    Every optimiser step asks. Importing Lightning sets this variable to 1, and on a machine that
-    has torch's CUDA build but no GPU each answer then costs 0.1 ms, a twentieth to a tenth of a
-    small head's step (docs/benchmarks.md).
-    """
-    name = "PYTORCH_NVML_BASED_CUDA_CHECK"
-    before = os.environ.pop(name, None)
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ[name] = before
 
 
 def numeric_class(

@@ -19,6 +19,7 @@ from featcache.features import load_rows, valid_rows
 from featcache.headmodule import HeadModule
 from featcache.heads import build_head
 from featcache.preprocess import Preprocess
+from featcache.randomness import seeded
 from featcache.specs import HeadSpec
 from featcache.store import Cache
 from featcache.trainer import EpochSeed, quiet_lightning
@@ -129,7 +130,7 @@ def _fit(
     *,
     callbacks: list[Callback],
 ) -> None:
-    with quiet_lightning(), head_arithmetic("cpu"), torch.random.fork_rng(devices=[]):
+    with quiet_lightning(), head_arithmetic("cpu"), seeded(seed):
         trainer = pl.Trainer(
             max_epochs=sides.epochs,
             accelerator="cpu",

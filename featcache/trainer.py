@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import math
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,10 +24,13 @@ from featcache.checkpoint import replace_file
 from featcache.datamodule import stream_seed
 from featcache.errors import NonFiniteError
 from featcache.headmodule import HeadModule
+from featcache.processwide import errors_alone, warnings_ignored
+from featcache.randomness import seed_generators
 from featcache.specs import TrainSpec
 from featcache.stopping import stop_if_asked
 
 LAST = "last.ckpt"
+_ERRORS_ALONE = errors_alone("pytorch_lightning", "lightning_fabric")
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,13 @@ def make_trainer(
     train: TrainSpec,
     *,
     device: str,
+    has_dropout: bool,
     on_progress: TrainProgressCallback,
 ) -> pl.Trainer:
     """Make the Trainer of one run, which logs and checkpoints into `folder`."""
     assert train.patience is not None, "settled before"
     callbacks: list[Callback] = [
-        EpochSeed(train.seed),
+        *([EpochSeed(train.seed)] if has_dropout else []),
         _Watch(train, on_progress),
         Timer(verbose=False),
         ModelCheckpoint(
@@ -104,17 +106,8 @@ def make_trainer(
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Keep Lightning's notices about itself out of the conversation."""
-    loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with _ERRORS_ALONE(), warnings_ignored(module=r"pytorch_lightning|lightning_fabric"):
+        yield
 
 
 @contextlib.contextmanager
@@ -200,8 +193,9 @@ class EpochSeed(Callback):
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Seed the global generator for this epoch."""
-        torch.manual_seed(stream_seed("dropout", self.seed, trainer.current_epoch))
+        """Seed the default generators for this epoch, those that `seeded` puts back."""
+        seed = stream_seed("dropout", self.seed, trainer.current_epoch)
+        seed_generators(seed, device=str(pl_module.device))
 
 
 class _Watch(Callback):

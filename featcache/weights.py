@@ -8,7 +8,6 @@ import pickle
 import pickletools
 import re
 import struct
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from featcache.errors import UnsafeFileError, WeightsError, nearest
 from featcache.paths import expanded
+from featcache.processwide import warnings_ignored
 from featcache.specs import canonical_json
 
 # What torch.load raises on bytes that no torch.save wrote (found by flipping and cutting bytes).
@@ -200,8 +200,7 @@ def _read_torch(path: Path) -> Any:
     try:
         # Files of torch < 1.6 are no zip archives and cannot be mapped into memory.
         mmap = zipfile.is_zipfile(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about a pickle's protocol: the error below says more
+        with warnings_ignored():  # about a pickle's protocol: the error below says more
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (*UNREADABLE, zipfile.BadZipFile) as err:
         # torch's own text advises weights_only=False; it stays in the traceback only.

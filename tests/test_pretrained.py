@@ -79,7 +79,7 @@ def test_absent_weights_without_network_name_the_folder_and_the_ways_out(hub, mo
     def offline(*_args, **_kwargs):
         raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr("torch.hub.urlopen", offline)
+    monkeypatch.setattr("urllib.request.urlopen", offline)
 
     with pytest.raises(WeightsUnavailableError) as caught:
         load_backbone("mobilenet_v3_large")

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
 from featcache.account import cost_account
 from featcache.runtime import (
     numeric_class,
-    nvml_left_alone,
     pick_batch_size,
     pick_n_workers,
     pick_precision,
@@ -53,12 +50,3 @@ def test_a_trunk_cheaper_than_its_head_never_pays() -> None:
     account = cost_account(seconds_per_image=1e-9, n_images=100, n_train=100, n_features=64)
 
     assert account.break_even_epoch is None
-
-
-def test_nvml_is_left_alone_inside_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "PYTORCH_NVML_BASED_CUDA_CHECK"
-    monkeypatch.setenv(name, "1")
-
-    with nvml_left_alone():
-        assert name not in os.environ
-    assert os.environ[name] == "1"

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import featcache
+from featcache.allocator import keep_freed_memory
 from featcache.errors import FeatcacheError, InterruptedRunError
 from featcache.stopping import StopRequested
 from featcache_cli import signals
@@ -87,6 +88,7 @@ def main() -> None:
     """Run the command line; the process ends with one of the documented exit codes."""
     signals.take_over()
     prepare_streams()
+    keep_freed_memory()  # this process is ours
     try:
         app()
     except Exception as err:

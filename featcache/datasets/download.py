@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import DatasetError
+from featcache.processwide import WhileAnyInside
 
 _TIMEOUT_S = 30.0
 # What torchvision's readers and urllib raise on absent, damaged or unreachable files.
@@ -60,7 +61,7 @@ def open_or_download(
     except _FAILURES:
         damaged = _damaged_files(source_class, Path(root))
     try:
-        with _silence(), _socket_timeout():
+        with _DOWNLOADING():
             return source_class(root, **arguments, download=True)
     except ImportError as err:
         raise _needs_package(dataset, err) from err
@@ -132,18 +133,18 @@ def _needs_package(dataset: str, err: ImportError) -> DatasetError:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Swallow torchvision's prints and its progress bar, which goes to stderr."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
+def _silence_and_timeout() -> Iterator[None]:
+    """Swallow torchvision's prints and its progress bar, and let a silent server fail.
 
-
-@contextlib.contextmanager
-def _socket_timeout() -> Iterator[None]:
-    """Let a silent server fail; urllib in torchvision would wait for ever."""
+    torchvision itself has no setting for either.
+    """
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT_S)
+    socket.setdefaulttimeout(before or _TIMEOUT_S)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+_DOWNLOADING = WhileAnyInside(_silence_and_timeout)

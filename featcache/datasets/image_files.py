@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import stat
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from featcache.datasets.splits import UnreadableImageError
 from featcache.errors import MismatchError, StorageError
+from featcache.processwide import warnings_ignored
 
 _FORMAT_OF = {
     ".avif": "AVIF",
@@ -223,8 +223,7 @@ def _quiet_pil() -> Iterator[None]:
     logger, handler = logging.getLogger("PIL"), logging.NullHandler()
     logger.addHandler(handler)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings_ignored():
             yield
     finally:
         logger.removeHandler(handler)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from featcache.datasets.download import open_or_download
 from featcache.datasets.image_files import FolderImages, bytewise
 from featcache.datasets.splits import ArrayImages, Dataset, Split
 from featcache.paths import expanded
+from featcache.processwide import warnings_ignored
 
 Rows = tuple[Any, Any]
 """The images, as one array or as a list of paths, and the labels."""
@@ -149,8 +149,7 @@ def load_torchvision(
     splits: dict[str, Split] = {}
     class_names: tuple[str, ...] = ()
     for split, arguments in spec.splits.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchvision's readers lag behind NumPy and tarfile
+        with warnings_ignored():  # torchvision's readers lag behind NumPy and tarfile
             source = open_or_download(
                 spec.name, arguments, root=root, dataset=name, files=(spec.archive, *spec.files)
             )

@@ -23,10 +23,10 @@ from featcache.datamodule import (
 )
 from featcache.features import FeatureRows
 from featcache.headmodule import HeadModule
-from featcache.memory import freed_memory_kept
-from featcache.runtime import nvml_left_alone
+from featcache.processwide import nvml_left_alone
 from featcache.specs import HeadSpec
 from featcache.trainer import quiet_lightning
+from tests.benchmarks.allocator import freed_memory_kept
 from tests.benchmarks.measure import Peer
 
 BATCH_SIZE, N_CLASSES, LR = 64, 10, 1e-5

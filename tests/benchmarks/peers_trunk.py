@@ -27,9 +27,9 @@ from featcache.compiling import engine_of, settle_compiled
 from featcache.datasets import Dataset
 from featcache.features import BatchPreprocessor
 from featcache.forward import TrunkRunner
-from featcache.memory import freed_memory_kept
 from featcache.preprocess import Preprocess
 from featcache.runtime import silent
+from tests.benchmarks.allocator import freed_memory_kept
 from tests.benchmarks.measure import Peer, Run
 
 BATCH_SIZE = 64
@@ -78,7 +78,7 @@ def peers(name: str, dataset: Dataset, *, precision: str = "fp32") -> Iterator[l
 
     def ours(compile: str) -> tuple[float, Tensor]:
         featcache.planning.load_dataset = lambda *_, **__: dataset  # these images have no files
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, freed_memory_kept():  # as the command line
             result = featcache.extract(
                 "cifar10",
                 backbone=name,

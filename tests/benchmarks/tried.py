@@ -39,10 +39,10 @@ from featcache.compiling import compile_trunk
 from featcache.datasets.splits import ArrayImages
 from featcache.features import BatchPreprocessor, FeatureRows
 from featcache.forward import TrunkRunner
-from featcache.memory import freed_memory_kept
 from featcache.preprocess import Preprocess
 from featcache.winograd import has_winograd_convolutions, with_winograd_convolutions
 from tests.benchmarks import peers_trunk
+from tests.benchmarks.allocator import freed_memory_kept
 from tests.benchmarks.bench import images, one_split
 from tests.benchmarks.peers_heads import divided
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -430,3 +431,33 @@ def test_no_bit_of_a_head_depends_on_the_precision_that_the_user_has_set(
     assert head_bytes(first) == head_bytes(second)
     assert first.runs[0].test_loss == second.runs[0].test_loss
     assert load_head(first.path).versions["precision"] == "fp32"
+
+
+def test_heads_trained_in_two_threads_have_the_bits_of_each_alone(
+    train: Train, tmp_path: Path
+) -> None:
+    alone = [train(reg="dropout", dropout=(0.4,), seed=seed) for seed in (0, 1)]
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+
+    with ThreadPoolExecutor(2) as threads:
+        together = list(
+            threads.map(
+                lambda seed: train(
+                    reg="dropout", dropout=(0.4,), seed=seed, runs_dir=tmp_path / "again"
+                ),
+                (0, 1),
+            )
+        )
+
+    assert [head_bytes(one) for one in together] == [head_bytes(one) for one in alone]
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_training_seeds_no_other_devices(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded = []
+    monkeypatch.setattr("torch.cuda.manual_seed_all", seeded.append)
+
+    train(reg="dropout", dropout=(0.4,))
+
+    assert seeded == []
