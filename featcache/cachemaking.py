@@ -9,6 +9,7 @@ from pathlib import Path
 
 from featcache.errors import CorruptError, InterruptedRunError
 from featcache.filling import Target, fill
+from featcache.paths import healed
 from featcache.pipeline import Job, Progress, ProgressCallback, adapt, check_canaries
 from featcache.plan import Plan
 from featcache.runtime import NoteCallback
@@ -92,7 +93,7 @@ def require_same_file(path: Path, found: Manifest, plan: Plan) -> None:
     wanted = {name: split.columns() for name, split in plan.splits().items()}
     statistics = None if found.statistics is None else found.statistics.entries
     differing = differing_fields(
-        _layout(found.class_names, there, statistics),
+        _layout([*map(healed, found.class_names)], there, statistics),
         _layout(plan.dataset.class_names, wanted, plan.statistics()),
     )
     if differing:

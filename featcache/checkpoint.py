@@ -28,6 +28,7 @@ from featcache.errors import (
     clipped,
 )
 from featcache.heads import build_head
+from featcache.paths import native, portable
 from featcache.specs import HeadSpec, TrainSpec, canonical_json, differing_fields
 from featcache.stopping import working
 from featcache.store import Cache, named_failures
@@ -283,7 +284,7 @@ def _describe(head: TrainedHead) -> dict[str, Any]:
         "split": dict(head.split),
         "dataset": head.dataset,
         "cache": {
-            "path": str(head.cache_path),
+            "path": portable(str(head.cache_path)),
             "fingerprint": head.cache_fingerprint,
             "identity": dict(head.cache_identity),
         },
@@ -323,7 +324,7 @@ def _parse(path: Path, description: Mapping[str, Any], state: dict[str, Tensor])
         class_names=tuple(description["class_names"]),
         split=description["split"],
         dataset=description["dataset"],
-        cache_path=Path(said["path"]),
+        cache_path=Path(native(said["path"])),
         cache_fingerprint=said["fingerprint"],
         cache_identity=said["identity"],
         n_epochs=int(description["n_epochs"]),

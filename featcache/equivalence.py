@@ -28,6 +28,7 @@ from featcache.levels import (
     compare_with_notebook,
 )
 from featcache.lookup import listing_difference, the_cache
+from featcache.paths import native
 from featcache.pipeline import ProgressCallback
 from featcache.runtime import silent
 from featcache.sides import Sides, train_cached, train_end_to_end
@@ -249,7 +250,7 @@ def _require_drift(spec: ExtractSpec) -> None:
 def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
     """Load the images that a cache was made from."""
     require_fields(cache.path, {**cache.identity, **cache.provenance}, "dataset_sha256", "limit")
-    name = dataset or cache.provenance["dataset"]
+    name = dataset or native(cache.provenance["dataset"])
     listing = load_dataset(name, data_dir=data_dir)
     digest, images = listing.limited(cache.provenance["limit"]).identified()
     if digest != cache.identity["dataset_sha256"]:

@@ -28,6 +28,7 @@ from featcache.metrics import (
     per_class,
 )
 from featcache.outputs import Outputs, outputs_of
+from featcache.paths import portable
 from featcache.runs import RUNS_DIR, find_run
 from featcache.specs import ExtractSpec
 
@@ -173,7 +174,7 @@ def _evaluation(outputs: Outputs, *, split: str, draws: int, seed: int) -> Evalu
         predictions=path / f"predictions-{split}.csv",
     )
     replace_file(evaluation.predictions, _predictions_csv(outputs))
-    figures = json.dumps(asdict(evaluation), indent=2, default=str) + "\n"
+    figures = json.dumps(asdict(evaluation), indent=2, default=portable) + "\n"
     replace_file(path / f"eval-{split}.json", figures.encode())
     return evaluation
 

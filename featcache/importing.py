@@ -17,7 +17,7 @@ import featcache
 from featcache.childreader import Column, reading
 from featcache.datasets import dataset_slug
 from featcache.errors import CorruptError, NonFiniteError, UsageError
-from featcache.paths import expanded
+from featcache.paths import expanded, healed, portable
 from featcache.specs import FORMAT_VERSION, IMPORTED, ExtractSpec, fingerprint
 from featcache.stopping import stop_if_asked, working
 from featcache.store import (
@@ -125,7 +125,7 @@ def import_features(
     dataset = f"{IMPORTED}:{name or re.sub(r'[^A-Za-z0-9.-]+', '_', source.stem).strip('._-')}"
     folder = expanded(cache_dir) / dataset_slug(dataset)
     splits = _scan(source, keys, store_dtype=store_dtype, folder=folder)
-    names = _named_classes(splits, tuple(class_names))
+    names = _named_classes(splits, tuple(map(healed, class_names)))
     identity = {
         "format": FORMAT_VERSION,
         "backbone": IMPORTED,
@@ -139,7 +139,7 @@ def import_features(
         provenance={
             "dataset": dataset,
             "limit": None,
-            "source": source.name,
+            "source": portable(source.name),
             "features": features,
             "labels": labels,
             "featcache": featcache.__version__,

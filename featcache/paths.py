@@ -1,4 +1,4 @@
-"""Paths as a shell reads them."""
+"""Paths as a shell reads them, and their names alike in every locale."""
 
 from __future__ import annotations
 
@@ -11,4 +11,43 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
     `Path.expanduser` raises a RuntimeError there.
     """
-    return Path(os.path.expanduser(path))  # noqa: PTH111
+    text = os.path.expanduser(path)  # noqa: PTH111
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:  # written in Python, with letters that the locale lacks
+        text = native(text)
+    return Path(text)
+
+
+def portable(name: str | os.PathLike[str]) -> str:
+    """Read a name of the file system as UTF-8, whatever this process's locale makes of its bytes.
+
+    So one file has one name in a cache. Bytes that are not UTF-8 become surrogate escapes. Under a
+    UTF-8 locale every name is already so.
+    """
+    try:
+        return os.fsencode(name).decode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return os.fspath(name)
+
+
+def native(name: str) -> str:
+    """Write a portable name as this process's locale reads its bytes, so that it can be opened."""
+    try:
+        return os.fsdecode(name.encode(errors="surrogateescape"))
+    except UnicodeEncodeError:  # a surrogate that stands for no byte: nothing has that name
+        return name
+
+
+def is_utf8(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a path's text is its bytes read as UTF-8, as libraries in C++ take it."""
+    text = os.fspath(path)
+    return text.isprintable() and portable(text) == text
+
+
+def healed(name: str) -> str:
+    """Put letters for surrogate escapes that are UTF-8 together: files of 0.1 may hold them."""
+    try:
+        return name.encode(errors="surrogateescape").decode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return name

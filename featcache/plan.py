@@ -22,6 +22,7 @@ from featcache.datasets.splits import ArrayImages, Dataset
 from featcache.errors import MismatchError, clipped
 from featcache.forward import TrunkRunner
 from featcache.loading import image_shape
+from featcache.paths import portable
 from featcache.pipeline import PIXELS_BATCH_SIZE, Job, ProgressCallback
 from featcache.preprocess import Preprocess
 from featcache.runtime import (
@@ -228,9 +229,9 @@ class Plan:
 
     def _provenance(self) -> dict[str, Any]:
         return {
-            "dataset": self.dataset.name,
+            "dataset": portable(self.dataset.name),
             "limit": self.spec.limit,
-            "weights": self.backbone.weights,
+            "weights": portable(self.backbone.weights),
             "featcache": featcache.__version__,
             "torch": torch.__version__,
             "torchvision": version("torchvision"),

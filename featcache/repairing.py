@@ -11,6 +11,7 @@ from typing import Any
 
 from featcache.cachemaking import make_caches
 from featcache.errors import FeatcacheError, UsageError
+from featcache.paths import native
 from featcache.pipeline import ProgressCallback
 from featcache.planning import make_plan
 from featcache.preprocess import Preprocess
@@ -158,7 +159,7 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
         require_fields(path, identity, "bn", "precision", "store_dtype")
     preprocess = Preprocess.from_json(identity["preprocess"])
     made: dict[str, Any] = {
-        "dataset": provenance["dataset"],
+        "dataset": native(provenance["dataset"]),
         "limit": provenance["limit"],
         "backbone": identity["backbone"],
         "image_size": preprocess.out_size[0],

@@ -17,7 +17,7 @@ from featcache.errors import UnknownNameError, UsageError
 from featcache.extraction import extract
 from featcache.features import bn_mode
 from featcache.metrics import Spread
-from featcache.paths import expanded
+from featcache.paths import expanded, portable
 from featcache.pipeline import ProgressCallback
 from featcache.runs import RUNS_DIR
 from featcache.runtime import NoteCallback, silent
@@ -127,10 +127,10 @@ def reproduce(
     stand_ins = dict(backbone_for or {})
     _require_trunks(stand_ins)
     options = {
-        "dataset": dataset,
+        "dataset": portable(dataset),
         "only": [system.name for system in systems],
         "backbone_for": stand_ins,
-        "weights": weights,
+        "weights": portable(weights),
         "bn": bn,
         "image_size": image_size,
         "limit": limit,
@@ -226,7 +226,7 @@ class _Table:
             "systems": [asdict(system) for system in self.systems],
             "images_per_s": self.images_per_s,
         }
-        replace_file(self.json, (json.dumps(content, indent=2, default=str) + "\n").encode())
+        replace_file(self.json, (json.dumps(content, indent=2, default=portable) + "\n").encode())
         replace_file(self.markdown, markdown_table(self.systems).encode())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from featcache.checkpoint import DESCRIPTION_FILE, HEAD_FILE, load_head
 from featcache.datasets import dataset_slug
 from featcache.errors import CacheMissingError, CorruptError, UsageError, clipped, nearest
-from featcache.paths import expanded
+from featcache.paths import expanded, native
 from featcache.specs import HeadSpec, TrainSpec, fingerprint
 from featcache.store import Cache, is_there
 
@@ -35,7 +35,7 @@ def run_path(runs_dir: Path, cache: Cache, head: HeadSpec, train: TrainSpec) -> 
     name = f"{cache.identity['backbone']}-{head.reg}-{fingerprint(identity)[:8]}"
     dataset = cache.provenance["dataset"]
     try:
-        slug = dataset_slug(dataset)
+        slug = dataset_slug(native(dataset))
     except (OSError, ValueError, RuntimeError) as err:  # it may be a stranger's
         raise CorruptError(
             f"{cache.path} names its dataset {clipped(repr(dataset))}, which is none that "

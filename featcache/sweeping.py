@@ -25,6 +25,7 @@ from featcache.grids import heads_of
 from featcache.lookup import the_cache
 from featcache.memory import free_memory_bytes
 from featcache.metrics import Spread
+from featcache.paths import portable
 from featcache.recipes import pick_recipe
 from featcache.remarks import remarks_on
 from featcache.runfiles import HeadRun, has_test_rows, read_run, tested
@@ -207,7 +208,7 @@ def sweep(
             choices=choices,
             remarks=remarks,
         )
-        replace_file(result.json, (json.dumps(asdict(result), indent=2, default=str)).encode())
+        replace_file(result.json, (json.dumps(asdict(result), indent=2, default=portable)).encode())
         replace_file(result.markdown, markdown_table(result).encode())
         stem.with_name(stem.name + ".lock").unlink(missing_ok=True)
     if rows[0].problem:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from featcache.errors import UnsafeFileError, WeightsError, nearest
-from featcache.paths import expanded
+from featcache.paths import expanded, is_utf8
 from featcache.processwide import warnings_ignored
 from featcache.specs import canonical_json
 
@@ -198,8 +198,9 @@ def refuse_inflating(path: Path) -> None:
 def _read_torch(path: Path) -> Any:
     refuse_inflating(path)
     try:
-        # Files of torch < 1.6 are no zip archives and cannot be mapped into memory.
-        mmap = zipfile.is_zipfile(path)
+        # Files of torch < 1.6 are no zip archives and cannot be mapped into memory; nor can those
+        # whose names are not UTF-8 here, which torch's C++ then does not find.
+        mmap = zipfile.is_zipfile(path) and is_utf8(path)
         with warnings_ignored():  # about a pickle's protocol: the error below says more
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (*UNREADABLE, zipfile.BadZipFile) as err:

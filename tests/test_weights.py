@@ -114,6 +114,14 @@ def test_old_densenet_names_are_modernised(tmp_path):
     assert list(read) == ["features.denseblock1.denselayer1.norm1.weight"]
 
 
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9.pth"), "café.pth"])
+def test_names_of_any_bytes_are_read(tmp_path, name):
+    torch.save(small_state(), tmp_path / "plain.pth")
+    (tmp_path / "plain.pth").rename(tmp_path / name)
+
+    assert read_state_dict(tmp_path / name).keys() == small_state().keys()
+
+
 def test_missing_file_names_the_nearest(tmp_path):
     (tmp_path / "resnet18.pth").touch()
 

@@ -13,6 +13,7 @@ from featcache.datasets.layout import LAYOUT, Layout, listed, read_layout
 from featcache.datasets.splits import Dataset, Split
 from featcache.datasets.tree import Found
 from featcache.errors import DatasetError
+from featcache.paths import expanded, portable
 
 
 def load_folder(path: str | Path, *, name: str, slug: str) -> Dataset:
@@ -26,7 +27,7 @@ def load_folder(path: str | Path, *, name: str, slug: str) -> Dataset:
         DatasetError: If the folder is missing, unreadable, not laid out as expected or without
             images, or if another split has a class that train lacks.
     """
-    root = Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100,PTH111 (keeps links)
+    root = Path(os.path.abspath(expanded(path)))  # noqa: PTH100 (keeps links)
     layout = read_layout(root)
     class_names = layout.splits["train"].class_names
     if not class_names:
@@ -36,7 +37,7 @@ def load_folder(path: str | Path, *, name: str, slug: str) -> Dataset:
         split: _split(root, split, class_names, found.images)
         for split, found in layout.splits.items()
     }
-    return Dataset(name, slug, class_names, splits, _notes(layout))
+    return Dataset(name, slug, tuple(map(portable, class_names)), splits, _notes(layout))
 
 
 def _check_classes(root: Path, class_names: Sequence[str], found: Mapping[str, Found]) -> None:
@@ -57,7 +58,7 @@ def _split(
     rows.sort(key=lambda row: bytewise(row[0]))
     paths = tuple(path for path, _ in rows)
     labels = np.fromiter((k for _, k in rows), dtype=np.int64, count=len(rows))
-    return Split(name, FolderImages(str(root), paths), labels, paths)
+    return Split(name, FolderImages(str(root), paths), labels, tuple(map(portable, paths)))
 
 
 def _notes(layout: Layout) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ class FolderImages:
 
     Attributes:
         root: Absolute path of the folder.
-        paths: N paths relative to `root`. Bytes that are not UTF-8 stand as surrogate escapes.
+        paths: N paths relative to `root`, as this process's locale reads them.
         expected: N SHA-256 of the files' bytes, 32 bytes each, zeros for a file that could not be
             read; empty where the files were not hashed.
     """
@@ -168,7 +168,7 @@ def is_image_name(name: str) -> bool:
 
 def bytewise(path: str) -> bytes:
     """Give the key that sorts paths alike on every machine and in every locale."""
-    return path.encode(errors="surrogateescape")
+    return os.fsencode(path)
 
 
 def _digests_of(root: str, paths: tuple[str, ...]) -> list[bytes]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from featcache.datasets.download import open_or_download
 from featcache.datasets.image_files import FolderImages, bytewise
 from featcache.datasets.splits import ArrayImages, Dataset, Split
-from featcache.paths import expanded
+from featcache.paths import expanded, portable
 from featcache.processwide import warnings_ignored
 
 Rows = tuple[Any, Any]
@@ -164,7 +164,7 @@ def _split(name: str, images: Any, labels: npt.NDArray[np.int64], root: str) -> 
         paths = [Path(os.path.relpath(path, root)).as_posix() for path in images]
         order = sorted(range(len(paths)), key=lambda row: bytewise(paths[row]))
         ids = tuple(paths[row] for row in order)
-        return Split(name, FolderImages(root, ids), labels[order], ids)
+        return Split(name, FolderImages(root, ids), labels[order], tuple(map(portable, ids)))
     pixels = _rgb(np.asarray(images))
     return Split(name, ArrayImages(pixels), labels, [str(i) for i in range(len(pixels))])
 

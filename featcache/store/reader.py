@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import CacheMissingError, CorruptError, StorageError, UnsafeFileError
+from featcache.paths import healed
 from featcache.store.digest import skeleton_digest, statistics_digest
 from featcache.store.files import named_read_failures, read_at
 from featcache.store.format import (
@@ -196,7 +197,7 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
     return Cache(
         path=path,
         splits=splits,
-        class_names=manifest.class_names,
+        class_names=tuple(map(healed, manifest.class_names)),
         fingerprint=manifest.fingerprint,
         identity=manifest.identity,
         provenance=manifest.provenance,
