@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from featcache import store
 from featcache.errors import CorruptError, FeatcacheError, UnsafeFileError, UsageError, nearest
+from featcache.store.files import human_bytes
 from featcache.store.foreign import FRAME, FRAME_LIMIT, ID_LIMIT
 from featcache.store.reader import opened_readonly
 
@@ -30,14 +31,35 @@ _DTYPES |= {f"{order}{kind}" for order in "<>" for kind in ("u2", "u4", "u8")}
 _DTYPES |= {"|i1", "|u1", "|b1", "ids"}
 _KEPT = "Nothing was written."
 
+# What a file makes this process hold is bounded by what it weighs: gzip inflates a thousandfold.
+_ALWAYS_HELD = 256 << 20
+_MOST_INFLATED = 100
+
 
 class Column:
-    """One column that the child sends: its shape, and its parts as they come."""
+    """One column that the child sends: its shape, and its parts as they come.
 
-    def __init__(self, child: Child, shape: tuple[int, ...], dtype: str) -> None:
+    Attributes:
+        kind: "features", "labels" or "ids".
+        shape: As the file says.
+        dtype: NumPy's name of its numbers; "ids" for ids.
+    """
+
+    def __init__(self, child: Child, kind: str, shape: tuple[int, ...], dtype: str) -> None:
+        self.kind = kind
         self.shape = shape
         self.dtype = dtype
         self._child = child
+
+    @property
+    def n_rows(self) -> int:
+        """N; MATLAB's columns of labels come as (1, N)."""
+        is_lying = self.kind == "labels" and len(self.shape) == 2 and self.shape[0] == 1
+        return self.shape[1] if is_lying else self.shape[0]
+
+    def hold(self, nbytes: int) -> None:
+        """Count memory against what the file weighs, as `Child.hold` does."""
+        self._child.hold(nbytes)
 
     def parts(self) -> Iterator[npt.NDArray[Any]]:
         """Yield (n, D) arrays, n rows each; the columns must be read in order, each once."""
@@ -57,26 +79,32 @@ class Column:
                 held = held[n_rows * row_nbytes :]
                 yield flat.reshape(n_rows, row)
 
-    def ids(self) -> list[str]:
-        """Read all ids."""
-        ids: list[str] = []
-        while len(ids) < self.shape[0]:
-            part = self._child.parsed(self._child.receive(b"ROWS"))
+    def ids(self) -> Iterator[list[str]]:
+        """Yield lists of ids, as `parts` yields rows."""
+        n_left = self.n_rows
+        while n_left:
+            payload = self._child.receive(b"ROWS")
+            self._child.hold(len(payload))
+            part = self._child.parsed(payload)
             if not part or not all(isinstance(i, str) and len(i) <= ID_LIMIT for i in part):
                 raise self._child.misbehaved("it sent no ids")
-            ids += part
-        if len(ids) != self.shape[0]:
-            raise self._child.misbehaved("it sent too many ids")
-        return ids
+            n_left -= len(part)
+            if n_left < 0:
+                raise self._child.misbehaved("it sent too many ids")
+            yield part
 
 
 class Child:
     """The running child and its pipe."""
 
-    def __init__(self, path: Path, pipe: IO[bytes], process: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self, path: Path, pipe: IO[bytes], process: subprocess.Popen[bytes], *, nbytes: int
+    ) -> None:
         self._path = path
         self._pipe = pipe
         self._process = process
+        self._nbytes = nbytes
+        self._n_held = 0
         self.is_late = False
 
     def columns(self, asked: Sequence[tuple[str, str]]) -> list[Column]:
@@ -85,7 +113,7 @@ class Child:
         if len(head) != len(asked):
             raise self.misbehaved("it sent other columns than asked for")
         columns = []
-        for entry in head:
+        for (kind, _), entry in zip(asked, head, strict=True):
             if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], list)):
                 raise self.misbehaved("it sent no columns")
             shape, dtype = tuple(entry[0]), entry[1]
@@ -95,8 +123,22 @@ class Child:
                 or not all(type(n) is int and n > 0 for n in shape)
             ):
                 raise self.misbehaved("it sent a column of no known kind")
-            columns.append(Column(self, shape, dtype))
+            columns.append(Column(self, kind, shape, dtype))
         return columns
+
+    def hold(self, nbytes: int) -> None:
+        """Count bytes that the columns will take in this process's memory, all together.
+
+        Raises:
+            UnsafeFileError: If they are far more than the file has.
+        """
+        self._n_held += nbytes
+        if self._n_held > max(_ALWAYS_HELD, _MOST_INFLATED * self._nbytes):
+            raise UnsafeFileError(
+                f"{self._path} is refused: it has {human_bytes(self._nbytes)}, but what it holds "
+                f"would take {human_bytes(self._n_held)} of memory or more. {_KEPT} If you trust "
+                f"it, write it again without compression."
+            )
 
     def parsed(self, payload: bytes) -> list[Any]:
         """Read a JSON list."""
@@ -181,7 +223,8 @@ def reading(
         UnsafeFileError: If it reaches elsewhere, or the child hangs or misbehaves.
     """
     with opened_readonly(path) as fd:
-        limit_s = START_S + os.fstat(fd).st_size / _BYTES_PER_S
+        found = os.fstat(fd)
+        limit_s = START_S + found.st_size / _BYTES_PER_S
         with subprocess.Popen(
             [*command, json.dumps(asked), str(math.ceil(limit_s))],
             stdin=fd,
@@ -190,7 +233,9 @@ def reading(
             env=_environment(),
         ) as process:
             assert process.stdout is not None, "a pipe was asked for"
-            child = Child(path, process.stdout, process)
+            # The holes of a sparse file weigh nothing; some file systems count no blocks.
+            nbytes = min(found.st_size, found.st_blocks * 512 or found.st_size)
+            child = Child(path, process.stdout, process, nbytes=nbytes)
             timer = threading.Timer(limit_s, _stop, [child, process])
             timer.daemon = True
             timer.start()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,13 @@ import numpy as np
 import pytest
 
 import featcache
-from featcache.errors import CorruptError, FeatcacheError, NonFiniteError, UsageError
+from featcache.errors import (
+    CorruptError,
+    FeatcacheError,
+    NonFiniteError,
+    UnsafeFileError,
+    UsageError,
+)
 from featcache.importing import ImportResult
 
 Import = Callable[..., ImportResult]
@@ -91,6 +99,14 @@ def test_a_strangers_file_in_its_place_is_not_replaced(import_: Import) -> None:
         ({"class_names": ("a", " ", "c")}, UsageError, "has a name twice, or a blank one"),
         ({"class_names": ("a", "a", "b")}, UsageError, "has a name twice, or a blank one"),
         ({"class_names": ("a", "b")}, UsageError, "2 names, but labels go from 0 to 2"),
+        ({"n_classes": 2}, UsageError, "--n-classes is 2, but labels go from 0 to 2"),
+        ({"n_classes": 0}, UsageError, "--n-classes is 0, expected 1 to 65536"),
+        (
+            {"n_classes": 4, "class_names": ("a", "b", "c")},
+            UsageError,
+            "has 3 names, but --n-classes is 4",
+        ),
+        ({"ids": "words"}, UsageError, "The id of row 3 of train, 'cat', is not unique"),
         ({"test_features": "test/features"}, UsageError, "belong together"),
     ],
 )
@@ -119,3 +135,123 @@ def test_a_file_of_another_kind_is_no_damaged_one(import_: Import, foreign: Path
         import_()
 
     assert isinstance(err.value, UsageError)
+
+
+def relabel(foreign: Path, labels: object, *, features: object = None) -> None:
+    with h5py.File(foreign, "r+") as h5:
+        del h5["labels"]
+        h5["labels"] = labels
+        if features is not None:
+            del h5["features"]
+            h5["features"] = features
+
+
+def test_what_is_taken_decides_the_fingerprint_as_it_always_did(
+    import_: Import, foreign: Path
+) -> None:
+    relabel(foreign, np.arange(12) % 3, features=np.arange(60, dtype="f4").reshape(12, 5))
+    with h5py.File(foreign, "r+") as h5:
+        h5["ids"] = [f"é {i}" for i in range(12)]
+
+    assert import_().fingerprint.startswith("95f6391f")
+    assert import_(ids="ids").fingerprint.startswith("d1e252f6")
+
+
+class TestASmallFile:
+    """Of which a child could make gigabytes in this process."""
+
+    def test_with_more_labels_than_rows_costs_no_memory(
+        self, import_: Import, foreign: Path
+    ) -> None:
+        relabel(foreign, [0])
+        with h5py.File(foreign, "r+") as h5:
+            del h5["labels"]
+            h5.create_dataset("labels", data=np.zeros(10_000_000, "i1"), compression=9)
+        tracemalloc.start()
+
+        with pytest.raises(UsageError, match="12 rows of features, 10000000 labels; expected as"):
+            import_()
+
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 4_000_000
+
+    def test_with_as_many_rows_as_labels_is_refused(self, import_: Import, foreign: Path) -> None:
+        with h5py.File(foreign, "r+") as h5:
+            h5.create_dataset("many", (1 << 26,), "i1", chunks=(1 << 20,), compression=1)
+            h5.create_dataset("thin", (1 << 26, 1), "f2", chunks=(1 << 20, 1), compression=1)
+            for start in range(0, 1 << 26, 1 << 20):
+                h5["many"].id.write_direct_chunk((start,), zlib.compress(bytes(1 << 20)))
+                h5["thin"].id.write_direct_chunk((start, 0), zlib.compress(bytes(2 << 20)))
+
+        with pytest.raises(UnsafeFileError, match=r"has .* kB, but what it holds would take 5"):
+            import_(features="thin", labels="many")
+
+
+class TestLabels:
+    def test_of_matlab_lie_on_their_side(self, import_: Import, foreign: Path) -> None:
+        relabel(foreign, np.arange(12.0)[None] % 3)
+
+        found = import_()
+
+        assert featcache.open_cache(found.path)["train"].labels.tolist() == [0, 1, 2] * 4
+
+    def test_beside_transposed_features_say_so(self, import_: Import, foreign: Path) -> None:
+        relabel(foreign, np.arange(12.0)[None] % 3, features=np.ones((5, 12), "f4"))
+
+        with pytest.raises(
+            UsageError, match=r"Are the features transposed\? Their shape is \(5, 12"
+        ):
+            import_()
+
+    def test_that_start_at_1_are_told(self, import_: Import, foreign: Path) -> None:
+        relabel(foreign, np.arange(12) % 3 + 1)
+        told: list[str] = []
+
+        found = import_(on_note=told.append)
+
+        assert found.class_names == ("0", "1", "2", "3")
+        assert told == [
+            "the labels go from 1 to 3, so there are 4 classes; without a row: 0. Do they count "
+            "from 1? Then subtract 1."
+        ]
+
+    def test_that_start_at_1_do_not_fit_as_many_names(self, import_: Import, foreign: Path) -> None:
+        relabel(foreign, np.arange(12) % 3 + 1)
+
+        with pytest.raises(UsageError, match=r"labels go from 1 to 3\. .* Then subtract 1\."):
+            import_(class_names=("a", "b", "c"))
+
+    def test_with_gaps_make_no_classes_of_them(self, import_: Import, foreign: Path) -> None:
+        relabel(foreign, np.array([7, 5000, 65535] * 4))
+
+        with pytest.raises(UsageError) as err:
+            import_()
+
+        assert str(err.value) == (
+            "The labels go from 7 to 65535, which makes 65536 classes, but only 3 of them have "
+            "rows (without: 0 to 6, 8 to 4999, 5001 to 65534). Nothing was written. Do they count "
+            "from 7? Then subtract 7. Number them anew with numpy.unique(labels, "
+            "return_inverse=True). If so many classes are meant, say --n-classes 65536."
+        )
+
+    @pytest.mark.parametrize(
+        "meant", [{"n_classes": 10}, {"class_names": tuple("abcdefghij")}], ids=str
+    )
+    def test_with_gaps_that_are_meant_are_taken_and_told(
+        self, import_: Import, foreign: Path, meant: dict[str, Any]
+    ) -> None:
+        relabel(foreign, np.array([1, 2, 9] * 4))
+        told: list[str] = []
+
+        found = import_(on_note=told.append, **meant)
+
+        assert len(found.class_names) == 10
+        assert told == ["7 of 10 classes have no row: 0, 3 to 8"]
+
+    @pytest.mark.parametrize("wrong", [-1, 0.5, 65536, np.nan])
+    def test_that_are_none_are_named(self, import_: Import, foreign: Path, wrong: float) -> None:
+        relabel(foreign, np.array([*range(11), wrong]))
+
+        with pytest.raises(UsageError, match=f"from 0 to 65535, but row 11 has {wrong}"):
+            import_()

@@ -7,7 +7,7 @@ import errno
 import os
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from featcache.errors import CorruptError, DiskFullError, FeatcacheError, StorageError
@@ -19,14 +19,20 @@ sync_bytes = getattr(os, "fdatasync", os.fsync)
 
 
 @contextlib.contextmanager
-def named_failures(path: Path, *, kept: str) -> Iterator[None]:
-    """Turn an OSError inside into DiskFullError or StorageError, with `path` and what is kept."""
+def named_failures(path: Path, *, kept: str | Callable[[], str]) -> Iterator[None]:
+    """Turn an OSError inside into DiskFullError or StorageError, with `path` and what is kept.
+
+    Args:
+        path: What is written.
+        kept: A sentence, or what makes it once there is a failure.
+    """
     try:
         yield
     except FeatcacheError:
         raise
     except OSError as err:
         reason = f"{err.strerror or err} (errno {err.errno})"
+        kept = kept if isinstance(kept, str) else kept()
         if err.errno in DISK_FULL:
             raise DiskFullError(
                 f"No space left while writing {path}: {reason}. {kept} Make room and run the same "

@@ -37,6 +37,8 @@ from featcache.store.ledger import (
 from featcache.store.reader import open_regular, read_manifest, read_slots
 from featcache.store.skeleton import FilePlan, create_skeleton, largest_nbytes
 
+_ROWS_AT_ONCE = 1 << 16
+
 
 class SplitRows(NamedTuple):
     """What is known of a split before its images are read."""
@@ -295,8 +297,10 @@ class CacheWriter:
         os.close(fd)
 
     def _named_failures(self) -> contextlib.AbstractContextManager[None]:
-        n_kept = sum(b.stop - b.start for b in self.acknowledged())
-        return named_failures(self.file, kept=f"{n_kept} rows are kept.")
+        return named_failures(self.file, kept=self._kept)
+
+    def _kept(self) -> str:
+        return f"{sum(b.stop - b.start for b in self.acknowledged())} rows are kept."
 
 
 def _plan_nbytes(plan: FilePlan) -> int:
@@ -317,8 +321,10 @@ def _fill_skeleton(fd: int, manifest: Manifest, rows: Mapping[str, SplitRows]) -
     write_at(fd, manifest.to_bytes(), MANIFEST_OFFSET)
     for name, layout in manifest.splits.items():
         assert rows[name].labels.shape == (layout.n_rows,), rows[name].labels.shape
-        for column, part in _labels_and_ids(rows[name], layout.columns, 0, layout.n_rows).items():
-            write_at(fd, part, layout.columns[column].offset)
+        for start in range(0, layout.n_rows, _ROWS_AT_ONCE):
+            stop = min(start + _ROWS_AT_ONCE, layout.n_rows)
+            for column, part in _labels_and_ids(rows[name], layout.columns, start, stop).items():
+                write_at(fd, part, layout.columns[column].rows(start, stop)[0])
     slot = Slot(skeleton_digest(fd, manifest), numeric_class_id(manifest.numerics))
     write_at(fd, pack_slot(SKELETON_SLOT, slot, 0), manifest.ledger.offset)
 

@@ -1,7 +1,8 @@
 """Foreign HDF5 files: good ones come in bit for bit, bad ones cost an exit code and nothing else.
 
-The import runs in this process, its reader in a child: a crash that reached us would end us. The
-control opens hostile files in-process, as everyone does, and reads what lies outside of them.
+The import runs in this process, its reader in a child: a crash that reached us would end us, and
+memory that it takes is ours. The controls open hostile files in-process, as everyone does: they
+read what lies outside of a file, and take a gigabyte for one of 13 kB.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from tests.faults.claims import Claim, main
 N, D = 300, 8
 _FEATURES = np.random.default_rng(0).standard_normal((N, D))
 _NAIVE = "import h5py, sys; print(float(h5py.File(sys.argv[1])['x'][0, 0]))"
+_GREEDY = (
+    "import h5py, resource, sys\n"
+    "labels = h5py.File(sys.argv[1])['y'][:].astype(int)\n"
+    "ids = [str(i) for i in range(len(labels))]\n"
+    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+)
 _SECRET = 424242.0
+_MOST_MEMORY = 512 << 20
+_INFLATING = ("labels", "rows", "ids", "long rows", "just allowed")
 
 GOOD: dict[str, dict[str, object]] = {
     "contiguous f4": {"dtype": "f4"},
@@ -109,6 +118,7 @@ def hostile(folder: Path) -> dict[str, Path]:
     add("empty", lambda h5: h5.create_dataset("x", (0, D), "f4"))
     add("group", lambda h5: h5.create_group("x"))
     add("other length", lambda h5: h5.create_dataset("x", data=np.ones((N - 1, D), "f4")))
+    made |= _inflating(folder)
     whole = make(folder / "whole.h5", chunks=(64, 4), compression=4).read_bytes()
     for share in (0, 1, 30, 60, 99):
         made[f"cut at {share}%"] = folder / f"cut{share}.h5"
@@ -116,10 +126,51 @@ def hostile(folder: Path) -> dict[str, Path]:
     return made
 
 
+def _inflating(folder: Path) -> dict[str, Path]:
+    """Files of some kilobytes that promise labels, ids or rows for gigabytes of memory."""
+    made = {n: folder / f"{n.replace(' ', '-')}.h5" for n in _INFLATING}
+    digits = (np.arange(3_000_000)[:, None] // 10 ** np.arange(7, -1, -1) % 10 + 48).astype("u1")
+    for name, shape, n_labels in (
+        ("labels", (10, 1), 10_000_000),
+        ("rows", (40_000_000, 1), 40_000_000),
+        ("ids", (3_000_000, 1), 3_000_000),
+        ("long rows", (N, 1 << 22), N),
+        ("just allowed", (1 << 24, 1), 1 << 24),  # refused for its last row, when all was read
+    ):
+        with h5py.File(made[name], "w") as h5:
+            y = h5.create_dataset("y", (n_labels,), "i1", chunks=(n_labels,), compression=9)
+            y[:] = 0
+            chunk = (min(shape[0], 1 << 20), 1) if shape[1] == 1 else (1, shape[1])
+            x = h5.create_dataset("x", shape, "f2", chunks=chunk, compression=9)
+            zeros = zlib.compress(bytes(2 * chunk[0] * chunk[1]), 9)
+            for start in range(0, shape[0], chunk[0]):
+                x.id.write_direct_chunk((start, 0), zeros)
+            if name == "just allowed":
+                x[-1] = np.nan
+            if name == "ids":
+                ids = digits.view("S8")[:, 0]
+                h5.create_dataset("id", data=ids, chunks=(1 << 18,), compression=9, shuffle=True)
+    return made
+
+
+def peak_memory(act: Callable[[], object]) -> int:
+    """Bytes by which the memory of this process grows at most while `act` runs."""
+
+    def now(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+    Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
+    before = now("VmRSS")
+    act()
+    return now("VmHWM") - before
+
+
 def outcome(path: Path, cache_dir: Path) -> int | None:
     """Import; the exit code, or None if it ended otherwise or left a file."""
+    ids = "id" if path.stem == "ids" else None
     try:
-        featcache.import_features(path, features="x", labels="y", cache_dir=cache_dir)
+        featcache.import_features(path, features="x", labels="y", ids=ids, cache_dir=cache_dir)
     except NonFiniteError:
         code: int | None = 13  # a named refusal; a flipped bit of a float
     except FeatcacheError as err:
@@ -179,7 +230,12 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
     made = hostile(folder)
     if quick:
         del made["gzip bomb"]  # 13 seconds of one core
-    codes = {name: outcome(p, folder / f"of-{p.stem}") for name, p in made.items()}
+    codes: dict[str, int | None] = {}
+    peak = peak_memory(
+        lambda: codes.update(
+            {name: outcome(p, folder / f"of-{p.stem}") for name, p in made.items()}
+        )
+    )
     wrong = {name: code for name, code in codes.items() if code not in (2, 13, 15)}
     of_children = bad_children(folder)
     n_mutated = 6 if quick else 200
@@ -193,21 +249,31 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
             check=False,
         )
         n_read += naive.stdout.strip() == str(_SECRET)
+    greedy = subprocess.run(
+        [sys.executable, "-c", _GREEDY, str(made["labels"])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    of_naive = int(greedy.stdout)
     refused = sum(code not in (0, None) for code in of_mutated)
     return [
         Claim(
             number=18,
             line=f"{n_right} of {len(GOOD)} kinds of good files imported bit for bit; "
             f"{len(codes) - len(wrong)} of {len(codes)} bad ones refused with exit 2, 13 or 15"
-            f"{f' (not: {wrong})' if wrong else ''}; readers that crash, hang, flood or lie: exits "
+            f"{f' (not: {wrong})' if wrong else ''}, {peak / 1e6:.0f} MB of this process's memory "
+            f"at most; readers that crash, hang, flood or lie: exits "
             f"{of_children}; {n_mutated} files with flipped bits: {refused} refused, "
             f"{of_mutated.count(0)} read, {of_mutated.count(None)} unnamed errors or files left",
             is_proved=n_right == len(GOOD)
             and not wrong
+            and peak < _MOST_MEMORY
             and all(code in (13, 15) for code in of_children)
             and None not in of_mutated,
-            control=f"h5py in-process read the secret outside the file in {n_read} of 3",
-            control_failed=n_read > 0,
+            control=f"h5py in-process read the secret outside the file in {n_read} of 3; labels "
+            f"and ids of {made['labels'].stat().st_size} bytes took {of_naive / 1e6:.0f} MB",
+            control_failed=n_read > 0 and of_naive > _MOST_MEMORY,
         )
     ]
 

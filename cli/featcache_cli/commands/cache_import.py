@@ -21,6 +21,9 @@ def import_(
     test_labels: Annotated[str | None, typer.Option(help="Key of test labels.")] = None,
     test_ids: Annotated[str | None, typer.Option(help="Key of test ids.")] = None,
     class_names: Annotated[str, typer.Option(help="Names of the classes: cat,dog.")] = "",
+    n_classes: Annotated[
+        int | None, typer.Option(help="How many, where some have no row.  [largest label + 1]")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset.  [the file's]")] = None,
     store_dtype: Annotated[str, typer.Option(help="float32 or float16.")] = ExtractSpec.store_dtype,
     cache_dir: CacheDirOption = ExtractSpec.cache_dir,
@@ -38,9 +41,11 @@ def import_(
         test_labels=test_labels,
         test_ids=test_ids,
         class_names=tuple(class_names.split(",")) if class_names else (),
+        n_classes=n_classes,
         name=name,
         store_dtype=store_dtype,
         cache_dir=cache_dir,
+        on_note=note,
     )
     if json:
         show_json(result)
