@@ -15,6 +15,8 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from featcache.codefolder import code_folder
+
 _SOURCE = Path(__file__).with_suffix(".cpp")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 _LANES, _COLUMNS = 16, 32  # of the widest vectors in the source
@@ -137,7 +139,7 @@ def _transformed(weight: Tensor, columns: int) -> Tensor:
 @functools.cache
 def _build(compiler: str) -> ctypes.CDLL:
     """Compile the source, in less than a second, and load it; the file is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="featcache-") as folder:
+    with tempfile.TemporaryDirectory(prefix="winograd-", dir=code_folder()) as folder:
         library = Path(folder) / "winograd.so"
         command = [compiler, *_FLAGS, "-o", str(library), str(_SOURCE)]
         subprocess.run(command, capture_output=True, text=True, check=True)

@@ -37,8 +37,10 @@ def _signals_as_in_a_terminal() -> None:
 def _no_surprises(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Keep tests away from the user's own weights and settings."""
+    """Keep tests away from the user's own weights, settings and caches."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.getbasetemp() / "torch-home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "caches"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.delenv("FEATCACHE_DEBUG", raising=False)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._inductor import codecache
 
 import featcache
 from featcache import compiling
+from featcache.codefolder import _random_folder, code_folder
 from featcache.compiling import (
     CompileError,
     compile_trunk,
@@ -19,11 +22,11 @@ from featcache.compiling import (
     recompile,
     settle_compiled,
 )
-from featcache.errors import InterruptedRunError, MismatchError
+from featcache.errors import DeviceError, InterruptedRunError, MismatchError
 from featcache.extraction import ExtractResult
 from featcache.forward import TrunkRunner
 from featcache.preprocess import Preprocess
-from featcache.winograd import source_digest
+from featcache.winograd import _build, source_digest
 from tests.test_extraction import StopAfter
 
 Extract = Callable[..., ExtractResult]
@@ -288,6 +291,79 @@ def test_a_compiled_trunk_gives_the_same_features(runner: TrunkRunner) -> None:
 
     assert runner.forward is not runner.module
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@needs_compiler
+def test_a_compile_neither_looks_into_the_folder_that_others_can_prepare_nor_leaves_a_variable(
+    runner: TrunkRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    # torch settled on this folder when it was imported.
+    monkeypatch.setattr("torch._inductor.codecache._HEADER_DIR", str(tmp_path / "headers"))
+
+    compile_trunk(runner, SHAPE, "inductor")
+
+    assert runner.forward is not runner.module
+    assert list(tmp_path.iterdir()) == []
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    assert codecache._HEADER_DIR == str(tmp_path / "headers")
+    folder = code_folder()
+    assert folder.is_relative_to(Path(os.environ["XDG_CACHE_HOME"]))
+    assert list((folder / "precompiled_headers").glob("*.gch"))
+
+
+@needs_compiler
+def test_the_users_own_folder_for_compiled_code_is_used_and_the_variable_stays(
+    runner: TrunkRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = tmp_path / "mine" / ".." / "compiled"
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(users))
+
+    compile_trunk(runner, SHAPE, "inductor")
+
+    assert list((tmp_path / "compiled").rglob("*.so"))
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(users)
+
+
+@pytest.mark.parametrize("engine", ["inductor", "winograd"])
+def test_an_engine_is_declined_where_no_folder_is_the_users_alone(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    monkeypatch.setattr("tempfile.tempdir", str(open_to_all))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(open_to_all))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(open_to_all))
+    _random_folder.cache_clear()
+    _build.cache_clear()
+    runner = make_runner(Wide())
+
+    with pytest.raises(CompileError, match=f"{open_to_all}.*mode 0777"):
+        compile_trunk(runner, SHAPE, engine)
+    assert runner.forward is runner.module
+    assert list(open_to_all.rglob("*.so")) == []
+    _random_folder.cache_clear()
+
+
+@needs_compiler
+def test_what_was_compiled_under_other_settings_of_torch_is_not_compiled_again(
+    runner: TrunkRunner,
+) -> None:
+    images = np.zeros((4, *SHAPE), np.uint8)
+    compile_trunk(runner, SHAPE, "inductor")
+    expected = runner.features(images)
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(DeviceError, match="does not fit these inputs or torch's settings"):
+            runner.features(images)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+    assert runner.features(images).tobytes() == expected.tobytes()
 
 
 def test_the_same_command_resumes_where_the_engine_did_not_suit(
