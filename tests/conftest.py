@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -40,7 +42,9 @@ def _no_surprises(
     """Keep tests away from the user's own weights, settings and caches."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.getbasetemp() / "torch-home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "caches"))
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    # Kept from one run of the suite to the next: torch's headers take 20 s to compile.
+    compiled = Path(tempfile.gettempdir()) / f"featcache-tests-{os.geteuid()}"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(compiled))
     monkeypatch.delenv("FEATCACHE_DEBUG", raising=False)
 
 

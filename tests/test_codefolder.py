@@ -116,7 +116,7 @@ def test_a_folder_that_others_can_rename_is_refused(
     shared.chmod(mode)
 
     if is_refused:
-        with pytest.raises(UnsafeFileError, match="lies in .*mode 0777"):
+        with pytest.raises(UnsafeFileError, match=r"lies in .*mode 0777"):
             private_folder(shared / "mine", name="FOLDER")
     else:
         assert private_folder(shared / "mine", name="FOLDER") == shared / "mine"

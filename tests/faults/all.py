@@ -39,6 +39,7 @@ HARNESSES = (
     "fuzz",
     "pickles",
     "importing",
+    "planted",
     "states",
     "soak",
 )
