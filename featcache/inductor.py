@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from featcache.codefolder import code_folder, private_folder
+from featcache.processwide import WhileAnyInside, errors_alone
 
 Forward = Callable[[Tensor], Tensor]
 _FOLDER_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-_alone = threading.Lock()  # the environment is the whole process's
+# It says that torch found no CUDA for compiling, on a machine without it.
+_quiet = errors_alone("torch.utils.cpp_extension")
 
 
 def compiled_by_inductor(module: nn.Module, example: Tensor) -> Forward:
@@ -32,7 +33,6 @@ def compiled_by_inductor(module: nn.Module, example: Tensor) -> Forward:
         UnsafeFileError: If TORCHINDUCTOR_CACHE_DIR names a folder that is not the user's alone.
         Exception: Whatever torch, the compiler or the system complain of.
     """
-    import torch
     import torch._inductor.config as inductor
 
     # Not as torch.compile's options: those come too late for the layout of convolutions, and a
@@ -51,7 +51,6 @@ def _own_function(module: nn.Module) -> Forward:
     torch keeps compiled graphs by code object, and a frozen one has the weights inside: those of
     another trunk of the class, or of this one before it was adapted, must not be taken for it.
     """
-    import torch
 
     def run(inputs: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
@@ -67,40 +66,30 @@ def _own_function(module: nn.Module) -> Forward:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep off the terminal that torch found no CUDA for compiling, on a machine without it."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _in_private_folder() -> Iterator[None]:
-    """Let torch look for compiled code only where no other user can put any.
-
-    A folder that the user names by torch's own variable is taken if it is his alone.
-    """
+def _private_folder_named() -> Iterator[None]:
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-    with _alone:
-        before = os.environ.get(_FOLDER_VARIABLE)
-        # torch sets it to its own choice at the user's first compile.
-        if before and os.path.abspath(before) != os.path.abspath(default_cache_dir()):  # noqa: PTH100
-            folder = private_folder(Path(before), name=_FOLDER_VARIABLE)
-        else:
-            folder = code_folder()
-        os.environ[_FOLDER_VARIABLE] = str(folder)
-        try:
-            with _headers_in(folder / "precompiled_headers"):
-                yield
-        finally:
-            os.environ.pop(_FOLDER_VARIABLE, None)
-            if before is not None:
-                os.environ[_FOLDER_VARIABLE] = before
+    before = os.environ.get(_FOLDER_VARIABLE)
+    # torch sets it to its own choice at the user's first compile.
+    if before and os.path.abspath(before) != os.path.abspath(default_cache_dir()):  # noqa: PTH100
+        folder = private_folder(Path(before), name=_FOLDER_VARIABLE)
+    else:
+        folder = code_folder()
+    os.environ[_FOLDER_VARIABLE] = str(folder)
+    try:
+        with _headers_in(folder / "precompiled_headers"):
+            yield
+    finally:
+        os.environ.pop(_FOLDER_VARIABLE, None)
+        if before is not None:
+            os.environ[_FOLDER_VARIABLE] = before
+
+
+_in_private_folder = WhileAnyInside(_private_folder_named)
+"""Lets torch look for compiled code only where no other user can put any.
+
+A folder that the user names by torch's own variable is taken if it is his alone.
+"""
 
 
 @contextlib.contextmanager
