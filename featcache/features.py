@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from featcache.errors import CorruptError, UsageError
-from featcache.memory import free_memory_bytes
+from featcache.memory import FreeMemory, free_memory
 from featcache.pixels import BatchPreprocessor
 from featcache.preprocess import Preprocess
 from featcache.runtime import Choice
@@ -69,18 +69,16 @@ def pick_residence(cache: Cache, *, device: torch.device) -> Choice[str]:
     nbytes = sum(_nbytes(split) for split in cache.splits.values())
     needed = human_bytes(nbytes)
     if device.type == "cuda":
-        free = _free(str(device))
+        free, kind = _free(str(device))
         if nbytes <= free:
-            return Choice(
-                "gpu", f"{needed} of features, {human_bytes(free)} of GPU memory are free"
-            )
-    free = _free("cpu")
+            return Choice("gpu", f"{needed} of features, {human_bytes(free)} of {kind} are free")
+    free, kind = _free("cpu")
     if nbytes <= free:
-        return Choice("memory", f"{needed} of features, {human_bytes(free)} of memory are free")
+        return Choice("memory", f"{needed} of features, {human_bytes(free)} of {kind} are free")
     return Choice(
         "file",
-        f"the features need {needed} of memory, but {human_bytes(free)} are free: rows are read "
-        f"from the file as they are needed, which is slower",
+        f"the features need {needed}, but {human_bytes(free)} of {kind} are free: rows "
+        f"are read from the file as they are needed, which is slower",
     )
 
 
@@ -235,8 +233,9 @@ def _nbytes(split: CacheSplit) -> int:
     return int(split.features.nbytes)
 
 
-def _free(device: str) -> int:
-    return max(0, free_memory_bytes(device) - _RESERVED_BYTES)
+def _free(device: str) -> FreeMemory:
+    free, kind = free_memory(device)
+    return FreeMemory(max(0, free - _RESERVED_BYTES), kind)
 
 
 def mapped_rows(rows: CacheSplit) -> Tensor:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+
+from featcache import cgroup
 
 # What torch, cuDNN, cuBLAS and the drivers say when no memory is left, beside the errors that have
 # a type of their own. oneDNN and handles that cannot be made give no reason, and cuDNN tries one
@@ -31,10 +34,33 @@ _PERHAPS_OUT_OF_MEMORY = (
 _SPARE = 1.2  # of what a batch takes: what must be free
 
 
-def free_memory_bytes(device: str) -> int:
-    """Bytes that can still be allocated on `device`."""
+class FreeMemory(NamedTuple):
+    """Memory that can still be allocated.
+
+    Attributes:
+        n_bytes: How much.
+        kind: What it is of, as in "3 GB of memory".
+    """
+
+    n_bytes: int
+    kind: str
+
+
+def free_memory(device: str) -> FreeMemory:
+    """Measure what can still be allocated on `device`, within the limits of its container.
+
+    What torch's allocator holds of a GPU and nobody uses is free for whatever comes next here.
+    """
     if device != "cpu":
-        return int(torch.cuda.mem_get_info(device)[0])
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return FreeMemory(int(torch.cuda.mem_get_info(device)[0]) + cached, "GPU memory")
+    of_host, of_group = _free_of_host(), cgroup.memory_left()
+    if of_group is not None and of_group < of_host:
+        return FreeMemory(of_group, "memory within the limit of this container (cgroup)")
+    return FreeMemory(of_host, "memory")
+
+
+def _free_of_host() -> int:
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():
@@ -83,7 +109,7 @@ class MemoryWatch:
         if self._device == "cpu":
             return False
         taken = torch.cuda.max_memory_allocated(self._device) - self._before
-        is_close = free_memory_bytes(self._device) < _SPARE * taken
+        is_close = free_memory(self._device).n_bytes < _SPARE * taken
         return is_close or self._refused() > self._n_refused
 
     def _refused(self) -> int:

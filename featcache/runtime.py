@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
+from featcache import cgroup
 from featcache.errors import DeviceError, UsageError
-from featcache.memory import free_memory_bytes
+from featcache.memory import free_memory
 
 T = TypeVar("T")
 
@@ -111,18 +113,31 @@ def pick_batch_size(device: str, *, nbytes_per_image: int) -> Choice[int]:
     """
     # On a CPU larger batches gain nothing (docs/benchmarks.md) and cost memory.
     share, wanted = (0.25, 16) if device == "cpu" else (0.5, 256)
-    free = free_memory_bytes(device)
+    free, kind = free_memory(device)
     fits = max(1, int(free * share / max(1, nbytes_per_image)))
     if fits >= wanted:
         return Choice(
             wanted, "fastest on the CPUs measured" if device == "cpu" else "enough for a GPU"
         )
-    return Choice(1 << (fits.bit_length() - 1), f"{free / 1e9:.1f} GB of memory are free")
+    return Choice(1 << (fits.bit_length() - 1), f"{free / 1e9:.1f} GB of {kind} are free")
 
 
 def pick_n_workers(n_workers: int | None) -> Choice[int]:
     """Choose how many processes decode image files."""
     if n_workers is not None:
         return Choice(n_workers, "asked for")
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Choice(min(8, n_cores or 1), f"{n_cores} cores")
+    n_cores, why = usable_cores()
+    return Choice(min(8, n_cores), why)
+
+
+def usable_cores() -> Choice[int]:
+    """Count the cores that this process may use: those it may run on, within its time's limit."""
+    if hasattr(os, "sched_getaffinity"):
+        n_cores = len(os.sched_getaffinity(0))
+    else:
+        n_cores = os.cpu_count() or 1
+    allowed = cgroup.cores()
+    if allowed is not None and math.ceil(allowed) < n_cores:
+        why = f"{allowed:.3g} of {n_cores} cores, the limit of this container (cgroup)"
+        return Choice(math.ceil(allowed), why)
+    return Choice(n_cores, f"{n_cores} cores")

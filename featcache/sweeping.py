@@ -23,7 +23,7 @@ from featcache.errors import NonFiniteError, UsageError
 from featcache.features import n_inputs, require_sound_rows
 from featcache.grids import heads_of
 from featcache.lookup import the_cache
-from featcache.memory import free_memory_bytes
+from featcache.memory import free_memory
 from featcache.metrics import Spread
 from featcache.paths import portable
 from featcache.recipes import pick_recipe
@@ -275,14 +275,18 @@ def _passes(
     entries: Sequence[Entry], cache: Cache, *, device: str, note: NoteCallback
 ) -> Iterable[list[Entry]]:
     """Divide heads into passes whose weights, gradients and moments fit into half the memory."""
-    room = min(free_memory_bytes(device), free_memory_bytes("cpu")) // 2
+    free, kind = min(free_memory(device), free_memory("cpu"))
+    room = free // 2
     one_pass: list[Entry] = []
     needed = 0
     for entry in entries:
         widths = (n_inputs(cache), *entry.member.spec.hidden, len(cache.class_names))
         n_parameters = sum((a + 1) * b for a, b in pairwise(widths))
         if one_pass and needed + n_parameters * BYTES_PER_PARAMETER > room:
-            note(f"{len(one_pass)} heads in this pass: more need over {human_bytes(room)}")
+            note(
+                f"{len(one_pass)} heads in this pass: more need over {human_bytes(room)}, half of "
+                f"the {kind} that is free"
+            )
             yield one_pass
             one_pass, needed = [], 0
         one_pass.append(entry)

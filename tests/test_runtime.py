@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from featcache.account import cost_account
+from featcache.memory import FreeMemory
 from featcache.runtime import (
     numeric_class,
     pick_batch_size,
@@ -13,7 +14,9 @@ from featcache.runtime import (
 
 
 def test_the_batch_size_is_a_power_of_two_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.runtime.free_memory_bytes", lambda _: 1_000_000_000)
+    monkeypatch.setattr(
+        "featcache.runtime.free_memory", lambda _: FreeMemory(1_000_000_000, "memory")
+    )
 
     assert pick_batch_size("cpu", nbytes_per_image=1_000_000).value == 16
     assert pick_batch_size("cpu", nbytes_per_image=40_000_000).value == 4

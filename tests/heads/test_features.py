@@ -18,6 +18,7 @@ from featcache.features import (
     random_split_rows,
     training_rows,
 )
+from featcache.memory import FreeMemory
 from featcache.pixels import reference_transform
 from featcache.preprocess import Preprocess
 from tests.faults.hostile_files import resigned
@@ -98,12 +99,14 @@ def test_features_that_do_not_fit_are_read_from_the_file(
     fits, does_not = [], []
     for spare, choices in ((0, fits), (-1, does_not)):
         free = 1_000_000_000 + (200 + 60) * 12 * 4 + spare  # 1 GB stays free
-        monkeypatch.setattr("featcache.features.free_memory_bytes", lambda _, free=free: free)
+        monkeypatch.setattr(
+            "featcache.features.free_memory", lambda _, free=free: FreeMemory(free, "memory")
+        )
         choices.append(pick_residence(cache, device=CPU))
 
     assert fits[0].value == "memory"
     assert does_not[0].value == "file"
-    assert "the features need 12.5 kB of memory, but 12.5 kB are free" in does_not[0].why
+    assert "the features need 12.5 kB, but 12.5 kB of memory are free" in does_not[0].why
 
 
 @pytest.mark.parametrize("residence", ["memory", "file"])
