@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+from featcache.errors import UsageError
+
+# "s3://bucket" and, once it was a Path, "s3:/bucket": open() would make a folder called "s3:".
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Put the home folder for `~`; that of a user who does not exist stays as it is written.
 
     `Path.expanduser` raises a RuntimeError there.
+
+    Raises:
+        UsageError: If it is a URL; `./s3:/x` is a path.
     """
     text = os.path.expanduser(path)  # noqa: PTH111
+    if _URL.match(text):
+        raise UsageError(
+            f"{text!r} is a URL, and featcache reads and writes files of this machine alone. "
+            f"Nothing was started. Mount or copy what is there, and give its path."
+        )
     try:
         os.fsencode(text)
     except UnicodeEncodeError:  # written in Python, with letters that the locale lacks

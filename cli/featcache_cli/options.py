@@ -8,10 +8,21 @@ from typing import Annotated
 import typer
 
 from featcache.errors import UsageError
+from featcache.paths import expanded
+
+
+def local_path(path: str | None) -> str | None:
+    """Refuse a URL before anything is made or loaded."""
+    if path is not None:
+        expanded(path)
+    return path
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout.")]
-CacheDirOption = Annotated[str, typer.Option(help="Folder of all caches.")]
-DataDirOption = Annotated[str, typer.Option(help="Folder of downloaded datasets.")]
+CacheDirOption = Annotated[str, typer.Option(help="Folder of all caches.", callback=local_path)]
+DataDirOption = Annotated[
+    str, typer.Option(help="Folder of downloaded datasets.", callback=local_path)
+]
 ImageSizeOption = Annotated[int, typer.Option(help="Side of the trunk's input, in pixels.")]
 RecipeOption = Annotated[
     str,
@@ -20,7 +31,7 @@ RecipeOption = Annotated[
         "early stopping; auto: notebook on its own data and backbones, else general."
     ),
 ]
-RunsDirOption = Annotated[str, typer.Option(help="Folder of all runs.")]
+RunsDirOption = Annotated[str, typer.Option(help="Folder of all runs.", callback=local_path)]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 MaxMemoryOption = Annotated[
     str | None,

@@ -145,7 +145,7 @@ def load_torchvision(
     Raises:
         DatasetError: If files are absent and cannot be downloaded, or are damaged.
     """
-    root = os.path.abspath(os.path.expanduser(data_dir))  # noqa: PTH100,PTH111 (keeps links)
+    root = os.path.abspath(expanded(data_dir))  # noqa: PTH100 (keeps links)
     splits: dict[str, Split] = {}
     class_names: tuple[str, ...] = ()
     for split, arguments in spec.splits.items():

@@ -110,3 +110,37 @@ def test_bytes_that_are_not_utf_8_arrive_from_a_real_shell(spawn: Spawn) -> None
 
     assert finished.returncode == 0
     assert r"There are no caches in '\udcff\x1b[31m'." in finished.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["extract", "--dataset", "folder:s3://bucket/pets"],
+        ["extract", "--dataset", "digits", "--backbone", "pixels", "--cache-dir", "s3://b/x"],
+        ["extract", "--data-dir", "gs://b/x"],
+        ["extract", "--weights", "s3://b/w.pth"],
+        ["train-head", "--cache", "hf://b/x.h5"],
+        ["train-head", "--cache-dir", "s3:/b/x"],
+        ["train-head", "--runs-dir", "s3://b/x"],
+        ["train-head", "--dataset", "folder:s3://bucket/pets"],
+        ["sweep", "--runs-dir", "file:///x"],
+        ["eval", "s3://b/run"],
+        ["eval", "--cache", "s3://b/x.h5"],
+        ["eval", "--runs-dir", "s3://b/x"],
+        ["reproduce", "--runs-dir", "s3://b/x"],
+        ["reproduce", "--data-dir", "s3://b/x"],
+        ["parity", "--cache-dir", "s3://b/x"],
+        ["cache", "ls", "--cache-dir", "s3://b/x"],
+        ["cache", "verify", "s3://b/x.h5"],
+        ["cache", "import", "s3://b/x.h5", "--features", "f", "--labels", "l"],
+        ["datasets", "--data-dir", "https://host/x"],
+    ],
+)
+def test_a_url_in_the_place_of_a_path_is_refused_and_makes_no_folder(
+    run: Run, tmp_path: Path, command: list[str]
+) -> None:
+    result = run(*command)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "is a URL" in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -31,6 +31,7 @@ from featcache_cli.options import (
     JsonOption,
     MixNumericsOption,
     NWorkersOption,
+    local_path,
     number_or_auto,
 )
 
@@ -170,7 +171,10 @@ def repair(
         str | None, typer.Option(help="Where its images are now.  [default: where they were]")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="As for extract.  [default: those it was made with]")
+        str | None,
+        typer.Option(
+            help="As for extract.  [default: those it was made with]", callback=local_path
+        ),
     ] = None,
     data_dir: DataDirOption = ExtractSpec.data_dir,
     device: DeviceOption = ExtractSpec.device,

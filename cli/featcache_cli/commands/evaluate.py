@@ -9,7 +9,13 @@ import typer
 from featcache.errors import UsageError
 from featcache.specs import ExtractSpec
 from featcache_cli.console import note, show_facts, show_json, show_table
-from featcache_cli.options import CacheDirOption, DeviceOption, JsonOption, RunsDirOption
+from featcache_cli.options import (
+    CacheDirOption,
+    DeviceOption,
+    JsonOption,
+    RunsDirOption,
+    local_path,
+)
 
 if TYPE_CHECKING:
     from featcache.evaluation import Comparison, Evaluation
@@ -28,7 +34,10 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     cache: Annotated[
-        str | None, typer.Option(help="Use this cache instead of the one of the training.")
+        str | None,
+        typer.Option(
+            help="Use this cache instead of the one of the training.", callback=local_path
+        ),
     ] = None,
     draws: Annotated[int, typer.Option(help="Bootstrap samples of the 95% intervals.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seeds them.")] = 0,

@@ -33,6 +33,7 @@ from featcache_cli.options import (
     JsonOption,
     MixNumericsOption,
     NWorkersOption,
+    local_path,
     number_or_auto,
 )
 
@@ -60,7 +61,10 @@ def extract(
         ),
     ] = [ExtractSpec.backbone],  # noqa: B006 - Typer's way to say a list; nobody changes it
     weights: Annotated[
-        str, typer.Option(help="DEFAULT, a torchvision weights name, a file, or random.")
+        str,
+        typer.Option(
+            help="DEFAULT, a torchvision weights name, a file, or random.", callback=local_path
+        ),
     ] = ExtractSpec.weights,
     bn: Annotated[
         str, typer.Option(help=f"BatchNorm statistics: {', '.join(BN_MODES)}.")

@@ -21,6 +21,7 @@ from featcache_cli.options import (
     CacheDirOption,
     DataDirOption,
     JsonOption,
+    local_path,
     whole_numbers,
 )
 
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 
 def parity(
     cache: Annotated[
-        str | None, typer.Option(help="A cache that is there; else parity extracts one in fp32.")
+        str | None,
+        typer.Option(
+            help="A cache that is there; else parity extracts one in fp32.", callback=local_path
+        ),
     ] = None,
     dataset: Annotated[
         str | None,
@@ -43,7 +47,10 @@ def parity(
         ),
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="DEFAULT, a torchvision weights name, a file, or random.")
+        str,
+        typer.Option(
+            help="DEFAULT, a torchvision weights name, a file, or random.", callback=local_path
+        ),
     ] = ExtractSpec.weights,
     bn: Annotated[
         str | None,

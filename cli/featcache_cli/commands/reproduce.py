@@ -25,6 +25,7 @@ from featcache_cli.options import (
     ImageSizeOption,
     JsonOption,
     RunsDirOption,
+    local_path,
 )
 
 
@@ -44,7 +45,8 @@ def reproduce(
         ),
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="Of every trunk: DEFAULT, a file, or random.")
+        str,
+        typer.Option(help="Of every trunk: DEFAULT, a file, or random.", callback=local_path),
     ] = ExtractSpec.weights,
     bn: Annotated[
         str, typer.Option(help=f"BatchNorm statistics: {', '.join(BN_MODES)}.")
