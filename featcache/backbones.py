@@ -12,10 +12,16 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from featcache.backbonenames import (
+    PIXELS,
+    RANDOM,
+    backbone_names,
+    check_backbone_name,
+    check_weights_name,
+)
 from featcache.batchnorm import has_batch_norm
 from featcache.errors import UsageError
 from featcache.pretrained import (
-    DEFAULT,
     Pretrained,
     fetch_pretrained,
     find_pretrained,
@@ -25,10 +31,7 @@ from featcache.pretrained import (
 from featcache.randomness import seeded
 from featcache.specs import ExtractSpec
 from featcache.trunks import (
-    PIXELS,
-    backbone_names,
     build_trunk,
-    check_backbone_name,
     classifier_prefixes,
     n_features,
 )
@@ -37,15 +40,12 @@ from featcache.weights import fit_state_dict, read_state_dict, state_digest
 __all__ = [
     "Backbone",
     "BackboneInfo",
-    "backbone_names",
-    "check_backbone_name",
     "describe_backbone",
     "list_backbones",
     "load_backbone",
     "weights_preprocess",
 ]
 
-RANDOM = "random"
 _FLOAT_BYTES = 4
 
 
@@ -197,9 +197,10 @@ def load_backbone(
         512
     """
     check_backbone_name(name)
+    check_weights_name(name, weights)
     if name == PIXELS:
-        return _pixels(weights, image_size)
-    entry = None if weights == RANDOM else find_pretrained(name, weights)
+        return _pixels(image_size)
+    entry = find_pretrained(name, weights)
     width = _measure(name, image_size).n_features
     if weights == RANDOM:
         trunk, label = _random_trunk(name, seed, image_size), f"random (seed {seed})"
@@ -220,9 +221,7 @@ def load_backbone(
     )
 
 
-def _pixels(weights: str, image_size: int) -> Backbone:
-    if weights not in (DEFAULT, "none"):
-        raise UsageError(f"Backbone 'pixels' has no weights, but --weights is {weights!r}.")
+def _pixels(image_size: int) -> Backbone:
     return Backbone(
         name=PIXELS,
         module=None,

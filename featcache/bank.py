@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featcache.datamodule import stream_seed
+from featcache.batches import stream_seed
 from featcache.heads import build_head
 from featcache.replay import replayed_step
 from featcache.specs import HeadSpec

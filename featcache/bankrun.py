@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from featcache.bank import HeadBank, Member, MemberState
+from featcache.batches import EpochOrder, SuperBatch
 from featcache.checkpoint import replace_file, save_head
-from featcache.datamodule import EpochOrder, FeatureDataModule, SuperBatch
+from featcache.datamodule import FeatureDataModule
 from featcache.errors import InterruptedRunError, LockedError
 from featcache.features import n_inputs
 from featcache.heads import build_head

@@ -12,7 +12,7 @@ from featcache.filling import Target, fill
 from featcache.paths import healed
 from featcache.pipeline import Job, Progress, ProgressCallback, adapt, check_canaries
 from featcache.plan import Plan
-from featcache.runtime import NoteCallback
+from featcache.reporting import NoteCallback
 from featcache.specs import differing_fields
 from featcache.stopping import working
 from featcache.store import (

@@ -6,16 +6,16 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
+import numpy.typing as npt
 import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor, nn
+import safetensors.numpy
 
 import featcache
 from featcache.errors import (
@@ -27,12 +27,20 @@ from featcache.errors import (
     UnsafeFileError,
     clipped,
 )
-from featcache.heads import build_head
 from featcache.paths import native, portable
-from featcache.specs import HeadSpec, TrainSpec, canonical_json, differing_fields
+from featcache.specs import (
+    HeadSpec,
+    TrainSpec,
+    canonical_json,
+    differing_fields,
+    tensors_digest,
+)
 from featcache.stopping import working
 from featcache.store import Cache, named_failures
-from featcache.weights import UNREADABLE, refuse_inflating, state_digest
+
+# Heads are read without torch, which takes seconds to import.
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 HEAD_FILE = "head.safetensors"
 DESCRIPTION_FILE = "head.json"
@@ -59,7 +67,7 @@ class TrainedHead:
         cache_identity: What that is the hash of.
         n_epochs: Epochs that its weights have seen.
         is_finished: Whether training ended as planned; a stopped run can be resumed.
-        state: Names and tensors, as of the Sequential that `module` builds.
+        arrays: Names and weights, as of the Sequential that `module` builds.
         versions: What made it.
     """
 
@@ -75,8 +83,15 @@ class TrainedHead:
     cache_identity: Mapping[str, Any]
     n_epochs: int
     is_finished: bool
-    state: Mapping[str, Tensor]
+    arrays: Mapping[str, npt.NDArray[Any]]
     versions: Mapping[str, str]
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The weights as tensors, by name."""
+        import torch
+
+        return {name: torch.from_numpy(array) for name, array in self.arrays.items()}
 
     @property
     def backbone(self) -> str:
@@ -85,10 +100,12 @@ class TrainedHead:
 
     def module(self) -> nn.Sequential:
         """Build the head with its weights, in evaluation mode: (B, D) -> (B, K) logits."""
+        from featcache.heads import build_head
+
         module = build_head(
             self.spec, n_features=self.n_features, n_classes=len(self.class_names), seed=0
         )
-        module.load_state_dict(dict(self.state))
+        module.load_state_dict(self.state)
         return module.eval()
 
     def require_fit(self, cache: Cache) -> None:
@@ -118,10 +135,10 @@ def save_head(folder: Path, head: TrainedHead) -> Path:
         StorageError: If the folder cannot be written.
     """
     description = _describe(head)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state.items()}
-    signed = {**description, _DIGEST: _digest(description, state)}
+    arrays = {name: np.ascontiguousarray(array) for name, array in head.arrays.items()}
+    signed = {**description, _DIGEST: _digest(description, arrays)}
     # One key: safetensors writes several in an order of chance.
-    content = safetensors.torch.save(state, metadata={_KEY: canonical_json(signed)})
+    content = safetensors.numpy.save(arrays, metadata={_KEY: canonical_json(signed)})
     replace_file(folder / HEAD_FILE, content)
     layers = [str(layer) for layer in head.module()]
     readable = json.dumps({**description, "layers": layers}, indent=2) + "\n"
@@ -146,10 +163,10 @@ def load_head(path: str | os.PathLike[str]) -> TrainedHead:
         path = path / HEAD_FILE
     _require_plain_file(path)
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, ValueError, KeyError) as err:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError, LookupError, TypeError) as err:
         raise _not_safetensors(path, err) from err
     except OSError as err:
         raise StorageError(f"Cannot read {path}: {err}.") from err
@@ -161,11 +178,10 @@ def load_head(path: str | os.PathLike[str]) -> TrainedHead:
     try:
         description = json.loads(metadata[_KEY])
         signature = description.pop(_DIGEST, None)
-        head = _parse(path, description, state)
-        if signature != _digest(description, state):
+        head = _parse(path, description, arrays)
+        if signature != _digest(description, arrays):
             raise ValueError("its SHA-256 differs")
-        _require_tensors(head)
-        head.module()
+        _require_weights(head)
     except (
         FeatcacheError,
         LookupError,
@@ -209,31 +225,10 @@ def replace_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
             new.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: Path, names: Sequence[str], *, way_out: str) -> dict[str, Any]:
-    """Read one of our own checkpoints, running no code from it.
-
-    Args:
-        path: The file.
-        names: What it must hold.
-        way_out: What to do if it cannot be read.
-
-    Raises:
-        CorruptError: If it cannot be read.
-    """
-    try:
-        refuse_inflating(path)
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        for name in names:
-            checkpoint[name]
-    except (*UNREADABLE, UnsafeFileError) as err:
-        raise CorruptError(
-            f"{path} is damaged ({type(err).__name__}). Nothing was changed. {way_out}"
-        ) from err
-    return checkpoint
-
-
 def versions() -> dict[str, str]:
     """Name what decides the last digits of a head: versions, and the precision of all its sums."""
+    import torch
+
     return {
         "precision": "fp32",
         "featcache": featcache.__version__,
@@ -249,12 +244,16 @@ def _require_plain_file(path: Path) -> None:
         raise UnsafeFileError(f"{path} is not a regular file, so it is not read.")
 
 
-def _require_tensors(head: TrainedHead) -> None:
-    """Compare the tensors with the description, before memory is taken for what that promises."""
+def _require_weights(head: TrainedHead) -> None:
+    """Compare the weights with the description, before memory is taken for what that promises."""
     widths = (head.n_features, *head.spec.hidden, len(head.class_names))
-    wanted = [s for d, w in itertools.pairwise(widths) for s in ((w, d), (w,))]
-    found = [tuple(tensor.shape) for tensor in head.state.values()]
-    if sorted(wanted) != sorted(found):
+    layers_between = 3 if head.spec.dropout else 2  # ReLU, and Dropout
+    wanted: dict[str, tuple[int, ...]] = {}
+    for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
+        wanted[f"{layers_between * i}.weight"] = (n_out, n_in)
+        wanted[f"{layers_between * i}.bias"] = (n_out,)
+    found = {name: array.shape for name, array in head.arrays.items()}
+    if wanted != found or any(array.dtype != np.float32 for array in head.arrays.values()):
         raise ValueError(f"{len(found)} tensors do not have the shapes of its layers")
 
 
@@ -294,13 +293,18 @@ def _describe(head: TrainedHead) -> dict[str, Any]:
     }
 
 
-def _digest(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a head's description and of its tensors by name, as 64 hex digits."""
-    tensors = state_digest(dict(sorted(state.items())))
-    return hashlib.sha256(f"{canonical_json(description)}\n{tensors}".encode()).hexdigest()
+def _digest(description: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    """SHA-256 of a head's description and of its weights by name, as 64 hex digits."""
+    weights = tensors_digest(
+        (name, f"torch.{array.dtype}", array.shape, np.ascontiguousarray(array).data.cast("B"))
+        for name, array in sorted(arrays.items())
+    )
+    return hashlib.sha256(f"{canonical_json(description)}\n{weights}".encode()).hexdigest()
 
 
-def _parse(path: Path, description: Mapping[str, Any], state: dict[str, Tensor]) -> TrainedHead:
+def _parse(
+    path: Path, description: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]
+) -> TrainedHead:
     if description["format"] != FORMAT:
         raise MismatchError(
             f"{path} is a head of format {clipped(str(description['format']))}, and this featcache "
@@ -329,6 +333,6 @@ def _parse(path: Path, description: Mapping[str, Any], state: dict[str, Tensor])
         cache_identity=said["identity"],
         n_epochs=int(description["n_epochs"]),
         is_finished=bool(description["is_finished"]),
-        state=state,
+        arrays=arrays,
         versions=description["versions"],
     )

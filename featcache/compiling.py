@@ -12,7 +12,7 @@ import numpy.typing as npt
 from featcache.errors import DeviceError, clipped
 from featcache.forward import TrunkRunner
 from featcache.inductor import compiled_by_inductor
-from featcache.runtime import Choice, NoteCallback
+from featcache.reporting import Choice, NoteCallback
 from featcache.tolerances import feature_tolerance
 from featcache.winograd import (
     has_winograd_convolutions,

@@ -1,16 +1,14 @@
-"""Shuffled batches by row number, without DataLoader workers, as a LightningDataModule."""
+"""A cache as training, validation and test batches: the LightningDataModule."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
+from featcache.batches import EpochOrder, OrderedBatches, ShuffledBatches
 from featcache.errors import UsageError
 from featcache.features import (
     FeatureRows,
@@ -21,125 +19,10 @@ from featcache.features import (
     training_rows,
     valid_rows,
 )
-from featcache.runtime import Choice
+from featcache.reporting import Choice
 from featcache.specs import TrainSpec
 from featcache.store import Cache, open_cache
 from featcache.windows import WindowedRows, windows_of
-
-# One Lightning step costs 1 to 2 ms beside its optimiser steps; pixels take so long themselves that
-# progress would come too rarely.
-STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS = 64, 4
-_EVAL_BATCH_SIZE = 1024
-_EVAL_BATCH_VALUES = 1 << 24
-
-Batch = tuple[Tensor, Tensor]
-
-
-class SuperBatch:
-    """The batches of several optimiser steps, which one `training_step` runs.
-
-    No dataclass: Lightning would look inside and copy what it finds to the device.
-    """
-
-    def __init__(self, rows: FeatureRows, order: Tensor, *, batch_size: int) -> None:
-        """Take (n,) int64 row numbers, `batch_size` of them for each step."""
-        self.rows = rows
-        self.order = order
-        self.batch_size = batch_size
-
-    def __iter__(self) -> Iterator[Batch]:
-        for part in self.order.split(self.batch_size):
-            yield self.rows.take(part)
-
-
-class EpochOrder:
-    """The order of the training rows in each epoch: a permutation by seed and epoch alone.
-
-    Lightning calls `set_epoch` before each epoch, as it does for a DistributedSampler.
-    """
-
-    def __init__(self, index: Tensor, *, seed: int, window_rows: int | None = None) -> None:
-        """Take the row numbers to be permuted, (n,) int64.
-
-        With `window_rows`, windows of so many rows of the file come in random order, and the rows
-        of each in random order.
-        """
-        self.index = index
-        self.seed = seed
-        self.window_rows = window_rows
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next order."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order().tolist())
-
-    def order(self) -> Tensor:
-        """Draw the order of the chosen epoch, (n,) int64."""
-        generator = torch.Generator().manual_seed(stream_seed("order", self.seed, self.epoch))
-        if self.window_rows is None:
-            return self.index[torch.randperm(len(self.index), generator=generator)]
-        windows = windows_of(self.index, self.window_rows)
-        shuffled = []
-        for i in torch.randperm(len(windows), generator=generator).tolist():
-            window = windows[i]
-            shuffled.append(window[torch.randperm(len(window), generator=generator)])
-        return torch.cat(shuffled)
-
-
-def stream_seed(stream: str, seed: int, epoch: int) -> int:
-    """Derive the seed of one epoch's random stream: a resumed run draws what it would have."""
-    digest = hashlib.sha256(f"{stream} {seed} {epoch}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
-
-
-class ShuffledBatches:
-    """One epoch of training batches; a new order each epoch, the last batch is kept."""
-
-    def __init__(
-        self, rows: FeatureRows, sampler: EpochOrder, *, batch_size: int, steps_per_batch: int
-    ) -> None:
-        """Yield (features, labels), or with `steps_per_batch` above 1 a SuperBatch of so many."""
-        self.rows = rows
-        self.sampler = sampler  # where Lightning looks for set_epoch
-        self.batch_size = batch_size
-        self.steps_per_batch = steps_per_batch
-
-    def __len__(self) -> int:
-        return -(-len(self.sampler.index) // (self.batch_size * self.steps_per_batch))
-
-    def __iter__(self) -> Iterator[Batch | SuperBatch]:
-        order = self.sampler.order().to(self.rows.features.device)  # once, not every step
-        for part in order.split(self.batch_size * self.steps_per_batch):
-            if self.steps_per_batch == 1:
-                yield self.rows.take(part)
-            else:
-                yield SuperBatch(self.rows, part, batch_size=self.batch_size)
-
-
-class OrderedBatches:
-    """Rows in order, in batches as large as is quick: for validation and test."""
-
-    def __init__(self, rows: FeatureRows, index: Tensor) -> None:
-        """Take the row numbers, (n,) int64."""
-        self.rows = rows
-        self.index = index
-        n_values = 1
-        if rows.prepare is not None:  # pixels grow when they are resized
-            n_values = 3 * rows.prepare.out_size[0] * rows.prepare.out_size[1]
-        self.batch_size = max(1, min(_EVAL_BATCH_SIZE, _EVAL_BATCH_VALUES // n_values))
-
-    def __len__(self) -> int:
-        return -(-len(self.index) // self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for part in self.index.split(self.batch_size):
-            yield self.rows.take(part)
 
 
 class FeatureDataModule(pl.LightningDataModule):

@@ -18,25 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
+from featcache.backbonenames import require_known_classifier
 from featcache.datasets import ArrayImages, Split
-from featcache.errors import UsageError
 from featcache.preprocess import Preprocess
 from featcache.specs import HeadSpec
-
-# Families whose classifier stands right behind the features, and what torchvision calls it.
-_CLASSIFIERS = {
-    "alexnet": "classifier",
-    "densenet": "classifier",
-    "efficientnet": "classifier",
-    "mnasnet": "classifier",
-    "mobilenet": "classifier",
-    "regnet": "fc",
-    "resnet": "fc",
-    "resnext": "fc",
-    "shufflenet": "fc",
-    "vgg": "classifier",
-    "wide_resnet": "fc",
-}
 
 
 class ImageRows(Dataset[tuple[Tensor, int]]):
@@ -125,21 +110,6 @@ class WholeModel(pl.LightningModule):
             self.model(images.to(self.device)).cpu() for images, _ in DataLoader(rows, batch_size)
         ]
         return torch.cat(parts)
-
-
-def require_known_classifier(name: str) -> str:
-    """Name the part of a torchvision model that is its classifier.
-
-    Raises:
-        UsageError: If that is not one module right behind the features.
-    """
-    for family, part in _CLASSIFIERS.items():
-        if name.startswith(family):
-            return part
-    raise UsageError(
-        f"parity knows where the classifier is in {', '.join(_CLASSIFIERS)} only, not in {name}. "
-        f"Nothing was compared."
-    )
 
 
 def whole_model(name: str, trunk: Mapping[str, Tensor], head: nn.Module) -> nn.Module:

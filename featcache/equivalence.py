@@ -7,31 +7,20 @@ import os
 from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from featcache.backbones import load_backbone
-from featcache.batchnorm import has_batch_norm
+from featcache.backbonenames import (
+    PIXELS,
+    check_backbone_name,
+    check_weights_name,
+    require_known_classifier,
+)
 from featcache.datasets import Dataset, load_dataset
-from featcache.endtoend import require_known_classifier
 from featcache.errors import MismatchError, UsageError
 from featcache.extraction import extract
-from featcache.features import bn_mode, preprocess_of
-from featcache.levels import (
-    NotebookComparison,
-    ParityCheck,
-    compare_features,
-    compare_results,
-    compare_trajectory,
-    compare_with_notebook,
-)
 from featcache.lookup import listing_difference, the_cache
 from featcache.paths import native
-from featcache.pipeline import ProgressCallback
-from featcache.runtime import silent
-from featcache.sides import Sides, train_cached, train_end_to_end
+from featcache.reporting import silent
 from featcache.specs import BN_MODES, ExtractSpec, HeadSpec, TrainSpec
 from featcache.store import (
     Cache,
@@ -40,7 +29,13 @@ from featcache.store import (
     require_fields,
     require_sound,
 )
-from featcache.trunks import PIXELS, build_trunk
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from featcache.levels import NotebookComparison, ParityCheck
+    from featcache.pipeline import ProgressCallback
+    from featcache.sides import Sides
 
 
 @dataclass(frozen=True)
@@ -159,6 +154,9 @@ def parity(
         return extract(**settings, on_progress=on_progress, on_note=on_note).path
 
     def sides_of(path: Path) -> Sides:
+        from featcache.features import preprocess_of
+        from featcache.sides import Sides
+
         opened = open_cache(path)
         return Sides(
             cache=opened,
@@ -184,11 +182,24 @@ def parity(
         _require_comparable(opened.identity["backbone"], opened.splits, trains=trains)
         require_sound(path)
     else:
+        check_backbone_name(spec.backbone)
+        _require_trunk(spec.backbone)
+        check_weights_name(spec.backbone, weights)
         images = load_dataset(spec.dataset, data_dir=spec.data_dir)
         _require_comparable(spec.backbone, images.splits, trains=trains)
         if as_notebook:
             _require_drift(spec)
         path = extracted(spec.bn)
+    # They import torch and Lightning, which takes seconds.
+    from featcache.features import bn_mode
+    from featcache.levels import (
+        compare_features,
+        compare_results,
+        compare_trajectory,
+        compare_with_notebook,
+    )
+    from featcache.sides import train_cached, train_end_to_end
+
     sides = sides_of(path)
     # Level 3's first training is level 2's, and one of those beside the notebook's.
     on_cache = functools.cache(train_cached)
@@ -228,10 +239,14 @@ def _refuse_beside_a_cache(names: Sequence[str]) -> None:
         )
 
 
-def _require_comparable(backbone: str, splits: Container[str], *, trains: bool) -> None:
+def _require_trunk(backbone: str) -> None:
     if backbone == PIXELS:
         raise UsageError("The backbone 'pixels' has no trunk, so there is nothing to compare.")
     require_known_classifier(backbone)
+
+
+def _require_comparable(backbone: str, splits: Container[str], *, trains: bool) -> None:
+    _require_trunk(backbone)
     if trains and "test" not in splits:
         raise UsageError(
             "The dataset has no split 'test' to compare predictions on. Nothing was started. "
@@ -240,6 +255,9 @@ def _require_comparable(backbone: str, splits: Container[str], *, trains: bool) 
 
 
 def _require_drift(spec: ExtractSpec) -> None:
+    from featcache.batchnorm import has_batch_norm
+    from featcache.trunks import build_trunk
+
     if not has_batch_norm(build_trunk(spec.backbone, image_size=spec.image_size, meta=True)):
         raise UsageError(
             f"--as-notebook leaves BatchNorm in training mode, but {spec.backbone} has none. "
@@ -265,6 +283,11 @@ def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
 
 def _trunk_state(cache: Cache, *, weights: str) -> dict[str, Tensor]:
     """Load the trunk's weights, with the running statistics of the cache where it adapted them."""
+    import torch
+
+    from featcache.backbones import load_backbone
+    from featcache.features import preprocess_of
+
     image_size = preprocess_of(cache).out_size[0]
     said = {**cache.identity, **cache.provenance}
     require_fields(cache.path, said, "weights", "weights_sha256")

@@ -8,18 +8,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from featcache.account import CostAccount, cost_account
-from featcache.backbones import check_backbone_name
-from featcache.cachemaking import Made, make_caches, require_same_file
+from featcache.backbonenames import PIXELS, check_backbone_name, check_weights_name
+from featcache.datasets import Dataset, load_dataset
 from featcache.errors import UsageError
-from featcache.pipeline import Progress, ProgressCallback
-from featcache.plan import Plan
-from featcache.planning import make_plan
-from featcache.runtime import NoteCallback, silent
+from featcache.reporting import NoteCallback, silent
 from featcache.specs import ExtractSpec
 from featcache.store import locked, open_cache, read_state
-from featcache.trunks import PIXELS
+
+if TYPE_CHECKING:
+    from featcache.account import CostAccount
+    from featcache.cachemaking import Made
+    from featcache.pipeline import ProgressCallback
+    from featcache.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -200,17 +202,43 @@ def extract_all(
     return tuple(_extract(specs, on_progress or silent, on_note or silent))
 
 
+def open_images(spec: ExtractSpec, *, note: NoteCallback) -> Dataset:
+    """Refuse names that do not exist, then open the images; all that needs no torch.
+
+    Raises:
+        UsageError: For names that do not exist, and options that "pixels" has no use for.
+        DatasetError: If the dataset is not there.
+    """
+    check_backbone_name(spec.backbone)
+    check_weights_name(spec.backbone, spec.weights)
+    if spec.backbone == PIXELS:
+        spec.refuse_trunk_options()
+    dataset = load_dataset(spec.dataset, data_dir=spec.data_dir).limited(spec.limit)
+    for sentence in (*dataset.notes, dataset.summary):
+        note(sentence)
+    return dataset
+
+
 def _extract(
     specs: Sequence[ExtractSpec], progress: ProgressCallback, note: NoteCallback
 ) -> list[ExtractResult]:
     """Make the caches that are not there yet."""
     started = time.perf_counter()
+    for spec in specs[1:]:
+        check_weights_name(spec.backbone, spec.weights)
+    dataset = open_images(specs[0], note=note)
+    # They import torch, which takes seconds.
+    from featcache.cachemaking import make_caches
+    from featcache.planning import make_plan
+
     plans: list[Plan] = []
     for spec in specs:
         if len(specs) > 1:
             note(f"{spec.backbone}:")
-        first = plans[0] if plans else None
-        plans.append(make_plan(spec, on_progress=progress, on_note=note, same_images=first))
+        sha256 = plans[0].identity["dataset_sha256"] if plans else None
+        plan = make_plan(spec, dataset, on_progress=progress, on_note=note, dataset_sha256=sha256)
+        dataset = plan.dataset  # with the digest of each image
+        plans.append(plan)
     missing = [plan for plan in plans if not _is_complete(plan)]
     with contextlib.ExitStack() as locks:
         for plan in missing:
@@ -226,6 +254,8 @@ def _is_complete(plan: Plan) -> bool:
     """Tell whether the cache is there; refuse a file of another identity in its place."""
     if not (plan.path.exists() or plan.path.is_symlink()):
         return False
+    from featcache.cachemaking import require_same_file
+
     open_cache(plan.path)  # refuses what is not complete
     require_same_file(plan.path, read_state(plan.path).manifest, plan)
     return True
@@ -246,6 +276,8 @@ def _result(plan: Plan, made: Made | None, *, seconds: float) -> ExtractResult:
     )
     account = None
     if n_computed and plan.has_trunk and "train" in cache.splits:
+        from featcache.account import cost_account
+
         account = cost_account(
             seconds_per_image=work_s / n_computed,
             n_images=plan.n_rows,
@@ -267,6 +299,3 @@ def _result(plan: Plan, made: Made | None, *, seconds: float) -> ExtractResult:
         choices=plan.choices,
         account=account,
     )
-
-
-__all__ = ["ExtractResult", "Failure", "Progress", "extract", "extract_all"]

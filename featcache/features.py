@@ -13,10 +13,11 @@ from featcache.errors import CorruptError, UsageError
 from featcache.memory import FreeMemory, free_memory
 from featcache.pixels import BatchPreprocessor
 from featcache.preprocess import Preprocess
-from featcache.runtime import Choice
+from featcache.reporting import Choice
 from featcache.specs import VAL_FRACTION
 from featcache.stopping import stop_if_asked
-from featcache.store import Cache, CacheSplit, human_bytes, require_fields, require_sound
+from featcache.store import Cache, CacheSplit, human_bytes, require_fields
+from featcache.trainable import require_trainable
 
 _RESERVED_BYTES = 1_000_000_000
 _ROWS_PER_COPY = 4096
@@ -101,16 +102,14 @@ def load_rows(cache: Cache, split: str, *, device: torch.device, residence: str)
     return FeatureRows(features, labels, device, preprocessor_of(cache, split, device))
 
 
-def require_sound_rows(cache: Cache) -> None:
-    """Refuse a cache that cannot be trained on, before a run begins.
+def require_usable_rows(cache: Cache) -> None:
+    """Refuse a sound cache that cannot be trained on, before a run begins.
 
-    That is one with a damaged byte, a label that names no class, or pixels that do not say how they
-    become numbers.
+    That is one with a label that names no class, or pixels that do not say how they become numbers.
 
     Raises:
         CorruptError: Naming what is wrong.
     """
-    require_sound(cache.path)
     n_inputs(cache)
     for split in cache.splits:
         require_labels(cache, split)
@@ -163,13 +162,8 @@ def training_rows(
     Raises:
         UsageError: If there is nothing to train or to validate on, or only one class.
     """
-    _require_split(cache, "train")
+    require_trainable(cache, val_fraction)
     if "val" in cache.splits:
-        if val_fraction is not None:
-            raise UsageError(
-                f"{cache.path.name} has its own split 'val', so --val-fraction has no use. "
-                f"Nothing was started. Leave it out."
-            )
         chosen = ("train", valid_rows(cache["train"]), "val", valid_rows(cache["val"]))
     else:
         is_valid = torch.from_numpy(cache["train"].valid)
@@ -198,14 +192,6 @@ def random_split_rows(n_rows: int, *, val_fraction: float, seed: int) -> tuple[T
 def valid_rows(split: CacheSplit) -> Tensor:
     """Number the rows of a split whose images could be read, in order."""
     return torch.from_numpy(np.flatnonzero(split.valid))
-
-
-def _require_split(cache: Cache, name: str) -> None:
-    if name not in cache.splits:
-        raise UsageError(
-            f"{cache.path.name} has no split {name!r}, only {', '.join(cache.splits)}. Nothing was "
-            f"started. Extract a dataset that has one."
-        )
 
 
 def _require_rows(

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from featcache.errors import UsageError
-from featcache.runtime import NoteCallback
+from featcache.reporting import NoteCallback
 from featcache.specs import CONSTANTS, USED_BY, HeadSpec
 
 

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from featcache.datamodule import Batch, SuperBatch
+from featcache.batches import Batch, SuperBatch
 from featcache.errors import NonFiniteError, UsageError
 from featcache.heads import build_head, l1_norm
 from featcache.replay import ReplayedStep, replayed_step

@@ -14,18 +14,16 @@ import torch
 from pytorch_lightning.callbacks import Callback, Timer
 
 from featcache.arithmetic import head_arithmetic
-from featcache.checkpoint import TrainedHead, read_checkpoint, save_head
-from featcache.datamodule import (
-    STEPS_PER_BATCH,
-    STEPS_PER_BATCH_PIXELS,
-    EpochOrder,
-    FeatureDataModule,
-)
+from featcache.backbonenames import PIXELS
+from featcache.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, EpochOrder
+from featcache.checkpoint import TrainedHead, save_head
+from featcache.datamodule import FeatureDataModule
 from featcache.errors import InterruptedRunError, NonFiniteError
-from featcache.features import n_inputs, require_sound_rows
+from featcache.features import n_inputs, require_usable_rows
 from featcache.headmodule import HeadModule
 from featcache.processwide import nvml_left_alone
 from featcache.randomness import seeded
+from featcache.reporting import NoteCallback
 from featcache.runfiles import (
     HeadRun,
     figures_of,
@@ -37,7 +35,6 @@ from featcache.runfiles import (
     write_figures,
 )
 from featcache.runs import partial_run, run_path
-from featcache.runtime import NoteCallback
 from featcache.specs import HeadSpec, TrainSpec
 from featcache.stopping import working
 from featcache.store import Cache, locked, named_failures
@@ -49,13 +46,13 @@ from featcache.trainer import (
     make_trainer,
     quiet_lightning,
 )
-from featcache.trunks import PIXELS
+from featcache.weights import read_checkpoint
 
 _Kind = TypeVar("_Kind", bound=Callback)
 
 
 class HeadJob:
-    """The runs of one call, which share the resident features."""
+    """The runs of one call, which share the resident features of a cache that was verified."""
 
     def __init__(
         self,
@@ -113,7 +110,7 @@ class HeadJob:
         return run
 
     def _features(self, train: TrainSpec) -> FeatureDataModule:
-        """Check the cache and make its features resident, once; the order is the seed's."""
+        """Check the rows and make the features resident, once; the order is the seed's."""
         if self._batches is None:
             is_pixels = self.cache.identity["backbone"] == PIXELS
             self._batches = FeatureDataModule(
@@ -124,7 +121,7 @@ class HeadJob:
                 window_rows=train.window_rows,
                 steps_per_batch=STEPS_PER_BATCH_PIXELS if is_pixels else STEPS_PER_BATCH,
             )
-            require_sound_rows(self.cache)
+            require_usable_rows(self.cache)
             residence = self._batches.choose_residence(torch.device(self.device))
             self.choices["features"] = f"{residence.value} ({residence.why})"
             self.note(f"features stay in {residence.value}: {residence.why}")

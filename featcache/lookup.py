@@ -7,11 +7,12 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from featcache.backbonenames import check_backbone_name
 from featcache.datasets import Dataset, dataset_slug, load_dataset
 from featcache.errors import CacheMissingError, DatasetError, MismatchError, UsageError
 from featcache.paths import expanded
 from featcache.preprocess import Preprocess
-from featcache.runtime import NoteCallback
+from featcache.reporting import NoteCallback
 from featcache.specs import ExtractSpec, differing_fields
 from featcache.store import (
     Cache,
@@ -22,7 +23,6 @@ from featcache.store import (
     open_cache,
     read_state,
 )
-from featcache.trunks import check_backbone_name
 
 _FOLDER = "folder:"
 

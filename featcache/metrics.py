@@ -9,11 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torchmetrics.functional.classification import (
-    binary_auroc,
-    multiclass_calibration_error,
-)
 
 N_BINS = 15
 _TAIL_PERCENT = 2.5
@@ -146,6 +141,9 @@ def auroc(labels: Rows, probabilities: npt.NDArray[np.float64]) -> float:
 
     NaN if all images are of one class.
     """
+    import torch
+    from torchmetrics.functional.classification import binary_auroc
+
     present = np.unique(labels)
     if len(present) < 2:
         return math.nan
@@ -158,6 +156,9 @@ def auroc(labels: Rows, probabilities: npt.NDArray[np.float64]) -> float:
 
 def calibration_error(labels: Rows, probabilities: npt.NDArray[np.float64]) -> float:
     """Compute the expected calibration error, L1 over 15 bins of equal width (Guo et al. 2017)."""
+    import torch
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     error = multiclass_calibration_error(
         torch.from_numpy(probabilities),
         torch.from_numpy(labels),

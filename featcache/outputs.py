@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from featcache.arithmetic import head_arithmetic
 from featcache.checkpoint import TrainedHead, load_head
-from featcache.datamodule import OrderedBatches
 from featcache.errors import CacheMissingError, UsageError, clipped
-from featcache.features import load_rows, pick_residence, training_rows, valid_rows
-from featcache.runtime import pick_device
+from featcache.preload import preloading
+from featcache.specs import check_device_name
 from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,25 +74,41 @@ def outputs_of(
         CorruptError: If the head or the cache is damaged.
         UsageError: If there is no such split.
     """
+    check_device_name(device)
     head = load_head(run)
     opened = _its_cache(head, cache, cache_dir)
     head.require_fit(opened)
-    require_sound(opened.path)
+    _require_split(opened, split)
+    # torch takes seconds to import: what can be refused without it, is refused by now.
+    with preloading("featcache.batches", "torchmetrics"):
+        require_sound(opened.path)
+    return _run(head, run, opened, split, device)
+
+
+def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) -> Outputs:
+    """Run a head over a split of its cache, which was verified."""
+    import torch
+
+    from featcache.arithmetic import head_arithmetic
+    from featcache.batches import OrderedBatches
+    from featcache.features import load_rows, pick_residence
+    from featcache.runtime import pick_device
+
     where = torch.device(pick_device(device).value)
-    source, index = _rows_of(head, opened, split)
+    source, index = _rows_of(head, cache, split)
     with head_arithmetic(str(where)), torch.inference_mode():
-        residence = pick_residence(opened, device=where).value
-        rows = load_rows(opened, source, device=where, residence=residence)
+        residence = pick_residence(cache, device=where).value
+        rows = load_rows(cache, source, device=where, residence=residence)
         module = head.module().to(where)
         batches = OrderedBatches(rows, index)
         logits = torch.cat([module(features).double().cpu() for features, _ in batches])
-    labels = torch.from_numpy(opened[source].labels[index.numpy()])
+    labels = torch.from_numpy(cache[source].labels[index.numpy()])
     losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    ids = opened[source].ids
+    ids = cache[source].ids
     return Outputs(
         head=head,
         run=run,
-        cache=opened,
+        cache=cache,
         ids=[ids[i] for i in index.tolist()],
         labels=labels.numpy(),
         losses=losses.numpy(),
@@ -114,8 +131,24 @@ def _its_cache(head: TrainedHead, cache: str | os.PathLike[str] | None, cache_di
     return open_cache(moved)
 
 
+def _require_split(cache: Cache, split: str) -> None:
+    """Refuse a split that is not there, or has no image; "train" and "val" are divided later."""
+    if split in ("train", "val"):
+        return
+    if split not in cache.splits:
+        known = dict.fromkeys(["train", "val", *cache.splits])
+        raise UsageError(
+            f"--split is {split!r}, but {cache.path.name} has only {', '.join(known)}. Nothing was "
+            f"evaluated."
+        )
+    if not cache[split].valid.any():
+        raise UsageError(f"No image of split {split!r} could be read. Nothing was evaluated.")
+
+
 def _rows_of(head: TrainedHead, cache: Cache, split: str) -> tuple[str, torch.Tensor]:
     """Find a split's rows: the name in the cache, and (n,) row numbers in ascending order."""
+    from featcache.features import training_rows, valid_rows
+
     if split in ("train", "val"):
         train = head.train
         train_split, train_rows, val_split, val_rows = training_rows(
@@ -123,13 +156,4 @@ def _rows_of(head: TrainedHead, cache: Cache, split: str) -> tuple[str, torch.Te
         )
         source, rows = (train_split, train_rows) if split == "train" else (val_split, val_rows)
         return source, rows.sort().values
-    if split not in cache.splits:
-        known = dict.fromkeys(["train", "val", *cache.splits])
-        raise UsageError(
-            f"--split is {split!r}, but {cache.path.name} has only {', '.join(known)}. Nothing was "
-            f"evaluated."
-        )
-    rows = valid_rows(cache[split])
-    if not len(rows):
-        raise UsageError(f"No image of split {split!r} could be read. Nothing was evaluated.")
-    return split, rows
+    return split, valid_rows(cache[split])

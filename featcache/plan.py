@@ -25,13 +25,8 @@ from featcache.loading import image_shape
 from featcache.paths import portable
 from featcache.pipeline import PIXELS_BATCH_SIZE, Job, ProgressCallback
 from featcache.preprocess import Preprocess
-from featcache.runtime import (
-    Choice,
-    NoteCallback,
-    numeric_class,
-    pick_batch_size,
-    pick_n_workers,
-)
+from featcache.reporting import Choice, NoteCallback
+from featcache.runtime import numeric_class, pick_batch_size, pick_n_workers
 from featcache.specs import ExtractSpec, differing_fields
 from featcache.store import (
     CacheWriter,

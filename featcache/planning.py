@@ -8,13 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.backbones import (
-    check_backbone_name,
-    describe_backbone,
-    load_backbone,
-)
+from featcache.backbonenames import PIXELS
+from featcache.backbones import describe_backbone, load_backbone
 from featcache.batchnorm import require_batch_norm
-from featcache.datasets import load_dataset
 from featcache.datasets.splits import Dataset
 from featcache.errors import UsageError
 from featcache.loading import image_shape
@@ -23,47 +19,40 @@ from featcache.pipeline import ADAPTATION, Progress, ProgressCallback
 from featcache.plan import STORE_DTYPES, Plan
 from featcache.preprocess import Preprocess
 from featcache.pretrained import weights_preprocess
-from featcache.runtime import (
-    Choice,
-    NoteCallback,
-    pick_device,
-    pick_precision,
-)
+from featcache.reporting import Choice, NoteCallback
+from featcache.runtime import pick_device, pick_precision
 from featcache.specs import FORMAT_VERSION, ExtractSpec, fingerprint
 from featcache.store import (
     cache_path,
     require_space,
 )
-from featcache.trunks import PIXELS
 
 
 def make_plan(
     spec: ExtractSpec,
+    dataset: Dataset,
     *,
     on_progress: ProgressCallback,
     on_note: NoteCallback,
-    same_images: Plan | None = None,
+    dataset_sha256: str | None = None,
     at: Path | None = None,
 ) -> Plan:
     """Decide a run; the cheap refusals come first.
 
     Args:
         spec: What was asked for.
+        dataset: Its images, limited as asked.
         on_progress: Called while the dataset is read for its digest.
         on_note: Told each choice.
-        same_images: A plan for another trunk, whose dataset and digest are taken over.
+        dataset_sha256: The digest of its images, if it was computed before.
         at: Where the cache is, which is to be repaired in place; None finds its place.
 
     Raises:
         UsageError: For names and sizes that do not exist.
-        DatasetError: If the dataset is not there.
         DiskFullError: If the disk cannot hold the cache.
         WeightsError: If the weights cannot be had or do not fit.
     """
-    check_backbone_name(spec.backbone)
     is_pixels = spec.backbone == PIXELS
-    if is_pixels:
-        spec.refuse_trunk_options()
     choices: dict[str, str] = {}
     device = _told("device", pick_device(spec.device), choices, on_note)
     precision = "exact"
@@ -74,12 +63,6 @@ def make_plan(
     preprocess = Preprocess.notebook(spec.image_size)
     if spec.preprocess == "weights":
         preprocess = weights_preprocess(spec.backbone, spec.weights, spec.image_size)
-    if same_images is None:
-        dataset = load_dataset(spec.dataset, data_dir=spec.data_dir).limited(spec.limit)
-        for sentence in (*dataset.notes, dataset.summary):
-            on_note(sentence)
-    else:
-        dataset = same_images.dataset
     row_shape, store_dtype = _row(spec, dataset, preprocess, n_features=info.n_features)
     folder = expanded(spec.cache_dir) / dataset.slug
     n_rows = sum(len(split) for split in dataset.splits.values())
@@ -88,12 +71,10 @@ def make_plan(
     # One of that size may be our own.
     if at is None and not any(p.is_file() and p.stat().st_size >= nbytes for p in of_this_trunk):
         require_space(folder, nbytes=nbytes)
-    if same_images is None:
-        digest, dataset = dataset.identified(
+    if dataset_sha256 is None:
+        dataset_sha256, dataset = dataset.identified(
             on_progress=lambda i, n: on_progress(Progress("digest", "", i, n))
         )
-    else:
-        digest = same_images.identity["dataset_sha256"]
     backbone = load_backbone(
         spec.backbone, weights=spec.weights, seed=spec.seed, image_size=spec.image_size
     )
@@ -110,7 +91,7 @@ def make_plan(
         "preprocess": asdict(preprocess),
         "precision": precision,
         "store_dtype": store_dtype,
-        "dataset_sha256": digest,
+        "dataset_sha256": dataset_sha256,
     }
     path = at or cache_path(folder, spec.backbone, fingerprint(identity))
     return Plan(

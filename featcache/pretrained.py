@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
+from featcache.backbonenames import PIXELS, published_weights
 from featcache.errors import (
     DiskFullError,
     StorageError,
-    UnknownNameError,
     UsageError,
     WeightsError,
     WeightsUnavailableError,
@@ -27,8 +27,6 @@ from featcache.errors import (
 from featcache.preprocess import Preprocess
 from featcache.stopping import breakable, working
 
-DEFAULT = "DEFAULT"
-_PATH_ENDINGS = frozenset({".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pkl", ".tar", ".th"})
 _STALL_S = 30.0
 _CHUNK_NBYTES = 1 << 20
 
@@ -75,35 +73,16 @@ def find_pretrained(backbone: str, weights: str) -> Pretrained | None:
     """Look up "DEFAULT", "IMAGENET1K_V1" or "ResNet50_Weights.IMAGENET1K_V1".
 
     Returns:
-        None if `weights` is a path.
+        None if `weights` is "random" or a path.
 
     Raises:
         UnknownNameError: If the model has no weights of that name.
     """
-    from torchvision import models
-
-    owner, _, name = weights.rpartition(".")
-    known = list_pretrained(backbone)
-    if owner in ("", models.get_model_weights(backbone).__name__):
-        for entry in known:
-            if name in (DEFAULT, entry.name):
-                return entry
-    if is_path(weights):
+    name = published_weights(backbone, weights)
+    if name is None:
         return None
-    names = [entry.name for entry in known]
-    raise UnknownNameError(
-        f"weights of {backbone}:",
-        weights,
-        [DEFAULT, *names, "random"],
-        listing=f"featcache backbones (here: {', '.join([DEFAULT, *names])}, random, or a PATH)",
-    )
-
-
-def is_path(weights: str) -> bool:
-    """Tell a path from a name: by a separator, a file's usual ending, or being there."""
-    has_separator = "/" in weights or os.sep in weights
-    is_there = bool(weights) and Path(weights).exists()
-    return has_separator or is_there or Path(weights).suffix in _PATH_ENDINGS
+    known = list_pretrained(backbone)
+    return next((entry for entry in known if entry.name == name), known[0])
 
 
 def fetch_pretrained(entry: Pretrained) -> Path:
@@ -145,9 +124,9 @@ def weights_preprocess(backbone: str, weights: str, image_size: int) -> Preproce
         >>> weights_preprocess("vgg16", "DEFAULT", 112).resize
         128
     """
-    if backbone == "pixels":
+    if backbone == PIXELS:
         raise UsageError("Backbone 'pixels' has no weights, so no transform. Use notebook's.")
-    entry = None if weights == "random" else find_pretrained(backbone, weights)
+    entry = find_pretrained(backbone, weights)
     own = (entry or list_pretrained(backbone)[0]).preprocess
     assert isinstance(own.resize, int), "torchvision resizes the shorter side"
     assert own.crop is not None, "and crops"

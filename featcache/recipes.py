@@ -10,7 +10,7 @@ from typing import Any
 from featcache.arguments import require_one_of
 from featcache.errors import clipped
 from featcache.preprocess import Preprocess
-from featcache.runtime import NoteCallback
+from featcache.reporting import NoteCallback
 from featcache.specs import (
     RECIPES,
     VAL_FRACTION,

@@ -7,15 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from featcache.cachemaking import make_caches
+from featcache.backbonenames import PIXELS
 from featcache.errors import FeatcacheError, UsageError
+from featcache.extraction import open_images
 from featcache.paths import native
-from featcache.pipeline import ProgressCallback
-from featcache.planning import make_plan
 from featcache.preprocess import Preprocess
-from featcache.runtime import NoteCallback, silent
+from featcache.reporting import NoteCallback, silent
 from featcache.specs import IMPORTED, ExtractSpec
 from featcache.store import (
     CacheState,
@@ -28,7 +27,9 @@ from featcache.store import (
     require_identity,
     verify_cache,
 )
-from featcache.trunks import PIXELS
+
+if TYPE_CHECKING:
+    from featcache.pipeline import ProgressCallback
 
 _WAY_OUT = "Say where the right ones are with --dataset, --data-dir or --weights."
 _RANDOM = re.compile(r"random \(seed (\d+)\)")
@@ -126,7 +127,12 @@ def repair_cache(
             "mix_numerics": mix_numerics,
         }
         spec = _spec_of(state, path, asked)
-        plan = make_plan(spec, on_progress=progress, on_note=note, at=path)
+        images = open_images(spec, note=note)
+        # They import torch, which takes seconds.
+        from featcache.cachemaking import make_caches
+        from featcache.planning import make_plan
+
+        plan = make_plan(spec, images, on_progress=progress, on_note=note, at=path)
         require_identity(path, state.manifest.identity, plan.identity, way_out=_WAY_OUT)
         [made] = make_caches([plan], progress=progress, note=note)
     if any(damage.split == "trunk" for damage in report.damages):

@@ -7,26 +7,25 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from featcache.backbones import load_backbone
-from featcache.batchnorm import has_batch_norm
+from featcache.backbonenames import PIXELS, check_backbone_name, check_weights_name
 from featcache.checkpoint import replace_file
 from featcache.datasets import dataset_slug
 from featcache.errors import UnknownNameError, UsageError
 from featcache.extraction import extract
-from featcache.features import bn_mode
 from featcache.metrics import Spread
 from featcache.paths import expanded, portable
-from featcache.pipeline import ProgressCallback
+from featcache.reporting import NoteCallback, silent
 from featcache.runs import RUNS_DIR
-from featcache.runtime import NoteCallback, silent
 from featcache.specs import ExtractSpec, TrainSpec, fingerprint
 from featcache.store import open_cache
 from featcache.systems import DATASET, SYSTEMS, System, find_system
-from featcache.trainer import TrainProgressCallback
 from featcache.training import TrainResult, train_head
-from featcache.trunks import PIXELS, build_trunk, check_backbone_name
+
+if TYPE_CHECKING:
+    from featcache.pipeline import ProgressCallback
+    from featcache.trainer import TrainProgressCallback
 
 
 @dataclass(frozen=True)
@@ -139,11 +138,12 @@ def reproduce(
     }
     folder = expanded(runs_dir) / dataset_slug(dataset)
     table = _Table(folder / f"reproduce-{fingerprint(options)[:8]}", options)
-    _require_weights(
-        [stand_ins.get(system.backbone, system.backbone) for system in systems],
-        weights=weights,
-        image_size=image_size,
-    )
+    ExtractSpec(dataset=dataset, bn=bn, image_size=image_size, limit=limit, device=device)
+    backbones = [stand_ins.get(system.backbone, system.backbone) for system in systems]
+    _require_weights(backbones, weights=weights, image_size=image_size)
+    from featcache.batchnorm import has_batch_norm
+    from featcache.trunks import build_trunk
+
     note = on_note or silent
     for i, system in enumerate(systems):
         note(f"system {i + 1} of {len(systems)}: {system.name}")
@@ -259,6 +259,8 @@ def figures(system: SystemResult) -> list[str]:
 def _result(
     system: System, backbone: str, trained: TrainResult, table: _Table, *, is_own: bool
 ) -> SystemResult:
+    from featcache.features import bn_mode
+
     cache = open_cache(trained.cache)
     images_per_s = table.images_per_s.get(cache.fingerprint)
     n_rows = sum(len(split) for split in cache.splits.values())
@@ -290,9 +292,13 @@ def _result(
 
 def _require_weights(backbones: Sequence[str], *, weights: str, image_size: int) -> None:
     """Read, or download, the weights of all trunks before the first hour of work."""
-    for backbone in dict.fromkeys(backbones):
-        if backbone != PIXELS:
-            load_backbone(backbone, weights=weights, image_size=image_size)
+    trunks = [backbone for backbone in dict.fromkeys(backbones) if backbone != PIXELS]
+    for backbone in trunks:
+        check_weights_name(backbone, weights)
+    from featcache.backbones import load_backbone  # it imports torch, which takes seconds
+
+    for backbone in trunks:
+        load_backbone(backbone, weights=weights, image_size=image_size)
 
 
 def _require_trunks(stand_ins: Mapping[str, str]) -> None:

@@ -8,18 +8,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from featcache.checkpoint import TrainedHead, load_head, replace_file, versions
-from featcache.datamodule import FeatureDataModule
 from featcache.errors import CorruptError
-from featcache.features import n_inputs
 from featcache.runs import METRICS_FILE, RESULT_FILE, RUN_FILES
 from featcache.specs import HeadSpec, TrainSpec
 from featcache.store import Cache
+
+# Runs are read without torch, which takes seconds to import.
+if TYPE_CHECKING:
+    import torch
+
+    from featcache.datamodule import FeatureDataModule
 
 History = Sequence[Mapping[str, float]]
 
@@ -75,6 +76,18 @@ def read_run(path: Path) -> HeadRun:
         ) from err
 
 
+def reusable_run(path: Path, cache: Cache) -> HeadRun | None:
+    """Read the run of this path, if it is there and there is nothing left to do for it.
+
+    Raises:
+        CorruptError: If it is there, but cannot be read.
+    """
+    run = read_run(path) if path.exists() else None
+    # A sweep leaves all but its best untested.
+    is_done = run is not None and not (run.test_acc is None and has_test_rows(cache))
+    return run if is_done else None
+
+
 def figures_of(train: TrainSpec, history: History, *, seconds: float) -> dict[str, Any]:
     """Sum up a training for its result.json; the test comes later."""
     best = min(history, key=lambda row: row["val_loss"])
@@ -97,7 +110,7 @@ def head_of(
     cache: Cache,
     head: HeadSpec,
     train: TrainSpec,
-    state: Mapping[str, Tensor],
+    state: Mapping[str, torch.Tensor],
     *,
     rows: Mapping[str, tuple[str, int]],
     n_epochs: int,
@@ -114,6 +127,8 @@ def head_of(
         n_epochs: Epochs that the weights have seen.
         is_finished: Whether training ended as planned.
     """
+    from featcache.features import n_inputs
+
     return TrainedHead(
         path=None,
         spec=head,
@@ -127,7 +142,7 @@ def head_of(
         cache_identity=cache.identity,
         n_epochs=n_epochs,
         is_finished=is_finished,
-        state=state,
+        arrays={name: tensor.detach().cpu().numpy() for name, tensor in state.items()},
         versions=versions(),
     )
 
@@ -162,13 +177,16 @@ def has_test_rows(cache: Cache) -> bool:
 
 def tested(run: HeadRun, batches: FeatureDataModule, *, device: torch.device) -> HeadRun:
     """Test a run on the split "test", and enter the figures into its folder."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
     batches.load("test", device)
     head = load_head(run.path).module().to(device)
     loss, n_right, n = 0.0, 0, 0
     with torch.inference_mode():
         for features, labels in batches.test_dataloader():
             logits = head(features)
-            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            loss += float(cross_entropy(logits, labels, reduction="sum"))
             n_right += int((logits.argmax(1) == labels).sum())
             n += len(labels)
     run = replace(run, test_loss=loss / n, test_acc=n_right / n)

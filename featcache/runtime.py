@@ -5,31 +5,15 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any
 
 import torch
 
 from featcache import cgroup
 from featcache.errors import DeviceError, UsageError
 from featcache.memory import free_memory
-
-T = TypeVar("T")
-
-
-class Choice(NamedTuple, Generic[T]):
-    """A value that was chosen for the user, and why."""
-
-    value: T
-    why: str
-
-
-NoteCallback = Callable[[str], None]
-"""Told a sentence for each choice that was made."""
-
-
-def silent(_: object) -> None:
-    """Tell nobody; where no callback was given."""
+from featcache.reporting import Choice
+from featcache.specs import check_device_name
 
 
 def pick_device(device: str) -> Choice[str]:
@@ -42,6 +26,7 @@ def pick_device(device: str) -> Choice[str]:
         DeviceError: If a CUDA device is asked for and not visible.
         UsageError: If the name is none of these.
     """
+    check_device_name(device)
     n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         if n_cuda:
@@ -49,16 +34,14 @@ def pick_device(device: str) -> Choice[str]:
         return Choice("cpu", "no CUDA device is visible")
     if device == "cpu":
         return Choice("cpu", "asked for")
-    name, _, index = device.partition(":")
-    if name != "cuda" or (index and not index.isdigit()):
-        raise UsageError(f"--device {device!r} is none of: auto, cpu, cuda, cuda:N.")
-    if int(index or 0) >= n_cuda:
+    index = int(device.partition(":")[2] or 0)
+    if index >= n_cuda:
         raise DeviceError(
             f"--device {device} was asked for, but torch {torch.__version__} sees {n_cuda} CUDA "
             f"device(s). Nothing was started. Run with --device cpu, or install a CUDA build of "
             f"torch (see README, Install)."
         )
-    return Choice(f"cuda:{int(index or 0)}", "asked for")
+    return Choice(f"cuda:{index}", "asked for")
 
 
 def pick_precision(precision: str, device: str) -> Choice[str]:

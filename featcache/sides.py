@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from featcache.arithmetic import head_arithmetic
-from featcache.datamodule import STEPS_PER_BATCH, EpochOrder, ShuffledBatches
+from featcache.batches import STEPS_PER_BATCH, EpochOrder, ShuffledBatches
 from featcache.datasets import Dataset
 from featcache.endtoend import ImageRows, WholeModel, whole_model
 from featcache.features import load_rows, valid_rows

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +95,7 @@ class ExtractSpec:
         require_one_of("--precision", self.precision, PRECISIONS)
         require_one_of("--store-dtype", self.store_dtype, STORE_DTYPES)
         require_one_of("--compile", self.compile, COMPILE_MODES)
+        check_device_name(self.device)
         require_at_least("--image-size", self.image_size, 1)
         if self.image_size > MOST_PIXELS:
             raise UsageError(
@@ -242,6 +244,16 @@ class TrainSpec:
         return self.seed if self.order_seed is None else self.order_seed
 
 
+def check_device_name(device: str) -> None:
+    """Refuse what names no device; whether it is there, torch tells later.
+
+    Raises:
+        UsageError: If it is none of "auto", "cpu", "cuda" and "cuda:N".
+    """
+    if not re.fullmatch(r"auto|cpu|cuda|cuda:[0-9]{1,4}", device):
+        raise UsageError(f"--device {device!r} is none of: auto, cpu, cuda, cuda:N.")
+
+
 def canonical_json(value: Any) -> str:
     """Write JSON in the one form that is hashed: sorted keys, no spaces, ASCII, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -250,6 +262,21 @@ def canonical_json(value: Any) -> str:
 def fingerprint(identity: Mapping[str, Any]) -> str:
     """Hash an identity: the SHA-256 of its canonical JSON, as 64 hex digits."""
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+
+
+def tensors_digest(tensors: Iterable[tuple[str, str, Sequence[int], memoryview]]) -> str:
+    """Hash tensors in their order: the SHA-256 of names, types, shapes and bytes, as 64 hex digits.
+
+    Args:
+        tensors: For each its name, its type as torch writes it ("torch.float32"), its shape, and
+            its bytes.
+    """
+    sha = hashlib.sha256()
+    for name, dtype, shape, content in tensors:
+        title = canonical_json([name, dtype, list(shape)])
+        sha.update(f"{len(title)}:{title}".encode())
+        sha.update(content)
+    return sha.hexdigest()
 
 
 def differing_fields(found: Any, wanted: Any) -> list[str]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from featcache.backbonenames import PIXELS
 from featcache.errors import UnknownNameError
 from featcache.specs import HeadSpec, TrainSpec
-from featcache.trunks import PIXELS
 
 DATASET = "cifar10"
 

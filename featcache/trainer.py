@@ -20,8 +20,8 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from featcache.batches import stream_seed
 from featcache.checkpoint import replace_file
-from featcache.datamodule import stream_seed
 from featcache.errors import NonFiniteError
 from featcache.headmodule import HeadModule
 from featcache.processwide import errors_alone, warnings_ignored

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featcache.arguments import require_one_of
 from featcache.errors import UsageError
-from featcache.headrun import HeadJob
 from featcache.lookup import the_cache
+from featcache.preload import preloading
 from featcache.recipes import pick_recipe
 from featcache.remarks import remarks_on
-from featcache.runfiles import HeadRun
-from featcache.runs import RUNS_DIR
-from featcache.runtime import NoteCallback, pick_device, silent
-from featcache.specs import RECIPES, ExtractSpec, HeadSpec, TrainSpec
-from featcache.store import Cache
-from featcache.trainer import TrainProgressCallback
-from featcache.windows import window_rows
+from featcache.reporting import NoteCallback, silent
+from featcache.residence import fitting_window
+from featcache.runfiles import HeadRun, reusable_run
+from featcache.runs import RUNS_DIR, run_path
+from featcache.specs import RECIPES, ExtractSpec, HeadSpec, TrainSpec, check_device_name
+from featcache.store import Cache, require_sound
+from featcache.trainable import require_trainable
+
+if TYPE_CHECKING:
+    from featcache.trainer import TrainProgressCallback
 
 
 @dataclass(frozen=True)
@@ -148,45 +151,57 @@ def train_head(
         **pace,
     )
     require_one_of("--recipe", recipe, RECIPES)
+    check_device_name(device)
     if seeds < 1:
         raise UsageError(f"--seeds is {seeds}, but must be at least 1.")
     opened = the_cache(
         cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir), note=note
     )
+    require_trainable(opened, val_fraction)
     train = replace(train, window_rows=fitting_window(opened, train, max_memory))
-    chosen = pick_device(device)
-    note(f"device {chosen.value}: {chosen.why}")
     taken = pick_recipe(recipe, opened, train)
     [(head, train)] = taken.completed([(head, train)], given={*shape, *pace}, note=note)
-    job = HeadJob(
-        opened,
-        head,
-        device=chosen.value,
-        runs_dir=Path(runs_dir),
-        resume=resume,
-        on_progress=on_progress or silent,
-        note=note,
-    )
     trains = [replace(train, seed=s, order_seed=order_seed) for s in range(seed, seed + seeds)]
-    runs = tuple(map(job.run, trains))
+    choices = {"recipe": f"{taken.name} ({taken.why})"}
+    runs = _reusable(opened, head, trains, Path(runs_dir))
+    if not runs:
+        with preloading("featcache.headrun"):
+            require_sound(opened.path)
+        from featcache.headrun import HeadJob
+        from featcache.runtime import pick_device
+
+        chosen = pick_device(device)
+        note(f"device {chosen.value}: {chosen.why}")
+        job = HeadJob(
+            opened,
+            head,
+            device=chosen.value,
+            runs_dir=Path(runs_dir),
+            resume=resume,
+            on_progress=on_progress or silent,
+            note=note,
+        )
+        runs = tuple(map(job.run, trains))
+        choices |= {"device": f"{chosen.value} ({chosen.why})", **job.choices}
     remarks = remarks_on(runs, opened, train, recipe=taken)
     for remark in remarks:
         note(remark)
-    choices = {
-        "device": f"{chosen.value} ({chosen.why})",
-        "recipe": f"{taken.name} ({taken.why})",
-        **job.choices,
-    }
     return TrainResult(runs=runs, cache=opened.path, choices=choices, remarks=remarks)
+
+
+def _reusable(
+    cache: Cache, head: HeadSpec, trains: Sequence[TrainSpec], runs_dir: Path
+) -> tuple[HeadRun, ...]:
+    """Read the runs, if all are there with nothing left to do, which needs no torch; else none."""
+    runs = []
+    for train in trains:
+        run = reusable_run(run_path(runs_dir, cache, head, train), cache)
+        if run is None:
+            return ()
+        runs.append(run)
+    return tuple(runs)
 
 
 def by_hand(**values: Any) -> dict[str, Any]:
     """Keep what was given; None leaves it to the recipe."""
     return {name: value for name, value in values.items() if value is not None}
-
-
-def fitting_window(cache: Cache, train: TrainSpec, max_memory: int | None) -> int | None:
-    """Choose the window that fits into `max_memory` bytes; None if none is needed."""
-    if max_memory is None or "train" not in cache.splits:
-        return None
-    return window_rows(cache, split="train", batch_size=train.batch_size, max_bytes=max_memory)

@@ -11,34 +11,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from featcache.errors import UnknownNameError, UsageError
+from featcache.errors import UsageError
 from featcache.pretrained import list_pretrained
-
-PIXELS = "pixels"
-LISTING = "featcache backbones"
 
 _HEADS = ("classifier", "fc", "head", "heads")
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")
 _HAS_INIT_FLAG = frozenset({"googlenet", "inception_v3"})
 _ALLOCATORS = frozenset({torch.empty, torch.zeros, torch.ones})
-
-
-def backbone_names() -> list[str]:
-    """List "pixels" and every torchvision classification model."""
-    from torchvision import models
-
-    return [PIXELS, *models.list_models(module=models)]
-
-
-def check_backbone_name(name: str) -> None:
-    """Refuse a name that is not in the list.
-
-    Raises:
-        UnknownNameError: With the nearest three.
-    """
-    known = backbone_names()
-    if name not in known:
-        raise UnknownNameError("backbone", name, known, listing=LISTING)
 
 
 def build_trunk(name: str, *, image_size: int, meta: bool = False) -> nn.Module:

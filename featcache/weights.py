@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import pickle
 import pickletools
 import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from featcache.errors import UnsafeFileError, WeightsError, nearest
+from featcache.errors import CorruptError, UnsafeFileError, WeightsError, nearest
 from featcache.paths import expanded, is_utf8
 from featcache.processwide import warnings_ignored
-from featcache.specs import canonical_json
+from featcache.specs import tensors_digest
 
 # What torch.load raises on bytes that no torch.save wrote (found by flipping and cutting bytes).
 UNREADABLE = (
@@ -58,13 +57,15 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     Returns:
         SHA-256 as 64 hex digits.
     """
-    sha = hashlib.sha256()
-    for name, tensor in state.items():
-        title = canonical_json([name, str(tensor.dtype), list(tensor.shape)])
-        sha.update(f"{len(title)}:{title}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        sha.update(flat.view(torch.uint8).numpy().data)
-    return sha.hexdigest()
+    return tensors_digest(
+        (name, str(tensor.dtype), tensor.shape, _bytes_of(tensor)) for name, tensor in state.items()
+    )
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    content: memoryview = flat.view(torch.uint8).numpy().data
+    return content
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -193,6 +194,29 @@ def refuse_inflating(path: Path) -> None:
                 f"{path} was refused: it would inflate from {path.stat().st_size} to {inflated} "
                 f"bytes, and torch.save compresses nothing. Nothing was loaded."
             )
+
+
+def read_checkpoint(path: Path, names: Sequence[str], *, way_out: str) -> dict[str, Any]:
+    """Read one of our own checkpoints, running no code from it.
+
+    Args:
+        path: The file.
+        names: What it must hold.
+        way_out: What to do if it cannot be read.
+
+    Raises:
+        CorruptError: If it cannot be read.
+    """
+    try:
+        refuse_inflating(path)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        for name in names:
+            checkpoint[name]
+    except (*UNREADABLE, UnsafeFileError) as err:
+        raise CorruptError(
+            f"{path} is damaged ({type(err).__name__}). Nothing was changed. {way_out}"
+        ) from err
+    return checkpoint
 
 
 def _read_torch(path: Path) -> Any:

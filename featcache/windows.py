@@ -5,40 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from featcache.errors import UsageError
 from featcache.features import FeatureRows, mapped_rows
 from featcache.pixels import BatchPreprocessor
-from featcache.store import Cache, CacheSplit, human_bytes
-
-_FEWEST_BATCHES = 16
-
-
-def window_rows(cache: Cache, *, split: str, batch_size: int, max_bytes: int) -> int | None:
-    """Choose how many rows of a split are shuffled together; None if all of them fit.
-
-    Args:
-        cache: The cache.
-        split: The split that trains.
-        batch_size: Rows in one step.
-        max_bytes: Memory for features.
-
-    Raises:
-        UsageError: If there is room for fewer than 16 batches.
-    """
-    features = cache[split].features
-    if sum(rows.features.nbytes for rows in cache.splits.values()) <= max_bytes:
-        return None
-    row_bytes = features.nbytes // max(1, len(features))
-    n_rows = max_bytes // row_bytes
-    fewest = _FEWEST_BATCHES * batch_size
-    if n_rows < fewest:
-        needed_kb = -(-fewest * row_bytes // 1000)
-        raise UsageError(
-            f"--max-memory has room for {n_rows} rows of {human_bytes(row_bytes)}, but shuffling "
-            f"within fewer than {_FEWEST_BATCHES} batches would not be shuffling. Nothing was "
-            f"started. Give at least {needed_kb}kB, or a smaller --batch-size."
-        )
-    return int(n_rows)
+from featcache.store import CacheSplit
 
 
 def windows_of(rows: Tensor, n: int) -> tuple[Tensor, ...]:

@@ -8,13 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from featcache.backbones import (
-    backbone_names,
-    check_backbone_name,
-    describe_backbone,
-    list_backbones,
-    load_backbone,
-)
+from featcache.backbonenames import backbone_names, check_backbone_name
+from featcache.backbones import describe_backbone, list_backbones, load_backbone
 from featcache.batchnorm import adapt_batch_norm
 from featcache.errors import UnknownNameError, UsageError, WeightsError
 from featcache.trunks import build_trunk

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 import featcache
-import featcache.planning
+import featcache.extraction
 from featcache.arithmetic import arithmetic
 from featcache.backbones import load_backbone
 from featcache.bank import HeadBank, Member, MemberState
@@ -138,7 +138,7 @@ def trunk_rates() -> Figures:
 
 def extraction_rates(dataset: Dataset) -> Figures:
     """Run `featcache.extract` on all images, and set its rate beside the trunk's own."""
-    featcache.planning.load_dataset = lambda *_, **__: dataset  # generated images have no files
+    featcache.extraction.load_dataset = lambda *_, **__: dataset  # generated images have no files
     figures: Figures = {}
     trunks = trunk_rates()
     for name in TRUNKS:

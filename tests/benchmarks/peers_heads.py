@@ -15,12 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from featcache.bank import HeadBank, Member, MemberState
-from featcache.datamodule import (
-    STEPS_PER_BATCH,
-    STEPS_PER_BATCH_PIXELS,
-    EpochOrder,
-    FeatureDataModule,
-)
+from featcache.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, EpochOrder
+from featcache.datamodule import FeatureDataModule
 from featcache.features import FeatureRows
 from featcache.headmodule import HeadModule
 from featcache.processwide import nvml_left_alone

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import models, transforms
 
 import featcache
-import featcache.planning
+import featcache.extraction
 from featcache.arithmetic import arithmetic
 from featcache.backbones import load_backbone
 from featcache.compiling import engine_of, settle_compiled
@@ -28,7 +28,7 @@ from featcache.datasets import Dataset
 from featcache.features import BatchPreprocessor
 from featcache.forward import TrunkRunner
 from featcache.preprocess import Preprocess
-from featcache.runtime import silent
+from featcache.reporting import silent
 from tests.benchmarks.allocator import freed_memory_kept
 from tests.benchmarks.measure import Peer, Run
 
@@ -77,7 +77,7 @@ def peers(name: str, dataset: Dataset, *, precision: str = "fp32") -> Iterator[l
     )
 
     def ours(compile: str) -> tuple[float, Tensor]:
-        featcache.planning.load_dataset = lambda *_, **__: dataset  # these images have no files
+        featcache.extraction.load_dataset = lambda *_, **__: dataset  # these images have no files
         with tempfile.TemporaryDirectory() as folder, freed_memory_kept():  # as the command line
             result = featcache.extract(
                 "cifar10",

@@ -277,7 +277,7 @@ def _make_head(folder: Path) -> Path:
         cache_identity=identity,
         n_epochs=1,
         is_finished=True,
-        state=module.state_dict(),
+        arrays={name: tensor.numpy() for name, tensor in module.state_dict().items()},
         versions={"featcache": "0"},
     )
     return save_head(folder, head)

@@ -27,7 +27,8 @@ _MODULES = (
     "featcache_cli.app",
     "featcache.training",
     "featcache.headrun",
-    "featcache.extraction",
+    "featcache.cachemaking",
+    "featcache.planning",
     "featcache.datasets.digits",
 )
 

@@ -19,7 +19,9 @@ import featcache
 from featcache import planning
 from featcache.backbones import load_backbone
 from featcache.errors import MismatchError
+from featcache.extraction import open_images
 from featcache.preprocess import Preprocess
+from featcache.reporting import silent
 from featcache.specs import ExtractSpec
 from featcache.store import cache_path
 from tests.faults.claims import Claim, main
@@ -80,7 +82,9 @@ def _is_refused(
         change(images, root)
     with patched() if patched is not None else _nothing():
         spec = ExtractSpec(**_asked(images, root, **options))
-        plan = planning.make_plan(spec, on_progress=lambda _: None, on_note=lambda _: None)
+        plan = planning.make_plan(
+            spec, open_images(spec, note=silent), on_progress=silent, on_note=silent
+        )
         if plan.path == path:
             return False
         shutil.copy(path, plan.path)

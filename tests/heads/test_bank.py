@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from featcache.bank import HeadBank, Member, MemberState
-from featcache.datamodule import stream_seed
+from featcache.batches import stream_seed
 from featcache.heads import build_head, l1_norm
 from featcache.specs import REGULARISATIONS, HeadSpec
 

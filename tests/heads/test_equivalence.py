@@ -18,8 +18,9 @@ import featcache
 from featcache.backbones import load_backbone
 from featcache.datasets import load_dataset
 from featcache.endtoend import ImageRows, WholeModel, whole_model
-from featcache.equivalence import ParityCheck, ParityReport
+from featcache.equivalence import ParityReport
 from featcache.errors import MismatchError, UsageError
+from featcache.levels import ParityCheck
 from featcache.preprocess import Preprocess
 
 BACKBONE, SIZE, LIMIT = "resnet18", 32, 32

@@ -9,7 +9,8 @@ from PIL import Image
 from torch.utils.data import random_split
 
 import featcache
-from featcache.datamodule import FeatureDataModule, SuperBatch
+from featcache.batches import SuperBatch
+from featcache.datamodule import FeatureDataModule
 from featcache.errors import CorruptError, UsageError
 from featcache.features import (
     load_rows,

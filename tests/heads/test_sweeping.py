@@ -175,7 +175,7 @@ def test_heads_that_do_not_fit_side_by_side_go_in_several_passes(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     whole = sweep(**GRID, runs_dir=tmp_path / "whole")
-    monkeypatch.setattr("featcache.sweeping.free_memory", lambda _: FreeMemory(10_000, "memory"))
+    monkeypatch.setattr("featcache.sweepgrid.free_memory", lambda _: FreeMemory(10_000, "memory"))
     notes: list[str] = []
 
     result = sweep(**GRID, on_note=notes.append)
@@ -190,7 +190,7 @@ def test_heads_that_do_not_fit_side_by_side_go_in_several_passes(
 def test_a_sweep_stopped_in_its_second_pass_goes_on_there(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("featcache.sweeping.free_memory", lambda _: FreeMemory(20_000, "memory"))
+    monkeypatch.setattr("featcache.sweepgrid.free_memory", lambda _: FreeMemory(20_000, "memory"))
     whole = sweep(**GRID, runs_dir=tmp_path / "whole")
     n_passes = 0
 

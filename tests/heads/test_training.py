@@ -21,8 +21,8 @@ from featcache.errors import (
     UnknownNameError,
     UsageError,
 )
+from featcache.reporting import Choice
 from featcache.runs import RUN_FILES, partial_run
-from featcache.runtime import Choice
 from featcache.store import locked
 from featcache.training import TrainResult
 from tests.heads.conftest import IDENTITY, MakeCache, learnable_rows

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import featcache
-from featcache.datamodule import EpochOrder, FeatureDataModule
+from featcache.batches import EpochOrder
+from featcache.datamodule import FeatureDataModule
 from featcache.errors import InterruptedRunError, UsageError
 from featcache.training import TrainResult
 from featcache.windows import WindowedRows, windows_of

@@ -9,8 +9,10 @@ import typer
 
 from featcache.errors import UnknownNameError
 from featcache.specs import ExtractSpec
-from featcache_cli.console import show_json, stdout
+from featcache_cli.console import note, show_json, stdout
 from featcache_cli.options import ImageSizeOption, JsonOption
+
+_WIDTHS = (24, 9, 9, 8, 5)
 
 
 def backbones(
@@ -24,26 +26,29 @@ def backbones(
 
     For each its features, parameters, GFLOP per image, and the weights on this machine.
     """
-    from featcache.backbones import backbone_names, list_backbones
+    from featcache.backbonenames import LISTING, backbone_names
 
     fitting = [known for known in backbone_names() if name in known]
     if not fitting:
-        raise UnknownNameError("backbone", name, backbone_names(), listing="featcache backbones")
+        raise UnknownNameError("backbone", name, backbone_names(), listing=LISTING)
+    if not json:
+        _show_row(("backbone", "features", "params", "GFLOP", "px", "weights (* here)"))
+    from featcache.backbones import list_backbones  # it imports torch, which takes seconds
+
     rows = list_backbones(image_size, names=fitting)
     if json:
+        note(f"measuring {len(fitting)} backbones")
         show_json({"backbones": list(rows)})
         return
     # Measuring a trunk takes up to a second, so each row is shown as it comes.
-    widths = (24, 9, 9, 8, 5)
-    _show_row(("backbone", "features", "params", "GFLOP", "px", "weights (* here)"), widths)
     for b in rows:
         weights = " ".join(w + "*" * (w in b.weights_on_disk) for w in b.weights)
         params = f"{b.n_params / 1e6:.1f} M"
         cells = (b.name, b.n_features, params, f"{b.gflop:.3g}", b.image_size, weights or "none")
-        _show_row(cells, widths)
+        _show_row(cells)
 
 
-def _show_row(cells: Sequence[object], widths: Sequence[int]) -> None:
+def _show_row(cells: Sequence[object]) -> None:
     name, *numbers, last = cells
-    aligned = [f"{n:>{w}}" for n, w in zip(map(str, numbers), widths[1:], strict=True)]
-    stdout.print(f"{name:<{widths[0]}}", *aligned, "", last)
+    aligned = [f"{n:>{w}}" for n, w in zip(map(str, numbers), _WIDTHS[1:], strict=True)]
+    stdout.print(f"{name:<{_WIDTHS[0]}}", *aligned, "", last)

@@ -129,6 +129,7 @@ def verify(
 
     share = _share(subset)
     path = find_cache(cache, cache_dir=cache_dir)
+    note(f"checking {path}")
     display = ProgressDisplay()
     report = verify_cache(
         path,
@@ -191,6 +192,7 @@ def repair(
     from featcache.store import find_cache
 
     path = find_cache(cache, cache_dir=cache_dir)
+    note(f"checking {path}")
     display = ProgressDisplay()
     report = repair_cache(
         path,

@@ -32,6 +32,7 @@ def import_(
     """Import features of another program; a process with limits reads its file."""
     from featcache import import_features
 
+    note(f"reading {path}")
     result = import_features(
         path,
         features=features,

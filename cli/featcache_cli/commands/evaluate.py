@@ -56,6 +56,7 @@ def evaluate(
     from featcache.evaluation import compare
     from featcache.evaluation import evaluate as run
     from featcache.plots import plot_evaluation, require_matplotlib
+    from featcache.runs import find_run
 
     names: list[str | None] = [*runs] if runs else [None]
     if len(names) > 2:
@@ -64,10 +65,12 @@ def evaluate(
         raise UsageError("--cache belongs to one run. Leave it out to compare two.")
     if plot:
         require_matplotlib()
+    paths = [find_run(name, runs_dir=runs_dir) for name in names]
+    note(f"evaluating {' and '.join(map(str, paths))}")
     comparison = None
-    if len(names) == 2:
+    if len(paths) == 2:
         comparison = compare(
-            *(runs or ()),
+            *paths,
             split=split,
             draws=draws,
             seed=seed,
@@ -78,7 +81,7 @@ def evaluate(
         evaluations = [*comparison.evaluations]
     else:
         evaluation = run(
-            names[0],
+            paths[0],
             split=split,
             cache=cache,
             draws=draws,

@@ -1,0 +1,158 @@
+"""The names that `--backbone` and `--weights` take, known without importing torch.
+
+torchvision's own list is made while it is imported, which takes seconds. The same list stands in
+its sources, and is read from there.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from featcache.errors import UnknownNameError, UsageError
+
+PIXELS = "pixels"
+DEFAULT = "DEFAULT"
+RANDOM = "random"
+LISTING = "featcache backbones"
+
+_PATH_ENDINGS = frozenset({".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pkl", ".tar", ".th"})
+# Families whose classifier stands right behind the features, and what torchvision calls it.
+_CLASSIFIERS = {
+    "alexnet": "classifier",
+    "densenet": "classifier",
+    "efficientnet": "classifier",
+    "mnasnet": "classifier",
+    "mobilenet": "classifier",
+    "regnet": "fc",
+    "resnet": "fc",
+    "resnext": "fc",
+    "shufflenet": "fc",
+    "vgg": "classifier",
+    "wide_resnet": "fc",
+}
+
+_MODEL = re.compile(
+    r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(\s*\*,\s*weights: (?:Optional\[)?(\w+)",
+    re.MULTILINE,
+)
+_WEIGHTS_CLASS = re.compile(r"^class (\w+)\(WeightsEnum\):\n((?:(?: .*)?\n)*)", re.MULTILINE)
+_MEMBER = re.compile(r"^    (\w+) = Weights\(", re.MULTILINE)
+
+
+def backbone_names() -> list[str]:
+    """List "pixels" and every torchvision classification model."""
+    return [PIXELS, *sorted(_published())]
+
+
+def check_backbone_name(name: str) -> None:
+    """Refuse a name that is not in the list.
+
+    Raises:
+        UnknownNameError: With the nearest three.
+    """
+    known = backbone_names()
+    if name not in known:
+        raise UnknownNameError("backbone", name, known, listing=LISTING)
+
+
+def published_weights(backbone: str, weights: str) -> str | None:
+    """Find which of torchvision's weights are meant.
+
+    Args:
+        backbone: A torchvision classification model.
+        weights: "DEFAULT", "IMAGENET1K_V1", "ResNet50_Weights.IMAGENET1K_V1", "random" or a path.
+
+    Returns:
+        "DEFAULT" or a name like "IMAGENET1K_V1"; None for "random" and for a path.
+
+    Raises:
+        UnknownNameError: If it is none of these.
+    """
+    if weights == RANDOM:
+        return None
+    own_class, names = _published()[backbone]
+    owner, _, name = weights.rpartition(".")
+    if owner in ("", own_class) and name in (DEFAULT, *names):
+        return name
+    if is_path(weights):
+        return None
+    raise UnknownNameError(
+        f"weights of {backbone}:",
+        weights,
+        [DEFAULT, *names, RANDOM],
+        listing=f"{LISTING} (here: {', '.join([DEFAULT, *names])}, {RANDOM}, or a PATH)",
+    )
+
+
+def check_weights_name(backbone: str, weights: str) -> None:
+    """Refuse weights that a backbone does not have; the file at a path is not looked at.
+
+    Raises:
+        UnknownNameError: If the model has no weights of that name.
+        UsageError: If the backbone is "pixels", which has none.
+    """
+    if backbone != PIXELS:
+        published_weights(backbone, weights)
+    elif weights not in (DEFAULT, "none"):
+        raise UsageError(f"Backbone {PIXELS!r} has no weights, but --weights is {weights!r}.")
+
+
+def is_path(weights: str) -> bool:
+    """Tell a path from a name: by a separator, a file's usual ending, or being there."""
+    has_separator = "/" in weights or os.sep in weights
+    is_there = bool(weights) and Path(weights).exists()
+    return has_separator or is_there or Path(weights).suffix in _PATH_ENDINGS
+
+
+def require_known_classifier(name: str) -> str:
+    """Name the part of a torchvision model that is its classifier.
+
+    Raises:
+        UsageError: If that is not one module right behind the features.
+    """
+    for family, part in _CLASSIFIERS.items():
+        if name.startswith(family):
+            return part
+    raise UsageError(
+        f"parity knows where the classifier is in {', '.join(_CLASSIFIERS)} only, not in {name}. "
+        f"Nothing was compared."
+    )
+
+
+@functools.cache
+def _published() -> Mapping[str, tuple[str, tuple[str, ...]]]:
+    """Map each classification model to the class and the names of its weights."""
+    return _in_sources() or _in_registry()
+
+
+def _in_sources() -> dict[str, tuple[str, tuple[str, ...]]]:
+    spec = find_spec("torchvision")
+    folders = spec.submodule_search_locations if spec is not None else None
+    sources = sorted(Path(folders[0], "models").glob("*.py")) if folders else []
+    texts = [source.read_text(encoding="utf-8") for source in sources]
+    members = {
+        name: tuple(_MEMBER.findall(body))
+        for text in texts
+        for name, body in _WEIGHTS_CLASS.findall(text)
+    }
+    models = {model: weights for text in texts for model, weights in _MODEL.findall(text)}
+    is_all = len(models) == sum(text.count("\n@register_model(") for text in texts)
+    if not is_all or not members.keys() >= {*models.values()}:
+        return {}
+    return {model: (weights, members[weights]) for model, weights in models.items()}
+
+
+def _in_registry() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Ask torchvision itself, where its sources are not there or are written in another way."""
+    from torchvision import models
+
+    classes = {name: models.get_model_weights(name) for name in models.list_models(module=models)}
+    return {
+        name: (weights.__name__, tuple(member.name for member in weights))
+        for name, weights in classes.items()
+    }

@@ -1,0 +1,23 @@
+"""What a run tells while it works: choices with their reasons, sentences; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Choice(NamedTuple, Generic[T]):
+    """A value that was chosen for the user, and why."""
+
+    value: T
+    why: str
+
+
+NoteCallback = Callable[[str], None]
+"""Told a sentence for each choice that was made."""
+
+
+def silent(_: object) -> None:
+    """Tell nobody; where no callback was given."""

@@ -1,0 +1,255 @@
+"""The heads of a grid: those that are missing trained, the best setting tested, the table kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from featcache.arithmetic import head_arithmetic
+from featcache.bank import BYTES_PER_PARAMETER, Member
+from featcache.bankrun import BankRun, Entry, SweepProgressCallback
+from featcache.checkpoint import replace_file
+from featcache.datamodule import FeatureDataModule
+from featcache.errors import NonFiniteError
+from featcache.features import n_inputs, require_usable_rows
+from featcache.memory import free_memory
+from featcache.metrics import Spread
+from featcache.paths import portable
+from featcache.recipes import Recipe
+from featcache.remarks import remarks_on
+from featcache.reporting import NoteCallback
+from featcache.runfiles import HeadRun, has_test_rows, read_run, tested
+from featcache.runs import run_path
+from featcache.runtime import pick_device
+from featcache.specs import HeadSpec, TrainSpec, fingerprint
+from featcache.stopping import working
+from featcache.store import Cache, human_bytes, locked, named_failures
+from featcache.sweeptable import SweepResult, SweepSetting, markdown_table
+from featcache.weights import read_checkpoint
+
+
+def train_grid(
+    cache: Cache,
+    settings: Sequence[tuple[HeadSpec, TrainSpec]],
+    *,
+    recipe: Recipe,
+    seeds: int,
+    runs_dir: Path,
+    device: str,
+    on_progress: SweepProgressCallback,
+    note: NoteCallback,
+) -> SweepResult:
+    """Train what is missing of a grid on a cache that was verified, and write its table.
+
+    Args:
+        cache: The cache.
+        settings: Head and training of each setting; rows, batches and seed are the same in all.
+        recipe: Where their values come from.
+        seeds: Heads per setting, with seeds from that of the training on.
+        runs_dir: Folder of all runs.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        on_progress: Called after every few steps.
+        note: Told each choice.
+
+    Raises:
+        NonFiniteError: If no setting has all its heads.
+    """
+    base = settings[0][1]
+    chosen = pick_device(device)
+    note(f"device {chosen.value}: {chosen.why}")
+    choices = {
+        "device": f"{chosen.value} ({chosen.why})",
+        "recipe": f"{recipe.name} ({recipe.why})",
+    }
+
+    def entries_of(head: HeadSpec, train: TrainSpec) -> list[Entry]:
+        trains = [
+            replace(train, seed=s, order_seed=base.seed)
+            for s in range(base.seed, base.seed + seeds)
+        ]
+        paths = [run_path(runs_dir, cache, head, t) for t in trains]
+        members = [Member(p.name, head, t.lr, t.seed) for p, t in zip(paths, trains, strict=True)]
+        return [Entry(*parts) for parts in zip(paths, members, trains, strict=True)]
+
+    grid = [entries_of(head, train) for head, train in settings]
+    stem = _stem(grid)
+    pending = [e for entries in grid for e in entries if not e.path.exists()]
+    batches = FeatureDataModule(
+        cache,
+        batch_size=base.batch_size,
+        val_fraction=base.val_fraction,
+        split_seed=base.split_seed,
+        seed=base.seed,
+        window_rows=base.window_rows,
+    )
+    on_device = torch.device(chosen.value)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        locked(stem),
+        named_failures(stem, kept="The heads of the last epoch are kept."),
+        head_arithmetic(chosen.value),
+    ):
+        require_usable_rows(cache)
+        if pending:
+            residence = batches.choose_residence(on_device)
+            choices["features"] = f"{residence.value} ({residence.why})"
+            note(f"features stay in {residence.value}: {residence.why}")
+            for split in {batches.train_split, batches.val_split}:
+                batches.load(split, on_device)
+        started = time.perf_counter()
+        with working():
+            pending = _train(
+                pending,
+                batches,
+                device=on_device,
+                checkpoint=stem.with_name(stem.name + ".partial"),
+                on_progress=on_progress,
+                note=note,
+            )
+        seconds = time.perf_counter() - started
+        rows = sorted((_setting(entries) for entries in grid), key=_rank)
+        chosen_runs = _test(rows[0], batches, on_device)
+        remarks = remarks_on(chosen_runs, cache, base, recipe=recipe)
+        for remark in remarks:
+            note(remark)
+        result = SweepResult(
+            settings=rows,
+            test_acc=_spread([r.test_acc for r in chosen_runs]),
+            test_loss=_spread([r.test_loss for r in chosen_runs]),
+            n_trained=len(pending),
+            seconds=seconds,
+            cache=cache.path,
+            json=stem.with_name(stem.name + ".json"),
+            markdown=stem.with_name(stem.name + ".md"),
+            choices=choices,
+            remarks=remarks,
+        )
+        replace_file(result.json, (json.dumps(asdict(result), indent=2, default=portable)).encode())
+        replace_file(result.markdown, markdown_table(result).encode())
+        stem.with_name(stem.name + ".lock").unlink(missing_ok=True)
+    if rows[0].problem:
+        raise NonFiniteError(
+            f"No setting of the grid has all its heads: {rows[0].problem}. The table is in "
+            f"{result.markdown}. Use a lower --lr if losses became infinite or no number."
+        )
+    return result
+
+
+def _train(
+    pending: Sequence[Entry],
+    batches: FeatureDataModule,
+    *,
+    device: torch.device,
+    checkpoint: Path,
+    on_progress: SweepProgressCallback,
+    note: NoteCallback,
+) -> list[Entry]:
+    """Train heads in as many passes as memory asks for; those that a checkpoint keeps come first.
+
+    Returns:
+        The heads that were trained, without those that are known to break off.
+    """
+    kept = _read(checkpoint) if pending else None
+    broken = kept["broken"] if kept else {}
+    for entry in pending:
+        vars(entry).update(broken.get(entry.member.key, {}))
+    pending = [entry for entry in pending if not entry.problem]
+    first = [entry for entry in pending if kept and entry.member.key in kept["heads"]]
+    if kept and first:
+        note(f"going on after epoch {kept['epoch']}, {len(first)} heads at once")
+    later = [entry for entry in pending if entry not in first]
+    passes = _passes(later, batches.cache, device=str(device), note=note)
+    for entries in (first, *passes) if first else passes:
+        BankRun(
+            entries,
+            batches,
+            device=device,
+            checkpoint=checkpoint,
+            kept=kept if entries is first else None,
+            broken=broken,
+            on_progress=on_progress,
+        ).run()
+    checkpoint.unlink(missing_ok=True)
+    return pending
+
+
+def _read(checkpoint: Path) -> dict[str, Any] | None:
+    if not checkpoint.exists():
+        return None
+    way_out = "Remove it: the heads that were finished are kept, the others start again."
+    return read_checkpoint(checkpoint, ("epoch", "heads", "states", "broken"), way_out=way_out)
+
+
+def _stem(grid: Sequence[Sequence[Entry]]) -> Path:
+    """Name the sweep's own files by the runs that it is of."""
+    paths = [entry.path for entries in grid for entry in entries]
+    digest = fingerprint({"runs": sorted(path.name for path in paths)})
+    return paths[0].with_name(f"sweep-{digest[:8]}")
+
+
+def _passes(
+    entries: Sequence[Entry], cache: Cache, *, device: str, note: NoteCallback
+) -> Iterable[list[Entry]]:
+    """Divide heads into passes whose weights, gradients and moments fit into half the memory."""
+    free, kind = min(free_memory(device), free_memory("cpu"))
+    room = free // 2
+    one_pass: list[Entry] = []
+    needed = 0
+    for entry in entries:
+        widths = (n_inputs(cache), *entry.member.spec.hidden, len(cache.class_names))
+        n_parameters = sum((a + 1) * b for a, b in pairwise(widths))
+        if one_pass and needed + n_parameters * BYTES_PER_PARAMETER > room:
+            note(
+                f"{len(one_pass)} heads in this pass: more need over {human_bytes(room)}, half of "
+                f"the {kind} that is free"
+            )
+            yield one_pass
+            one_pass, needed = [], 0
+        one_pass.append(entry)
+        needed += n_parameters * BYTES_PER_PARAMETER
+    if one_pass:
+        yield one_pass
+
+
+def _setting(entries: Sequence[Entry]) -> SweepSetting:
+    finished = [read_run(e.path) for e in entries if e.path.exists()]
+    problem = next((e.problem for e in entries if e.problem), "")
+    n_epochs = sum(len(e.history) for e in entries if e.problem)
+    n_epochs += sum(run.n_epochs for run in finished)
+    return SweepSetting(
+        head=entries[0].member.spec,
+        lr=entries[0].member.lr,
+        val_loss=None if problem else Spread.of([run.val_loss for run in finished]),
+        val_acc=None if problem else Spread.of([run.val_acc for run in finished]),
+        n_epochs=n_epochs / len(entries),
+        problem=problem,
+        runs=tuple(run.path for run in finished),
+    )
+
+
+def _rank(setting: SweepSetting) -> tuple[bool, float]:
+    return setting.val_loss is None, setting.val_loss.mean if setting.val_loss else 0.0
+
+
+def _test(setting: SweepSetting, batches: FeatureDataModule, device: torch.device) -> list[HeadRun]:
+    """Read the heads of the chosen setting, tested where there is a test split."""
+    if setting.problem:
+        return []
+    if not has_test_rows(batches.cache):
+        return [read_run(path) for path in setting.runs]
+    return [
+        run if run.test_acc is not None else tested(run, batches, device=device)
+        for run in map(read_run, setting.runs)
+    ]
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    there = [value for value in values if value is not None]
+    return Spread.of(there) if there else None
