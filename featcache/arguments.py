@@ -1,10 +1,151 @@
-"""What an argument must be, and how it is named where it is not."""
+"""Arguments as people give them, brought to the types that are kept, or refused by name and value.
+
+Whole numbers and numbers of numpy, paths, torch's devices, lists and single values are taken.
+Everything else is a UsageError before anything is begun.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
 
-from featcache.errors import UsageError, nearest
+from featcache.errors import UsageError, clipped, nearest
+from featcache.paths import expanded
+
+T = TypeVar("T")
+
+_MOST_BITS = 63  # torch's and numpy's whole numbers end there
+_DATASET_KINDS = ("folder:", "torchvision:", "imported:")
+
+
+def option_name(name: str) -> str:
+    """Write the name of a field as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def typed(value: Any) -> str:
+    """Write a value as it is typed on a command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
+
+
+def coerce_fields(spec: Any) -> None:
+    """Bring each field of a frozen dataclass to the type that it is annotated with.
+
+    Raises:
+        UsageError: Naming the first that cannot be brought to it, and its value.
+    """
+    for field in fields(spec):
+        kind, _, is_optional = str(field.type).partition(" | ")
+        value = getattr(spec, field.name)
+        if value is not None or not is_optional:
+            value = _KINDS[kind](option_name(field.name), value)
+            object.__setattr__(spec, field.name, value)
+
+
+def whole_number(option: str, value: Any) -> int:
+    """Take what Python and numpy count with, as far as torch can hold it."""
+    if not _is_flag(value):
+        try:
+            index = operator.index(value)
+        except TypeError:
+            pass
+        else:
+            if index.bit_length() <= _MOST_BITS:
+                return index
+            shown = str(index) if index.bit_length() < 999 else f"of {index.bit_length()} bits"
+            bound = f"below 2**{_MOST_BITS}" if index > 0 else f"above -2**{_MOST_BITS}"
+            raise UsageError(f"{option} is {shown}, but must be {bound}.")
+    raise _refused(option, value, "a whole number")
+
+
+def count(option: str, value: Any, *, most: int | None = None) -> int:
+    """Take a whole number above 0, and not above `most`."""
+    n = whole_number(option, value)
+    require_at_least(option, n, 1)
+    if most is not None and n > most:
+        raise UsageError(f"{option} is {n}, but must be at most {most}.")
+    return n
+
+
+def number(option: str, value: Any) -> float:
+    """Take any number as a float, so that 1 and 1.0 are one run."""
+    if not isinstance(value, str | bytes | bytearray) and not _is_flag(value):
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    raise _refused(option, value, "a number")
+
+
+def text(option: str, value: Any) -> str:
+    """Take text, a path, or a device of torch's."""
+    if f"{type(value).__module__}.{type(value).__qualname__}" == "torch.device":
+        return str(value)
+    if isinstance(value, str | os.PathLike):
+        return str(os.fsdecode(value))
+    raise _refused(option, value, "text")
+
+
+def dataset_name(value: Any) -> str:
+    """Take the name of a dataset; a path is that of a folder of images."""
+    name = text("--dataset", value)
+    if isinstance(value, str) or name.startswith(_DATASET_KINDS):
+        return name
+    return f"{_DATASET_KINDS[0]}{name}"
+
+
+def place(option: str, value: Any) -> Path:
+    """Take the path of a file or folder, as a shell reads it."""
+    return expanded(text(option, value))
+
+
+def flag(option: str, value: Any) -> bool:
+    """Take True or False."""
+    if _is_flag(value):
+        return bool(value)
+    raise _refused(option, value, "True or False")
+
+
+def whole_numbers(option: str, value: Any) -> tuple[int, ...]:
+    """Take whole numbers, or one."""
+    return several(whole_number, option, value)
+
+
+def numbers(option: str, value: Any) -> tuple[float, ...]:
+    """Take numbers, or one."""
+    return several(number, option, value)
+
+
+def several(read: Callable[[str, Any], T], option: str, value: Any) -> tuple[T, ...]:
+    """Take several values, or one: text is one value and no sequence of letters."""
+    return tuple(read(option, item) for item in (value if is_several(value) else (value,)))
+
+
+def several_lists(
+    read: Callable[[str, Any], tuple[T, ...]], option: str, value: Any
+) -> tuple[tuple[T, ...], ...]:
+    """Take several lists of values, or one value alone.
+
+    Raises:
+        UsageError: If it is one list of values, which may mean one setting or several.
+    """
+    lists = tuple(value) if is_several(value) else ((value,),)
+    if not all(map(is_several, lists)):
+        one, each = f"[{lists!r}]", repr([(item,) for item in lists])
+        raise UsageError(
+            f"{option} is {clipped(repr(value))}, but must be a list of lists. Nothing was "
+            f"started. Write {clipped(one)} for one setting, or {clipped(each)} for several."
+        )
+    return tuple(read(option, item) for item in lists)
+
+
+def is_several(value: Any) -> bool:
+    """Tell whether a value holds others."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | bytearray)
 
 
 def require_one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -23,14 +164,25 @@ def require_above_zero(option: str, value: float | None, *, or_zero: bool = Fals
         raise UsageError(f"{option} is {value:g}, but must be {least}.")
 
 
-def typed(value: Any) -> str:
-    """Write a value as it is typed on a command line."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
-
-
 def require_at_least(option: str, value: int | None, least: int) -> None:
-    """Refuse a whole number that is too small, or that torch and numpy cannot hold."""
+    """Refuse a whole number that is too small."""
     if value is not None and value < least:
         raise UsageError(f"{option} is {value}, but must be at least {least}.")
-    if value is not None and value >= 2**63:  # torch's and numpy's whole numbers end there
-        raise UsageError(f"{option} is {value}, but must be below 2**63.")
+
+
+def _is_flag(value: Any) -> bool:
+    return type(value).__name__ in ("bool", "bool_")  # Python's, and numpy's by either name
+
+
+def _refused(option: str, value: Any, wanted: str) -> UsageError:
+    return UsageError(f"{option} is {clipped(repr(value))}, but must be {wanted}.")
+
+
+_KINDS: dict[str, Callable[[str, Any], Any]] = {
+    "str": text,
+    "int": whole_number,
+    "float": number,
+    "bool": flag,
+    "tuple[int, ...]": whole_numbers,
+    "tuple[float, ...]": numbers,
+}

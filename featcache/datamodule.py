@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 
+from featcache.arguments import count, place
 from featcache.batches import EpochOrder, OrderedBatches, ShuffledBatches
 from featcache.errors import UsageError
 from featcache.features import (
@@ -68,16 +68,23 @@ class FeatureDataModule(pl.LightningDataModule):
             UsageError: If there is nothing to train or to validate on.
         """
         super().__init__()
-        self.cache = cache if isinstance(cache, Cache) else open_cache(Path(cache))
-        self.batch_size = batch_size
-        self.steps_per_batch = steps_per_batch
-        self.train_split, self.train_rows, self.val_split, self.val_rows = training_rows(
-            self.cache, val_fraction=val_fraction, split_seed=split_seed
+        asked = TrainSpec(
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+            seed=seed,
+            window_rows=window_rows,
         )
-        self.window_rows = window_rows
-        if window_rows is not None:
+        self.cache = cache if isinstance(cache, Cache) else open_cache(place("cache", cache))
+        self.batch_size = asked.batch_size
+        self.steps_per_batch = count("steps_per_batch", steps_per_batch)
+        self.train_split, self.train_rows, self.val_split, self.val_rows = training_rows(
+            self.cache, val_fraction=asked.val_fraction, split_seed=asked.split_seed
+        )
+        self.window_rows = asked.window_rows
+        if self.window_rows is not None:
             self.val_rows = self.val_rows.sort().values  # one reading of the file
-        self.sampler = EpochOrder(self.train_rows, seed=seed, window_rows=window_rows)
+        self.sampler = EpochOrder(self.train_rows, seed=asked.seed, window_rows=self.window_rows)
         self.residence: Choice[str] | None = None
         self._loaded: dict[str, FeatureRows] = {}
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featcache.arguments import count, dataset_name, text, whole_numbers
 from featcache.backbonenames import (
     PIXELS,
     check_backbone_name,
@@ -130,23 +131,26 @@ def parity(
     asked = {name: value for name, value in asked.items() if value is not None}
     if cache is not None:
         _refuse_beside_a_cache([*asked, *(["as_notebook"] if as_notebook else [])])
+    levels = whole_numbers("--levels", levels)
     if not levels or set(levels) - {1, 2, 3}:
         raise UsageError(f"--levels is {','.join(map(str, levels))}, but must be of 1, 2, 3.")
-    if epochs < 1 or seeds < 1:
-        raise UsageError(f"--epochs is {epochs} and --seeds {seeds}, but both must be at least 1.")
+    epochs, seeds = count("--epochs", epochs), count("--seeds", seeds)
     head = HeadSpec(reg=reg, hidden=hidden)
-    TrainSpec(lr=lr, batch_size=batch_size, seed=seed)
+    train = TrainSpec(lr=lr, batch_size=batch_size, seed=seed)
+    seed = train.seed
     options: dict[str, Any] = asked
     spec = ExtractSpec(
         **options,
-        dataset=ExtractSpec.dataset if dataset is None else dataset,
-        weights=weights,
+        dataset=ExtractSpec.dataset if dataset is None else dataset_name(dataset),
+        weights=text("--weights", weights),
         precision="fp32",
         limit=limit,
         device="cpu",
-        cache_dir=os.fspath(cache_dir),
-        data_dir=os.fspath(data_dir),
+        cache_dir=text("--cache-dir", cache_dir),
+        data_dir=text("--data-dir", data_dir),
     )
+    named = None if dataset is None else spec.dataset
+    n_images = count("--limit", limit)
     trains = as_notebook or bool({2, 3} & set(levels))
 
     def extracted(mode: str) -> Path:
@@ -160,14 +164,14 @@ def parity(
         opened = open_cache(path)
         return Sides(
             cache=opened,
-            dataset=_images(opened, dataset, data_dir=spec.data_dir),
-            trunk=_trunk_state(opened, weights=weights),
+            dataset=_images(opened, named, data_dir=spec.data_dir),
+            trunk=_trunk_state(opened, weights=spec.weights),
             preprocess=preprocess_of(opened),
             head=head,
-            lr=lr,
-            batch_size=batch_size,
+            lr=train.lr,
+            batch_size=train.batch_size,
             epochs=epochs,
-            limit=limit,
+            limit=n_images,
         )
 
     if cache is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featcache.arguments import dataset_name, text
 from featcache.backbonenames import PIXELS, check_backbone_name, check_weights_name
 from featcache.datasets import Dataset, load_dataset
 from featcache.errors import UsageError
@@ -75,10 +76,10 @@ class ExtractResult:
 
 
 def extract(
-    dataset: str = ExtractSpec.dataset,
+    dataset: str | os.PathLike[str] = ExtractSpec.dataset,
     *,
     backbone: str = ExtractSpec.backbone,
-    weights: str = ExtractSpec.weights,
+    weights: str | os.PathLike[str] = ExtractSpec.weights,
     bn: str = ExtractSpec.bn,
     preprocess: str = ExtractSpec.preprocess,
     image_size: int = ExtractSpec.image_size,
@@ -102,7 +103,8 @@ def extract(
     with a partial file and answers at once if the cache is complete.
 
     Args:
-        dataset: "cifar10", "cifar100", "digits", "folder:PATH" or "torchvision:NAME".
+        dataset: "cifar10", "cifar100", "digits", "folder:PATH" or "torchvision:NAME"; a Path is
+            that of a folder of images.
         backbone: A torchvision classification model, or "pixels".
         weights: "DEFAULT", a torchvision weights name, a path, or "random".
         bn: "frozen" or "adapted".
@@ -135,9 +137,9 @@ def extract(
         ('computed', 128)
     """
     spec = ExtractSpec(
-        dataset=dataset,
+        dataset=dataset_name(dataset),
         backbone=backbone,
-        weights=weights,
+        weights=text("--weights", weights),
         bn=bn,
         preprocess=preprocess,
         image_size=image_size,
@@ -148,8 +150,8 @@ def extract(
         n_workers=n_workers,
         limit=limit,
         seed=seed,
-        cache_dir=os.fspath(cache_dir),
-        data_dir=os.fspath(data_dir),
+        cache_dir=text("--cache-dir", cache_dir),
+        data_dir=text("--data-dir", data_dir),
         compile=compile,
         mix_numerics=mix_numerics,
     )

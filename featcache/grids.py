@@ -6,15 +6,36 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
+from featcache.arguments import numbers, option_name, several_lists, whole_numbers
 from featcache.errors import UsageError
 from featcache.reporting import NoteCallback
 from featcache.specs import CONSTANTS, USED_BY, HeadSpec
 
 
+def axes_of(**asked: Any) -> dict[str, tuple[Any, ...]]:
+    """Read what the axes of a grid were given; those that were not are left out.
+
+    Raises:
+        UsageError: Naming the first that is neither a value nor a sequence of values.
+    """
+    axes: dict[str, tuple[Any, ...]] = {}
+    for name, value in asked.items():
+        option = option_name(name)
+        if value is None:
+            continue
+        if name == "hidden":
+            axes[name] = several_lists(whole_numbers, option, value)
+        elif name == "dropout":
+            axes[name] = several_lists(numbers, option, value)
+        else:
+            axes[name] = numbers(option, value)
+    return axes
+
+
 def heads_of(
     regs: Iterable[str],
     shapes: Iterable[Sequence[int]],
-    asked: Mapping[str, Sequence[Any] | None],
+    asked: Mapping[str, Sequence[Any]],
     *,
     note: NoteCallback,
 ) -> Iterable[HeadSpec]:
@@ -23,7 +44,7 @@ def heads_of(
     Args:
         regs: Regularisations.
         shapes: Widths of the hidden layers.
-        asked: Values of "l1", "weight_decay" and "dropout"; None is the notebook's.
+        asked: Values of "l1", "weight_decay" and "dropout"; the notebook's where there are none.
         note: Told what is left out.
 
     Raises:
@@ -37,16 +58,16 @@ def heads_of(
         axes: dict[str, Sequence[Any]] = {}
         for name in USED_BY.get(reg, ()):
             used.add(name)
-            axes[name] = asked[name] or [CONSTANTS[name]]
+            axes[name] = asked.get(name) or [CONSTANTS[name]]
         for values in product(*axes.values()):
             options = dict(zip(axes, values, strict=True))
             if "dropout" in options:
                 options["dropout"] = _fitted(tuple(options["dropout"]), len(shape))
             yield HeadSpec(hidden=shape, reg=reg, **options)
-    for name, given in asked.items():
-        if given is not None and name not in used:
+    for name in asked:
+        if name not in used:
             raise UsageError(
-                f"--{name.replace('_', '-')} does nothing with --reg {','.join(regs)}. Nothing was "
+                f"{option_name(name)} does nothing with --reg {','.join(regs)}. Nothing was "
                 f"started. Leave it out, or add a --reg that has it."
             )
 

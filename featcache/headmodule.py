@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from featcache.arguments import count
 from featcache.batches import Batch, SuperBatch
 from featcache.errors import NonFiniteError, UsageError
 from featcache.heads import build_head, l1_norm
@@ -58,8 +59,14 @@ class HeadModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.spec = head or HeadSpec()
-        self.lr = lr
-        self.head = build_head(self.spec, n_features=n_features, n_classes=n_classes, seed=seed)
+        asked = TrainSpec(lr=lr, seed=seed)
+        self.lr = asked.lr
+        self.head = build_head(
+            self.spec,
+            n_features=count("n_features", n_features),
+            n_classes=count("n_classes", n_classes),
+            seed=asked.seed,
+        )
         self.step_losses: list[Tensor] = []
         self.history: list[dict[str, float]] = []
         self._replayed: ReplayedStep | None = None

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from featcache.arguments import dataset_name, text
 from featcache.backbonenames import check_backbone_name
 from featcache.datasets import Dataset, dataset_slug, load_dataset
 from featcache.errors import CacheMissingError, DatasetError, MismatchError, UsageError
@@ -30,7 +31,7 @@ _FOLDER = "folder:"
 def the_cache(
     cache: Cache | str | os.PathLike[str] | None,
     *,
-    dataset: str | None,
+    dataset: str | os.PathLike[str] | None,
     backbone: str | None,
     cache_dir: Path,
     note: NoteCallback,
@@ -61,11 +62,13 @@ def the_cache(
             "was started. Leave them out, or leave --cache out."
         )
     if cache is None:
+        dataset = None if dataset is None else dataset_name(dataset)
+        backbone = None if backbone is None else text("--backbone", backbone)
         opened = open_cache(_found(dataset, backbone, expanded(cache_dir), note))
     elif isinstance(cache, Cache):
         opened = cache
     else:
-        opened = open_cache(find_cache(Path(cache), cache_dir=cache_dir))
+        opened = open_cache(find_cache(text("--cache", cache), cache_dir=cache_dir))
     note(f"cache {opened.path}: {settings_of(opened)}")
     return opened
 

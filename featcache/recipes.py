@@ -134,7 +134,7 @@ def pick_recipe(recipe: str, cache: Cache, train: TrainSpec) -> Recipe:
 def _what_is_not_the_notebooks(cache: Cache, *, has_system: bool) -> str:
     """Say in what a cache is not one of the notebook's; empty if it is one."""
     dataset, limit = cache.provenance["dataset"], cache.provenance.get("limit")
-    if dataset != DATASET:
+    if str(dataset).lower() not in (DATASET, f"torchvision:{DATASET}"):
         return f"the cache is of {clipped(str(dataset))}, not of the notebook's {DATASET}"
     if limit is not None:
         return f"the cache holds {limit} images of each split, and the notebook's data is all"

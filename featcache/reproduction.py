@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featcache.arguments import count, dataset_name, place, several, text
 from featcache.backbonenames import PIXELS, check_backbone_name, check_weights_name
 from featcache.checkpoint import replace_file
 from featcache.datasets import dataset_slug
 from featcache.errors import UnknownNameError, UsageError
 from featcache.extraction import extract
 from featcache.metrics import Spread
-from featcache.paths import expanded, portable
+from featcache.paths import portable
 from featcache.reporting import NoteCallback, silent
 from featcache.runs import RUNS_DIR
 from featcache.specs import ExtractSpec, TrainSpec, fingerprint
@@ -78,11 +79,11 @@ class Reproduction:
 
 
 def reproduce(
-    dataset: str = DATASET,
+    dataset: str | os.PathLike[str] = DATASET,
     *,
     only: Sequence[str] = (),
     backbone_for: Mapping[str, str] | None = None,
-    weights: str = ExtractSpec.weights,
+    weights: str | os.PathLike[str] = ExtractSpec.weights,
     bn: str = ExtractSpec.bn,
     image_size: int = ExtractSpec.image_size,
     limit: int | None = ExtractSpec.limit,
@@ -122,9 +123,18 @@ def reproduce(
         UnknownNameError: If there is no such system or trunk.
         FeatcacheError: Those of `extract` and `train_head`.
     """
-    systems = [find_system(name) for name in only] or list(SYSTEMS)
+    systems = [find_system(name) for name in several(text, "--only", only)] or list(SYSTEMS)
     stand_ins = dict(backbone_for or {})
     _require_trunks(stand_ins)
+    spec = ExtractSpec(
+        dataset=dataset_name(dataset),
+        weights=text("--weights", weights),
+        bn=bn,
+        image_size=image_size,
+        limit=limit,
+    )
+    seed, seeds = TrainSpec(seed=seed).seed, count("--seeds", seeds)
+    dataset, weights, image_size, limit = spec.dataset, spec.weights, spec.image_size, spec.limit
     options = {
         "dataset": portable(dataset),
         "only": [system.name for system in systems],
@@ -136,7 +146,7 @@ def reproduce(
         "seed": seed,
         "seeds": seeds,
     }
-    folder = expanded(runs_dir) / dataset_slug(dataset)
+    folder = place("--runs-dir", runs_dir) / dataset_slug(dataset)
     table = _Table(folder / f"reproduce-{fingerprint(options)[:8]}", options)
     ExtractSpec(dataset=dataset, bn=bn, image_size=image_size, limit=limit, device=device)
     backbones = [stand_ins.get(system.backbone, system.backbone) for system in systems]

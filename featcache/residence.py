@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from featcache.arguments import count
 from featcache.errors import UsageError
 from featcache.specs import TrainSpec
 from featcache.store import Cache, human_bytes
@@ -13,6 +14,7 @@ def fitting_window(cache: Cache, train: TrainSpec, max_memory: int | None) -> in
     """Choose the window that fits into `max_memory` bytes; None if none is needed."""
     if max_memory is None or "train" not in cache.splits:
         return None
+    max_memory = count("--max-memory", max_memory)
     return window_rows(cache, split="train", batch_size=train.batch_size, max_bytes=max_memory)
 
 

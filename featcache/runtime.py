@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from featcache import cgroup
+from featcache.arguments import text
 from featcache.errors import DeviceError, UsageError
 from featcache.memory import free_memory
 from featcache.reporting import Choice
@@ -26,6 +27,7 @@ def pick_device(device: str) -> Choice[str]:
         DeviceError: If a CUDA device is asked for and not visible.
         UsageError: If the name is none of these.
     """
+    device = text("--device", device)
     check_device_name(device)
     n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":

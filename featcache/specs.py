@@ -10,9 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from featcache.arguments import (
+    coerce_fields,
+    dataset_name,
+    is_several,
+    option_name,
     require_above_zero,
     require_at_least,
     require_one_of,
+    text,
     typed,
 )
 from featcache.errors import UsageError, clipped
@@ -29,6 +34,7 @@ COMPILE_MODES = ("auto", "never", "winograd", "inductor")
 REGULARISATIONS = ("none", "l1", "l2", "l1l2", "dropout")
 SELECTIONS = ("last", "best")
 RECIPES = ("auto", "notebook", "general")
+MOST_SEEDS = 10_000  # heads that differ in nothing else, a folder each
 VAL_FRACTION = 0.2  # of the training rows, where neither a share nor a split "val" is given
 
 # What each regularisation has, and the notebook's constants.
@@ -60,8 +66,8 @@ class ExtractSpec:
             are tensor cores for it.
         store_dtype: Type of the stored features.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        batch_size: Images in one forward pass; None means by free memory.
-        n_workers: Decoding processes for image files; None means one a core, at most 8.
+        batch_size: Images in one forward pass; None or "auto" means by free memory.
+        n_workers: Decoding processes for image files; None or "auto" means one a core, at most 8.
         limit: Take this many images of each split, evenly spaced; None means all.
         seed: Seeds `weights="random"`.
         cache_dir: Folder of all caches.
@@ -90,6 +96,11 @@ class ExtractSpec:
     mix_numerics: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("batch_size", "n_workers"):
+            if isinstance(getattr(self, name), str) and getattr(self, name) == "auto":
+                object.__setattr__(self, name, None)
+        object.__setattr__(self, "dataset", dataset_name(self.dataset))
+        coerce_fields(self)
         require_one_of("--bn", self.bn, BN_MODES)
         require_one_of("--preprocess", self.preprocess, PREPROCESS_KINDS)
         require_one_of("--precision", self.precision, PRECISIONS)
@@ -116,7 +127,7 @@ class ExtractSpec:
             value = getattr(self, option)
             if value != getattr(ExtractSpec, option):
                 raise UsageError(
-                    f"--{option.replace('_', '-')} {value} needs a trunk, but the backbone "
+                    f"{option_name(option)} {value} needs a trunk, but the backbone "
                     f"'pixels' stores the images as they are. Nothing was started. Leave the "
                     f"option out."
                 )
@@ -132,8 +143,8 @@ class HeadSpec:
         l1: Factor of the sum of all |parameters|, biases among them, in the loss; 1e-5 where `reg`
             has l1, else 0.
         weight_decay: Adam's (coupled) L2 factor; 1e-4 where `reg` has l2, else 0.
-        dropout: Probability after each hidden layer's ReLU; (0.5, 0.3) where `reg` is "dropout",
-            else none.
+        dropout: Probability after each hidden layer's ReLU; one number is for all of them;
+            (0.5, 0.3) where `reg` is "dropout", else none.
     """
 
     hidden: tuple[int, ...] = (50, 20)
@@ -143,7 +154,11 @@ class HeadSpec:
     dropout: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        is_one = self.dropout is not None and not is_several(self.dropout)
+        coerce_fields(self)
         require_one_of("--reg", self.reg, REGULARISATIONS)
+        if is_one and self.dropout and self.reg == "dropout":
+            object.__setattr__(self, "dropout", self.dropout * len(self.hidden))
         for width in self.hidden:
             require_at_least("--hidden", width, 1)
         self._settle("l1", off=0.0)
@@ -165,7 +180,7 @@ class HeadSpec:
         else:
             regs = [reg for reg, names in USED_BY.items() if name in names]
             raise UsageError(
-                f"--{name.replace('_', '-')} {typed(value)} does nothing with --reg {self.reg}. "
+                f"{option_name(name)} {typed(value)} does nothing with --reg {self.reg}. "
                 f"Nothing was started. Use --reg {' or '.join(regs)}, or leave it out."
             )
 
@@ -222,6 +237,7 @@ class TrainSpec:
     window_rows: int | None = None
 
     def __post_init__(self) -> None:
+        coerce_fields(self)
         if self.order_seed == self.seed:
             object.__setattr__(self, "order_seed", None)  # says nothing
         require_at_least("--order-seed", self.order_seed, 0)
@@ -233,6 +249,7 @@ class TrainSpec:
         require_at_least("--split-seed", self.split_seed, 0)
         require_one_of("--select", self.select, SELECTIONS)
         require_at_least("--seed", self.seed, 0)
+        require_at_least("window_rows", self.window_rows, 1)
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise UsageError(
                 f"--val-fraction is {self.val_fraction:g}, but must be above 0 and below 1."
@@ -244,12 +261,13 @@ class TrainSpec:
         return self.seed if self.order_seed is None else self.order_seed
 
 
-def check_device_name(device: str) -> None:
+def check_device_name(device: Any) -> None:
     """Refuse what names no device; whether it is there, torch tells later.
 
     Raises:
         UsageError: If it is none of "auto", "cpu", "cuda" and "cuda:N".
     """
+    device = text("--device", device)
     if not re.fullmatch(r"auto|cpu|cuda|cuda:[0-9]{1,4}", device):
         raise UsageError(f"--device {device!r} is none of: auto, cpu, cuda, cuda:N.")
 

@@ -6,19 +6,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.arguments import require_one_of
+from featcache.arguments import count, place, require_one_of, several, text
 from featcache.errors import UsageError
-from featcache.grids import heads_of
+from featcache.grids import axes_of, heads_of
 from featcache.lookup import the_cache
 from featcache.preload import preloading
 from featcache.recipes import pick_recipe
 from featcache.reporting import NoteCallback, silent
 from featcache.residence import fitting_window
 from featcache.runs import RUNS_DIR
-from featcache.specs import RECIPES, ExtractSpec, HeadSpec, TrainSpec, check_device_name
+from featcache.specs import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, TrainSpec, check_device_name
 from featcache.store import Cache, require_sound
 from featcache.sweeptable import SweepResult
 from featcache.trainable import require_trainable
@@ -31,15 +30,15 @@ if TYPE_CHECKING:
 def sweep(
     cache: Cache | str | os.PathLike[str] | None = None,
     *,
-    dataset: str | None = None,
+    dataset: str | os.PathLike[str] | None = None,
     backbone: str | None = None,
     recipe: str = RECIPES[0],
-    reg: Sequence[str] = (HeadSpec.reg,),
-    l1: Sequence[float] | None = None,
-    weight_decay: Sequence[float] | None = None,
-    dropout: Sequence[Sequence[float]] | None = None,
-    hidden: Sequence[Sequence[int]] | None = None,
-    lr: Sequence[float] | None = None,
+    reg: Sequence[str] | str = (HeadSpec.reg,),
+    l1: Sequence[float] | float | None = None,
+    weight_decay: Sequence[float] | float | None = None,
+    dropout: Sequence[Sequence[float]] | float | None = None,
+    hidden: Sequence[Sequence[int]] | int | None = None,
+    lr: Sequence[float] | float | None = None,
     batch_size: int = TrainSpec.batch_size,
     max_epochs: int | None = None,
     patience: int | None = None,
@@ -60,7 +59,8 @@ def sweep(
 
     Each is the head that `train_head` trains with the same arguments and `order_seed=seed`, up to
     rounding, and a run folder like any other. Only the setting with the lowest mean val_loss is
-    tested. Heads that are there are used; the same call goes on with a sweep that was stopped.
+    tested. Heads that are there are used; the same call goes on with a sweep that was stopped. One
+    value alone stands for a sequence of one.
 
     Args:
         cache: A cache, its path, or part of its name; None finds it by `dataset` and `backbone`.
@@ -106,9 +106,11 @@ def sweep(
         0.01
     """
     note = on_note or silent
-    values = {"l1": l1, "weight_decay": weight_decay, "dropout": dropout}
-    given = by_hand(hidden=hidden, lr=lr, max_epochs=max_epochs, patience=patience, select=select)
-    heads = list(heads_of(reg, given.get("hidden", (HeadSpec.hidden,)), values, note=note))
+    values = axes_of(l1=l1, weight_decay=weight_decay, dropout=dropout)
+    given = axes_of(hidden=hidden, lr=lr)
+    given |= by_hand(max_epochs=max_epochs, patience=patience, select=select)
+    regs = several(text, "--reg", reg)
+    heads = list(heads_of(regs, given.get("hidden", (HeadSpec.hidden,)), values, note=note))
     rates = given.get("lr", (TrainSpec.lr,))
     base = TrainSpec(
         batch_size=batch_size,
@@ -118,17 +120,15 @@ def sweep(
         seed=seed,
         **by_hand(max_epochs=max_epochs, patience=patience, select=select),
     )
-    require_one_of("--recipe", recipe, RECIPES)
+    require_one_of("--recipe", text("--recipe", recipe), RECIPES)
+    seeds = count("--seeds", seeds, most=MOST_SEEDS)
     check_device_name(device)
-    if seeds < 1:
-        raise UsageError(f"--seeds is {seeds}, but must be at least 1.")
+    runs_dir, cache_dir = place("--runs-dir", runs_dir), place("--cache-dir", cache_dir)
     settings = [(head, replace(base, lr=rate)) for head, rate in product(heads, rates)]
     if not settings:
         empty = [name for name, values in (("--reg", heads), ("--lr", rates)) if not values]
         raise UsageError(f"The grid has no setting: {' and '.join(empty)} gives none.")
-    opened = the_cache(
-        cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir), note=note
-    )
+    opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=cache_dir, note=note)
     window = fitting_window(opened, base, max_memory)
     settings = [(head, replace(train, window_rows=window)) for head, train in settings]
     require_trainable(opened, val_fraction)
@@ -143,7 +143,7 @@ def sweep(
         settings,
         recipe=taken,
         seeds=seeds,
-        runs_dir=Path(runs_dir),
+        runs_dir=runs_dir,
         device=device,
         on_progress=on_progress or silent,
         note=note,

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.arguments import require_one_of
-from featcache.errors import UsageError
+from featcache.arguments import count, flag, place, require_one_of, text
 from featcache.lookup import the_cache
 from featcache.preload import preloading
 from featcache.recipes import pick_recipe
@@ -18,7 +17,7 @@ from featcache.reporting import NoteCallback, silent
 from featcache.residence import fitting_window
 from featcache.runfiles import HeadRun, reusable_run
 from featcache.runs import RUNS_DIR, run_path
-from featcache.specs import RECIPES, ExtractSpec, HeadSpec, TrainSpec, check_device_name
+from featcache.specs import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, TrainSpec, check_device_name
 from featcache.store import Cache, require_sound
 from featcache.trainable import require_trainable
 
@@ -52,14 +51,14 @@ class TrainResult:
 def train_head(
     cache: Cache | str | os.PathLike[str] | None = None,
     *,
-    dataset: str | None = None,
+    dataset: str | os.PathLike[str] | None = None,
     backbone: str | None = None,
     recipe: str = RECIPES[0],
     reg: str = HeadSpec.reg,
     l1: float | None = HeadSpec.l1,
     weight_decay: float | None = HeadSpec.weight_decay,
-    dropout: tuple[float, ...] | None = HeadSpec.dropout,
-    hidden: tuple[int, ...] | None = None,
+    dropout: Sequence[float] | float | None = HeadSpec.dropout,
+    hidden: Sequence[int] | int | None = None,
     lr: float | None = None,
     batch_size: int = TrainSpec.batch_size,
     max_epochs: int | None = None,
@@ -96,7 +95,7 @@ def train_head(
         reg: "none", "l1", "l2", "l1l2" or "dropout".
         l1: Factor of the L1 penalty.
         weight_decay: Adam's L2 factor.
-        dropout: Probability after each hidden layer.
+        dropout: Probability after each hidden layer; one number is for all of them.
         hidden: Widths of the hidden layers; empty is a linear probe; None is the recipe's.
         lr: Learning rate; None is the recipe's.
         batch_size: Rows in one step.
@@ -140,7 +139,8 @@ def train_head(
     note = on_note or silent
     shape = by_hand(hidden=hidden)
     pace = by_hand(lr=lr, max_epochs=max_epochs, patience=patience, select=select)
-    head = HeadSpec(reg=reg, l1=l1, weight_decay=weight_decay, dropout=dropout, **shape)
+    regularisation: dict[str, Any] = {"l1": l1, "weight_decay": weight_decay, "dropout": dropout}
+    head = HeadSpec(reg=reg, **regularisation, **shape)
     train = TrainSpec(
         batch_size=batch_size,
         min_delta=min_delta,
@@ -150,20 +150,20 @@ def train_head(
         order_seed=order_seed,
         **pace,
     )
-    require_one_of("--recipe", recipe, RECIPES)
+    require_one_of("--recipe", text("--recipe", recipe), RECIPES)
+    seeds = count("--seeds", seeds, most=MOST_SEEDS)
     check_device_name(device)
-    if seeds < 1:
-        raise UsageError(f"--seeds is {seeds}, but must be at least 1.")
-    opened = the_cache(
-        cache, dataset=dataset, backbone=backbone, cache_dir=Path(cache_dir), note=note
-    )
+    resume, runs_dir = flag("--resume", resume), place("--runs-dir", runs_dir)
+    cache_dir = place("--cache-dir", cache_dir)
+    opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=cache_dir, note=note)
     require_trainable(opened, val_fraction)
     train = replace(train, window_rows=fitting_window(opened, train, max_memory))
     taken = pick_recipe(recipe, opened, train)
     [(head, train)] = taken.completed([(head, train)], given={*shape, *pace}, note=note)
-    trains = [replace(train, seed=s, order_seed=order_seed) for s in range(seed, seed + seeds)]
+    of_each = range(train.seed, train.seed + seeds)
+    trains = [replace(train, seed=s, order_seed=order_seed) for s in of_each]
     choices = {"recipe": f"{taken.name} ({taken.why})"}
-    runs = _reusable(opened, head, trains, Path(runs_dir))
+    runs = _reusable(opened, head, trains, runs_dir)
     if not runs:
         with preloading("featcache.headrun"):
             require_sound(opened.path)
@@ -176,7 +176,7 @@ def train_head(
             opened,
             head,
             device=chosen.value,
-            runs_dir=Path(runs_dir),
+            runs_dir=runs_dir,
             resume=resume,
             on_progress=on_progress or silent,
             note=note,

@@ -339,7 +339,7 @@ class TestACacheThatIsThere:
     [
         ({"backbone": "pixels"}, "has no trunk, so there is nothing to compare"),
         ({"levels": (1, 4)}, "--levels is 1,4, but must be of 1, 2, 3"),
-        ({"epochs": 0}, "both must be at least 1"),
+        ({"epochs": 0}, "--epochs is 0, but must be at least 1"),
         ({"lr": 0.0}, "--lr is 0"),
         ({"backbone": "convnext_tiny"}, "parity knows where the classifier is in"),
         ({"backbone": "vgg11", "as_notebook": True}, "--as-notebook leaves BatchNorm in training"),
