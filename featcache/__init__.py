@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from featcache.repairing import RepairReport, repair_cache
     from featcache.reproduction import Reproduction, SystemResult, reproduce
     from featcache.runfiles import HeadRun
+    from featcache.runlist import RunSummary, describe_runs
     from featcache.runs import list_runs
     from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
     from featcache.store import (
@@ -64,6 +65,7 @@ _HOME = {
     "Progress": "pipeline",
     "RepairReport": "repairing",
     "Reproduction": "reproduction",
+    "RunSummary": "runlist",
     "SweepProgress": "bankrun",
     "SweepResult": "sweeptable",
     "SweepSetting": "sweeptable",
@@ -75,6 +77,7 @@ _HOME = {
     "compare": "evaluation",
     "describe_backbone": "backbones",
     "describe_cache": "store",
+    "describe_runs": "runlist",
     "evaluate": "evaluation",
     "extract": "extraction",
     "extract_all": "extraction",
@@ -116,6 +119,7 @@ __all__ = [
     "Progress",
     "RepairReport",
     "Reproduction",
+    "RunSummary",
     "SweepProgress",
     "SweepResult",
     "SweepSetting",
@@ -128,6 +132,7 @@ __all__ = [
     "compare",
     "describe_backbone",
     "describe_cache",
+    "describe_runs",
     "evaluate",
     "extract",
     "extract_all",

@@ -200,6 +200,25 @@ def load_head(path: str | os.PathLike[str]) -> TrainedHead:
     return head
 
 
+def read_description(path: Path) -> dict[str, Any]:
+    """Read what a head says of itself, without its weights; nothing is verified.
+
+    Raises:
+        CorruptError: If it says nothing.
+        StorageError: If it cannot be read.
+        UnsafeFileError: If it is no regular file.
+    """
+    _require_plain_file(path)
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            description: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
+    except (safetensors.SafetensorError, LookupError, ValueError) as err:
+        raise CorruptError(f"{path} says nothing of a head ({clipped(str(err))}).") from err
+    except OSError as err:
+        raise StorageError(f"Cannot read {path}: {err}.") from err
+    return description
+
+
 def replace_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Write a file so that it is there whole or as it was before, whatever happens.
 

@@ -24,6 +24,7 @@ from featcache_cli.commands import (
     extract,
     parity,
     reproduce,
+    runs,
     sweep,
     train_head,
 )
@@ -59,6 +60,7 @@ app = typer.Typer(
 app.command("extract")(extract.extract)
 app.command("train-head")(train_head.train_head)
 app.command("eval")(evaluate.evaluate)
+app.command("runs")(runs.runs)
 app.command("reproduce")(reproduce.reproduce)
 app.command("sweep")(sweep.sweep)
 app.command("parity")(parity.parity)

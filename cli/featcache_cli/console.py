@@ -60,6 +60,11 @@ def ask(question: str) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
+def show_text(text: str) -> None:
+    """Write text to stdout as it is."""
+    sys.stdout.write(text)
+
+
 def show_json(value: Any) -> None:
     """Write one JSON object to stdout."""
     sys.stdout.write(json.dumps(plain(value), indent=2) + "\n")

@@ -1,0 +1,116 @@
+"""`featcache runs`: the trained heads, with their figures."""
+
+from __future__ import annotations
+
+import csv as csv_format
+import io
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featcache.errors import UsageError
+from featcache_cli.console import duration, note, plain, show_json, show_table, show_text
+from featcache_cli.options import JsonOption, RunsDirOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from featcache.runlist import RunSummary
+
+_DAY_S = 86_400
+
+
+def runs(
+    runs_dir: RunsDirOption = "runs",
+    json: JsonOption = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Write a table with commas to stdout.")
+    ] = False,
+) -> None:
+    """List the trained heads with figures, settings and age, the newest last."""
+    from featcache import describe_runs
+
+    if json and csv:
+        raise UsageError("--json and --csv both write to stdout. Give one of them.")
+    found = describe_runs(runs_dir)
+    if json:
+        show_json({"runs": found})
+        return
+    if csv:
+        show_text(_csv(found))
+        return
+    if not found:
+        note(f"There are no runs in {runs_dir!r}. Train one with: featcache train-head")
+        return
+    show_table(
+        ["age", "#test_acc", "#val_acc", "#epochs", "settings", "run"],
+        (
+            (
+                _age(run.age_s),
+                _figure(run, "test_acc"),
+                _figure(run, "val_acc"),
+                run.n_epochs if run.state == "finished" else run.state,
+                _settings(run),
+                run.path,
+            )
+            for run in found
+        ),
+    )
+    for run in found:
+        if run.problem:
+            note(run.problem)
+
+
+def _age(seconds: float) -> str:
+    return f"{seconds / _DAY_S:.0f} days" if seconds >= 2 * _DAY_S else duration(max(0, seconds))
+
+
+def _figure(run: RunSummary, name: str) -> str:
+    value = run.figures.get(name)
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _settings(run: RunSummary) -> str:
+    """Write what decides a head: "reg l2 1e-4, lr 1e-05, hidden 50,20, seed 0"."""
+    if not run.settings:
+        return "-"
+    told = run.settings
+    values = [_cell(told[name]) for name in ("l1", "weight_decay", "dropout") if told[name]]
+    return ", ".join(
+        [
+            " ".join([f"reg {told['reg']}", *values]),
+            f"lr {_cell(told['lr'])}",
+            f"hidden {_cell(told['hidden'])}" if told["hidden"] else "linear",
+            f"seed {told['seed']}",
+        ]
+    )
+
+
+def _csv(found: Sequence[RunSummary]) -> str:
+    rows = [
+        {
+            "run": run.path,
+            "state": run.state,
+            "trained": run.trained,
+            "dataset": run.dataset,
+            "backbone": run.backbone,
+            **run.settings,
+            "epochs": run.n_epochs,
+            **run.figures,
+        }
+        for run in found
+    ]
+    # A damaged run has but some of the columns.
+    names = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
+    text = io.StringIO(newline="")
+    writer = csv_format.DictWriter(text, [*names], lineterminator="\n")
+    if names:
+        writer.writeheader()
+    writer.writerows({name: plain(_cell(value)) for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
