@@ -29,6 +29,7 @@ from featcache.metrics import (
 )
 from featcache.outputs import Outputs, outputs_of
 from featcache.paths import portable
+from featcache.reporting import NoteCallback, silent
 from featcache.runs import RUNS_DIR, find_run
 from featcache.specs import ExtractSpec
 
@@ -103,13 +104,14 @@ class Comparison:
 def evaluate(
     run: str | os.PathLike[str] | None = None,
     *,
-    split: str = "test",
+    split: str | None = None,
     cache: str | os.PathLike[str] | None = None,
     draws: int = N_DRAWS,
     seed: int = 0,
     device: str = ExtractSpec.device,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     runs_dir: str | os.PathLike[str] = RUNS_DIR,
+    on_note: NoteCallback | None = None,
 ) -> Evaluation:
     """Evaluate a head on a split of its cache.
 
@@ -117,13 +119,15 @@ def evaluate(
 
     Args:
         run: Folder of a run, or part of its name; None is the newest.
-        split: "test", "val" or "train", as the head's training divided them.
+        split: "test", "val" or "train", as the head's training divided them; None is "test", or
+            "val" where the cache has no test split.
         cache: The cache to use; None is the one of the training, wherever below `cache_dir` it is.
         draws: Bootstrap samples.
         seed: Seeds them.
         device: "auto", "cpu", "cuda" or "cuda:N".
         cache_dir: Folder of all caches.
         runs_dir: Folder of all runs.
+        on_note: Called with a sentence for each choice that was made.
 
     Raises:
         CacheMissingError: If there is no such run or cache.
@@ -133,13 +137,20 @@ def evaluate(
     """
     _require_draws(draws, seed)
     path = find_run(run, runs_dir=runs_dir)
-    outputs = outputs_of(path, split=split, cache=cache, device=device, cache_dir=Path(cache_dir))
-    return _evaluation(outputs, split=split, draws=draws, seed=seed)
+    outputs = outputs_of(
+        path,
+        split=split,
+        cache=cache,
+        device=device,
+        cache_dir=Path(cache_dir),
+        note=on_note or silent,
+    )
+    return _evaluation(outputs, draws=draws, seed=seed)
 
 
-def _evaluation(outputs: Outputs, *, split: str, draws: int, seed: int) -> Evaluation:
+def _evaluation(outputs: Outputs, *, draws: int, seed: int) -> Evaluation:
     """Compute and write the figures of one head."""
-    path = outputs.run
+    path, split = outputs.run, outputs.split
     labels, predictions = outputs.labels, outputs.predictions
     n_classes = len(outputs.head.class_names)
     k = min(TOP_K, n_classes)
@@ -183,24 +194,26 @@ def compare(
     first: str | os.PathLike[str],
     second: str | os.PathLike[str],
     *,
-    split: str = "test",
+    split: str | None = None,
     draws: int = N_DRAWS,
     seed: int = 0,
     device: str = ExtractSpec.device,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     runs_dir: str | os.PathLike[str] = RUNS_DIR,
+    on_note: NoteCallback | None = None,
 ) -> Comparison:
     """Compare two heads on the same images of a split; their trunks may differ.
 
     Args:
         first: Folder of a run, or part of its name.
         second: Folder of another.
-        split: "test", "val" or "train".
+        split: "test", "val" or "train"; None is "test", or "val" where there is no test split.
         draws: Bootstrap samples of the difference.
         seed: Seeds them.
         device: "auto", "cpu", "cuda" or "cuda:N".
         cache_dir: Folder of all caches.
         runs_dir: Folder of all runs.
+        on_note: Called with a sentence for each choice that was made.
 
     Raises:
         MismatchError: If they were not given the same images.
@@ -213,18 +226,19 @@ def compare(
             cache=None,
             device=device,
             cache_dir=Path(cache_dir),
+            note=on_note or silent,
         )
         for run in (first, second)
     )
-    _require_same_rows(a, b, split)
-    evaluations = tuple(_evaluation(o, split=split, draws=draws, seed=seed) for o in (a, b))
+    _require_same_rows(a, b)
+    evaluations = tuple(_evaluation(o, draws=draws, seed=seed) for o in (a, b))
     right_a, right_b = a.labels == a.predictions, b.labels == b.predictions
     gained = right_a.astype(np.int64) - right_b
     n_only_first, n_only_second = int((gained > 0).sum()), int((gained < 0).sum())
     return Comparison(
         first=a.run,
         second=b.run,
-        split=split,
+        split=a.split,
         n_images=len(gained),
         acc_difference=bootstrap(
             lambda rows: float(gained[rows].mean()), len(gained), n_draws=draws, seed=seed
@@ -243,14 +257,15 @@ def _require_draws(draws: int, seed: int) -> None:
         raise UsageError(f"--seed is {seed}, but must be at least 0.")
 
 
-def _require_same_rows(a: Outputs, b: Outputs, split: str) -> None:
-    same = list(a.ids) == list(b.ids) and np.array_equal(a.labels, b.labels)
+def _require_same_rows(a: Outputs, b: Outputs) -> None:
+    same = a.split == b.split and list(a.ids) == list(b.ids) and np.array_equal(a.labels, b.labels)
     same = same and a.cache.identity.get("dataset_sha256") == b.cache.identity.get("dataset_sha256")
     if not same:
         raise MismatchError(
-            f"{a.run} and {b.run} cannot be compared: their split {split!r} holds different images "
-            f"({len(a.labels)} and {len(b.labels)}). Nothing was compared. Give two heads of one "
-            f"dataset, and of one --split-seed for train and val."
+            f"{a.run} and {b.run} cannot be compared: split {a.split!r} of the one and {b.split!r} "
+            f"of the other hold different images ({len(a.labels)} and {len(b.labels)}). Nothing "
+            f"was compared. Give two heads of one dataset, and of one --split-seed for train and "
+            f"val."
         )
 
 

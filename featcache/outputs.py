@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from featcache.checkpoint import TrainedHead, load_head
 from featcache.errors import CacheMissingError, UsageError, clipped
+from featcache.lookup import settings_of
 from featcache.preload import preloading
+from featcache.reporting import NoteCallback
 from featcache.specs import check_device_name
 from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
 
@@ -30,6 +32,7 @@ class Outputs:
         head: The head.
         run: Its folder.
         cache: The cache whose features it was given.
+        split: The split.
         ids: N image ids.
         labels: (N,) the classes of the images.
         losses: (N,) cross-entropy of each row.
@@ -39,6 +42,7 @@ class Outputs:
     head: TrainedHead
     run: Path
     cache: Cache
+    split: str
     ids: Sequence[str]
     labels: npt.NDArray[np.int64]
     losses: npt.NDArray[np.float64]
@@ -54,19 +58,22 @@ class Outputs:
 def outputs_of(
     run: Path,
     *,
-    split: str,
+    split: str | None,
     cache: str | os.PathLike[str] | None,
     device: str,
     cache_dir: Path,
+    note: NoteCallback,
 ) -> Outputs:
     """Run a head over the rows of a split, in the order of the cache.
 
     Args:
         run: Folder of the head.
-        split: "test", "val", "train", or another split of the cache.
+        split: "test", "val", "train", or another split of the cache; None is "test", or "val" where
+            there is no test split.
         cache: The cache to use; None is the one of the training, wherever below `cache_dir` it is.
         device: "auto", "cpu", "cuda" or "cuda:N".
         cache_dir: Folder of all caches.
+        note: Told the cache, and which split is taken in the place of "test".
 
     Raises:
         CacheMissingError: If there is no such cache.
@@ -78,6 +85,8 @@ def outputs_of(
     head = load_head(run)
     opened = _its_cache(head, cache, cache_dir)
     head.require_fit(opened)
+    note(f"cache {opened.path}: {settings_of(opened)}")
+    split = split or _usual_split(opened, note)
     _require_split(opened, split)
     # torch takes seconds to import: what can be refused without it, is refused by now.
     with preloading("featcache.batches", "torchmetrics"):
@@ -109,6 +118,7 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
         head=head,
         run=run,
         cache=cache,
+        split=split,
         ids=[ids[i] for i in index.tolist()],
         labels=labels.numpy(),
         losses=losses.numpy(),
@@ -129,6 +139,16 @@ def _its_cache(head: TrainedHead, cache: str | os.PathLike[str] | None, cache_di
             f"with --cache, or extract it again."
         )
     return open_cache(moved)
+
+
+def _usual_split(cache: Cache, note: NoteCallback) -> str:
+    if "test" in cache.splits:
+        return "test"
+    note(
+        f"{cache.path.name} has no split 'test': the figures are of 'val', by which training was "
+        f"watched, and may be too good"
+    )
+    return "val"
 
 
 def _require_split(cache: Cache, split: str) -> None:

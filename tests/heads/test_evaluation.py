@@ -161,6 +161,24 @@ def test_a_split_that_is_not_there_is_told(train: Train) -> None:
         featcache.evaluate(train().path, split="tset")
 
 
+def test_without_a_test_split_the_validation_rows_are_taken_and_told(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    path = make_cache("alone.h5", splits={"train": learnable_rows(200, seed=1)})
+    run = featcache.train_head(path, max_epochs=1, runs_dir=tmp_path / "runs").path
+    told: list[str] = []
+
+    evaluation = featcache.evaluate(run, on_note=told.append)
+
+    assert (evaluation.split, evaluation.n_images) == ("val", 40)
+    assert told == [
+        f"cache {path}: 200 rows",
+        "alone.h5 has no split 'test': the figures are of 'val', by which training was watched, "
+        "and may be too good",
+    ]
+    assert featcache.compare(run, run).split == "val"
+
+
 def test_a_head_compared_with_itself_does_not_differ(train: Train) -> None:
     path = train().path
 
@@ -188,7 +206,7 @@ def test_heads_of_other_images_cannot_be_compared(
     other = make_cache("other.h5", splits=splits, identity=identity)
     second = featcache.train_head(other, max_epochs=1, runs_dir=tmp_path / "runs").path
 
-    with pytest.raises(MismatchError, match="holds different images"):
+    with pytest.raises(MismatchError, match="'test' of the other hold different images"):
         featcache.compare(train().path, second)
 
 

@@ -32,7 +32,10 @@ def evaluate(
             help="A run's folder, or part of its name; without one, the newest. Two are compared.",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(help="test, val or train.  [default: test, or val where there is none]"),
+    ] = None,
     cache: Annotated[
         str | None,
         typer.Option(
@@ -77,6 +80,7 @@ def evaluate(
             device=device,
             cache_dir=cache_dir,
             runs_dir=runs_dir,
+            on_note=note,
         )
         evaluations = [*comparison.evaluations]
     else:
@@ -89,6 +93,7 @@ def evaluate(
             device=device,
             cache_dir=cache_dir,
             runs_dir=runs_dir,
+            on_note=note,
         )
         evaluations = [evaluation]
     if not runs:
