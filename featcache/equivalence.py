@@ -127,6 +127,7 @@ def parity(
         UsageError: If there is nothing to compare: no trunk, no test images, unknown levels.
         MismatchError: If images or weights are not those of the cache.
     """
+    note = on_note or silent
     asked = {"backbone": backbone, "bn": bn, "preprocess": preprocess, "image_size": image_size}
     asked = {name: value for name, value in asked.items() if value is not None}
     if cache is not None:
@@ -180,7 +181,7 @@ def parity(
             dataset=None,
             backbone=None,
             cache_dir=Path(spec.cache_dir),
-            note=on_note or silent,
+            note=note,
         )
         path = opened.path
         _require_comparable(opened.identity["backbone"], opened.splits, trains=trains)
@@ -189,6 +190,7 @@ def parity(
         check_backbone_name(spec.backbone)
         _require_trunk(spec.backbone)
         check_weights_name(spec.backbone, weights)
+        note(f"opening {spec.dataset}")
         images = load_dataset(spec.dataset, data_dir=spec.data_dir)
         _require_comparable(spec.backbone, images.splits, trains=trains)
         if as_notebook:

@@ -215,6 +215,7 @@ def open_images(spec: ExtractSpec, *, note: NoteCallback) -> Dataset:
     check_weights_name(spec.backbone, spec.weights)
     if spec.backbone == PIXELS:
         spec.refuse_trunk_options()
+    note(f"opening {spec.dataset}")
     dataset = load_dataset(spec.dataset, data_dir=spec.data_dir).limited(spec.limit)
     for sentence in (*dataset.notes, dataset.summary):
         note(sentence)

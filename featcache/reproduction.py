@@ -150,11 +150,12 @@ def reproduce(
     table = _Table(folder / f"reproduce-{fingerprint(options)[:8]}", options)
     ExtractSpec(dataset=dataset, bn=bn, image_size=image_size, limit=limit, device=device)
     backbones = [stand_ins.get(system.backbone, system.backbone) for system in systems]
+    note = on_note or silent
+    note(f"systems: {', '.join(system.name for system in systems)}")
     _require_weights(backbones, weights=weights, image_size=image_size)
     from featcache.batchnorm import has_batch_norm
     from featcache.trunks import build_trunk
 
-    note = on_note or silent
     for i, system in enumerate(systems):
         note(f"system {i + 1} of {len(systems)}: {system.name}")
         backbone = stand_ins.get(system.backbone, system.backbone)

@@ -52,3 +52,4 @@ def _show_row(cells: Sequence[object]) -> None:
     name, *numbers, last = cells
     aligned = [f"{n:>{w}}" for n, w in zip(map(str, numbers), _WIDTHS[1:], strict=True)]
     stdout.print(f"{name:<{_WIDTHS[0]}}", *aligned, "", last)
+    stdout.file.flush()  # in a pipe too

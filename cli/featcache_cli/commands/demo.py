@@ -30,9 +30,6 @@ def demo(
     """
     from featcache import describe_backbone
 
-    described = describe_backbone(_BACKBONE, _IMAGE_SIZE)
-    has_weights = described.weights[0] in described.weights_on_disk  # the first is DEFAULT
-    weights = "DEFAULT" if has_weights else "random"
     place = ["--cache-dir", cache_dir]
 
     shape = ["--image-size", str(_IMAGE_SIZE)]
@@ -40,6 +37,9 @@ def demo(
     [pixels] = extract(
         dataset="digits", backbone=["pixels"], image_size=_IMAGE_SIZE, cache_dir=cache_dir
     )
+    described = describe_backbone(_BACKBONE, _IMAGE_SIZE)
+    has_weights = described.weights[0] in described.weights_on_disk  # the first is DEFAULT
+    weights = "DEFAULT" if has_weights else "random"
     shape += ["--weights", weights]
     _tell("extract", "--dataset", "digits", "--backbone", _BACKBONE, *shape, *place)
     [features] = extract(
