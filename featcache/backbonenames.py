@@ -42,6 +42,7 @@ _MODEL = re.compile(
 )
 _WEIGHTS_CLASS = re.compile(r"^class (\w+)\(WeightsEnum\):\n((?:(?: .*)?\n)*)", re.MULTILINE)
 _MEMBER = re.compile(r"^    (\w+) = Weights\(", re.MULTILINE)
+_FIRST = re.compile(r"^    DEFAULT = (\w+)", re.MULTILINE)
 
 
 def backbone_names() -> list[str]:
@@ -136,7 +137,7 @@ def _in_sources() -> dict[str, tuple[str, tuple[str, ...]]]:
     sources = sorted(Path(folders[0], "models").glob("*.py")) if folders else []
     texts = [source.read_text(encoding="utf-8") for source in sources]
     members = {
-        name: tuple(_MEMBER.findall(body))
+        name: _default_first(_MEMBER.findall(body), "".join(_FIRST.findall(body)))
         for text in texts
         for name, body in _WEIGHTS_CLASS.findall(text)
     }
@@ -153,6 +154,10 @@ def _in_registry() -> dict[str, tuple[str, tuple[str, ...]]]:
 
     classes = {name: models.get_model_weights(name) for name in models.list_models(module=models)}
     return {
-        name: (weights.__name__, tuple(member.name for member in weights))
+        name: (weights.__name__, _default_first([w.name for w in weights], weights.DEFAULT.name))
         for name, weights in classes.items()
     }
+
+
+def _default_first(names: list[str], default: str) -> tuple[str, ...]:
+    return tuple(sorted(names, key=lambda name: name != default))
