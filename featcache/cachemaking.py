@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.errors import CorruptError, InterruptedRunError
-from featcache.filling import Target, fill
+from featcache.filling import Filled, Target, fill
 from featcache.paths import healed
 from featcache.pipeline import Job, Progress, ProgressCallback, adapt, check_canaries
 from featcache.plan import Plan
@@ -32,12 +32,12 @@ class Made:
     Attributes:
         is_resumed: Whether a partial file was there.
         n_rows_computed: Rows that were not there before.
-        seconds: By "read", "preprocess", "trunk" and "write".
+        filled: What that took.
     """
 
     is_resumed: bool
     n_rows_computed: int
-    seconds: Mapping[str, float]
+    filled: Filled
 
 
 @dataclass(eq=False)
@@ -69,14 +69,14 @@ def make_caches(
                 writers = [_writer(one, files) for one in begun]
                 of_each = zip(begun, writers, strict=True)
                 targets = [_target(one, writer, note=note) for one, writer in of_each]
-                seconds = _fill_in_passes(targets, note)
+                filled = _fill_in_passes(targets, note)
         except KeyboardInterrupt as err:
             kept = "; ".join(_kept(one) for one in begun if one.writer) or "Nothing was begun"
             raise InterruptedRunError(
                 f"Stopped. {kept}. The same command goes on from there."
             ) from err
         return [
-            Made(one.is_resumed, one.plan.n_rows - one.n_rows_before, seconds[target])
+            Made(one.is_resumed, one.plan.n_rows - one.n_rows_before, filled[target])
             for one, target in zip(begun, targets, strict=True)
         ]
 
@@ -169,9 +169,7 @@ def _target(begun: _Begun, writer: CacheWriter, *, note: NoteCallback) -> Target
     return Target(begun.job, writer)
 
 
-def _fill_in_passes(
-    targets: Sequence[Target], note: NoteCallback
-) -> dict[Target, Mapping[str, float]]:
+def _fill_in_passes(targets: Sequence[Target], note: NoteCallback) -> dict[Target, Filled]:
     """Fill and finish all, those together that can share their reading."""
     passes: list[list[Target]] = []
     for target in targets:
@@ -182,12 +180,12 @@ def _fill_in_passes(
             shared.append(target)
     if len(passes) > 1:
         note(f"{len(passes)} passes over the images: not all trunks prepare or batch them alike")
-    seconds: dict[Target, Mapping[str, float]] = {}
+    filled: dict[Target, Filled] = {}
     for together in passes:
-        seconds |= zip(together, fill(together), strict=True)
+        filled |= zip(together, fill(together), strict=True)
         for target in together:
             target.writer.finish()
-    return seconds
+    return filled
 
 
 def _kept(begun: _Begun) -> str:

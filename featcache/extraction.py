@@ -54,8 +54,11 @@ class ExtractResult:
         nbytes: Size of the file.
         failures: Images that could not be read; their rows are marked invalid.
         seconds: Wall time of this call.
-        seconds_by_phase: Its parts "read", "preprocess", "trunk" and "write" (waiting for it).
-        images_per_s: Rate of the computed rows; 0 if there are none.
+        seconds_by_phase: Its parts "read", "preprocess", "trunk", "check" and "write" (waiting for
+            it).
+        images_per_s: Rate of the computed rows by the wall clock, from the first batch to the last
+            acknowledged row; 0 if there are none. Of several backbones in one pass, each is spared
+            the time that the others had for themselves.
         choices: What was chosen automatically, with the reason.
         account: What the cache saves; None for `pixels`, or if nothing was computed.
     """
@@ -266,11 +269,11 @@ def _is_complete(plan: Plan) -> bool:
 
 def _result(plan: Plan, made: Made | None, *, seconds: float) -> ExtractResult:
     if made is None:
-        outcome, n_computed, phases = "reused", 0, dict[str, float]()
+        outcome, n_computed, fill_s = "reused", 0, 0.0
+        by_phase: Mapping[str, float] = {}
     else:
         outcome = "resumed" if made.is_resumed else "computed"
-        n_computed, phases = made.n_rows_computed, dict(made.seconds)
-    work_s = sum(phases.values())
+        n_computed, (fill_s, by_phase) = made.n_rows_computed, made.filled
     cache = open_cache(plan.path)
     failures = tuple(
         Failure(split.name, image_id, reason)
@@ -282,10 +285,11 @@ def _result(plan: Plan, made: Made | None, *, seconds: float) -> ExtractResult:
         from featcache.account import cost_account
 
         account = cost_account(
-            seconds_per_image=work_s / n_computed,
+            seconds_per_image=fill_s / n_computed,
             n_images=plan.n_rows,
             n_train=cache["train"].n_rows,
             n_features=cache.n_features,
+            device=plan.device,
         )
     return ExtractResult(
         path=plan.path,
@@ -297,8 +301,8 @@ def _result(plan: Plan, made: Made | None, *, seconds: float) -> ExtractResult:
         nbytes=read_state(plan.path).manifest.file_size,
         failures=failures,
         seconds=seconds,
-        seconds_by_phase=phases,
-        images_per_s=n_computed / work_s if work_s else 0.0,
+        seconds_by_phase=by_phase,
+        images_per_s=n_computed / fill_s if fill_s else 0.0,
         choices=plan.choices,
         account=account,
     )

@@ -6,15 +6,15 @@ import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+from torch import Tensor
 
 from featcache.background import BlockWriter, FinishedBlock
 from featcache.datasets.splits import Split
 from featcache.loading import Batch, Span
-from featcache.pipeline import Job, LaunchedRows, Progress
+from featcache.pipeline import Job, Landing, Progress
 from featcache.store import Block, CacheWriter
 
 
@@ -32,7 +32,19 @@ class Target(NamedTuple):
         )
 
 
-def fill(targets: Sequence[Target]) -> list[dict[str, float]]:
+class Filled(NamedTuple):
+    """What filling a cache took.
+
+    Attributes:
+        seconds: By the wall, less what other caches of the same pass had for themselves.
+        by_phase: Its parts "read", "preprocess", "trunk", "check" and "write" (waiting for it).
+    """
+
+    seconds: float
+    by_phase: Mapping[str, float]
+
+
+def fill(targets: Sequence[Target]) -> list[Filled]:
     """Compute and write every pending block of caches that can share their reading.
 
     Each batch is read once, for all caches that lack its rows.
@@ -41,8 +53,7 @@ def fill(targets: Sequence[Target]) -> list[dict[str, float]]:
         targets: At least one; all of one dataset.
 
     Returns:
-        For each, seconds by "read", "preprocess", "trunk" and "write"; reading and writing are
-        those of the whole pass.
+        For each; reading and writing are those of the whole pass.
     """
     jobs = [target.job for target in targets]
     pending = [target.writer.pending() for target in targets]
@@ -50,8 +61,8 @@ def fill(targets: Sequence[Target]) -> list[dict[str, float]]:
     with contextlib.ExitStack() as stack:
         outs = [stack.enter_context(BlockWriter(t.writer, t.job.numerics)) for t in targets]
         for split in jobs[0].dataset.splits.values():
-            all_of_each = zip(jobs, pending, outs, strict=True)
-            makers = [_BlockMaker(job, split, blocks, out) for job, blocks, out in all_of_each]
+            all_of_each = zip(targets, pending, outs, strict=True)
+            makers = [_BlockMaker(t, split, blocks, out) for t, blocks, out in all_of_each]
             _fill_split(jobs[0], split, makers, clock)
         waited = time.perf_counter()
     clock.write_s += time.perf_counter() - waited
@@ -75,20 +86,21 @@ def _fill_split(reader: Job, split: Split, makers: Sequence[_BlockMaker], clock:
 
 
 class _BlockMaker:
-    """Gathers the rows of one cache's pending blocks of a split.
+    """Gathers the rows of one cache's pending blocks of a split, each in the block's own room.
 
     Attributes:
         blocks: The block of every batch that is wanted.
     """
 
-    def __init__(self, job: Job, split: Split, pending: Sequence[Block], out: BlockWriter) -> None:
+    def __init__(self, target: Target, split: Split, pending: Sequence[Block], out: BlockWriter):
         inside = [block for block in pending if block.split == split.name]
-        self.blocks = {span: b for b in inside for span in _grid(b, job.batch_size)}
-        self._job = job
+        self._job = target.job
+        self.blocks = {span: b for b in inside for span in _grid(b, self._job.batch_size)}
         self._split = split
+        self._layout = target.writer.manifest.splits[split.name].columns["features"]
         self._out = out
-        self._launched: deque[tuple[Batch, LaunchedRows]] = deque()
-        self._rows: list[npt.NDArray[Any]] = []
+        self._launched: deque[tuple[Batch, Landing]] = deque()
+        self._rooms: dict[Block, Tensor] = {}
         self._reasons: dict[int, str] = {}
 
     def add(self, batch: Batch) -> float:
@@ -97,7 +109,12 @@ class _BlockMaker:
         Returns:
             Seconds for which the disk was waited for.
         """
-        self._launched.append((batch, self._job.launch(self._split, batch)))
+        block, span = self.blocks[batch.span], batch.span
+        if block not in self._rooms:
+            shape = (block.stop - block.start, *self._layout.shape[1:])
+            self._rooms[block] = self._job.host_rows(shape, self._layout.dtype)
+        rows = self._rooms[block][span.start - block.start : span.stop - block.start]
+        self._launched.append((batch, self._job.launch(self._split, batch, rows)))
         return self._take(self._job.n_ahead)
 
     def finish(self) -> float:
@@ -105,23 +122,23 @@ class _BlockMaker:
         return self._take(0)
 
     def _take(self, n_left: int) -> float:
-        """Take the rows of all launched batches but the last `n_left`."""
+        """Wait for all launched batches but the last `n_left`."""
         waited_s = 0.0
         while len(self._launched) > n_left:
             waited_s += self._take_one(*self._launched.popleft())
         return waited_s
 
-    def _take_one(self, batch: Batch, rows: LaunchedRows) -> float:
+    def _take_one(self, batch: Batch, land: Landing) -> float:
         block = self.blocks[batch.span]
-        self._rows.append(rows())
+        land()
         first = batch.span.start - block.start
         self._reasons |= {first + i: reason for i, reason in batch.reasons.items()}
         if batch.span.stop < block.stop:
             return 0.0
         valid = np.ones(block.stop - block.start, np.bool_)
         valid[list(self._reasons)] = False
-        finished = FinishedBlock(block, np.concatenate(self._rows), valid, self._reasons)
-        self._rows, self._reasons = [], {}
+        finished = FinishedBlock(block, self._rooms.pop(block).numpy(), valid, self._reasons)
+        self._reasons = {}
         started = time.perf_counter()
         self._out.put(finished)
         return time.perf_counter() - started
@@ -149,9 +166,12 @@ class _Clock:
         self._n_new = 0
         self._started = time.perf_counter()
 
-    def report(self, job: Job) -> dict[str, float]:
-        """Seconds so far, by phase."""
-        return {"read": self.read_s, **_inner_seconds(job), "write": self.write_s}
+    def report(self, job: Job) -> Filled:
+        """Tell what this cache took so far."""
+        wall_s = time.perf_counter() - self._started
+        others_s = sum(sum(_inner_seconds(j).values()) for j in self._jobs if j is not job)
+        by_phase = {"read": self.read_s, **_inner_seconds(job), "write": self.write_s}
+        return Filled(max(0.0, wall_s - others_s), by_phase)
 
     def tick(self, split: str, n_images: int) -> None:
         """Count images and tell the caller."""
@@ -174,8 +194,9 @@ class _Clock:
         )
 
 
-def _inner_seconds(job: Job) -> Mapping[str, float]:
-    return {"preprocess": 0.0, "trunk": 0.0} if job.runner is None else job.runner.seconds
+def _inner_seconds(job: Job) -> dict[str, float]:
+    nothing = dict.fromkeys(("preprocess", "trunk", "check"), 0.0)
+    return nothing if job.runner is None else nothing | job.runner.seconds
 
 
 def _grid(block: Block, batch_size: int) -> list[Span]:

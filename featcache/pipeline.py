@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from featcache.batchnorm import (
     adapt_batch_norm,
@@ -19,7 +20,7 @@ from featcache.batchnorm import (
 from featcache.compiling import CompileError, compile_trunk
 from featcache.datasets.splits import Dataset, Split
 from featcache.errors import DeviceError, MismatchError
-from featcache.forward import TrunkRunner, to_storage
+from featcache.forward import TrunkRunner, require_storable
 from featcache.loading import Batch, Span, image_shape, load_batches
 from featcache.preprocess import Preprocess
 from featcache.store import CacheWriter
@@ -46,8 +47,8 @@ class Progress:
         n_total: Images of this stage and split.
         images_per_s: Rate of this run so far.
         left_s: Seconds left for all splits, at that rate.
-        seconds: Time of this run so far, by "read", "preprocess", "trunk" and "write" (only what
-            the trunk waited for the writer).
+        seconds: Time of this run so far, by "read", "preprocess", "trunk", "check" and "write"
+            (only what the trunk waited for the writer).
     """
 
     stage: str
@@ -60,8 +61,8 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
-LaunchedRows = Callable[[], npt.NDArray[Any]]
-"""Gives the rows of a batch that was begun."""
+Landing = Callable[[], None]
+"""Waits for the rows of a batch that was begun."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,22 +101,28 @@ class Job:
         """Batches in flight beyond the one whose rows are taken."""
         return 0 if self.runner is None else self.runner.n_ahead
 
-    def launch(self, split: Split, batch: Batch) -> LaunchedRows:
-        """Begin a batch; what comes back gives its rows in the storage type.
+    def host_rows(self, shape: Sequence[int], dtype: str) -> Tensor:
+        """Make room for rows of this shape and storage type (numpy's name)."""
+        room = torch.from_numpy(np.empty(shape, dtype))
+        return room if self.runner is None else self.runner.host_rows(shape, room.dtype)
 
-        Rows of unreadable images are zeros.
+    def launch(self, split: Split, batch: Batch, out: Tensor) -> Landing:
+        """Begin a batch, whose rows come into `out`; what comes back waits for them.
+
+        Rows of unreadable images are zeros. Waiting raises NonFiniteError where the storage type
+        cannot hold a row.
         """
         if self.runner is None:
-            return lambda: batch.images
-        landing = self.runner.launch(batch.images)
+            out.numpy()[...] = batch.images
+            return lambda: None
+        flight = self.runner.launch(batch.images, out=out, blank=list(batch.reasons))
 
-        def rows() -> npt.NDArray[Any]:
-            features = landing()
-            features[list(batch.reasons)] = 0
+        def land() -> None:
+            flight.wait()
             ids = split.ids[batch.span.start : batch.span.stop]
-            return to_storage(features, self.store_dtype, ids=ids)
+            require_storable(flight.largest.numpy(), self.store_dtype, ids=ids)
 
-        return rows
+        return land
 
 
 def adapt(job: Job, writer: CacheWriter) -> None:
@@ -182,8 +189,10 @@ def check_canaries(job: Job, writer: CacheWriter) -> int:
         span = Span(block.start, min(block.start + job.batch_size, block.stop))
         with contextlib.closing(job.load(split, [span])) as batches:
             batch = next(batches)
-        fresh = job.launch(split, batch)()
         stored = writer.read_rows(block.split, span.start, span.stop)
+        room = job.host_rows(stored.shape, stored.dtype.str)
+        job.launch(split, batch, room)()
+        fresh = room.numpy()
         same_class = dict(job.numerics) == dict(writer.manifest.numerics)
         if not _agree(fresh, stored, exact=same_class and not writer.is_foreign(block), job=job):
             raise MismatchError(

@@ -30,7 +30,7 @@ from featcache.errors import (
 )
 from featcache.extraction import ExtractResult
 from featcache.loading import Batch
-from featcache.pipeline import Job, LaunchedRows, Progress
+from featcache.pipeline import Job, Landing, Progress
 from featcache.pixels import reference_transform
 from featcache.preprocess import Preprocess
 from featcache.store import CacheWriter, SplitRows, locked
@@ -179,10 +179,10 @@ def test_batches_launched_ahead_change_no_byte(
     events: list[str] = []
     launch = Job.launch
 
-    def told(job: Job, split: Split, batch: Batch) -> LaunchedRows:
+    def told(job: Job, split: Split, batch: Batch, out: torch.Tensor) -> Landing:
         events.append("launch")
-        rows = launch(job, split, batch)
-        return lambda: (events.append("rows"), rows())[1]
+        land = launch(job, split, batch, out)
+        return lambda: (events.append("rows"), land())[1]
 
     monkeypatch.setattr(Job, "n_ahead", n_ahead)
     monkeypatch.setattr(Job, "launch", told)

@@ -41,7 +41,9 @@ def test_the_numeric_class_names_what_decides_the_bits() -> None:
 
 
 def test_the_account_finds_the_epoch_from_which_the_cache_is_cheaper() -> None:
-    account = cost_account(seconds_per_image=0.01, n_images=60_000, n_train=50_000, n_features=64)
+    account = cost_account(
+        seconds_per_image=0.01, n_images=60_000, n_train=50_000, n_features=64, device="cpu"
+    )
 
     assert account.extraction_s == pytest.approx(600)
     assert account.end_to_end_epoch_s == pytest.approx(500)
@@ -50,6 +52,8 @@ def test_the_account_finds_the_epoch_from_which_the_cache_is_cheaper() -> None:
 
 
 def test_a_trunk_cheaper_than_its_head_never_pays() -> None:
-    account = cost_account(seconds_per_image=1e-9, n_images=100, n_train=100, n_features=64)
+    account = cost_account(
+        seconds_per_image=1e-9, n_images=100, n_train=100, n_features=64, device="cpu"
+    )
 
     assert account.break_even_epoch is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -56,7 +57,8 @@ class CacheWriter:
     """Writes one cache file; the caller holds its lock.
 
     Use `create` or `resume`, then `write_block` for each of `pending()`, `commit` as often as
-    blocks should be acknowledged, and `finish`.
+    blocks should be acknowledged, and `finish`. Several threads may write blocks while another
+    one commits.
 
     Attributes:
         path: The final name of the cache.
@@ -79,6 +81,7 @@ class CacheWriter:
         self._slots = slots
         self._rows = rows
         self._uncommitted: dict[int, tuple[bytes, int]] = {}
+        self._uncommitted_lock = threading.Lock()
 
     @classmethod
     def create(cls, path: Path, plan: FilePlan, rows: Mapping[str, SplitRows]) -> CacheWriter:
@@ -220,7 +223,8 @@ class CacheWriter:
                     part = memoryview(content[column]).cast("B")
                     write_at(self._fd, part, columns[column].rows(block.start, block.stop)[0])
                     sha.update(part)
-        self._uncommitted[block.slot] = (sha.digest(), n_rows)
+        with self._uncommitted_lock:
+            self._uncommitted[block.slot] = (sha.digest(), n_rows)
 
     def write_statistics(
         self, values: npt.NDArray[np.float32], numerics: Mapping[str, Any] | None = None
@@ -237,7 +241,8 @@ class CacheWriter:
         content = values.astype("<f4").tobytes()
         with self._named_failures():
             write_at(self._fd, content, extent.offset)
-        self._uncommitted[STATISTICS_SLOT] = (hashlib.sha256(content).digest(), 0)
+        with self._uncommitted_lock:
+            self._uncommitted[STATISTICS_SLOT] = (hashlib.sha256(content).digest(), 0)
         self.commit(numerics)
 
     def read_statistics(self) -> npt.NDArray[np.float32] | None:
@@ -260,7 +265,10 @@ class CacheWriter:
         numeric_id = numeric_class_id(numerics)
         # Forgotten if the sync fails: a second one would succeed, though the kernel has dropped
         # the pages (https://lwn.net/Articles/752063/).
-        uncommitted, self._uncommitted = self._uncommitted, {}
+        with self._uncommitted_lock:  # a block written after this line waits for the next commit
+            uncommitted, self._uncommitted = self._uncommitted, {}
+        if not uncommitted:
+            return
         with self._named_failures():
             sync_bytes(self._fd)
             for number, (sha256, n_rows) in uncommitted.items():

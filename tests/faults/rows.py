@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 import featcache
 from featcache.backbones import load_backbone
 from featcache.datasets import Split, load_dataset
 from featcache.errors import DeviceError, FeatcacheError, InterruptedRunError, NonFiniteError
-from featcache.forward import Launched, TrunkRunner
+from featcache.forward import TrunkRunner
 from featcache.loading import Batch, Span, load_batches
-from featcache.pipeline import Job, LaunchedRows
+from featcache.pipeline import Job, Landing
 from featcache.preprocess import Preprocess
 from tests.faults.claims import Claim, main
 from tests.faults.images import extract, make_images, small_blocks
@@ -226,28 +227,23 @@ def _planted(value: float, row: int) -> Iterator[None]:
     """Put `value` into column 7 of a training row, whose image the trunk never sees."""
     original = Job.launch
 
-    def launch(self: Job, split: Split, batch: Batch) -> LaunchedRows:
+    def launch(self: Job, split: Split, batch: Batch, out: Tensor) -> Landing:
         assert self.runner is not None, "there is a trunk"
-        begin = self.runner.launch
+        forward = self.runner.forward
         is_there = split.name == "train" and batch.span.start <= row < batch.span.stop
 
-        def planted(images: npt.NDArray[np.uint8]) -> Launched:
-            landing = begin(images)
+        def planted(inputs: Tensor) -> Tensor:
+            features = forward(inputs)
+            features[:, 0] = 1.0  # float16 takes rows whose largest number is a normal one
+            if is_there:
+                features[row - batch.span.start, 7] = value
+            return features
 
-            def land() -> npt.NDArray[np.float32]:
-                found = landing()
-                found[:, 0] = 1.0  # float16 takes rows whose largest number is a normal one
-                if is_there:
-                    found[row - batch.span.start, 7] = value
-                return found
-
-            return land
-
-        self.runner.launch = planted  # type: ignore[method-assign]
+        self.runner.forward = planted
         try:
-            return original(self, split, batch)
+            return original(self, split, batch, out)
         finally:
-            del self.runner.launch
+            self.runner.forward = forward
 
     Job.launch = launch  # type: ignore[method-assign]
     try:
