@@ -106,7 +106,7 @@ def _claim_errors(bench: Bench, control: Bench, *, quick: bool) -> Claim:
     tried: list[str] = []
     n_wrong = 0
     for i, (kind, lasts) in enumerate(_FAULTS):
-        first, step = (5 + 3 * i, 37) if quick else (1, 1)
+        first, step = (5 + 2 * i, 23) if quick else (1, 1)
         trials = bench.sweep(kind, first=first, step=step, lasts=lasts)
         bad = [t for t in trials if not (_is_clear(kind, t.outcome) and _is_whole(t))]
         name = f"{kind} lasting" if lasts else kind
