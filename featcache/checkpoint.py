@@ -27,7 +27,7 @@ from featcache.errors import (
     UnsafeFileError,
     clipped,
 )
-from featcache.paths import native, portable
+from featcache.paths import expanded, native, portable
 from featcache.specs import (
     HeadSpec,
     TrainSpec,
@@ -158,7 +158,7 @@ def load_head(path: str | os.PathLike[str]) -> TrainedHead:
         MismatchError: If another version saved it.
         UnsafeFileError: If it is a pickle or no regular file.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.is_dir():
         path = path / HEAD_FILE
     _require_plain_file(path)

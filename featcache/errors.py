@@ -29,6 +29,10 @@ class UnknownNameError(UsageError, LookupError):
         hint = f" Did you mean {', '.join(repr(n) for n in near)}?" if near else ""
         super().__init__(f"Unknown {kind} {name!r}.{hint} List all with: {listing}")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Take the message along to another process, not what it was made of."""
+        return UnknownNameError.__new__, (type(self), *self.args), self.__dict__
+
 
 class DatasetError(FeatcacheError, FileNotFoundError):
     """A dataset's files are missing, empty or not laid out as they should be."""

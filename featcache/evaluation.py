@@ -179,7 +179,7 @@ def _evaluation(outputs: Outputs, *, draws: int, seed: int) -> Evaluation:
         top_k=of(in_top_k),
         k=k,
         auroc=None if np.isnan(area) else area,
-        calibration_error=calibration_error(labels, outputs.probabilities),
+        calibration_error=calibration_error(right, outputs.probabilities.max(1)),
         classes=per_class(labels, predictions, outputs.head.class_names),
         confusion=confusion_matrix(labels, predictions, n_classes).tolist(),
         predictions=path / f"predictions-{split}.csv",

@@ -6,10 +6,9 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -36,6 +35,7 @@ from featcache.store import (
     require_identity,
     rows_per_block,
     verify_cache,
+    was_made_from,
 )
 
 _KEPT = "Nothing was written."
@@ -149,7 +149,7 @@ def import_features(
     target = cache_path(folder, IMPORTED, fingerprint(identity))
     with locked(target):
         outcome = "reused"
-        if not _is_sound(target, identity):
+        if not _is_sound(target, plan):
             with working():
                 target.unlink(missing_ok=True)  # all its rows have just been read again
                 _write(target, plan, source, keys, splits)
@@ -161,11 +161,17 @@ def import_features(
     )
 
 
-def _is_sound(target: Path, identity: Mapping[str, Any]) -> bool:
-    """Tell whether the cache is there and none of its rows is damaged."""
+def _is_sound(target: Path, plan: FilePlan) -> bool:
+    """Tell whether the cache is there and not damaged; refuse a stranger's file in its place."""
     if not is_there(target):
         return False
-    require_identity(target, read_state(target).manifest.identity, identity)
+    try:
+        found = read_state(target).manifest.identity
+    except CorruptError:
+        if was_made_from(target, plan):
+            return False
+        raise
+    require_identity(target, found, plan.identity)
     return verify_cache(target).is_sound
 
 

@@ -6,12 +6,15 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 N_BINS = 15
 _TAIL_PERCENT = 2.5
+_NEGLIGIBLE = 1e-18
+_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 Rows = npt.NDArray[np.int64]
 
@@ -108,9 +111,15 @@ def mcnemar_p(n_only_first: int, n_only_second: int) -> float:
         n_only_first: Images that only the first head gets right.
         n_only_second: Images that only the second head gets right.
     """
-    n = n_only_first + n_only_second
-    tail = sum(math.comb(n, k) for k in range(min(n_only_first, n_only_second) + 1))
-    return min(1.0, float(2 * tail / 2**n))
+    n, k = n_only_first + n_only_second, min(n_only_first, n_only_second)
+    # The tail's largest term by lgamma; each further one is the last, times k / (n - k + 1).
+    largest = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
+    tail = term = 1.0
+    while k and term > _NEGLIGIBLE * tail:
+        term *= k / (n - k + 1)
+        tail += term
+        k -= 1
+    return min(1.0, 2 * tail * math.exp(largest))
 
 
 def class_counts(labels: Rows, predictions: Rows, n_classes: int) -> tuple[Rows, Rows, Rows]:
@@ -154,15 +163,23 @@ def auroc(labels: Rows, probabilities: npt.NDArray[np.float64]) -> float:
     return statistics.fmean(areas)
 
 
-def calibration_error(labels: Rows, probabilities: npt.NDArray[np.float64]) -> float:
-    """Compute the expected calibration error, L1 over 15 bins of equal width (Guo et al. 2017)."""
+def calibration_error(is_right: npt.NDArray[np.bool_], confidences: npt.NDArray[Any]) -> float:
+    """Compute the expected calibration error, L1 over 15 bins of equal width (Guo et al. 2017).
+
+    Args:
+        is_right: (N,) whether the most probable class is the label.
+        confidences: (N,) its probability.
+    """
     import torch
     from torchmetrics.functional.classification import multiclass_calibration_error
 
+    # torchmetrics, which counts in float32, has a sixteenth bin for what is exactly 1. The figure
+    # depends on one probability a row, so that it is given those, beside nought of another class.
+    below_one = np.minimum(confidences.astype(np.float32), _BELOW_ONE)
     error = multiclass_calibration_error(
-        torch.from_numpy(probabilities),
-        torch.from_numpy(labels),
-        num_classes=probabilities.shape[1],
+        torch.from_numpy(np.stack([below_one, np.zeros_like(below_one)], axis=1)),
+        torch.from_numpy((~is_right).astype(np.int64)),
+        num_classes=2,
         n_bins=N_BINS,
         norm="l1",
     )

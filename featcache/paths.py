@@ -33,6 +33,11 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     return Path(text)
 
 
+def settled(path: str | os.PathLike[str]) -> Path:
+    """Expand a path and make it absolute, so that it means the same after a change of folder."""
+    return Path.cwd() / expanded(path)
+
+
 def portable(name: str | os.PathLike[str]) -> str:
     """Read a name of the file system as UTF-8, whatever this process's locale makes of its bytes.
 

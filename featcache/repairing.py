@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.backbonenames import PIXELS
 from featcache.errors import FeatcacheError, UsageError
 from featcache.extraction import open_images
-from featcache.paths import native
+from featcache.paths import expanded, native
 from featcache.preprocess import Preprocess
 from featcache.reporting import NoteCallback, silent
 from featcache.specs import IMPORTED, ExtractSpec
@@ -21,6 +21,7 @@ from featcache.store import (
     VerifyReport,
     locked,
     mend_structure,
+    opened_readonly,
     partial_path,
     read_state,
     require_fields,
@@ -98,8 +99,10 @@ def repair_cache(
         FeatcacheError: Whatever else `extract` raises; the file is then as it was, but for what
             was mended.
     """
-    path = Path(path)
+    path = expanded(path)
     path = path.with_suffix("") if path.suffix == ".partial" else path
+    with opened_readonly(path if path.exists() else partial_path(path)):
+        pass  # nothing is made beside a file that is not there
     progress, note = on_progress or silent, on_note or silent
     lock = path.with_name(f"{path.name}.lock")
     is_new = not lock.exists()

@@ -255,3 +255,17 @@ class TestLabels:
 
         with pytest.raises(UsageError, match=f"from 0 to 65535, but row 11 has {wrong}"):
             import_()
+
+
+@pytest.mark.parametrize(("start", "nbytes"), [(4096, 4096), (4300, 90), (0, 2048), (5000, 1)])
+def test_a_cache_with_a_damaged_manifest_is_replaced(
+    import_: Import, start: int, nbytes: int
+) -> None:
+    path = import_().path
+    content = path.read_bytes()
+    path.write_bytes(content[:start] + bytes(nbytes) + content[start + nbytes :])
+
+    again = import_()
+
+    assert again.outcome == "imported"
+    assert path.read_bytes() == content

@@ -222,3 +222,13 @@ def test_no_lock_is_left_beside_a_strangers_file(tmp_path: Path) -> None:
             act(stranger)
 
     assert [path.name for path in tmp_path.iterdir()] == ["mine.h5"]
+
+
+def test_a_mistyped_path_makes_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    for path in (tmp_path / "cahce" / "digits" / "vgg16-1a2b3c4d.h5", "~/cahce/x.h5.partial"):
+        with pytest.raises(CacheMissingError, match=r"There is no cache at .*/cahce/"):
+            featcache.repair_cache(path)
+
+    assert list(tmp_path.iterdir()) == []

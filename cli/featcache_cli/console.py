@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,11 +68,11 @@ def show_text(text: str) -> None:
 
 def show_json(value: Any) -> None:
     """Write one JSON object to stdout."""
-    sys.stdout.write(json.dumps(plain(value), indent=2) + "\n")
+    sys.stdout.write(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
 
 def plain(value: Any) -> Any:
-    """Turn results into what JSON knows."""
+    """Turn results into what JSON knows; NaN and infinity, which it does not, become null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -82,6 +83,8 @@ def plain(value: Any) -> Any:
         # JSON escapes control characters itself; a lone surrogate (an undecodable byte of a file
         # name) is what strict parsers refuse.
         return str(value).encode(errors="backslashreplace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     return value
 
 

@@ -24,10 +24,11 @@ from featcache.store.reader import (
     CacheSplit,
     CacheState,
     open_cache,
+    opened_readonly,
     read_state,
     read_trunk_statistics,
 )
-from featcache.store.skeleton import FilePlan, SplitPlan
+from featcache.store.skeleton import FilePlan, SplitPlan, was_made_from
 from featcache.store.writer import CacheWriter, SplitRows, encode_id, partial_path
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "named_failures",
     "near_misses",
     "open_cache",
+    "opened_readonly",
     "partial_path",
     "read_state",
     "read_trunk_statistics",
@@ -71,4 +73,5 @@ __all__ = [
     "rows_per_block",
     "summarise",
     "verify_cache",
+    "was_made_from",
 ]

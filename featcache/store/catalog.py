@@ -203,7 +203,7 @@ def remove_cache(path: str | os.PathLike[str]) -> list[Path]:
         CacheMissingError: If there is nothing to remove.
         CorruptError: If neither its content nor a lock beside it tells that it is a cache.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.suffix == ".partial":
         path = path.with_suffix("")
     present = _files_of(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import CorruptError, UsageError
+from featcache.paths import expanded
 from featcache.specs import IMPORTED
 from featcache.store.digest import block_digest, statistics_digest
 from featcache.store.format import Block
@@ -88,7 +89,7 @@ def verify_cache(
     """
     if not 0 < subset <= 1:
         raise UsageError(f"--subset is {subset:g}, but must be above 0 and at most 1 (100%).")
-    path = Path(path)
+    path = expanded(path)
     state = read_state(path)
     blocks = state.manifest.blocks()
     written = [b for b in blocks if b.slot in state.slots]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from featcache.errors import CorruptError
+from featcache.paths import expanded
 from featcache.store.reader import CacheSplit, read_state
 
 
@@ -71,7 +72,7 @@ class CacheDescription:
 
 def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
     """Read all of a cache but its features; the raises are those of `open_cache`."""
-    path = Path(path)
+    path = expanded(path)
     state = read_state(path)
     manifest = state.manifest
     splits = []

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import CacheMissingError, CorruptError, StorageError, UnsafeFileError
-from featcache.paths import healed
+from featcache.paths import expanded, healed, settled
 from featcache.store.digest import skeleton_digest, statistics_digest
 from featcache.store.files import named_read_failures, read_at
 from featcache.store.format import (
@@ -93,7 +93,7 @@ class Cache:
     """A complete cache file.
 
     Attributes:
-        path: The file.
+        path: The file, absolute: the rows are read from it whenever they are asked for.
         splits: By name.
         class_names: K names; label k is class_names[k].
         fingerprint: 64 hex digits; two caches of one fingerprint hold the same features.
@@ -176,8 +176,9 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
         MismatchError: If it is of another format version.
         UnsafeFileError: If it is not a regular file.
     """
-    path = Path(path)
+    path = expanded(path)
     state = read_state(path)
+    path = settled(path)
     manifest = state.manifest
     if state.damaged_slots:
         raise CorruptError(
@@ -310,7 +311,7 @@ def read_trunk_statistics(path: str | os.PathLike[str]) -> dict[str, npt.NDArray
     Raises:
         CorruptError: If they are not what was written.
     """
-    path = Path(path)
+    path = expanded(path)
     state = read_state(path)
     statistics = state.manifest.statistics
     if statistics is None:

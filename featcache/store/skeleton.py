@@ -17,6 +17,8 @@ from h5py import h5d, h5f, h5p, h5s, h5t
 
 from featcache.store.files import preallocate, read_at, write_at
 from featcache.store.format import (
+    HDF5_SIGNATURE,
+    HEADER,
     HEADER_LENGTH,
     MANIFEST_OFFSET,
     REASON_BYTES,
@@ -29,6 +31,7 @@ from featcache.store.ledger import SLOT_BYTES
 
 _ERRNO = re.compile(r"errno = (\d+)")
 _PAGE = 4096
+_FIRST_WORD = HEADER.partition("{")[0].encode()
 _FEATURE_ALIGNMENT = 8 << 20
 _SMALL = 64 << 20
 _MEMORY = "/dev/shm"
@@ -169,6 +172,22 @@ def skeleton_parts(plan: FilePlan) -> tuple[Manifest, list[tuple[int, bytes]]]:
             raise OSError(number, os.strerror(number)) from err
         with path.open("rb") as skeleton:
             return manifest, list(_written_parts(skeleton.fileno()))
+
+
+def was_made_from(path: Path, plan: FilePlan) -> bool:
+    """Tell whether a file too damaged to be read is one that was made from a plan.
+
+    It still has the manifest's first word in its place, or HDF5's signature and the plan's length
+    to the byte.
+    """
+    with path.open("rb") as file:
+        signature = file.read(len(HDF5_SIGNATURE))
+        file.seek(MANIFEST_OFFSET)
+        first_word = file.read(len(_FIRST_WORD))
+        nbytes = file.seek(0, os.SEEK_END)
+    if first_word == _FIRST_WORD:
+        return True
+    return signature == HDF5_SIGNATURE and nbytes == skeleton_parts(plan)[0].file_size
 
 
 def _memory_folder() -> str | None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -76,3 +78,13 @@ def test_rates_and_shares_are_short() -> None:
         "185,000 img/s",
     )
     assert _shares({"read": 1.0, "trunk": 2.999, "write": 0.001}) == "read 25% trunk 75%"
+
+
+def test_json_has_null_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"loss": math.nan, "of": [math.inf, -math.inf, 0.5], "n": np.float64("nan")}
+
+    console.show_json({"runs": [figures]})
+
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "runs": [{"loss": None, "of": [None, None, 0.5], "n": None}]
+    }

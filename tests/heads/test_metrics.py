@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -38,12 +39,20 @@ PREDICTIONS = PROBABILITIES.argmax(1)
 
 
 @pytest.mark.parametrize(
-    ("b", "c"), [(0, 0), (3, 0), (10, 25), (40, 40), (1811, 518), (5000, 4900)]
+    ("b", "c"),
+    [
+        *[(0, 0), (3, 0), (10, 25), (40, 40), (1811, 518), (5000, 4900)],
+        *[(20_400, 19_600), (21_000, 19_000), (100_000, 101_000), (60_000, 0)],
+    ],
 )
 def test_mcnemar_is_the_exact_binomial_test(b: int, c: int) -> None:
     expected = binomtest(b, b + c).pvalue if b + c else 1.0
+    started = time.perf_counter()
 
-    assert mcnemar_p(b, c) == pytest.approx(expected, rel=1e-9)
+    p = mcnemar_p(b, c)
+
+    assert p == pytest.approx(expected, rel=1e-9)
+    assert time.perf_counter() - started < 0.1
 
 
 def test_f1_and_the_table_are_scikit_learns() -> None:
@@ -100,7 +109,16 @@ def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy() -> 
     probabilities = np.array([[0.95, 0.05]] * 10 + [[0.35, 0.65]] * 10)
     labels = np.array([0] * 9 + [1] + [1] * 5 + [0] * 5)
 
-    assert calibration_error(labels, probabilities) == pytest.approx((0.05 + 0.15) / 2, abs=1e-6)
+    error = calibration_error(probabilities.argmax(1) == labels, probabilities.max(1))
+
+    assert error == pytest.approx((0.05 + 0.15) / 2, abs=1e-6)
+
+
+def test_a_probability_of_one_is_in_the_last_bin() -> None:
+    confidences = np.array([1.0] * 10 + [0.95] * 10)
+    is_right = np.array([True] * 10 + [True] * 8 + [False] * 2)
+
+    assert calibration_error(is_right, confidences) == pytest.approx(0.975 - 0.9, abs=1e-6)
 
 
 def test_the_confusion_matrix_is_scikit_learns() -> None:

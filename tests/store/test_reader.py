@@ -15,7 +15,14 @@ from featcache.errors import (
     StorageError,
     UnsafeFileError,
 )
-from featcache.store import open_cache, read_state, read_trunk_statistics
+from featcache.store import (
+    describe_cache,
+    open_cache,
+    read_state,
+    read_trunk_statistics,
+    remove_cache,
+    verify_cache,
+)
 from tests.store.conftest import MakeRecipe, Recipe, random_rows
 
 
@@ -57,6 +64,29 @@ def test_a_path_may_be_text(built: Path) -> None:
     cache = open_cache(str(built))
 
     assert cache.path == built
+
+
+def test_a_cache_opened_by_a_relative_path_is_read_from_any_folder(
+    built: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(built.parent)
+    cache = open_cache(built.name)
+
+    monkeypatch.chdir("/")
+
+    np.testing.assert_array_equal(cache["train"].features, recipe.splits["train"].features)
+    assert cache["train"].ids == recipe.splits["train"].ids
+    assert verify_cache(cache.path).is_sound
+
+
+def test_a_path_may_begin_at_home(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(built.parent))
+    path = f"~/{built.name}"
+
+    assert open_cache(path).path == built
+    assert verify_cache(path).path == built
+    assert describe_cache(path).path == built
+    assert remove_cache(path) == [built]
 
 
 def test_features_are_mapped_and_read_only(built: Path) -> None:

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+
+import pytest
+
+import featcache.compiling
+from featcache.errors import FeatcacheError, UnknownNameError
+
+
+def kinds(parent: type[FeatcacheError] = FeatcacheError) -> Iterator[type[FeatcacheError]]:
+    for kind in parent.__subclasses__():
+        if kind.__module__ in ("featcache.errors", featcache.compiling.__name__):
+            yield kind
+            yield from kinds(kind)
+
+
+def an_error(kind: type[FeatcacheError]) -> FeatcacheError:
+    if issubclass(kind, UnknownNameError):
+        return kind("backbone", "vgg61", ["vgg16"], listing="featcache backbones")
+    return kind("What happened. Nothing was written.")
+
+
+@pytest.mark.parametrize("kind", {kind.__name__: kind for kind in kinds()}.values())
+def test_an_error_goes_to_another_process_and_back(kind: type[FeatcacheError]) -> None:
+    error = an_error(kind)
+    error.add_note("in job 3")
+
+    for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(other) is kind
+        assert str(other) == str(error)
+        assert other.exit_code == error.exit_code
+        assert other.__notes__ == ["in job 3"]
