@@ -27,7 +27,7 @@ def runs(
         bool, typer.Option("--csv", help="Write a table with commas to stdout.")
     ] = False,
 ) -> None:
-    """List the trained heads with figures, settings and age, the newest last."""
+    """List the trained heads, the newest last."""
     from featcache import describe_runs
 
     if json and csv:
