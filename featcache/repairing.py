@@ -130,7 +130,8 @@ def repair_cache(
             "mix_numerics": mix_numerics,
         }
         spec = _spec_of(state, path, asked)
-        images = open_images(spec, note=note)
+        # 0.1 dropped splits called Test/ or dev/: its caches are repaired without them.
+        images = open_images(spec, note=note).with_splits(state.manifest.splits)
         # They import torch, which takes seconds.
         from featcache.cachemaking import make_caches
         from featcache.planning import make_plan

@@ -40,6 +40,20 @@ def damage(path: Path, split: str, row: int, column: str = "features") -> None:
         file.write(bytes([byte ^ 4]))
 
 
+def test_a_cache_without_a_split_that_its_folder_has_is_repaired(
+    extract: Extract, image_folder: Path
+) -> None:
+    (image_folder / "test").rename(image_folder.parent / "Test")
+    path = extract(backbone="pixels", weights="DEFAULT", image_size=20, batch_size=None).path
+    sound = path.read_bytes()
+    (image_folder.parent / "Test").rename(image_folder / "Test")  # 0.1 did not know that name
+    damage(path, "train", 70)
+
+    featcache.repair_cache(path)
+
+    assert path.read_bytes() == sound
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -132,6 +132,11 @@ class Dataset:
         if n is None:
             return self
         return replace(self, splits={name: s.limited(n) for name, s in self.splits.items()})
+
+    def with_splits(self, names: Container[str]) -> Dataset:
+        """Keep the splits of these names, or all if none of them is here."""
+        kept = {name: split for name, split in self.splits.items() if name in names}
+        return replace(self, splits=kept or self.splits)
 
     @property
     def summary(self) -> str:

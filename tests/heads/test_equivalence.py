@@ -324,7 +324,9 @@ class TestACacheThatIsThere:
                 (folder / split / name).mkdir(parents=True)
                 Image.new("RGB", (8, 8)).save(folder / split / name / "1.png")
 
-        with pytest.raises(MismatchError, match=r"other images than those of folder:.* --dataset"):
+        with pytest.raises(
+            MismatchError, match=r"images than those of folder:.*: class 0 is .* --dataset"
+        ):
             featcache.parity(summary.path, weights="random", dataset=f"folder:{folder}")
 
     def test_says_itself_how_it_was_made(self, made: Path) -> None:
