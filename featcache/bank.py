@@ -127,7 +127,10 @@ class HeadBank:
         log_p = logits.log_softmax(1)
         target = labels.expand(len(self.members), 1, -1)
         losses = -log_p.gather(1, target).mean((1, 2))
-        delta = log_p.exp_().scatter_add_(1, target, -torch.ones_like(target, dtype=log_p.dtype))
+        delta = log_p.exp_()
+        column = torch.arange(len(labels), device=labels.device)
+        # Not scatter_add_, which torch.use_deterministic_algorithms refuses on CUDA.
+        delta[:, labels, column] -= 1
         self._backward(features, outputs, masks, delta.div_(len(labels)))
         losses = self._penalise(losses)
         self._adam.step()

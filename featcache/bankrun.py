@@ -18,6 +18,7 @@ from featcache.batches import EpochOrder, SuperBatch
 from featcache.checkpoint import replace_file, save_head
 from featcache.datamodule import FeatureDataModule
 from featcache.errors import InterruptedRunError, LockedError
+from featcache.failures import device_failures_named
 from featcache.features import n_inputs
 from featcache.heads import build_head
 from featcache.runfiles import figures_of, finish_folder, head_of, write_figures, write_metrics
@@ -156,19 +157,25 @@ class BankRun:
 
         Raises:
             InterruptedRunError: On Ctrl-C; all heads are kept as of the last whole epoch.
+            DeviceError: If the device fails or has no memory left; likewise.
         """
         n_heads = len(self.alive)
+        failures = device_failures_named(
+            str(self.device), "Training", kept=lambda: self._kept(n_heads)
+        )
         self._started, self._n_before = time.perf_counter(), self.epoch * self._n_steps
         try:
-            with torch.no_grad():
+            with torch.no_grad(), failures:
                 while self.alive:
                     self._run_epoch(n_heads)
         except KeyboardInterrupt as err:
-            kept = f"the others are kept as of epoch {self.epoch}" if self.epoch else "no epoch is"
             raise InterruptedRunError(
-                f"Stopped. {len(self.finished)} of {n_heads} heads are finished, {kept}. The same "
-                f"command goes on from there."
+                f"Stopped. {self._kept(n_heads)} The same command goes on from there."
             ) from err
+
+    def _kept(self, n_heads: int) -> str:
+        others = f"the others are kept as of epoch {self.epoch}" if self.epoch else "no epoch is"
+        return f"{len(self.finished)} of {n_heads} heads are finished, {others}."
 
     def _run_epoch(self, n_heads: int) -> None:
         started = time.perf_counter()

@@ -12,14 +12,14 @@ from featcache.batches import EpochOrder, OrderedBatches, ShuffledBatches
 from featcache.errors import UsageError
 from featcache.features import (
     FeatureRows,
-    load_rows,
+    load_where_it_fits,
     pick_residence,
     preprocessor_of,
     require_labels,
     training_rows,
     valid_rows,
 )
-from featcache.reporting import Choice
+from featcache.reporting import Choice, NoteCallback, silent
 from featcache.specs import TrainSpec
 from featcache.store import Cache, open_cache
 from featcache.windows import WindowedRows, windows_of
@@ -50,6 +50,7 @@ class FeatureDataModule(pl.LightningDataModule):
         seed: int = TrainSpec.seed,
         window_rows: int | None = TrainSpec.window_rows,
         steps_per_batch: int = 1,
+        on_note: NoteCallback | None = None,
     ) -> None:
         """Choose the rows; the features are loaded by `setup`.
 
@@ -63,6 +64,7 @@ class FeatureDataModule(pl.LightningDataModule):
             window_rows: Keep only so many training rows in memory, and shuffle within them.
             steps_per_batch: With more than 1, training batches are SuperBatches of so many steps,
                 for `HeadModule`.
+            on_note: Called with a sentence where features go elsewhere than was chosen.
 
         Raises:
             UsageError: If there is nothing to train or to validate on.
@@ -85,6 +87,7 @@ class FeatureDataModule(pl.LightningDataModule):
         if self.window_rows is not None:
             self.val_rows = self.val_rows.sort().values  # one reading of the file
         self.sampler = EpochOrder(self.train_rows, seed=asked.seed, window_rows=self.window_rows)
+        self.on_note = on_note or silent
         self.residence: Choice[str] | None = None
         self._loaded: dict[str, FeatureRows] = {}
 
@@ -119,7 +122,7 @@ class FeatureDataModule(pl.LightningDataModule):
                 f"{self.cache.path.name} has no split {split!r}, only "
                 f"{', '.join(self.cache.splits)}."
             )
-        residence = self.choose_residence(device).value
+        residence = self.choose_residence(device)
         if self.window_rows is not None and split == self.train_split:
             require_labels(self.cache, split)
             self._loaded[split] = WindowedRows(
@@ -130,7 +133,11 @@ class FeatureDataModule(pl.LightningDataModule):
                 prepare=preprocessor_of(self.cache, split, device),
             )
             return
-        self._loaded[split] = load_rows(self.cache, split, device=device, residence=residence)
+        rows, found = load_where_it_fits(self.cache, split, device=device, residence=residence)
+        self._loaded[split] = rows
+        if found is not residence:
+            self.residence = found
+            self.on_note(f"features stay in {found.value}: {found.why}")
 
     @property
     def n_rows(self) -> dict[str, tuple[str, int]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from featcache.errors import CorruptError, UsageError
+from featcache.failures import is_out_of_memory
 from featcache.memory import FreeMemory, free_memory
 from featcache.pixels import BatchPreprocessor
 from featcache.preprocess import Preprocess
@@ -100,6 +101,31 @@ def load_rows(cache: Cache, split: str, *, device: torch.device, residence: str)
     features = mapped_rows(rows) if residence == "file" else _copied(rows, device, residence)
     labels = torch.from_numpy(rows.labels).to(device)
     return FeatureRows(features, labels, device, preprocessor_of(cache, split, device))
+
+
+def load_where_it_fits(
+    cache: Cache, split: str, *, device: torch.device, residence: Choice[str]
+) -> tuple[FeatureRows, Choice[str]]:
+    """Make one split ready, in its residence or, where that has no room any more, in the next one.
+
+    Memory that was free when the residence was chosen may be another process's by now.
+
+    Returns:
+        The split, and where it stays.
+
+    Raises:
+        CorruptError: If a label names no class.
+    """
+    try:
+        return load_rows(cache, split, device=device, residence=residence.value), residence
+    except (RuntimeError, MemoryError) as err:
+        if residence.value == "file" or not is_out_of_memory(err):
+            raise
+    next_best = Choice("file", "")
+    if residence.value == "gpu":
+        next_best = pick_residence(cache, device=torch.device("cpu"))
+    why = f"{residence.value} has no room for them any more: another process took it meanwhile"
+    return load_where_it_fits(cache, split, device=device, residence=Choice(next_best.value, why))
 
 
 def require_usable_rows(cache: Cache) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from featcache.arithmetic import arithmetic
 from featcache.errors import DeviceError, FeatcacheError, NonFiniteError
-from featcache.memory import MemoryWatch, may_be_out_of_memory
+from featcache.failures import may_be_out_of_memory
+from featcache.memory import MemoryWatch
 from featcache.pixels import BatchPreprocessor, after_resize
 from featcache.preprocess import Preprocess
 from featcache.stopping import breakable

@@ -19,6 +19,7 @@ from featcache.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, EpochOrde
 from featcache.checkpoint import TrainedHead, save_head
 from featcache.datamodule import FeatureDataModule
 from featcache.errors import InterruptedRunError, NonFiniteError
+from featcache.failures import device_failures_named
 from featcache.features import n_inputs, require_usable_rows
 from featcache.headmodule import HeadModule
 from featcache.processwide import nvml_left_alone
@@ -72,13 +73,21 @@ class HeadJob:
         self.resume = resume
         self.on_progress = on_progress
         self.note = note
-        self.choices: dict[str, str] = {}
         self._batches: FeatureDataModule | None = None
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """What was chosen automatically, with the reason."""
+        residence = self._batches.residence if self._batches else None
+        return {"features": f"{residence.value} ({residence.why})"} if residence else {}
 
     def run(self, train: TrainSpec) -> HeadRun:
         """Train one head, or find it trained."""
         path = run_path(self.runs_dir, self.cache, self.head, train)
-        with head_arithmetic(self.device):
+        failures = device_failures_named(
+            self.device, "Training", kept=lambda: "What was saved of this run is kept."
+        )
+        with head_arithmetic(self.device), failures:
             if path.exists():
                 return self._found(path, train)
             batches = self._features(train)
@@ -120,10 +129,10 @@ class HeadJob:
                 split_seed=train.split_seed,
                 window_rows=train.window_rows,
                 steps_per_batch=STEPS_PER_BATCH_PIXELS if is_pixels else STEPS_PER_BATCH,
+                on_note=self.note,
             )
             require_usable_rows(self.cache)
             residence = self._batches.choose_residence(torch.device(self.device))
-            self.choices["features"] = f"{residence.value} ({residence.why})"
             self.note(f"features stay in {residence.value}: {residence.why}")
         self._batches.sampler = EpochOrder(
             self._batches.train_rows, seed=train.seed_of_order, window_rows=train.window_rows
@@ -160,17 +169,13 @@ class HeadJob:
                 on_progress=self.on_progress,
             )
             try:
-                with interrupts_raised(), nvml_left_alone():
-                    trainer.fit(module, batches, ckpt_path=resumed, weights_only=True)
-                n_epochs = len(module.history)
-                if train.select == "best":
-                    best = _callback(trainer, KeepBest)
-                    assert best.state is not None, "an epoch was validated"
-                    module.head.load_state_dict(best.state)
-                    n_epochs = best.epoch
-                state = module.head.state_dict()
-                save_head(folder, self._head(train, batches, state, n_epochs=n_epochs))
-                test = self._test(trainer, module, batches)
+                with device_failures_named(
+                    self.device, "Training", kept=lambda: self._keep(folder, train, batches)
+                ):
+                    with interrupts_raised(), nvml_left_alone():
+                        trainer.fit(module, batches, ckpt_path=resumed, weights_only=True)
+                    self._save(folder, train, batches, trainer, module)
+                    test = self._test(trainer, module, batches)
             except KeyboardInterrupt as err:
                 raise InterruptedRunError(
                     f"Stopped. {self._keep(folder, train, batches)} The same command goes on "
@@ -183,6 +188,24 @@ class HeadJob:
                 ) from err
         seconds = _callback(trainer, Timer).time_elapsed()
         return {**figures_of(train, module.history, seconds=seconds), **test}
+
+    def _save(
+        self,
+        folder: Path,
+        train: TrainSpec,
+        batches: FeatureDataModule,
+        trainer: pl.Trainer,
+        module: HeadModule,
+    ) -> None:
+        """Save the head with the weights that are asked for, those of the last or best epoch."""
+        n_epochs = len(module.history)
+        if train.select == "best":
+            best = _callback(trainer, KeepBest)
+            assert best.state is not None, "an epoch was validated"
+            module.head.load_state_dict(best.state)
+            n_epochs = best.epoch
+        state = module.head.state_dict()
+        save_head(folder, self._head(train, batches, state, n_epochs=n_epochs))
 
     def _test(
         self, trainer: pl.Trainer, module: HeadModule, batches: FeatureDataModule

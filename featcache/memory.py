@@ -10,27 +10,6 @@ import torch
 
 from featcache import cgroup
 
-# What torch, cuDNN, cuBLAS and the drivers say when no memory is left, beside the errors that have
-# a type of their own. oneDNN and handles that cannot be made give no reason, and cuDNN tries one
-# algorithm after the other where their workspace does not fit, until there is none.
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "out_of_memory",
-    "not enough memory",
-    "allocate memory",
-    "memoryallocation",
-    "alloc_failed",
-    "bad_alloc",
-)
-_PERHAPS_OUT_OF_MEMORY = (
-    "unable to find an engine",  # https://github.com/pytorch/pytorch/issues/108645
-    "unable to find a valid cudnn algorithm",
-    "cudnn_status_internal_error",
-    "cudnn_status_not_initialized",
-    "cublas_status_not_initialized",
-    "could not create a primitive",
-    "could not execute a primitive",
-)
 _SPARE = 1.2  # of what a batch takes: what must be free
 
 
@@ -67,25 +46,6 @@ def _free_of_host() -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def is_out_of_memory(err: BaseException) -> bool:
-    """Tell whether `err` says that the device or the machine has no memory left."""
-    if isinstance(err, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(err, RuntimeError) and _says(err, _OUT_OF_MEMORY)
-
-
-def may_be_out_of_memory(err: BaseException) -> bool:
-    """Tell whether `err` is what a device says, among others, when no memory is left."""
-    return is_out_of_memory(err) or (
-        isinstance(err, RuntimeError) and _says(err, _PERHAPS_OUT_OF_MEMORY)
-    )
-
-
-def _says(err: BaseException, wordings: tuple[str, ...]) -> bool:
-    said = str(err).lower()
-    return any(wording in said for wording in wordings)
 
 
 class MemoryWatch:

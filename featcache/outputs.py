@@ -80,6 +80,7 @@ def outputs_of(
         MismatchError: If it holds other features than the head was trained on.
         CorruptError: If the head or the cache is damaged.
         UsageError: If there is no such split.
+        DeviceError: If the device fails or has no memory left.
     """
     check_device_name(device)
     head = load_head(run)
@@ -100,14 +101,16 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
 
     from featcache.arithmetic import head_arithmetic
     from featcache.batches import OrderedBatches
-    from featcache.features import load_rows, pick_residence
+    from featcache.failures import device_failures_named
+    from featcache.features import load_where_it_fits, pick_residence
     from featcache.runtime import pick_device
 
     where = torch.device(pick_device(device).value)
     source, index = _rows_of(head, cache, split)
-    with head_arithmetic(str(where)), torch.inference_mode():
-        residence = pick_residence(cache, device=where).value
-        rows = load_rows(cache, source, device=where, residence=residence)
+    failures = device_failures_named(str(where), "Evaluation", kept=lambda: "Nothing was changed.")
+    with head_arithmetic(str(where)), torch.inference_mode(), failures:
+        residence = pick_residence(cache, device=where)
+        rows, _ = load_where_it_fits(cache, source, device=where, residence=residence)
         module = head.module().to(where)
         batches = OrderedBatches(rows, index)
         logits = torch.cat([module(features).double().cpu() for features, _ in batches])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,10 @@ from featcache.errors import DeviceError, UsageError
 from featcache.memory import free_memory
 from featcache.reporting import Choice
 from featcache.specs import check_device_name
+
+_AMPERE = 8  # major compute capability of the first GPUs with TF32 and bf16
+# What NVIDIA's libraries and torch read from the environment, and compute otherwise then.
+_OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "TORCH_CUDNN_V8_API_DISABLED")
 
 
 def pick_device(device: str) -> Choice[str]:
@@ -47,22 +53,38 @@ def pick_device(device: str) -> Choice[str]:
 
 
 def pick_precision(precision: str, device: str) -> Choice[str]:
-    """Choose the trunk's arithmetic: "fp32", "tf32", "bf16" or "fp16".
+    """Choose the backbone's arithmetic: "fp32", "tf32", "bf16" or "fp16".
 
     Raises:
-        UsageError: If tf32 is asked for on a CPU, where it does not exist.
+        UsageError: If the device cannot compute in what is asked for.
     """
     if device == "cpu":
         if precision == "tf32":
             raise UsageError("--precision tf32 exists only on CUDA. Use fp32 or bf16 on a CPU.")
-        if precision == "auto":
-            return Choice("fp32", "the CPU's default")
-        return Choice(precision, "asked for")
-    if precision != "auto":
-        return Choice(precision, "asked for")
-    if torch.cuda.get_device_capability(device) >= (8, 0):
-        return Choice("tf32", "cuDNN's default for convolutions on this GPU, as in the notebook")
-    return Choice("fp32", "this GPU has no TF32")
+        return Choice("fp32", "the CPU's default") if precision == "auto" else _as_asked(precision)
+    if torch.version.hip is not None:  # AMD's numbers of a GPU mean other things
+        if precision == "tf32":
+            raise UsageError("--precision tf32 exists only on NVIDIA GPUs. Use fp32 or bf16.")
+        why = "AMD GPUs have no TF32 for convolutions"
+        return Choice("fp32", why) if precision == "auto" else _as_asked(precision)
+    major, minor = torch.cuda.get_device_capability(device)
+    if precision == "auto":
+        if major >= _AMPERE:
+            why = "cuDNN's default for convolutions on this GPU, as in the notebook"
+            return Choice("tf32", why)
+        return Choice("fp32", "this GPU has no TF32")
+    if precision in ("tf32", "bf16") and major < _AMPERE:
+        instead = "emulate it slowly" if precision == "bf16" else "compute in fp32 and say tf32"
+        raise UsageError(
+            f"--precision {precision} needs a GPU of compute capability {_AMPERE}.0 or later, and "
+            f"{torch.cuda.get_device_name(device)} has {major}.{minor}: it would {instead}. "
+            f"Nothing was started. Use fp16, which it has tensor cores for from 7.0 on, or fp32."
+        )
+    return _as_asked(precision)
+
+
+def _as_asked(precision: str) -> Choice[str]:
+    return Choice(precision, "asked for")
 
 
 def numeric_class(
@@ -86,7 +108,28 @@ def numeric_class(
     else:
         facts["device"] = torch.cuda.get_device_name(device)
         facts["cudnn"] = torch.backends.cudnn.version()
+        facts |= _facts_of_gpu(device)
     return facts
+
+
+def _facts_of_gpu(device: str) -> dict[str, Any]:
+    """Name what else decides which kernels a GPU runs: cuBLAS and cuDNN choose by its size."""
+    gpu = torch.cuda.get_device_properties(device)
+    overrides = {name: os.environ[name] for name in _OVERRIDES if name in os.environ}
+    return {
+        "capability": f"{gpu.major}.{gpu.minor}",
+        "multiprocessors": gpu.multi_processor_count,  # fewer in a part of a GPU (MIG)
+        "cuda": torch.version.cuda or torch.version.hip,
+        "driver": _driver(),
+        **overrides,
+    }
+
+
+def _driver() -> str:
+    """Read the version of NVIDIA's driver."""
+    file = Path("/proc/driver/nvidia/version")
+    said = re.search(r"\s(\d+\.[\d.]+)\s", file.read_text()) if file.exists() else None
+    return said[1] if said else "unknown"
 
 
 def pick_batch_size(device: str, *, nbytes_per_image: int) -> Choice[int]:

@@ -18,6 +18,7 @@ from featcache.bankrun import BankRun, Entry, SweepProgressCallback
 from featcache.checkpoint import replace_file
 from featcache.datamodule import FeatureDataModule
 from featcache.errors import NonFiniteError
+from featcache.failures import device_failures_named
 from featcache.features import n_inputs, require_usable_rows
 from featcache.memory import free_memory
 from featcache.metrics import Spread
@@ -88,6 +89,7 @@ def train_grid(
         split_seed=base.split_seed,
         seed=base.seed,
         window_rows=base.window_rows,
+        on_note=note,
     )
     on_device = torch.device(chosen.value)
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -95,14 +97,18 @@ def train_grid(
         locked(stem),
         named_failures(stem, kept="The heads of the last epoch are kept."),
         head_arithmetic(chosen.value),
+        device_failures_named(
+            chosen.value, "The sweep", kept=lambda: "The heads of the last epoch are kept."
+        ),
     ):
         require_usable_rows(cache)
         if pending:
             residence = batches.choose_residence(on_device)
-            choices["features"] = f"{residence.value} ({residence.why})"
             note(f"features stay in {residence.value}: {residence.why}")
             for split in {batches.train_split, batches.val_split}:
                 batches.load(split, on_device)
+            residence = batches.choose_residence(on_device)  # it may have no room any more
+            choices["features"] = f"{residence.value} ({residence.why})"
         started = time.perf_counter()
         with working():
             pending = _train(

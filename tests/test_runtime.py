@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from featcache.account import cost_account
+from featcache.errors import UsageError
 from featcache.memory import FreeMemory
 from featcache.runtime import (
     numeric_class,
@@ -57,3 +58,56 @@ def test_a_trunk_cheaper_than_its_head_never_pays() -> None:
     )
 
     assert account.break_even_epoch is None
+
+
+@pytest.fixture
+def turing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU of before Ampere, by what torch tells of it."""
+
+    class Properties:
+        major, minor, multi_processor_count = 7, 5, 40
+
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "Tesla T4")
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: Properties)
+
+
+@pytest.mark.usefixtures("turing")
+def test_a_gpu_without_tf32_and_bf16_is_not_asked_for_them() -> None:
+    assert pick_precision("auto", "cuda:0") == ("fp32", "this GPU has no TF32")
+    assert pick_precision("fp16", "cuda:0").value == "fp16"
+    for precision in ("tf32", "bf16"):
+        with pytest.raises(
+            UsageError,
+            match=rf"--precision {precision} needs a GPU of compute capability 8.0 or later, and "
+            r"Tesla T4 has 7\.5.*Use fp16",
+        ):
+            pick_precision(precision, "cuda:0")
+
+
+def test_amds_numbers_of_a_gpu_are_not_taken_for_nvidias(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.version.hip", "7.0")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: (9, 4))
+
+    assert pick_precision("auto", "cuda:0").value == "fp32"
+    with pytest.raises(UsageError, match="only on NVIDIA GPUs"):
+        pick_precision("tf32", "cuda:0")
+
+
+@pytest.mark.usefixtures("turing")
+def test_the_numeric_class_of_a_gpu_names_its_size_driver_and_overrides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+
+    facts = numeric_class(device="cuda:0", precision="fp32", batch_size=256)
+
+    assert (facts["device"], facts["capability"], facts["multiprocessors"]) == (
+        "Tesla T4",
+        "7.5",
+        40,
+    )
+    assert {"driver", "cuda", "cudnn"} <= facts.keys()
+    assert facts["NVIDIA_TF32_OVERRIDE"] == "0"
+    assert "CUBLAS_WORKSPACE_CONFIG" not in facts

@@ -113,3 +113,24 @@ def test_logits_are_those_of_the_plain_head(rows: tuple[torch.Tensor, torch.Tens
             member.spec, n_features=N_FEATURES, n_classes=N_CLASSES, seed=member.seed
         ).eval()
         torch.testing.assert_close(logits[k].t(), head(rows[0]))
+
+
+def test_a_step_runs_where_only_deterministic_algorithms_are_allowed() -> None:
+    member = Member("a", HeadSpec(hidden=(8,)), 1e-2, 0)
+    features, labels = torch.randn(5, 12), torch.tensor([0, 2, 1, 1, 0])
+
+    def losses() -> list[torch.Tensor]:
+        state = MemberState.initial(member, n_features=12, n_classes=3)
+        bank = HeadBank([member], [state], device=torch.device("cpu"))
+        bank.set_epoch(0)
+        with torch.no_grad():
+            return [bank.step(features, labels) for _ in range(3)]
+
+    expected = losses()
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = losses()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+    assert all(map(torch.equal, found, expected))

@@ -14,7 +14,13 @@ import torch
 import featcache
 import featcache.bankrun
 from featcache.checkpoint import load_head
-from featcache.errors import CorruptError, InterruptedRunError, NonFiniteError, UsageError
+from featcache.errors import (
+    CorruptError,
+    DeviceError,
+    InterruptedRunError,
+    NonFiniteError,
+    UsageError,
+)
 from featcache.memory import FreeMemory
 from featcache.runfiles import read_run
 from featcache.runs import RUN_FILES
@@ -306,3 +312,23 @@ def test_a_sweep_runs_in_full_precision_whatever_the_user_has_set(sweep: Sweep) 
         torch.set_float32_matmul_precision("highest")
 
     assert (inside, users_own) == ({"highest"}, "high")
+
+
+def test_a_device_that_fails_in_a_sweep_leaves_the_last_epoch(sweep: Sweep, tmp_path: Path) -> None:
+    whole = sweep(patience=0, runs_dir=tmp_path / "whole")
+
+    def fail(progress: featcache.SweepProgress) -> None:
+        if progress.epoch == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(
+        DeviceError,
+        match=r"failed on cpu: CUDA out of memory.* 0 of 1 heads are finished, the others are kept "
+        r"as of epoch 2\. Run the same command again when more memory is free",
+    ):
+        sweep(patience=0, on_progress=fail)
+    notes: list[str] = []
+    resumed = sweep(patience=0, on_note=notes.append)
+
+    assert "going on after epoch 2, 1 heads at once" in notes
+    assert resumed.settings[0].val_loss == whole.settings[0].val_loss

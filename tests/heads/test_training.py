@@ -14,6 +14,7 @@ from featcache.checkpoint import load_head
 from featcache.errors import (
     CacheMissingError,
     CorruptError,
+    DeviceError,
     InterruptedRunError,
     LockedError,
     NonFiniteError,
@@ -23,7 +24,7 @@ from featcache.errors import (
 )
 from featcache.reporting import Choice
 from featcache.runs import RUN_FILES, partial_run
-from featcache.store import locked
+from featcache.store import CacheSplit, locked
 from featcache.training import TrainResult
 from tests.heads.conftest import IDENTITY, MakeCache, learnable_rows
 
@@ -461,3 +462,85 @@ def test_training_seeds_no_other_devices(train: Train, monkeypatch: pytest.Monke
     train(reg="dropout", dropout=(0.4,))
 
     assert seeded == []
+
+
+def fail_in(epoch: int, err: Exception) -> Callable[[featcache.TrainProgress], None]:
+    """Let the device fail after the first batch of an epoch, from 0."""
+
+    def on_progress(progress: featcache.TrainProgress) -> None:
+        if progress.epoch == epoch:
+            raise err
+
+    return on_progress
+
+
+def test_a_device_that_fails_leaves_the_last_epoch_and_the_run_goes_on_from_there(
+    train: Train, tmp_path: Path
+) -> None:
+    whole = train(runs_dir=tmp_path / "whole")
+    err = torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
+
+    with pytest.raises(
+        DeviceError,
+        match=r"Training failed on cpu: CUDA error: an illegal memory access was encountered\. "
+        r"The head of epoch 2 of 4 is kept in .*partial\. Run the same command again",
+    ):
+        train(on_progress=fail_in(2, err))
+    resumed = train()
+
+    assert resumed.runs[0].outcome == "resumed"
+    assert head_bytes(resumed) == head_bytes(whole)
+
+
+def test_an_error_that_is_no_devices_stays_what_it_is(train: Train) -> None:
+    with pytest.raises(RuntimeError, match=r"^the user's own$"):
+        train(on_progress=fail_in(0, RuntimeError("the user's own")))
+
+
+def test_features_that_no_longer_fit_on_the_gpu_stay_in_memory_and_it_is_told(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(runs_dir=tmp_path / "plain")
+    copied = featcache.features._copied
+
+    def without_room(rows: CacheSplit, device: torch.device, residence: str) -> torch.Tensor:
+        if residence == "gpu":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return copied(rows, device, residence)
+
+    monkeypatch.setattr("featcache.features._copied", without_room)
+    monkeypatch.setattr(
+        "featcache.datamodule.pick_residence", lambda *_, **__: Choice("gpu", "it fits")
+    )
+    notes: list[str] = []
+    result = train(on_note=notes.append)
+
+    why = "gpu has no room for them any more: another process took it meanwhile"
+    assert result.choices["features"] == f"memory ({why})"
+    assert f"features stay in memory: {why}" in notes
+    assert head_bytes(result) == head_bytes(plain)
+
+
+def test_features_that_no_longer_fit_into_memory_are_read_from_the_file(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_room(*_: object) -> torch.Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+
+    monkeypatch.setattr("featcache.features._copied", without_room)
+
+    assert train().choices["features"].startswith("file (memory has no room for them any more")
+
+
+def test_a_device_that_fails_while_a_head_is_evaluated_is_a_device_error(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train().path
+
+    def fail(*_: object) -> torch.Tensor:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr("torch.nn.Linear.forward", fail)
+
+    with pytest.raises(DeviceError, match="Evaluation failed on cpu: CUDA error: unspecified"):
+        featcache.evaluate(run)
