@@ -3,38 +3,43 @@
     python -m tests.faults.signals [--quick] [--out FILE.json]
 
 Each command is the command line itself, in a process forked from one that has imported torch
-already, and leads a session of its own. The negative control is the usual loop: decoding processes
-that wait for work, and rows appended with h5py.
+already, and leads a session of its own. A signal counts as lost when the command ends well after
+it; one that came when all was done does not. The negative controls are the usual loop, decoding
+processes that wait for work and rows appended with h5py, and a handler that raises.
 """
 
 from __future__ import annotations
 
 import importlib
 import itertools
-import multiprocessing
 import os
 import random
 import shutil
 import signal
 import sys
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import h5py
-import numpy as np
-from PIL import Image
 
 from featcache.store import list_caches
 from featcache_cli.app import main as featcache_main
 from tests.conftest import SMALL_TRUNK, save_image
 from tests.faults.claims import Claim, main
+from tests.faults.lostsignals import code_under_strace, judged, stopped_in_fork, timed
+from tests.faults.naiveloop import fork_and_go_on, stop_naive
+from tests.faults.sessions import (
+    forked,
+    is_running,
+    kill_session,
+    of_session,
+    wait,
+    wait_for_handlers,
+)
 
-_EXITS_WITHIN_S = 10
+_EXITS_WITHIN_S, _AS_A_RULE_S = 10, 2
+_SIGTERMED = 128 + signal.SIGTERM
 _SIGNALS = (
     (signal.SIGTERM,),
     (signal.SIGINT,),
@@ -65,7 +70,7 @@ class Command:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(_told(folder), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         sys.argv = ["featcache", *self.arguments, self.folder_option, str(folder)]
-        featcache_main()
+        timed(featcache_main, folder)
 
     def bytes_of(self, folder: Path) -> dict[str, bytes]:
         """Its results, by their place in the folder."""
@@ -95,21 +100,35 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
             print(f"{command.name}, {_names(signals)}: {problem}", file=sys.stderr, flush=True)
         counts["trials with a problem"] += bool(problems)
         shutil.rmtree(place)
-    n_orphans, n_broken, n_naive = _stop_naive(folder, images, n_trials=2 if quick else 8)
+    helped = commands[1]
+    in_fork = [stopped_in_fork(helped.run, folder / f"fork{i}") for i in range(1 if quick else 4)]
+    by_strace = None if quick else _under_strace(helped, folder)
+    n_naive = 2 if quick else 8
+    n_orphans, n_broken = stop_naive(folder, images, n_trials=n_naive)
+    naive = stopped_in_fork(fork_and_go_on, folder / "naive-fork")
+    n_ended, n_fast = counts["stopped"], counts["answered as a rule"]
     return [
         Claim(
             7,
             f"{len(chosen)} signals ({', '.join(map(_names, _SIGNALS))}) at random moments of "
-            f"{', '.join(command.name for command in references)}: {counts['stopped']} ended the "
-            f"command, with its exit code, {counts['done before']} came when all was done; slowest "
-            f"end {counts['slowest, ms'] / 1000:.1f} s; {counts['orphans']} orphans; "
+            f"{', '.join(command.name for command in references)}: {n_ended} ended the "
+            f"command, with its exit code, {counts['lost']} were lost, {counts['done before']} "
+            f"came when all was done; {n_fast} of {n_ended} ends within {_AS_A_RULE_S} s, the "
+            f"slowest {counts['slowest, ms'] / 1000:.1f} s; {counts['orphans']} orphans; "
             f"{counts['identical']}/{len(chosen)} byte-identical after the same command again, "
-            f"{counts['went on']} of which went on with what was kept",
+            f"{counts['went on']} of which went on with what was kept; SIGTERM in a hook of the "
+            f"first fork: exits {[one.code for one in in_fork]}, with its clone under strace: "
+            f"{'not tried' if by_strace is None else by_strace}",
             # Four moments may all come before anything is kept; the many of a full run may not.
-            is_proved=not counts["trials with a problem"] and (quick or counts["went on"] > 0),
+            is_proved=not counts["trials with a problem"]
+            and (quick or counts["went on"] > 0)
+            and all(one.code == _SIGTERMED and not one.was_lost for one in in_fork)
+            and by_strace in (None, _SIGTERMED),
             control=f"{n_naive} naive loops, two decoding processes and h5py append: {n_orphans} "
-            f"left orphans, {n_broken} a file that cannot be opened or lacks rows",
-            control_failed=n_orphans + n_broken > 0,
+            f"left orphans, {n_broken} a file that cannot be opened or lacks rows; a handler that "
+            f"raises, in a hook of fork: exit {naive.code}, "
+            f"{'lost' if naive.was_lost else 'not lost'}",
+            control_failed=n_orphans + n_broken > 0 and naive.was_lost,
         )
     ]
 
@@ -123,7 +142,7 @@ def _commands(folder: Path, images: Path) -> list[Command]:
         )
         for n in (0, 2)
     )
-    _wait(_forked(lambda: alone.run(folder / "cache")))
+    wait(forked(lambda: alone.run(folder / "cache")))
     [cache] = list_caches(folder / "cache")
     training = ("--cache", str(cache.path), "--patience", "0", "--max-epochs", "12")
     return [
@@ -143,7 +162,7 @@ def _reference(command: Command, folder: Path) -> tuple[dict[str, bytes], float]
     """The results of an uninterrupted run, and its seconds."""
     place = folder / "uninterrupted"
     started = time.monotonic()
-    if _wait(_forked(lambda: command.run(place))) != 0:
+    if wait(forked(lambda: command.run(place))) != 0:
         raise SystemExit(f"{command.name} does not run: {_told(place).read_text()}")
     seconds = time.monotonic() - started
     results = command.bytes_of(place)
@@ -162,35 +181,39 @@ def _trial(
 ) -> list[str]:
     """Stop a command, and run it again; returns what was not as it should be."""
     problems = []
-    pid = _forked(lambda: command.run(place))
-    _wait_for_handlers(pid)
+    pid = forked(lambda: command.run(place))
+    wait_for_handlers(pid)
     time.sleep(delay_s)
     send = random.choice((os.kill, os.killpg))  # one process, or as Ctrl-C its whole group
     started = time.monotonic()
     for i, number in enumerate(signals):
         if i:
             time.sleep(random.uniform(0.05, 1.5))
-        if _is_running(pid):
+        if is_running(pid):
             send(pid, number)
-    code = _wait(pid, within_s=60)
+    code = wait(pid, within_s=60)
     seconds = time.monotonic() - started
-    n_orphans = len(_of_session(pid))
+    n_orphans = len(of_session(pid))
     if n_orphans:
         time.sleep(1)  # a child may still be about to end
-        n_orphans = len(_of_session(pid))
+        n_orphans = len(of_session(pid))
     if code not in (0, 128 + signals[0]):
         problems.append(f"exit code {code} after {delay_s:.2f} s: {_told(place).read_text()}")
-    if code == 0 and command.bytes_of(place) != whole:
+    was_lost = judged(code, place, sent_s=started).was_lost
+    if was_lost:
+        problems.append(f"the signal was lost after {delay_s:.2f} s")
+    elif code == 0 and command.bytes_of(place) != whole:
         problems.append(f"exit code 0, but it was not done after {delay_s:.2f} s")
     if seconds > _EXITS_WITHIN_S:
         problems.append(f"it took {seconds:.1f} s to end")
     if n_orphans:
         problems.append(f"{n_orphans} processes were left behind")
-        _kill_session(pid)
-    counts["stopped" if code else "done before"] += 1
+        kill_session(pid)
+    counts["lost" if was_lost else "stopped" if code else "done before"] += 1
+    counts["answered as a rule"] += bool(code) and seconds <= _AS_A_RULE_S
     counts["orphans"] += n_orphans
     counts["slowest, ms"] = max(counts["slowest, ms"], round(1000 * seconds))
-    again = _wait(_forked(lambda: command.run(place)))
+    again = wait(forked(lambda: command.run(place)))
     told = _told(place).read_text()
     if again != 0:
         problems.append(f"the same command ended with exit code {again}")
@@ -202,70 +225,9 @@ def _trial(
     return problems
 
 
-def _forked(run: Callable[[], None]) -> int:
-    """Run as the leader of a session, as a terminal or a scheduler starts a command."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.setsid()
-            # A harness in the background ignores them, and a child would go on to.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)
-            run()
-            code = 0
-        except SystemExit as err:
-            code = err.code if isinstance(err.code, int) else int(err.code is not None)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return pid
-
-
-def _wait(pid: int, *, within_s: float = 300) -> int:
-    """Wait for the exit code; what runs on is killed."""
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return -signal.SIGKILL
-
-
-def _wait_for_handlers(pid: int) -> None:
-    """Wait until the command has taken the signals over: from then on it promises something."""
-    while _is_running(pid):
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        [caught] = [int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")]
-        if caught >> (signal.SIGHUP - 1) & 1:
-            return
-        time.sleep(0.001)
-
-
-def _is_running(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def _of_session(pid: int) -> list[int]:
-    """The living processes of the session that this process led, itself left out."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-        except (OSError, ValueError):
-            continue  # it has just ended
-        if int(session) == pid and state != "Z" and int(stat.parent.name) != pid:
-            found.append(int(stat.parent.name))
-    return found
-
-
-def _kill_session(pid: int) -> None:
-    for orphan in _of_session(pid):
-        os.kill(orphan, signal.SIGKILL)
+def _under_strace(command: Command, folder: Path) -> int | None:
+    place = str(folder / "traced")
+    return code_under_strace([*command.arguments, command.folder_option, place])
 
 
 def _told(folder: Path) -> Path:
@@ -274,47 +236,6 @@ def _told(folder: Path) -> Path:
 
 def _names(signals: Sequence[signal.Signals]) -> str:
     return signals[0].name + " twice" * (len(signals) > 1)
-
-
-def _stop_naive(folder: Path, images: Path, *, n_trials: int) -> tuple[int, int, int]:
-    """Stop the usual loop; returns (left orphans, broken files, trials)."""
-    n_orphans = n_broken = 0
-    for i in range(n_trials):
-        path = folder / f"naive{i}.h5"
-        pid = _forked(lambda path=path: _extract_naively(images, path))
-        time.sleep(random.uniform(0.5, 1.5))
-        os.kill(pid, _SIGNALS[i % 2][0])
-        _wait(pid, within_s=_EXITS_WITHIN_S)
-        time.sleep(0.2)
-        n_orphans += bool(_of_session(pid))
-        _kill_session(pid)
-        try:
-            with h5py.File(path) as h5:
-                n_broken += len(h5["features"]) != int(h5.attrs["n_rows"])
-        except (OSError, KeyError, RuntimeError):
-            n_broken += 1
-    return n_orphans, n_broken, n_trials
-
-
-def _extract_naively(images: Path, path: Path) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    fork = multiprocessing.get_context("fork")
-    todo, done = fork.SimpleQueue(), fork.SimpleQueue()
-    for _ in range(2):
-        fork.Process(target=_decode_naively, args=(todo, done), daemon=True).start()
-    with h5py.File(path, "w") as h5:
-        features = h5.create_dataset("features", (0, 64), "f4", maxshape=(None, 64))
-        for n_rows, file in enumerate(itertools.cycle(sorted(images.rglob("*.png"))), start=1):
-            todo.put(file)
-            features.resize(n_rows, axis=0)
-            features[-1] = done.get()
-            h5.attrs["n_rows"] = n_rows
-
-
-def _decode_naively(todo: Any, done: Any) -> None:
-    while True:
-        with Image.open(todo.get()) as image:
-            done.put(np.asarray(image.convert("L").resize((8, 8)), np.float32).ravel())
 
 
 if __name__ == "__main__":
