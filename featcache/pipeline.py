@@ -39,12 +39,13 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        stage: "digest" (reading the dataset for its identity), "check" (the rows of a partial
-            file), "adapt" (BatchNorm statistics) or "extract".
-        split: The split at hand; empty while digesting and checking.
+        stage: "digest" (reading the dataset for its identity), "weights" (reading them), "probe"
+            (how many images fit into memory), "engines" (compiling the backbone), "check" (the
+            rows of a partial file), "adapt" (BatchNorm statistics) or "extract".
+        split: The split at hand; empty before there is one.
         n_done: Images done in this stage and split, rows kept from before included; on a GPU those
             in flight are counted too.
-        n_total: Images of this stage and split.
+        n_total: Images of this stage and split; 0 where nothing can be counted.
         images_per_s: Rate of this run so far.
         left_s: Seconds left for all splits, at that rate.
         seconds: Time of this run so far, by "read", "preprocess", "trunk", "check" and "write"

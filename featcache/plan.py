@@ -23,7 +23,7 @@ from featcache.errors import MismatchError, clipped
 from featcache.forward import TrunkRunner
 from featcache.loading import image_shape
 from featcache.paths import portable
-from featcache.pipeline import PIXELS_BATCH_SIZE, Job, ProgressCallback
+from featcache.pipeline import PIXELS_BATCH_SIZE, Job, Progress, ProgressCallback
 from featcache.preprocess import Preprocess
 from featcache.reporting import Choice, NoteCallback
 from featcache.runtime import numeric_class, pick_batch_size, pick_n_workers
@@ -50,6 +50,7 @@ class Plan:
         preprocess: Image to input.
         backbone: The trunk with its weights; its module is None for `pixels`.
         nbytes_per_image: Activations that one image needs at a time.
+        gflop: Work of the backbone for one image; 0 for `pixels`.
         device: "cpu" or "cuda:N".
         precision: "fp32", "tf32", "bf16", "fp16", or "exact" for `pixels`.
         store_dtype: "float32", "float16", or "uint8" for `pixels`.
@@ -64,6 +65,7 @@ class Plan:
     preprocess: Preprocess
     backbone: Backbone
     nbytes_per_image: int
+    gflop: float
     device: str
     precision: str
     store_dtype: str
@@ -98,11 +100,13 @@ class Plan:
         job = self._job(choice.value, on_progress)
         assert job.runner is not None, "a trunk has a runner"
         shape = self._image_shape()
+        on_progress(Progress("probe", "", 0, 0))
         probed = job.runner.probe(shape, may_halve=asked is None)
         if probed != choice.value:
             choice = Choice(probed, f"{choice.value} did not fit into memory")
         self.choices["batch_size"] = f"{choice.value} ({choice.why})"
         on_note(f"batch size {choice.value}: {choice.why}")
+        on_progress(Progress("engines", "", 0, 0))
         compiler = settle_compiled(
             job.runner,
             image_shape=shape,
@@ -138,6 +142,7 @@ class Plan:
         is_on_cpu = job.runner is not None and job.runner.device == "cpu"
         if "compiler" in stored and is_on_cpu and asked != "never":
             assert job.runner is not None, "it is on the CPU"
+            on_progress(Progress("engines", "", 0, 0))
             compiler = recompile(job.runner, self._image_shape(), stored["compiler"], on_note)
             job = replace(job, numerics=self._numerics(batch_size, compiler))
         differing = differing_fields(stored, job.numerics)
@@ -157,7 +162,7 @@ class Plan:
             numerics=job.numerics,
             provenance=self._provenance(),
             class_names=self.dataset.class_names,
-            rows_per_block=rows_per_block(row_nbytes, job.batch_size),
+            rows_per_block=rows_per_block(row_nbytes, job.batch_size, gflop=self.gflop),
             splits=self.splits(),
             statistics=self.statistics(),
         )

@@ -75,6 +75,7 @@ def make_plan(
         dataset_sha256, dataset = dataset.identified(
             on_progress=lambda i, n: on_progress(Progress("digest", "", i, n))
         )
+    on_progress(Progress("weights", "", 0, 0))
     backbone = load_backbone(
         spec.backbone, weights=spec.weights, seed=spec.seed, image_size=spec.image_size
     )
@@ -100,6 +101,7 @@ def make_plan(
         preprocess=preprocess,
         backbone=backbone,
         nbytes_per_image=info.activation_bytes_per_image,
+        gflop=info.gflop,
         device=device,
         precision=precision,
         store_dtype=store_dtype,

@@ -381,7 +381,7 @@ def test_the_same_command_resumes_where_the_engine_did_not_suit(
     extract: Extract, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first run was eager, whatever was asked for."""
-    monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size: 2 * batch_size)
+    monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size)
     monkeypatch.setattr(compiling, "compiler_name", lambda _: None)
     asked = {"backbone": "resnet18", "image_size": 32, "compile": "winograd"}
     with pytest.raises(InterruptedRunError):
@@ -411,7 +411,7 @@ def test_a_compiled_run_resumes_compiled_and_byte_identical(
     extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     """Adapted BatchNorm too: a graph compiled before would have the statistics of before."""
-    monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size: 2 * batch_size)
+    monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size)
     asked = {"backbone": "resnet18", "bn": "adapted", "image_size": 32}
     whole = extract(**asked, compile=engine, cache_dir=tmp_path / "whole").path
     eager = extract(**asked, compile="never", cache_dir=tmp_path / "eager").path

@@ -33,7 +33,7 @@ from featcache.loading import Batch
 from featcache.pipeline import Job, Landing, Progress
 from featcache.pixels import reference_transform
 from featcache.preprocess import Preprocess
-from featcache.store import CacheWriter, SplitRows, locked
+from featcache.store import CacheWriter, SplitRows, locked, read_state
 from featcache.weights import state_digest
 from tests.conftest import SMALL_TRUNK, save_image
 from tests.faults.hostile_files import resigned
@@ -76,7 +76,7 @@ def trunk_state() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of two batches, so that a small dataset has several."""
-    monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size: 2 * batch_size)
+    monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size)
 
 
 def test_extract_computes_then_reuses(extract: Extract) -> None:
@@ -575,7 +575,7 @@ def test_several_trunks_read_every_image_once_and_make_the_same_files(
     """Blocks of two lengths; one trunk goes on, one is there, one has a grid of its own."""
     monkeypatch.setattr(
         "featcache.plan.rows_per_block",
-        lambda row_nbytes, batch_size: batch_size * (2 if row_nbytes < 3_000 else 3),
+        lambda row_nbytes, batch_size, **__: batch_size * (2 if row_nbytes < 3_000 else 3),
     )
     names = (SMALL_TRUNK, "mobilenet_v2", "squeezenet1_1", "resnet18")
     options: dict[str, Any] = {
@@ -610,6 +610,35 @@ def test_several_trunks_read_every_image_once_and_make_the_same_files(
     n_kept = 310 - together[1].n_rows_computed
     assert 0 < n_kept < 310
     assert len(decoded) == 310 + (310 - n_kept) + 2 * 8  # and a batch of the two canaries
+
+
+def test_another_block_size_changes_ledger_and_manifest_alone(
+    extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = extract()
+    with monkeypatch.context() as patched:
+        patched.setattr("featcache.plan.rows_per_block", lambda _, batch_size, **__: batch_size)
+        interrupt(extract, 4, cache_dir=tmp_path / "small")
+    small = extract(cache_dir=tmp_path / "small")  # goes on with its own
+
+    found = [featcache.open_cache(result.path) for result in (usual, small)]
+    sizes = [read_state(result.path).manifest.rows_per_block for result in (usual, small)]
+    assert sizes == [512, 32]
+    assert small.outcome == "resumed"
+    assert found[0].fingerprint == found[1].fingerprint
+    for one, other in zip(found[0].splits.values(), found[1].splits.values(), strict=True):
+        assert one.features.tobytes() == other.features.tobytes()
+        assert one.labels.tobytes() == other.labels.tobytes()
+        assert one.ids == other.ids
+
+
+def test_what_goes_on_before_the_first_row_is_told(extract: Extract) -> None:
+    stages = []
+
+    extract(on_progress=lambda progress: stages.append((progress.stage, progress.n_total)))
+
+    begun = list(dict.fromkeys(stages))
+    assert begun[-5:-1] == [("weights", 0), ("probe", 0), ("engines", 0), ("extract", 300)]
 
 
 def test_several_trunks_stopped_and_begun_again(extract: Any) -> None:

@@ -28,7 +28,7 @@ Extract = Callable[..., ExtractResult]
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size: 2 * batch_size)
+    monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size)
 
 
 def damage(path: Path, split: str, row: int, column: str = "features") -> None:

@@ -125,7 +125,7 @@ class ProgressDisplay:
         self._told = 0.0
 
     def show(self, stage: str, n_done: int, n_total: int, detail: str = "") -> None:
-        """Show `n_done` of `n_total`."""
+        """Show `n_done` of `n_total`, or the stage alone where `n_total` is 0."""
         if stderr.is_terminal:
             self._show_bar(stage, n_done, n_total, detail)
         elif not self._told:
@@ -133,13 +133,14 @@ class ProgressDisplay:
         elif time.monotonic() - self._told >= _LINE_EVERY_S:
             self._told = time.monotonic()
             percent = 100 * n_done // max(1, n_total)
-            line = f"{stage} {n_done} of {n_total} ({percent}%)  {detail}".rstrip()
+            counted = f" {n_done} of {n_total} ({percent}%)" if n_total else ""
+            line = f"{stage}{counted}  {detail}".rstrip()
             stderr.print(escape(printable(line)))
 
     def _show_bar(self, stage: str, n_done: int, n_total: int, detail: str) -> None:
         if self._bar is None:
             # One text, so that a narrow terminal cuts its end and not every part.
-            text = "{task.description} {task.completed} of {task.total}  {task.fields[detail]}"
+            text = "{task.description}  {task.fields[detail]}"
             columns = (
                 BarColumn(bar_width=16),
                 TextColumn(text, markup=False, table_column=Column(no_wrap=True)),
@@ -150,9 +151,10 @@ class ProgressDisplay:
         if stage != self._stage or self._task is None:
             if self._task is not None:
                 self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(stage, total=n_total, completed=n_done, detail=detail)
+            self._task = self._bar.add_task(stage, total=n_total or None, detail=detail)
             self._stage = stage
-        self._bar.update(self._task, completed=n_done, detail=detail)
+        text = f"{stage} {n_done} of {n_total}" if n_total else stage
+        self._bar.update(self._task, completed=n_done, description=text, detail=detail)
 
 
 def reset_progress() -> None:

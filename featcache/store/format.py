@@ -18,6 +18,10 @@ HEADER = "featcache manifest v{version:03d} length={length:010d} sha256={sha256}
 HEADER_LENGTH = len(HEADER.format(version=1, length=0, sha256="0" * 64))
 COLUMNS = ("features", "labels", "valid", "reason", "ids")
 REASON_BYTES = 80
+# 10 s at 4 images a second of VGG16 (31 GFLOP), the slowest backbone of the notebook: so fast are
+# two cores without an engine (docs/benchmarks.md).
+_GFLOP_PER_BLOCK = 10 * 4 * 31.0
+_FEWEST_ROWS = 16
 
 
 class Extent(NamedTuple):
@@ -176,13 +180,22 @@ class Manifest:
         return header.encode() + body
 
 
-def rows_per_block(row_nbytes: int, batch_size: int) -> int:
-    """Choose the rows of a block: about 8 MiB, whole batches, 128 to 512 rows if batches allow.
+def rows_per_block(row_nbytes: int, batch_size: int, *, gflop: float = 0.0) -> int:
+    """Choose the rows of a block: about 8 MiB and 10 s of work at most, in whole batches.
 
-    512 rows at most, because a block is also what an interruption costs: 10 s of MobileNetV2 on a
-    two-core CPU.
+    A block is also what an interruption costs. The seconds are those of a slow machine, and never
+    measured ones: whoever makes the file, it has the same blocks. If batches allow, blocks have
+    128 rows where rows are wide, 512 where they are narrow (10 s of MobileNetV2 on two cores), and
+    fewer, but 16, of a heavy backbone.
+
+    Args:
+        row_nbytes: Bytes of the features of one row.
+        batch_size: Rows in one forward pass.
+        gflop: Work of the backbone for one image; 0 where there is none.
     """
     wanted = min(512, max(128, (8 << 20) // row_nbytes))
+    if gflop:
+        wanted = min(wanted, max(_FEWEST_ROWS, int(_GFLOP_PER_BLOCK / gflop)))
     return max(1, wanted // batch_size) * batch_size
 
 

@@ -23,7 +23,7 @@ from featcache.store.format import (
 from featcache.store.ledger import SLOT_BYTES
 
 MANIFEST_LIMIT = 16 << 20
-SLOTS_LIMIT = 1 << 20  # 64 MiB of ledger; blocks of 65 rows and more make that 68 million rows
+SLOTS_LIMIT = 1 << 20  # 64 MiB of ledger; blocks of 16 rows make that 17 million rows
 BLOCK_LIMIT = 1 << 20  # rows; a block is 512 of them, or one batch
 SKELETON_LIMIT = 256 << 20  # manifest, HDF5's own bytes, 8 MiB of alignment for each split
 _HEADER_PATTERN = re.compile(

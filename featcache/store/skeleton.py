@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5f, h5p, h5s, h5t
 
+from featcache.errors import UsageError
 from featcache.store.files import preallocate, read_at, write_at
 from featcache.store.format import (
     HDF5_SIGNATURE,
@@ -28,6 +29,7 @@ from featcache.store.format import (
     TrunkStatistics,
 )
 from featcache.store.ledger import SLOT_BYTES
+from featcache.store.parse import SLOTS_LIMIT
 
 _ERRNO = re.compile(r"errno = (\d+)")
 _PAGE = 4096
@@ -88,6 +90,12 @@ class FilePlan:
             statistics=statistics,
             file_size=0,
         )
+        if draft.n_slots > SLOTS_LIMIT:
+            raise UsageError(
+                f"{sum(s.n_rows for s in splits.values())} rows in blocks of {self.rows_per_block} "
+                f"need {draft.n_slots} slots of a ledger, which holds {SLOTS_LIMIT}. Nothing was "
+                f"written. Give a larger --batch-size: a block has at least the rows of one batch."
+            )
         return replace(draft, ledger=no_ledger._replace(shape=(draft.n_slots, SLOT_BYTES)))
 
 

@@ -41,6 +41,22 @@ def test_a_narrow_terminal_keeps_the_counts_of_the_bar(monkeypatch: pytest.Monke
     assert "test 200 of 230  370 img/s" in shown
 
 
+def test_a_stage_without_a_count_is_named_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=50)
+    monkeypatch.setattr(console, "stderr", terminal)
+    display = console.ProgressDisplay()
+
+    display.show("trying engines", 0, 0)
+    display.show("train", 16, 230)
+    console.reset_progress()
+
+    shown = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert "trying engines" in shown
+    assert "0 of 0" not in shown
+    assert "None" not in shown
+    assert "train 16 of 230" in shown
+
+
 def test_a_table_folds_no_name_and_has_no_codes(capsys: pytest.CaptureFixture[str]) -> None:
     path = "cache/" + "long name/" * 80 + "x.h5"
 

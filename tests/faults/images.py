@@ -37,4 +37,4 @@ def extract(images: Path, cache_dir: Path, **options: Any) -> ExtractResult:
 
 def small_blocks(n_batches: int = 2) -> None:
     """Make blocks of so many batches from now on, so that a small cache has several."""
-    plan.rows_per_block = lambda _, batch_size: n_batches * batch_size
+    plan.rows_per_block = lambda _, batch_size, **__: n_batches * batch_size

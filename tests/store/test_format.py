@@ -11,8 +11,15 @@ import h5py
 import numpy as np
 import pytest
 
-from featcache.errors import CorruptError, MismatchError
-from featcache.store import CacheWriter, open_cache, read_state, rows_per_block, verify_cache
+from featcache.errors import CorruptError, MismatchError, UsageError
+from featcache.store import (
+    CacheWriter,
+    SplitPlan,
+    open_cache,
+    read_state,
+    rows_per_block,
+    verify_cache,
+)
 from featcache.store.format import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
 from featcache.store.parse import parse_header, parse_manifest
 from tests.faults.hostile_files import resigned
@@ -219,6 +226,36 @@ def test_a_block_is_about_8_mib_in_whole_batches(
     row_nbytes: int, batch_size: int, expected: int
 ) -> None:
     assert rows_per_block(row_nbytes, batch_size) == expected
+
+
+@pytest.mark.parametrize(
+    ("row_nbytes", "batch_size", "gflop", "expected"),
+    [
+        (100_352, 16, 30.9, 32),  # VGG16: 40 rows are 10 s at 4 images a second
+        (8_192, 16, 8.2, 144),  # ResNet50
+        (5_120, 16, 0.6, 512),  # MobileNetV2: 10 s are more rows than a block has
+        (100_352, 16, 0.6, 128),  # VGG16 at 32 px
+        (8_192, 16, 1017.0, 16),  # one batch at least
+        (8_192, 4, 1017.0, 16),  # and 16 rows, so that a ledger is long enough
+    ],
+)
+def test_a_block_is_10_s_of_work_at_most(
+    row_nbytes: int, batch_size: int, gflop: float, expected: int
+) -> None:
+    assert rows_per_block(row_nbytes, batch_size, gflop=gflop) == expected
+
+
+def test_more_rows_than_a_ledger_has_slots_are_refused_before_a_byte_is_written(
+    make_recipe: MakeRecipe,
+) -> None:
+    n_rows = 16 * ((1 << 20) - 1) + 1
+    splits = {"train": SplitPlan(n_rows, (2,), "<f4", id_nbytes=8, has_reasons=False)}
+    plan = replace(make_recipe().plan(), rows_per_block=16, splits=splits)
+
+    with pytest.raises(UsageError, match=r"1048577 slots of a ledger, .* larger --batch-size"):
+        plan.draft()
+
+    assert replace(plan, rows_per_block=32).draft().n_slots == (1 << 19) + 1
 
 
 def test_plain_h5py_reads_what_featcache_reads(built: Path, recipe: Recipe) -> None:

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 _SHOWN_FAILURES = 10
 _STAGES = {
     "digest": "reading the dataset",
+    "weights": "reading the weights",
+    "probe": "trying the batch size",
+    "engines": "trying engines",
     "check": "checking the rows that are there",
     "adapt": "adapting BatchNorm",
 }
