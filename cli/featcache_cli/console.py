@@ -148,12 +148,12 @@ class ProgressDisplay:
             self._bar = Progress(*columns, console=stderr, transient=True)
             self._bar.start()
             _running.append(self._bar)
+        text = f"{stage} {n_done} of {n_total}" if n_total else stage
         if stage != self._stage or self._task is None:
             if self._task is not None:
                 self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(stage, total=n_total or None, detail=detail)
+            self._task = self._bar.add_task(text, total=n_total or None, detail=detail)
             self._stage = stage
-        text = f"{stage} {n_done} of {n_total}" if n_total else stage
         self._bar.update(self._task, completed=n_done, description=text, detail=detail)
 
 
