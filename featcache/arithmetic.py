@@ -118,13 +118,16 @@ def arithmetic(precision: str, device: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def head_arithmetic(device: str) -> Iterator[None]:
-    """Train and ask heads inside: all of it in full float32.
+    """Train and ask heads inside: all of it in full float32, with gradients where they are wanted.
 
     Args:
         device: "cpu" or "cuda:N", which is the current device inside.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_SHARED.held(None))
+        # A caller's own inference mode would reach the head's parameters.
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
         if device != "cpu":
             stack.enter_context(torch.cuda.device(device))
         yield

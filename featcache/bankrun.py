@@ -257,7 +257,15 @@ class BankRun:
             spec, n_features=n_inputs(cache), n_classes=len(cache.class_names), seed=0
         )
         state = dict(zip(module.state_dict(), parameters, strict=True))
-        head = head_of(cache, spec, entry.train, state, rows=self.batches.n_rows, n_epochs=n_epochs)
+        head = head_of(
+            cache,
+            spec,
+            entry.train,
+            state,
+            rows=self.batches.n_rows,
+            n_epochs=n_epochs,
+            device=str(self.device),
+        )
         try:
             with locked(entry.path):
                 if not entry.path.exists():

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from featcache.errors import UsageError
 from featcache.features import FeatureRows
 from featcache.windows import windows_of
 
@@ -18,6 +19,19 @@ _EVAL_BATCH_SIZE = 1024
 _EVAL_BATCH_VALUES = 1 << 24
 
 Batch = tuple[Tensor, Tensor]
+
+
+def require_one_process(what: str, n_processes: int) -> None:
+    """Refuse a Trainer of several processes, each of which would do all of the work.
+
+    Raises:
+        UsageError: If there is more than one.
+    """
+    if n_processes > 1:
+        raise UsageError(
+            f"{what} works in one process, but the Trainer has {n_processes}, and each would do "
+            f"all of the work. Nothing was started. Use Trainer(devices=1)."
+        )
 
 
 class SuperBatch:

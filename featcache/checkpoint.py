@@ -244,11 +244,17 @@ def replace_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
             new.unlink(missing_ok=True)
 
 
-def versions() -> dict[str, str]:
-    """Name what decides the last digits of a head: versions, and the precision of all its sums."""
+def versions(device: str) -> dict[str, str]:
+    """Name what decides the last digits of a head: versions, device, the precision of its sums.
+
+    Args:
+        device: Where it was trained; a CPU is not named.
+    """
     import torch
 
+    kind = device.partition(":")[0]
     return {
+        **({} if kind == "cpu" else {"device": kind}),
         "precision": "fp32",
         "featcache": featcache.__version__,
         "torch": torch.__version__,
@@ -337,6 +343,8 @@ def _parse(
     for text in (description["dataset"], said["path"], said["fingerprint"]):
         if not isinstance(text, str):
             raise TypeError(f"{text!r} where text was expected")
+    if not isinstance(description["versions"], dict):
+        raise TypeError(f"{description['versions']!r} where versions were expected")
     if not isinstance(said["identity"], dict):
         raise TypeError(f"{said['identity']!r} where an identity was expected")
     return TrainedHead(

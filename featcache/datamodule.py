@@ -8,7 +8,12 @@ import pytorch_lightning as pl
 import torch
 
 from featcache.arguments import count, place
-from featcache.batches import EpochOrder, OrderedBatches, ShuffledBatches
+from featcache.batches import (
+    EpochOrder,
+    OrderedBatches,
+    ShuffledBatches,
+    require_one_process,
+)
 from featcache.errors import UsageError
 from featcache.features import (
     FeatureRows,
@@ -90,9 +95,12 @@ class FeatureDataModule(pl.LightningDataModule):
         self.on_note = on_note or silent
         self.residence: Choice[str] | None = None
         self._loaded: dict[str, FeatureRows] = {}
+        self._device: torch.device | None = None
 
     def choose_residence(self, device: torch.device) -> Choice[str]:
-        """Choose, once, where the features stay."""
+        """Choose where the features stay, once for each device; for another, all is loaded anew."""
+        if device != self._device:
+            self._device, self.residence, self._loaded = device, None, {}
         if self.window_rows is not None:
             n = len(windows_of(self.train_rows, self.window_rows))
             why = f"{n} windows of {self.window_rows} rows, shuffled within each, as asked for"
@@ -102,19 +110,25 @@ class FeatureDataModule(pl.LightningDataModule):
         return self.residence
 
     def setup(self, stage: str = "fit") -> None:
-        """Load what `stage` needs, on the trainer's device; once."""
+        """Load what `stage` needs, on the trainer's device; once.
+
+        Raises:
+            UsageError: If the Trainer has several processes.
+        """
         device = torch.device("cpu")
         if self.trainer is not None:
+            require_one_process("FeatureDataModule", self.trainer.world_size)
             device = self.trainer.strategy.root_device
         for split in {"test"} if stage == "test" else {self.train_split, self.val_split}:
             self.load(split, device)
 
     def load(self, split: str, device: torch.device) -> None:
-        """Load a split, once.
+        """Load a split, once for each device.
 
         Raises:
             UsageError: If the cache has none of that name.
         """
+        residence = self.choose_residence(device)
         if split in self._loaded:
             return
         if split not in self.cache.splits:
@@ -122,7 +136,6 @@ class FeatureDataModule(pl.LightningDataModule):
                 f"{self.cache.path.name} has no split {split!r}, only "
                 f"{', '.join(self.cache.splits)}."
             )
-        residence = self.choose_residence(device)
         if self.window_rows is not None and split == self.train_split:
             require_labels(self.cache, split)
             self._loaded[split] = WindowedRows(

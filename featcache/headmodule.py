@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from featcache.arguments import count
-from featcache.batches import Batch, SuperBatch
+from featcache.batches import Batch, SuperBatch, require_one_process
 from featcache.errors import NonFiniteError, UsageError
 from featcache.heads import build_head, l1_norm
 from featcache.replay import ReplayedStep, replayed_step
@@ -25,6 +25,7 @@ class HeadModule(pl.LightningModule):
     losses are the same.
 
     Each epoch gives the loggers one row: train_loss, val_loss and val_acc, means over their rows.
+    An epoch that was not validated has no val_loss and val_acc.
     Callbacks see the same names; `trainer.test` adds test_loss and test_acc.
 
     Attributes:
@@ -82,6 +83,15 @@ class HeadModule(pl.LightningModule):
             self.parameters(), lr=self.lr, weight_decay=self.spec.weight_decay or 0.0, fused=True
         )
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Refuse several processes: of all hooks, this one comes before they wait for another.
+
+        Raises:
+            UsageError: If the Trainer has more than one.
+        """
+        require_one_process("HeadModule", self.trainer.world_size)
+        return []
+
     def on_fit_start(self) -> None:
         """Give the loggers of a resumed run the epochs before.
 
@@ -100,6 +110,11 @@ class HeadModule(pl.LightningModule):
         """Begin the record of the epoch's losses, which stay on the device."""
         self.step_losses = []
         self._step_sizes: list[int] = []
+        self._is_validated = False
+
+    def on_validation_end(self) -> None:
+        """Note that the epoch has figures of its own; the Trainer keeps those of earlier ones."""
+        self._is_validated = True
 
     def on_train_start(self) -> None:
         """Let the steps of a SuperBatch be replayed, where that is asked for."""
@@ -158,7 +173,7 @@ class HeadModule(pl.LightningModule):
         self.log("train_loss", train_loss, logger=False)
         row = {"epoch": float(self.current_epoch + 1), "train_loss": train_loss}
         for name in ("val_loss", "val_acc"):
-            if name in self.trainer.callback_metrics:
+            if self._is_validated and name in self.trainer.callback_metrics:
                 row[name] = float(self.trainer.callback_metrics[name])
         row["step"] = float(self.global_step)
         self.history.append(row)

@@ -97,19 +97,23 @@ class HeadJob:
     def _run(self, path: Path, train: TrainSpec, batches: FeatureDataModule) -> HeadRun:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path):
-            if path.exists():  # another process finished it meanwhile
-                return self._found(path, train)
-            folder = partial_run(path)
-            resumed = self._resumed(folder)
-            if resumed is None:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir()
-            # The loggers are given the earlier epochs again.
-            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-            result = self._train(folder, train, batches, resumed)
-            write_figures(folder, result)
-            finish_folder(folder, path)
-            path.with_name(path.name + ".lock").unlink(missing_ok=True)
+            if not path.exists():
+                return self._made(path, train, batches)
+        return self._found(path, train)  # another process finished it meanwhile
+
+    def _made(self, path: Path, train: TrainSpec, batches: FeatureDataModule) -> HeadRun:
+        """Train, or go on, in the run's partial folder, and finish that."""
+        folder = partial_run(path)
+        resumed = self._resumed(folder)
+        if resumed is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        # The loggers are given the earlier epochs again.
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        result = self._train(folder, train, batches, resumed)
+        write_figures(folder, result)
+        finish_folder(folder, path)
+        path.with_name(path.name + ".lock").unlink(missing_ok=True)
         return replace(read_run(path), outcome="resumed" if resumed else "trained")
 
     def _found(self, path: Path, train: TrainSpec) -> HeadRun:
@@ -232,6 +236,7 @@ class HeadJob:
             state,
             rows=batches.n_rows,
             n_epochs=n_epochs,
+            device=self.device,
             is_finished=is_finished,
         )
 

@@ -24,6 +24,7 @@ from featcache.runtime import pick_device, pick_precision
 from featcache.specs import FORMAT_VERSION, ExtractSpec, fingerprint
 from featcache.store import (
     cache_path,
+    partial_path,
     require_space,
 )
 
@@ -68,7 +69,7 @@ def make_plan(
     n_rows = sum(len(split) for split in dataset.splits.values())
     nbytes = n_rows * np.dtype(STORE_DTYPES[store_dtype]).itemsize * math.prod(row_shape)
     of_this_trunk = folder.glob(f"{spec.backbone}-*.h5*")
-    # One of that size may be our own.
+    # One of that size may be our own, which only the identity tells.
     if at is None and not any(p.is_file() and p.stat().st_size >= nbytes for p in of_this_trunk):
         require_space(folder, nbytes=nbytes)
     if dataset_sha256 is None:
@@ -95,6 +96,8 @@ def make_plan(
         "dataset_sha256": dataset_sha256,
     }
     path = at or cache_path(folder, spec.backbone, fingerprint(identity))
+    if at is None and not path.is_file() and not partial_path(path).is_file():
+        require_space(folder, nbytes=nbytes)
     return Plan(
         spec=spec,
         dataset=dataset,

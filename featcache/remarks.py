@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from featcache.checkpoint import load_head
 from featcache.errors import clipped
 from featcache.recipes import Recipe
 from featcache.runfiles import HeadRun
@@ -35,6 +36,18 @@ def remarks_on(
         which = f"seed {run.seed}: " if len(runs) > 1 else ""
         remarks += [which + remark for remark in _remarks(run, cache, train, recipe)]
     return tuple(remarks)
+
+
+def reused(runs: Sequence[HeadRun]) -> Iterator[str]:
+    """Say where runs that were there were trained, and with which torch: not all machines agree."""
+    counts: dict[str, int] = {}
+    for run in runs:
+        if run.outcome == "reused":
+            made = load_head(run.path).versions
+            where = f"trained on {made.get('device', 'cpu')} with torch {made.get('torch')}"
+            counts[where] = counts.get(where, 0) + 1
+    for where, n in counts.items():
+        yield f"{f'{n} runs ' if n > 1 else ''}reused, {clipped(where)}"
 
 
 def _remarks(run: HeadRun, cache: Cache, train: TrainSpec, recipe: Recipe) -> Iterator[str]:

@@ -14,7 +14,7 @@ from featcache.checkpoint import TrainedHead, load_head, replace_file, versions
 from featcache.errors import CorruptError
 from featcache.runs import METRICS_FILE, RESULT_FILE, RUN_FILES
 from featcache.specs import HeadSpec, TrainSpec
-from featcache.store import Cache
+from featcache.store import Cache, locked
 
 # Runs are read without torch, which takes seconds to import.
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def head_of(
     *,
     rows: Mapping[str, tuple[str, int]],
     n_epochs: int,
+    device: str,
     is_finished: bool = True,
 ) -> TrainedHead:
     """Describe a head, to be saved.
@@ -125,6 +126,7 @@ def head_of(
         state: Its weights.
         rows: "train" and "val": the split, and how many of its rows.
         n_epochs: Epochs that the weights have seen.
+        device: Where it was trained.
         is_finished: Whether training ended as planned.
     """
     from featcache.features import n_inputs
@@ -143,7 +145,7 @@ def head_of(
         n_epochs=n_epochs,
         is_finished=is_finished,
         arrays={name: tensor.detach().cpu().numpy() for name, tensor in state.items()},
-        versions=versions(),
+        versions=versions(device),
     )
 
 
@@ -176,7 +178,11 @@ def has_test_rows(cache: Cache) -> bool:
 
 
 def tested(run: HeadRun, batches: FeatureDataModule, *, device: torch.device) -> HeadRun:
-    """Test a run on the split "test", and enter the figures into its folder."""
+    """Test a run on the split "test", and enter the figures into its folder.
+
+    Raises:
+        LockedError: If another process writes there at this moment.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -189,7 +195,9 @@ def tested(run: HeadRun, batches: FeatureDataModule, *, device: torch.device) ->
             loss += float(cross_entropy(logits, labels, reduction="sum"))
             n_right += int((logits.argmax(1) == labels).sum())
             n += len(labels)
-    run = replace(run, test_loss=loss / n, test_acc=n_right / n)
-    kept = {name: value for name, value in vars(run).items() if name not in ("path", "outcome")}
-    write_figures(run.path, kept)
+    with locked(run.path):
+        run = replace(read_run(run.path), test_loss=loss / n, test_acc=n_right / n)
+        kept = {name: value for name, value in vars(run).items() if name not in ("path", "outcome")}
+        write_figures(run.path, kept)
+        run.path.with_name(run.path.name + ".lock").unlink(missing_ok=True)
     return run

@@ -24,7 +24,7 @@ from featcache.memory import free_memory
 from featcache.metrics import Spread
 from featcache.paths import portable
 from featcache.recipes import Recipe
-from featcache.remarks import remarks_on
+from featcache.remarks import remarks_on, reused
 from featcache.reporting import NoteCallback
 from featcache.runfiles import HeadRun, has_test_rows, read_run, tested
 from featcache.runs import run_path
@@ -82,6 +82,8 @@ def train_grid(
     grid = [entries_of(head, train) for head, train in settings]
     stem = _stem(grid)
     pending = [e for entries in grid for e in entries if not e.path.exists()]
+    for told in reused([read_run(e.path) for es in grid for e in es if e not in pending]):
+        note(told)
     batches = FeatureDataModule(
         cache,
         batch_size=base.batch_size,

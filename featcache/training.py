@@ -12,7 +12,7 @@ from featcache.arguments import count, flag, place, require_one_of, text
 from featcache.lookup import the_cache
 from featcache.preload import preloading
 from featcache.recipes import pick_recipe
-from featcache.remarks import remarks_on
+from featcache.remarks import remarks_on, reused
 from featcache.reporting import NoteCallback, silent
 from featcache.residence import fitting_window
 from featcache.runfiles import HeadRun, reusable_run
@@ -184,8 +184,8 @@ def train_head(
         runs = tuple(map(job.run, trains))
         choices |= {"device": f"{chosen.value} ({chosen.why})", **job.choices}
     remarks = remarks_on(runs, opened, train, recipe=taken)
-    for remark in remarks:
-        note(remark)
+    for told in (*reused(runs), *remarks):
+        note(told)
     return TrainResult(runs=runs, cache=opened.path, choices=choices, remarks=remarks)
 
 

@@ -505,6 +505,20 @@ def test_a_disk_too_small_is_refused_before_any_work(
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_disk_too_small_is_refused_beside_a_larger_cache_too(
+    extract: Extract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract()
+    stages: list[str] = []
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100_000})())
+
+    with pytest.raises(DiskFullError, match=r"needs 714\.2 kB in .*614\.2 kB are missing"):
+        extract(bn="adapted", on_progress=lambda progress: stages.append(progress.stage))
+
+    assert set(stages) <= {"digest"}  # not the pass that adapts BatchNorm
+    assert extract().outcome == "reused"
+
+
 def test_a_folder_that_cannot_be_made_is_a_storage_error(extract: Extract, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 

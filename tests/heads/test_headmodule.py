@@ -142,3 +142,60 @@ def test_a_trainer_of_another_precision_is_refused(cache: featcache.Cache) -> No
 
     with pytest.raises(UsageError, match="trains in float32, but the Trainer's precision is 'bf16"):
         trainer.fit(module(), FeatureDataModule(cache))
+
+
+def test_several_processes_are_refused_before_one_waits_for_another(
+    cache: featcache.Cache,
+) -> None:
+    two = own_trainer(max_epochs=1, devices=2)
+    head, batches = module(), FeatureDataModule(cache)
+    head.trainer = batches.trainer = two
+
+    for what, hook in (
+        ("HeadModule", head.configure_callbacks),
+        ("FeatureDataModule", batches.setup),
+    ):
+        with pytest.raises(UsageError) as err:
+            hook()
+        assert str(err.value) == (
+            f"{what} works in one process, but the Trainer has 2, and each would do all of the "
+            f"work. Nothing was started. Use Trainer(devices=1)."
+        )
+
+
+def test_an_epoch_that_was_not_validated_has_no_validation_loss(cache: featcache.Cache) -> None:
+    trained = module()
+
+    own_trainer(max_epochs=5, check_val_every_n_epoch=2).fit(
+        trained, FeatureDataModule(cache, batch_size=16)
+    )
+
+    assert ["val_loss" in row for row in trained.history] == [False, True, False, True, False]
+    assert all(("val_acc" in row) == ("val_loss" in row) for row in trained.history)
+
+
+def test_a_sanity_check_before_training_is_no_validation_of_the_first_epoch(
+    cache: featcache.Cache,
+) -> None:
+    trained = module()
+
+    own_trainer(max_epochs=1, check_val_every_n_epoch=2, num_sanity_val_steps=1).fit(
+        trained, FeatureDataModule(cache, batch_size=16)
+    )
+
+    assert "val_loss" not in trained.history[0]
+
+
+def test_batches_follow_the_device_of_the_next_trainer(cache: featcache.Cache) -> None:
+    batches = FeatureDataModule(cache, batch_size=16)
+    here, elsewhere = torch.device("cpu"), torch.device("meta")
+
+    batches.load("test", here)
+    first = batches.test_dataloader().rows
+    batches.load("test", here)
+    same = batches.test_dataloader().rows
+    batches.load("test", elsewhere)
+    features, labels = next(iter(batches.test_dataloader()))
+
+    assert same is first
+    assert (features.device, labels.device) == (elsewhere, elsewhere)

@@ -332,3 +332,22 @@ def test_a_device_that_fails_in_a_sweep_leaves_the_last_epoch(sweep: Sweep, tmp_
 
     assert "going on after epoch 2, 1 heads at once" in notes
     assert resumed.settings[0].val_loss == whole.settings[0].val_loss
+
+
+def test_a_callers_inference_mode_changes_nothing(sweep: Sweep, tmp_path: Path) -> None:
+    plain = sweep(**GRID)
+
+    with torch.inference_mode():
+        inside = sweep(**GRID, runs_dir=tmp_path / "inside")
+
+    assert [s.val_loss for s in inside.settings] == [s.val_loss for s in plain.settings]
+    assert inside.test_loss == plain.test_loss
+
+
+def test_heads_that_were_there_are_told_with_where_they_were_trained(sweep: Sweep) -> None:
+    notes: list[str] = []
+    sweep(lr=(1e-3, 1e-2))
+
+    sweep(lr=(1e-3, 1e-2, 3e-2), on_note=notes.append)
+
+    assert f"2 runs reused, trained on cpu with torch {torch.__version__}" in notes

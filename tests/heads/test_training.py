@@ -4,13 +4,14 @@ import csv
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import featcache
 import featcache.headrun
-from featcache.checkpoint import load_head
+from featcache.checkpoint import load_head, versions
 from featcache.errors import (
     CacheMissingError,
     CorruptError,
@@ -544,3 +545,59 @@ def test_a_device_that_fails_while_a_head_is_evaluated_is_a_device_error(
 
     with pytest.raises(DeviceError, match="Evaluation failed on cpu: CUDA error: unspecified"):
         featcache.evaluate(run)
+
+
+def test_a_callers_inference_mode_changes_nothing(train: Train, tmp_path: Path) -> None:
+    plain = train()
+
+    with torch.inference_mode():
+        inside = train(runs_dir=tmp_path / "inside")
+        assert torch.is_inference_mode_enabled()
+
+    assert head_bytes(inside) == head_bytes(plain)
+    assert inside.runs[0].history == plain.runs[0].history
+
+
+def test_a_reused_run_tells_where_it_was_trained(train: Train) -> None:
+    notes: list[str] = []
+    train(seeds=2, on_note=notes.append)
+    assert not any("reused, trained" in note for note in notes)
+
+    train(seeds=3, on_note=notes.append)
+
+    assert f"2 runs reused, trained on cpu with torch {torch.__version__}" in notes
+
+
+def test_a_run_of_another_device_and_torch_is_told(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(_: str) -> dict[str, str]:
+        return {**versions("cuda:1"), "torch": "2.0.1"}
+
+    with monkeypatch.context() as patched:
+        patched.setattr("featcache.runfiles.versions", elsewhere)
+        train()
+    notes: list[str] = []
+
+    train(on_note=notes.append)
+
+    assert "reused, trained on cuda with torch 2.0.1" in notes
+    assert "device" not in versions("cpu")
+
+
+def test_the_test_of_a_run_is_entered_under_its_lock(
+    train: Train, cache: featcache.Cache, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"hidden": ((8,),), "batch_size": 16, "max_epochs": 4}
+    rates = (1e-3, 1e-2, 3e-2)
+    swept = featcache.sweep(cache, lr=rates, **options, runs_dir=tmp_path / "runs")
+    untested = swept.settings[-1]
+    before = (untested.runs[0] / "result.json").read_bytes()
+
+    with locked(untested.runs[0]), pytest.raises(LockedError, match="is being written by process"):
+        train(lr=untested.lr)
+    assert (untested.runs[0] / "result.json").read_bytes() == before
+    [run] = train(lr=untested.lr).runs
+
+    assert run.test_acc is not None
+    assert not list(run.path.parent.glob("*.lock"))
