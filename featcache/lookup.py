@@ -14,7 +14,7 @@ from featcache.errors import CacheMissingError, DatasetError, MismatchError, Usa
 from featcache.paths import expanded
 from featcache.preprocess import Preprocess
 from featcache.reporting import NoteCallback
-from featcache.specs import ExtractSpec, differing_fields
+from featcache.specs import IMPORTED, ExtractSpec, differing_fields
 from featcache.store import (
     Cache,
     CacheSummary,
@@ -26,6 +26,7 @@ from featcache.store import (
 )
 
 _FOLDER = "folder:"
+_IMPORTED = f"{IMPORTED}:"
 
 
 def the_cache(
@@ -191,8 +192,13 @@ def _others(
         fitting: The complete caches of that dataset, or of the default one.
         cache_dir: Folder of all caches.
     """
-    if dataset is not None:
-        return [c.path for c in fitting] if backbone is None else []
+    if dataset is not None and backbone is not None:
+        return []
+    if dataset is not None:  # features that were imported under its name are not of its images
+        own = [
+            c for c in fitting if c.dataset.startswith(_IMPORTED) == dataset.startswith(_IMPORTED)
+        ]
+        return [c.path for c in own]
     complete = [c for c in list_caches(cache_dir) if c.state == "complete"]
     return [c.path for c in complete if backbone in (None, c.backbone)]
 

@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 import featcache
@@ -224,6 +226,21 @@ def test_the_backbone_alone_takes_its_only_cache(find: Find, tmp_path: Path) -> 
     only = make(tmp_path / "cache/digits/resnet18-0.h5")
 
     assert find(backbone="resnet18") == only
+
+
+def test_features_imported_under_the_name_of_a_dataset_are_not_taken_for_it(
+    find: Find, tmp_path: Path
+) -> None:
+    source = tmp_path / "clip.h5"
+    with h5py.File(source, "w") as file:
+        file["f"], file["l"] = np.eye(4, dtype="f4"), np.array([0, 1, 0, 1])
+    place = {"name": "digits", "cache_dir": tmp_path / "cache"}
+    path = featcache.import_features(source, features="f", labels="l", **place).path
+
+    with pytest.raises(CacheMissingError):
+        find("digits")
+
+    assert find("imported:digits") == path
 
 
 def test_the_folder_alone_takes_the_only_cache_that_fits_it(
