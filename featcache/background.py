@@ -40,8 +40,9 @@ class BlockWriter:
     def __init__(self, writer: CacheWriter, numerics: Mapping[str, Any]) -> None:
         self._writer = writer
         self._numerics = numerics
-        self._queue: queue.Queue[FinishedBlock] = queue.Queue(_QUEUED_BLOCKS)
-        self._is_closing = threading.Event()
+        self._queue: queue.Queue[FinishedBlock | None] = queue.Queue(
+            _QUEUED_BLOCKS
+        )  # None: the end
         self._is_abandoned = threading.Event()
         self._are_written = threading.Event()
         self._is_uncommitted = threading.Event()
@@ -55,12 +56,10 @@ class BlockWriter:
         Raises:
             StorageError: If an earlier block could not be written.
         """
-        while self._error is None:
-            with contextlib.suppress(queue.Full):
-                self._queue.put(finished, timeout=_TICK_S)
-                return
+        while not self._is_queued(finished):
+            if self._error is not None:
+                raise self._error
             stop_if_asked()
-        raise self._error
 
     def __enter__(self) -> BlockWriter:
         return self
@@ -76,7 +75,6 @@ class BlockWriter:
         A second Ctrl-C meanwhile gives up the blocks that wait, not those being written. An
         error of a thread is raised, unless another is on its way already.
         """
-        self._is_closing.set()
         try:
             self._join()
         except KeyboardInterrupt:
@@ -86,7 +84,19 @@ class BlockWriter:
         if self._error is not None and err is None:
             raise self._error
 
+    def _is_queued(self, block: FinishedBlock | None) -> bool:
+        """Try for a while to find room in the queue; there is none for anybody after an error."""
+        if self._error is not None:
+            return False
+        with contextlib.suppress(queue.Full):
+            self._queue.put(block, timeout=_TICK_S)
+            return True
+        return False
+
     def _join(self) -> None:
+        for _ in self._writing:
+            while not (self._is_abandoned.is_set() or self._is_queued(None) or self._error):
+                pass
         for thread in self._writing:
             thread.join()
         self._are_written.set()
@@ -109,9 +119,9 @@ class BlockWriter:
             try:
                 finished = self._queue.get(timeout=_TICK_S)
             except queue.Empty:
-                if self._is_closing.is_set():
-                    return
                 continue
+            if finished is None:
+                return
             self._writer.write_block(*finished)
             self._is_uncommitted.set()
 

@@ -152,7 +152,8 @@ def _as_cuda_graph(
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
+        # Whatever another thread asks of CUDA meanwhile (pinned memory, a logger) is no concern.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             losses = step(kept_features, kept_labels)
 
     def replay(features: Tensor, labels: Tensor) -> Tensor:
