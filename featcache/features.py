@@ -29,8 +29,8 @@ class FeatureRows:
     """One split of a cache, from which batches are taken by row number.
 
     Attributes:
-        features: (N, D) float32 or float16, or (N, H, W, 3) uint8 pixels; on a GPU, in memory, or
-            mapped from the file.
+        features: (N, D) float32 or float16, or (N, H, W, 3) uint8 pixels, on a GPU or in memory;
+            without rows where these are read from the file.
         labels: (N,) int64 on `device`.
         device: Where batches come out.
         prepare: Turns pixels into the numbers of the notebook; None for features.
@@ -98,9 +98,11 @@ def load_rows(cache: Cache, split: str, *, device: torch.device, residence: str)
     """
     rows = cache[split]
     require_labels(cache, split)
-    features = mapped_rows(rows) if residence == "file" else _copied(rows, device, residence)
     labels = torch.from_numpy(rows.labels).to(device)
-    return FeatureRows(features, labels, device, preprocessor_of(cache, split, device))
+    prepare = preprocessor_of(cache, split, device)
+    if residence == "file":
+        return RowsInFile(rows, labels, device, prepare)
+    return FeatureRows(_copied(rows, device, residence), labels, device, prepare)
 
 
 def load_where_it_fits(
@@ -250,22 +252,60 @@ def _free(device: str) -> FreeMemory:
     return FreeMemory(max(0, free - _RESERVED_BYTES), kind)
 
 
-def mapped_rows(rows: CacheSplit) -> Tensor:
-    """Map the features of a split: nothing is read before it is used."""
-    # "c" maps privately: the file is never written, and torch has the writable memory it wants.
-    mapped = rows.features
-    path, offset = mapped.filename, mapped.offset  # type: ignore[attr-defined]
-    return torch.from_numpy(np.memmap(path, mapped.dtype, "c", offset, mapped.shape))
+def read_rows(rows: CacheSplit, start: int, stop: int, out: Tensor) -> None:
+    """Read the features start..stop into a tensor of their shape and type.
+
+    Reads, not a mapping: of a file that became shorter these are an error, and no SIGBUS.
+
+    Raises:
+        CorruptError: If it did.
+    """
+    staging = out.numpy() if out.device.type == "cpu" else None
+    for first in range(start, stop, _ROWS_PER_COPY):
+        stop_if_asked()
+        last = min(first + _ROWS_PER_COPY, stop)
+        part = slice(first - start, last - start)
+        if staging is None:
+            out[part] = torch.from_numpy(rows.read(first, last))
+        else:
+            rows.read(first, last, out=staging[part])
 
 
 def _copied(rows: CacheSplit, device: torch.device, residence: str) -> Tensor:
-    source = mapped_rows(rows)
+    none = _no_rows(rows)
     where = device if residence == "gpu" else torch.device("cpu")
-    resident = torch.empty(source.shape, dtype=source.dtype, device=where)
-    for start in range(0, len(source), _ROWS_PER_COPY):
-        stop_if_asked()
-        resident[start : start + _ROWS_PER_COPY] = source[start : start + _ROWS_PER_COPY]
+    resident = torch.empty((len(rows), *none.shape[1:]), dtype=none.dtype, device=where)
+    read_rows(rows, 0, len(rows), resident)
     return resident
+
+
+def _no_rows(rows: CacheSplit) -> Tensor:
+    return torch.from_numpy(rows.read(0, 0))
+
+
+class RowsInFile(FeatureRows):
+    """Rows that stay in the file and are read as they are asked for."""
+
+    def __init__(
+        self,
+        rows: CacheSplit,
+        labels: Tensor,
+        device: torch.device,
+        prepare: BatchPreprocessor | None,
+    ) -> None:
+        super().__init__(_no_rows(rows), labels, device, prepare)
+        self.rows = rows
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Read rows, those that lie one behind the other in one go."""
+        batch = torch.empty((len(rows), *self.features.shape[1:]), dtype=self.features.dtype)
+        ends = [*((rows.diff() != 1).nonzero().flatten() + 1).tolist(), len(rows)]
+        start = 0
+        for end in ends:
+            first = int(rows[start])
+            read_rows(self.rows, first, first + end - start, batch[start:end])
+            start = end
+        return batch
 
 
 def preprocess_of(cache: Cache) -> Preprocess:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from featcache.features import FeatureRows, mapped_rows
+from featcache.features import RowsInFile, read_rows
 from featcache.pixels import BatchPreprocessor
 from featcache.store import CacheSplit
 
@@ -25,8 +25,8 @@ def windows_of(rows: Tensor, n: int) -> tuple[Tensor, ...]:
     return tuple(part for part in ordered.split(counts) if len(part))
 
 
-class WindowedRows(FeatureRows):
-    """Rows of a mapped split, of which one window at a time is in memory.
+class WindowedRows(RowsInFile):
+    """Rows of a split, of which one window at a time is in memory.
 
     Batches must come in an order that `EpochOrder` made with the same window, so that each window
     is read once an epoch, from its first byte to its last.
@@ -42,7 +42,7 @@ class WindowedRows(FeatureRows):
         prepare: BatchPreprocessor | None,
     ) -> None:
         """Take a split and how many of its rows make a window."""
-        super().__init__(mapped_rows(rows), labels, device, prepare)
+        super().__init__(rows, labels, device, prepare)
         self.n = n
         self._window = torch.empty(0)
         self._number = -1
@@ -60,5 +60,8 @@ class WindowedRows(FeatureRows):
 
     def _read(self, number: int) -> None:
         self._window = torch.empty(0)  # never two windows at a time
-        self._window = self.features[number * self.n : (number + 1) * self.n].clone()
+        start, stop = number * self.n, min((number + 1) * self.n, len(self.rows))
+        window = torch.empty((stop - start, *self.features.shape[1:]), dtype=self.features.dtype)
+        read_rows(self.rows, start, stop, window)
+        self._window = window
         self._number = number

@@ -21,7 +21,6 @@ from featcache.store.lock import locked
 from featcache.store.mend import mend_structure
 from featcache.store.reader import (
     Cache,
-    CacheSplit,
     CacheState,
     open_cache,
     opened_readonly,
@@ -29,6 +28,7 @@ from featcache.store.reader import (
     read_trunk_statistics,
 )
 from featcache.store.skeleton import FilePlan, SplitPlan, was_made_from
+from featcache.store.split import CacheSplit
 from featcache.store.writer import CacheWriter, SplitRows, encode_id, partial_path
 
 __all__ = [

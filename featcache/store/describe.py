@@ -12,7 +12,8 @@ import numpy as np
 
 from featcache.errors import CorruptError
 from featcache.paths import expanded
-from featcache.store.reader import CacheSplit, read_state
+from featcache.store.reader import open_readonly, read_state
+from featcache.store.split import CacheSplit, OpenedFile
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,10 @@ def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
     path = expanded(path)
     state = read_state(path)
     manifest = state.manifest
+    file = OpenedFile(path, open_readonly)
     splits = []
     for name, layout in manifest.splits.items():
-        split = CacheSplit(name, layout.n_rows, path, layout.columns)
+        split = CacheSplit(name, layout.n_rows, file, layout.columns)
         n_classes = len(manifest.class_names)
         if not ((split.labels >= 0) & (split.labels < n_classes)).all():
             raise CorruptError(

@@ -9,6 +9,10 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from featcache.errors import CorruptError, DiskFullError, FeatcacheError, StorageError
 
@@ -121,6 +125,21 @@ def read_at(fd: int, nbytes: int, offset: int) -> bytes:
         nbytes -= len(part)
         offset += len(part)
     return b"".join(parts)
+
+
+def read_into(fd: int, out: npt.NDArray[Any], offset: int) -> None:
+    """Fill a contiguous array with the bytes at `offset`.
+
+    Raises:
+        EOFError: If the file ends before.
+    """
+    left = out.reshape(-1).view(np.uint8).data
+    while left:
+        n_read = os.preadv(fd, [left], offset)
+        if not n_read:
+            raise EOFError(f"the file ends at byte {offset}")
+        left = left[n_read:]
+        offset += n_read
 
 
 def make_folder(folder: Path) -> None:

@@ -7,8 +7,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from featcache.store.format import (
     HEADER_LENGTH,
     MANIFEST_OFFSET,
     Block,
-    Extent,
     Manifest,
 )
 from featcache.store.ledger import (
@@ -35,57 +33,7 @@ from featcache.store.ledger import (
     unpack_slots,
 )
 from featcache.store.parse import parse_header, parse_manifest
-
-
-@dataclass(frozen=True, eq=False)
-class CacheSplit:
-    """One split of a cache; the features are mapped, and read-only.
-
-    Attributes:
-        name: "train", "val", "test", ...
-        n_rows: N.
-    """
-
-    name: str
-    n_rows: int
-    _path: Path = field(repr=False)
-    _columns: Mapping[str, Extent] = field(repr=False)
-
-    def __len__(self) -> int:
-        return self.n_rows
-
-    @cached_property
-    def features(self) -> npt.NDArray[Any]:
-        """The features, (N, D) float32 or float16, or (N, H, W, 3) uint8 for `pixels`; mapped."""
-        return self._mapped("features")
-
-    @cached_property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """The labels, (N,) int64."""
-        return np.array(self._mapped("labels"))
-
-    @cached_property
-    def valid(self) -> npt.NDArray[np.bool_]:
-        """Which rows hold features, (N,); the others' images could not be read."""
-        return np.array(self._mapped("valid"), dtype=np.bool_)
-
-    @cached_property
-    def ids(self) -> Sequence[str]:
-        """N ids: the path within the dataset, or the index."""
-        return [raw.decode(errors="surrogateescape") for raw in self._mapped("ids")]
-
-    @cached_property
-    def failures(self) -> Mapping[str, str]:
-        """The reason, by id, for every row that is not valid."""
-        rows = [int(i) for i in np.flatnonzero(~self.valid)]
-        if "reason" not in self._columns:
-            return {self.ids[i]: "not readable" for i in rows}
-        reasons = self._mapped("reason")
-        return {self.ids[i]: reasons[i].decode(errors="replace") for i in rows}
-
-    def _mapped(self, column: str) -> npt.NDArray[Any]:
-        extent = self._columns[column]
-        return np.memmap(self._path, extent.dtype, "r", extent.offset, extent.shape)
+from featcache.store.split import CacheSplit, OpenedFile
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +125,10 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
         UnsafeFileError: If it is not a regular file.
     """
     path = expanded(path)
-    state = read_state(path)
-    path = settled(path)
+    file = OpenedFile(settled(path), open_readonly)
+    with named_read_failures(path):
+        state = _state_of(file.fd, path)
+    path = file.path
     manifest = state.manifest
     if state.damaged_slots:
         raise CorruptError(
@@ -191,7 +141,7 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
             f"the extract command that began it again; it goes on from there."
         )
     splits = {
-        name: CacheSplit(name, layout.n_rows, path, layout.columns)
+        name: CacheSplit(name, layout.n_rows, file, layout.columns)
         for name, layout in manifest.splits.items()
     }
     features = next(iter(manifest.splits.values())).columns["features"]
@@ -209,8 +159,12 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
 def read_state(path: Path) -> CacheState:
     """Read manifest and ledger of a cache, complete or not; the raises are those of open_cache."""
     with opened_readonly(path) as fd:
-        manifest = read_manifest(fd, name=str(path))
-        slots, damaged = read_slots(fd, manifest, path=path)
+        return _state_of(fd, path)
+
+
+def _state_of(fd: int, path: Path) -> CacheState:
+    manifest = read_manifest(fd, name=str(path))
+    slots, damaged = read_slots(fd, manifest, path=path)
     if path.suffix != ".partial":
         damaged = [number for number in range(manifest.n_slots) if number not in slots]
     return CacheState(manifest, slots, damaged)

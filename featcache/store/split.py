@@ -1,0 +1,119 @@
+"""One split of a cache, read from the file that was opened, whatever becomes of its name."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.store.files import named_read_failures, read_into
+from featcache.store.format import Extent
+
+
+class OpenedFile:
+    """A file that stays open as long as anybody holds this.
+
+    A cache that is removed, or put in the place of another, while a head is trained on it is still
+    the one that was verified.
+
+    Attributes:
+        path: Where it was.
+        fd: Its descriptor, to be read with offsets alone.
+    """
+
+    def __init__(self, path: Path, open_it: Callable[[Path], int]) -> None:
+        """Open it; a copy, as in another process, opens it again."""
+        self.path = path
+        self.fd = open_it(path)
+        self._open_it = open_it
+        weakref.finalize(self, os.close, self.fd)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OpenedFile, (self.path, self._open_it)
+
+
+@dataclass(frozen=True, eq=False)
+class CacheSplit:
+    """One split of a cache.
+
+    Attributes:
+        name: "train", "val", "test", ...
+        n_rows: N.
+    """
+
+    name: str
+    n_rows: int
+    _file: OpenedFile = field(repr=False)
+    _columns: Mapping[str, Extent] = field(repr=False)
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    @cached_property
+    def features(self) -> npt.NDArray[Any]:
+        """The features, (N, D) float32 or float16, or (N, H, W, 3) uint8 for `pixels`.
+
+        They are mapped and read-only. A program that uses them when the file has become shorter is
+        ended by the system (SIGBUS); what `read` gives is safe from that.
+        """
+        extent = self._columns["features"]
+        with os.fdopen(os.dup(self._file.fd), "rb") as file:
+            return np.memmap(file, extent.dtype, "r", extent.offset, extent.shape)
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The labels, (N,) int64."""
+        return self._read("labels", 0, self.n_rows)
+
+    @cached_property
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """Which rows hold features, (N,); the others' images could not be read."""
+        return self._read("valid", 0, self.n_rows).astype(np.bool_)
+
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        """N ids: the path within the dataset, or the index."""
+        found = self._read("ids", 0, self.n_rows)
+        return [raw.decode(errors="surrogateescape") for raw in found]
+
+    @cached_property
+    def failures(self) -> Mapping[str, str]:
+        """The reason, by id, for every row that is not valid."""
+        rows = [int(i) for i in np.flatnonzero(~self.valid)]
+        if "reason" not in self._columns:
+            return {self.ids[i]: "not readable" for i in rows}
+        reasons = self._read("reason", 0, self.n_rows)
+        return {self.ids[i]: reasons[i].decode(errors="replace") for i in rows}
+
+    def read(
+        self, start: int, stop: int, *, out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
+        """Read the features of the rows start..stop.
+
+        Args:
+            start: The first row.
+            stop: The row behind the last.
+            out: Contiguous, of their shape and type; None makes it.
+
+        Raises:
+            CorruptError: If the file has become shorter.
+            StorageError: If the disk fails.
+        """
+        return self._read("features", start, stop, out)
+
+    def _read(
+        self, column: str, start: int, stop: int, out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
+        extent = self._columns[column]
+        if out is None:
+            out = np.empty((stop - start, *extent.shape[1:]), extent.dtype)
+        with named_read_failures(self._file.path):
+            read_into(self._file.fd, out, extent.rows(start, stop)[0])
+        return out
