@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from featcache.plaintorch import plain_torch
+
 _BATCH_SIZE = 64
 _N_STEPS = 12
 
@@ -33,6 +35,7 @@ class CostAccount:
     break_even_epoch: int | None
 
 
+@plain_torch()
 def cost_account(
     *, seconds_per_image: float, n_images: int, n_train: int, n_features: int, device: str
 ) -> CostAccount:

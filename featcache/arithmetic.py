@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from featcache.plaintorch import plain_torch
+
 _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 _Key = tuple[str, str]
@@ -118,16 +120,14 @@ def arithmetic(precision: str, device: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def head_arithmetic(device: str) -> Iterator[None]:
-    """Train and ask heads inside: all of it in full float32, with gradients where they are wanted.
+    """Train and ask heads inside: all of it in full float32, with torch's own modes and defaults.
 
     Args:
         device: "cpu" or "cuda:N", which is the current device inside.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(plain_torch())
         stack.enter_context(_SHARED.held(None))
-        # A caller's own inference mode would reach the head's parameters.
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
         if device != "cpu":
             stack.enter_context(torch.cuda.device(device))
         yield

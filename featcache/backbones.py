@@ -21,6 +21,7 @@ from featcache.backbonenames import (
 )
 from featcache.batchnorm import has_batch_norm
 from featcache.errors import UsageError
+from featcache.plaintorch import plain_torch
 from featcache.pretrained import (
     Pretrained,
     fetch_pretrained,
@@ -169,6 +170,7 @@ def list_backbones(
             yield describe_backbone(name, list_pretrained(name)[0].preprocess.crop or image_size)
 
 
+@plain_torch()
 def load_backbone(
     name: str,
     *,

@@ -11,6 +11,7 @@ from featcache.errors import CorruptError, InterruptedRunError
 from featcache.filling import Filled, Target, fill
 from featcache.paths import healed
 from featcache.pipeline import Job, Progress, ProgressCallback, adapt, check_canaries
+from featcache.plaintorch import plain_torch
 from featcache.plan import Plan
 from featcache.reporting import NoteCallback
 from featcache.specs import differing_fields
@@ -51,6 +52,7 @@ class _Begun:
     is_resumed: bool = False
 
 
+@plain_torch()
 def make_caches(
     plans: Sequence[Plan], *, progress: ProgressCallback, note: NoteCallback
 ) -> list[Made]:

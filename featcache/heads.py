@@ -42,7 +42,10 @@ def build_head(spec: HeadSpec, *, n_features: int, n_classes: int, seed: int) ->
 
 def _linear(n_inputs: int, n_outputs: int, generator: torch.Generator) -> nn.Linear:
     """Draw what `nn.Linear` draws, from a generator that no other thread draws from."""
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, n_inputs, n_outputs)
+    # Whatever device or dtype the user has made torch's default.
+    layer: nn.Linear = nn.utils.skip_init(
+        nn.Linear, n_inputs, n_outputs, device="cpu", dtype=torch.float32
+    )
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
     bound = 1 / math.sqrt(n_inputs)
     nn.init.uniform_(layer.bias, -bound, bound, generator=generator)

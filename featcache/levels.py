@@ -12,6 +12,7 @@ from torch import nn
 from featcache.endtoend import ImageRows, whole_model
 from featcache.features import bn_mode, valid_rows
 from featcache.metrics import Spread
+from featcache.plaintorch import plain_torch
 from featcache.sides import Sides, Trained, spaced
 from featcache.tolerances import feature_tolerance
 
@@ -75,6 +76,7 @@ class NotebookComparison:
     notebook_test_loss: float
 
 
+@plain_torch()
 def compare_features(sides: Sides) -> list[ParityCheck]:
     """Level 1: rows against fresh forwards, one image at a time."""
     model = whole_model(sides.cache.identity["backbone"], sides.trunk, nn.Identity())
@@ -106,6 +108,7 @@ def compare_features(sides: Sides) -> list[ParityCheck]:
     ]
 
 
+@plain_torch()
 def compare_trajectory(sides: Sides, cached: Trained, end_to_end: Trained) -> list[ParityCheck]:
     """Level 2: one initial head, one order of batches; every loss, and the predictions."""
     losses, predicted = end_to_end[0], end_to_end[1].argmax(1)
@@ -140,6 +143,7 @@ def compare_trajectory(sides: Sides, cached: Trained, end_to_end: Trained) -> li
     ]
 
 
+@plain_torch()
 def compare_results(sides: Sides, trainings: Sequence[tuple[Trained, Trained]]) -> ParityCheck:
     """Level 3: the accuracies of several seeds."""
     spreads = {}

@@ -153,13 +153,18 @@ def auroc(labels: Rows, probabilities: npt.NDArray[np.float64]) -> float:
     import torch
     from torchmetrics.functional.classification import binary_auroc
 
+    from featcache.plaintorch import plain_torch
+
     present = np.unique(labels)
     if len(present) < 2:
         return math.nan
-    areas = [
-        float(binary_auroc(torch.from_numpy(probabilities[:, k]), torch.from_numpy(labels == k)))
-        for k in present
-    ]
+    with plain_torch():
+        areas = [
+            float(
+                binary_auroc(torch.from_numpy(probabilities[:, k]), torch.from_numpy(labels == k))
+            )
+            for k in present
+        ]
     return statistics.fmean(areas)
 
 
@@ -173,16 +178,19 @@ def calibration_error(is_right: npt.NDArray[np.bool_], confidences: npt.NDArray[
     import torch
     from torchmetrics.functional.classification import multiclass_calibration_error
 
+    from featcache.plaintorch import plain_torch
+
     # torchmetrics, which counts in float32, has a sixteenth bin for what is exactly 1. The figure
     # depends on one probability a row, so that it is given those, beside nought of another class.
     below_one = np.minimum(confidences.astype(np.float32), _BELOW_ONE)
-    error = multiclass_calibration_error(
-        torch.from_numpy(np.stack([below_one, np.zeros_like(below_one)], axis=1)),
-        torch.from_numpy((~is_right).astype(np.int64)),
-        num_classes=2,
-        n_bins=N_BINS,
-        norm="l1",
-    )
+    with plain_torch():
+        error = multiclass_calibration_error(
+            torch.from_numpy(np.stack([below_one, np.zeros_like(below_one)], axis=1)),
+            torch.from_numpy((~is_right).astype(np.int64)),
+            num_classes=2,
+            n_bins=N_BINS,
+            norm="l1",
+        )
     return float(error)
 
 

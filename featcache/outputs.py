@@ -106,16 +106,17 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
     from featcache.runtime import pick_device
 
     where = torch.device(pick_device(device).value)
-    source, index = _rows_of(head, cache, split)
     failures = device_failures_named(str(where), "Evaluation", kept=lambda: "Nothing was changed.")
     with head_arithmetic(str(where)), torch.inference_mode(), failures:
+        source, index = _rows_of(head, cache, split)
         residence = pick_residence(cache, device=where)
         rows, _ = load_where_it_fits(cache, source, device=where, residence=residence)
         module = head.module().to(where)
         batches = OrderedBatches(rows, index)
         logits = torch.cat([module(features).double().cpu() for features, _ in batches])
-    labels = torch.from_numpy(cache[source].labels[index.numpy()])
-    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        labels = torch.from_numpy(cache[source].labels[index.numpy()])
+        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        probabilities = logits.softmax(1)
     ids = cache[source].ids
     return Outputs(
         head=head,
@@ -125,7 +126,7 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
         ids=[ids[i] for i in index.tolist()],
         labels=labels.numpy(),
         losses=losses.numpy(),
-        probabilities=logits.softmax(1).numpy(),
+        probabilities=probabilities.numpy(),
     )
 
 

@@ -16,6 +16,7 @@ from featcache.errors import UsageError
 from featcache.loading import image_shape
 from featcache.paths import expanded
 from featcache.pipeline import ADAPTATION, Progress, ProgressCallback
+from featcache.plaintorch import plain_torch
 from featcache.plan import STORE_DTYPES, Plan
 from featcache.preprocess import Preprocess
 from featcache.pretrained import weights_preprocess
@@ -29,6 +30,7 @@ from featcache.store import (
 )
 
 
+@plain_torch()
 def make_plan(
     spec: ExtractSpec,
     dataset: Dataset,

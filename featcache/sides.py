@@ -18,6 +18,7 @@ from featcache.endtoend import ImageRows, WholeModel, whole_model
 from featcache.features import load_rows, valid_rows
 from featcache.headmodule import HeadModule
 from featcache.heads import build_head
+from featcache.plaintorch import plain_torch
 from featcache.preprocess import Preprocess
 from featcache.randomness import seeded
 from featcache.specs import HeadSpec
@@ -77,6 +78,7 @@ def spaced(rows: Tensor, n: int) -> Tensor:
     return rows[torch.linspace(0, len(rows) - 1, min(n, len(rows)), dtype=torch.float64).long()]
 
 
+@plain_torch()
 def train_cached(sides: Sides, seed: int) -> Trained:
     """Train on the cache; the losses of all steps, and the logits of the test rows."""
     batches = ShuffledBatches(
@@ -105,6 +107,7 @@ def train_cached(sides: Sides, seed: int) -> Trained:
     return torch.stack(losses).double(), logits
 
 
+@plain_torch()
 def train_end_to_end(sides: Sides, seed: int, *, trunk_trains: bool = False) -> Trained:
     """Train with the trunk in the loop, in evaluation mode unless `trunk_trains`; the same two."""
     head = sides.new_head(seed)

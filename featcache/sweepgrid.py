@@ -23,6 +23,7 @@ from featcache.features import n_inputs, require_usable_rows
 from featcache.memory import free_memory
 from featcache.metrics import Spread
 from featcache.paths import portable
+from featcache.plaintorch import plain_torch
 from featcache.recipes import Recipe
 from featcache.remarks import remarks_on, reused
 from featcache.reporting import NoteCallback
@@ -36,6 +37,7 @@ from featcache.sweeptable import SweepResult, SweepSetting, markdown_table
 from featcache.weights import read_checkpoint
 
 
+@plain_torch()
 def train_grid(
     cache: Cache,
     settings: Sequence[tuple[HeadSpec, TrainSpec]],
