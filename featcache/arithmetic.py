@@ -15,7 +15,7 @@ import torch
 
 from featcache.plaintorch import plain_torch
 
-_AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 _Key = tuple[str, str]
 # Where an operation says "none", its backend decides, and where that does, the generic setting
@@ -111,8 +111,8 @@ def arithmetic(precision: str, device: str) -> Iterator[None]:
         stack.enter_context(_SHARED.held(convolutions))
         if device != "cpu":
             stack.enter_context(torch.cuda.device(device))  # streams and events are its own
-        if precision in _AUTOCAST_DTYPES:
-            dtype = _AUTOCAST_DTYPES[precision]
+        if precision in HALVES:
+            dtype = HALVES[precision]
             stack.enter_context(torch.autocast(torch.device(device).type, dtype=dtype))
         stack.enter_context(torch.inference_mode())
         yield

@@ -1,68 +1,30 @@
-"""A trunk compiled for the CPU, by Winograd's algorithm or inductor, where a trial says it pays."""
+"""A trunk on a faster engine, where that is asked for or a trial says that it pays."""
 
 from __future__ import annotations
 
 import statistics
-import subprocess
 import time
 
 import numpy as np
 import numpy.typing as npt
 
+from featcache.engines import ENGINES, Engine, engine_of
 from featcache.errors import DeviceError, clipped
 from featcache.forward import TrunkRunner
-from featcache.inductor import compiled_by_inductor
 from featcache.reporting import Choice, NoteCallback
 from featcache.tolerances import feature_tolerance
-from featcache.winograd import (
-    has_winograd_convolutions,
-    source_digest,
-    with_winograd_convolutions,
-)
 
 # Seconds of work from which engines are tried. They gain 1.4 to 2.6 times, or nothing; Winograd's
 # compiles in one or two seconds, inductor in 7 to 30 (docs/benchmarks.md).
 _WORTH_TRYING_S = 120
-_ENGINES = ("winograd", "inductor")
+_TRIED = ("winograd", "inductor")
 _LEAST_GAIN = 1.1
-_NO_COMPILER = "no C++ compiler answers (g++, or the one program that CXX names)"
 _N_TRIALS = 3
+_PLACES = {"cpu": "a CPU", "cuda": "a CUDA device"}
 
 
 class CompileError(DeviceError):
     """The trunk could not be compiled; the eager one still runs."""
-
-
-def cpp_compiler() -> str:
-    """Name the C++ compiler that torch would use: what CXX names, or g++.
-
-    Raises:
-        Exception: Of torch's own kind, if there is none.
-    """
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
-    name: str = get_cpp_compiler()
-    return name
-
-
-def compiler_name(engine: str) -> str | None:
-    """Name what would compile a trunk here, with all versions; None where nothing can.
-
-    It begins with the engine, see `engine_of`.
-    """
-    try:
-        asked = subprocess.run(
-            [cpp_compiler(), "--version"], capture_output=True, text=True, check=True
-        )
-    except Exception:  # whatever is missing or broken: there is no compiler
-        return None
-    own = f" {source_digest()}" if engine == "winograd" else ""
-    return f"{engine}{own}, {asked.stdout.partition(chr(10))[0]}"
-
-
-def engine_of(compiler: str) -> str:
-    """Name the engine of what `compiler_name` named, or an engine itself."""
-    return compiler.partition(",")[0].partition(" ")[0]
 
 
 def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int], engine: str) -> None:
@@ -71,38 +33,42 @@ def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int], engine
     Whatever changes the module afterwards (adapted BatchNorm) does not reach the compiled one.
 
     Args:
-        runner: On a CPU.
+        runner: On the engine's kind of device.
         image_shape: (H, W, 3) of the images that will come.
-        engine: "winograd" or "inductor"; or what `compiler_name` made of one.
+        engine: Its name, or what a numeric class says of the compiler.
 
     Raises:
         CompileError: Whatever torch, the compiler or the system complain of; the trunk is eager.
     """
-    engine = engine_of(engine)
-    runner.forward = runner.module
+    runner.forward = runner.eager
+    known = _suitable(runner, engine_of(engine))
     try:
         with runner.running():
             example = runner.inputs(_trial_images(runner.batch_size, image_shape))
-            if engine == "inductor":
-                runner.forward = compiled_by_inductor(runner.module, example)
-            elif engine != "winograd":
-                raise CompileError(f"No engine {engine!r} is known here.")
-            elif not _fits_winograd(runner):
-                raise CompileError(
-                    f"Winograd's algorithm is for 3x3 convolutions in fp32, which bf16 may have "
-                    f"too: this trunk has none, or is in another precision ({runner.precision})."
-                )
-            else:
-                runner.forward = with_winograd_convolutions(runner.module, cpp_compiler())
-                runner.forward(example)
+            runner.forward = known.build(runner.module, runner.precision, example)
     except Exception as err:
-        runner.forward = runner.module
-        if isinstance(err, CompileError):
-            raise
+        runner.forward = runner.eager
         said = getattr(err, "stderr", None) or str(err.__cause__ or err)
         lines = said.strip().splitlines() or [type(err).__name__]
         shown = next((line for line in lines if "error" in line), lines[0])
         raise CompileError(f"The trunk failed to compile: {shown}") from err
+
+
+def _suitable(runner: TrunkRunner, name: str) -> Engine:
+    """Find an engine that is for this trunk and its device.
+
+    Raises:
+        CompileError: If it is not.
+    """
+    engine = ENGINES.get(name)
+    if engine is None:
+        raise CompileError(f"No engine {clipped(name)!r} is known here.")
+    if engine.device != runner.device.partition(":")[0]:
+        raise CompileError(f"{name} is for trunks on {_PLACES[engine.device]}.")
+    refusal = engine.refusal(runner.module, runner.precision)
+    if refusal:
+        raise CompileError(refusal)
+    return engine
 
 
 def recompile(
@@ -111,22 +77,23 @@ def recompile(
     """Compile the trunk without a trial, as the first run of a file did.
 
     Args:
-        runner: On a CPU.
+        runner: On the device of the first run's kind.
         image_shape: (H, W, 3) of the images that will come.
-        compiler: What compiled the first run's, from `compiler_name`.
+        compiler: What compiled the first run's, as its numeric class says.
         on_note: Told before the compile, and of its failure.
 
     Returns:
         What compiled it; None, and the trunk is eager, where that fails.
     """
-    engine = engine_of(compiler)
-    here = compiler_name(engine)
-    if here is None:
-        on_note(f"the first run compiled the trunk ({clipped(compiler)}), but {_NO_COMPILER}")
+    name = engine_of(compiler)
+    known = ENGINES.get(name)
+    here = None if known is None else known.version()
+    if known is not None and here is None:
+        on_note(f"the first run compiled the trunk ({clipped(compiler)}), but {known.missing}")
         return None
-    on_note(f"compiling the trunk ({clipped(engine)}), as the first run did")
+    on_note(f"compiling the trunk ({clipped(name)}), as the first run did")
     try:
-        compile_trunk(runner, image_shape, engine)
+        compile_trunk(runner, image_shape, name)
     except CompileError as err:
         on_note(str(err))
         return None
@@ -155,17 +122,17 @@ def settle_compiled(
     """
     if asked == "never":
         return Choice(None, "asked for")
-    if runner.device != "cpu":
-        return Choice(None, "only trunks on a CPU are compiled")
+    if asked == "auto" and runner.device != "cpu":
+        return Choice(None, "on CUDA an engine has to be asked for: --compile fused")
     trial = _Trial(runner, _trial_images(runner.batch_size, image_shape), on_note)
     if asked != "auto":
         trial.run(asked, least_gain=0.0)
         return trial.choice()
     n_batches = n_rows / runner.batch_size
     eager_s = trial.eager_s() * n_batches
-    for engine in _ENGINES:
+    for engine in _TRIED:
         left_s = eager_s / trial.gain
-        if engine == "winograd" and not _fits_winograd(runner):
+        if ENGINES[engine].refusal(runner.module, runner.precision):
             continue
         if left_s < _WORTH_TRYING_S:
             trial.reasons.append(f"{left_s:.0f} s of work are too few to compile with {engine}")
@@ -204,9 +171,9 @@ class _Trial:
     def run(self, engine: str, *, least_gain: float) -> None:
         """Try an engine, and keep it if it is better than what was there by `least_gain`."""
         best = self._runner.forward
-        compiler = compiler_name(engine)
+        compiler = ENGINES[engine].version()
         if compiler is None:
-            self.reasons = [_NO_COMPILER]
+            self.reasons = [ENGINES[engine].missing]
             return
         try:
             gain = self._measured_gain(engine)
@@ -226,12 +193,14 @@ class _Trial:
         """
         runner, images = self._runner, self._images
         self._on_note(f"compiling the trunk with {engine}")
-        runner.forward = runner.module
+        runner.forward = runner.eager
         expected = runner.features(images)
         started = time.perf_counter()
         compile_trunk(runner, (images.shape[1], images.shape[2], 3), engine)
         compile_s = time.perf_counter() - started
-        found = runner.features(images)
+        found, again = (runner.features(images) for _ in range(2))
+        if found.tobytes() != again.tobytes():
+            raise CompileError(f"{engine} gives other features of the same images each time")
         error = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
         if not error <= feature_tolerance(runner.precision):
             raise CompileError(f"{engine}'s features differ by {error:.1g} of the largest")
@@ -242,16 +211,11 @@ class _Trial:
         return gain
 
 
-def _fits_winograd(runner: TrunkRunner) -> bool:
-    # Its arithmetic is fp32 always, so in bf16 it is the more exact one.
-    return runner.precision in {"fp32", "bf16"} and has_winograd_convolutions(runner.module)
-
-
 def _gain(runner: TrunkRunner, images: npt.NDArray[np.uint8]) -> float:
     """Time both in turn: the median of the ratios."""
     compiled, ratios = runner.forward, []
     for _ in range(_N_TRIALS):
-        runner.forward = runner.module
+        runner.forward = runner.eager
         eager_s = _seconds(runner, images)
         runner.forward = compiled
         ratios.append(eager_s / _seconds(runner, images))

@@ -122,7 +122,7 @@ def extract(
         seed: Seeds `weights="random"`.
         cache_dir: Folder of all caches.
         data_dir: Folder of downloaded datasets.
-        compile: "auto", "never", "winograd" or "inductor".
+        compile: "auto", "never", "winograd", "inductor" or "fused".
         mix_numerics: Go on with a partial file that another numeric class began.
         on_progress: Called after each batch.
         on_note: Called with a sentence for each choice that was made.

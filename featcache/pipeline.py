@@ -146,7 +146,7 @@ def adapt(job: Job, writer: CacheWriter) -> None:
         parts = torch.from_numpy(stored.copy()).split([shape.numel() for shape in shapes.values()])
         statistics = {n: p.view(s) for (n, s), p in zip(shapes.items(), parts, strict=True)}
         load_batch_norm_statistics(module, statistics)
-    if job.runner.forward is not module:
+    if "compiler" in job.numerics:
         shape = image_shape(job.dataset.splits["train"], job.preprocess)
         try:  # the compiled one has the statistics of before
             compile_trunk(job.runner, shape, job.numerics["compiler"])

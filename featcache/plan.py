@@ -17,10 +17,12 @@ from featcache.backbones import (
     Backbone,
 )
 from featcache.batchnorm import batch_norm_statistics
-from featcache.compiling import engine_of, recompile, settle_compiled
+from featcache.compiling import recompile, settle_compiled
 from featcache.datasets.splits import ArrayImages, Dataset
+from featcache.engines import engine_of
 from featcache.errors import MismatchError, clipped
 from featcache.forward import TrunkRunner
+from featcache.layouts import settle_memory_format
 from featcache.loading import image_shape
 from featcache.paths import portable
 from featcache.pipeline import PIXELS_BATCH_SIZE, Job, Progress, ProgressCallback
@@ -106,6 +108,10 @@ class Plan:
             choice = Choice(probed, f"{choice.value} did not fit into memory")
         self.choices["batch_size"] = f"{choice.value} ({choice.why})"
         on_note(f"batch size {choice.value}: {choice.why}")
+        if self.device != "cpu":
+            layout = settle_memory_format(job.runner, shape)
+            self.choices["memory_format"] = f"{layout.value} ({layout.why})"
+            on_note(f"memory format {layout.value}: {layout.why}")
         on_progress(Progress("engines", "", 0, 0))
         compiler = settle_compiled(
             job.runner,
@@ -117,7 +123,7 @@ class Plan:
         how = "eager" if compiler.value is None else "compiled"
         self.choices["trunk"] = f"{how} ({compiler.why})"
         on_note(f"trunk {how}: {compiler.why}")
-        return replace(job, numerics=self._numerics(probed, compiler.value))
+        return replace(job, numerics=self._numerics(probed, job.runner, compiler.value))
 
     def resumed_job(
         self, writer: CacheWriter, *, on_progress: ProgressCallback, on_note: NoteCallback
@@ -139,12 +145,14 @@ class Plan:
                 f"digits may differ. Nothing was changed. Leave --compile out to go on as it was "
                 f"begun, or remove the file (featcache cache rm {writer.file})."
             )
-        is_on_cpu = job.runner is not None and job.runner.device == "cpu"
-        if "compiler" in stored and is_on_cpu and asked != "never":
-            assert job.runner is not None, "it is on the CPU"
+        if job.runner is not None and self.device != "cpu":
+            if stored.get("memory_format") == "contiguous":
+                job.runner.lay_out("contiguous")
+            job = replace(job, numerics=self._numerics(batch_size, job.runner))
+        if "compiler" in stored and job.runner is not None and asked != "never":
             on_progress(Progress("engines", "", 0, 0))
             compiler = recompile(job.runner, self._image_shape(), stored["compiler"], on_note)
-            job = replace(job, numerics=self._numerics(batch_size, compiler))
+            job = replace(job, numerics=self._numerics(batch_size, job.runner, compiler))
         differing = differing_fields(stored, job.numerics)
         if differing and not self.spec.mix_numerics:
             raise MismatchError(
@@ -209,22 +217,25 @@ class Plan:
             runner=runner,
             store_dtype=self.store_dtype,
             n_workers=workers.value,
-            numerics=self._numerics(batch_size),
+            numerics=self._numerics(batch_size, runner),
             on_progress=on_progress,
         )
 
-    def _numerics(self, batch_size: int, compiler: str | None = None) -> dict[str, Any]:
+    def _numerics(
+        self, batch_size: int, runner: TrunkRunner | None, compiler: str | None = None
+    ) -> dict[str, Any]:
         # Pillow 13 resizes tall images in another order of passes than Pillow 12; its minor
         # versions bring other decoders along.
         release = version("pillow")
         pillow = {"pillow": release.partition(".")[0] if self.dataset.is_in_memory else release}
-        if not self.has_trunk:
+        if runner is None:
             return pillow
         return pillow | numeric_class(
             device=self.device,
             precision=self.precision,
             batch_size=batch_size,
             compiler=compiler,
+            memory_format=runner.memory_format,
         )
 
     def _provenance(self) -> dict[str, Any]:

@@ -88,7 +88,12 @@ def _as_asked(precision: str) -> Choice[str]:
 
 
 def numeric_class(
-    *, device: str, precision: str, batch_size: int, compiler: str | None = None
+    *,
+    device: str,
+    precision: str,
+    batch_size: int,
+    compiler: str | None = None,
+    memory_format: str = "channels_last",
 ) -> dict[str, Any]:
     """Name what decides the bits of a feature beside the identity of its cache.
 
@@ -98,7 +103,7 @@ def numeric_class(
         "torch": torch.__version__,
         "precision": precision,
         "batch_size": batch_size,
-        "memory_format": "channels_last",
+        "memory_format": memory_format,
     }
     if compiler:
         facts["compiler"] = compiler

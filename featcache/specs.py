@@ -30,7 +30,7 @@ PREPROCESS_KINDS = ("notebook", "weights")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 STORE_DTYPES = ("float32", "float16")
 MOST_PIXELS = 1 << 14  # a side of what enters a trunk; 3 GB of float32 for one image
-COMPILE_MODES = ("auto", "never", "winograd", "inductor")
+COMPILE_MODES = ("auto", "never", "winograd", "inductor", "fused")
 REGULARISATIONS = ("none", "l1", "l2", "l1l2", "dropout")
 SELECTIONS = ("last", "best")
 RECIPES = ("auto", "notebook", "general")
@@ -72,8 +72,8 @@ class ExtractSpec:
         seed: Seeds `weights="random"`.
         cache_dir: Folder of all caches.
         data_dir: Folder of downloaded datasets.
-        compile: Whether to compile the trunk on a CPU: "auto" tries it where the job is long
-            enough to pay; "never"; or an engine, "winograd" or "inductor".
+        compile: Whether to compile the trunk: "auto" tries it on a CPU where the job is long enough
+            to pay; "never"; or an engine, "winograd" or "inductor" on a CPU, "fused" on CUDA.
         mix_numerics: Go on with a partial file whose rows were made by another numeric class.
     """
 

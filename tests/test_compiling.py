@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,24 +16,20 @@ from torch._inductor import codecache
 import featcache
 from featcache import compiling
 from featcache.codefolder import _random_folder, code_folder
-from featcache.compiling import (
-    CompileError,
-    compile_trunk,
-    compiler_name,
-    engine_of,
-    recompile,
-    settle_compiled,
-)
+from featcache.compiling import CompileError, compile_trunk, recompile, settle_compiled
+from featcache.engines import ENGINES, engine_of
 from featcache.errors import DeviceError, InterruptedRunError, MismatchError
 from featcache.extraction import ExtractResult
 from featcache.forward import TrunkRunner
+from featcache.fused import FusedConv2d
 from featcache.preprocess import Preprocess
+from featcache.tolerances import feature_tolerance
 from featcache.winograd import _build, source_digest
 from tests.test_extraction import StopAfter
 
 Extract = Callable[..., ExtractResult]
 SHAPE = (8, 8, 3)
-needs_compiler = pytest.mark.skipif(compiler_name("inductor") is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(ENGINES["inductor"].version() is None, reason="no C++ compiler")
 
 
 class Small(nn.Module):
@@ -59,6 +57,13 @@ def make_runner(module: nn.Module | None = None, *, precision: str = "fp32") -> 
     )
 
 
+def say(monkeypatch: pytest.MonkeyPatch, version: Callable[[str], str | None]) -> None:
+    """Let every engine be of this version."""
+    for name, engine in ENGINES.items():
+        named = dataclasses.replace(engine, version=functools.partial(version, name))
+        monkeypatch.setitem(ENGINES, name, named)
+
+
 @pytest.fixture
 def runner() -> TrunkRunner:
     return make_runner()
@@ -82,7 +87,7 @@ def settle(monkeypatch: pytest.MonkeyPatch, runner: TrunkRunner) -> Callable[...
         monkeypatch.setattr(compiling, "compile_trunk", compile_trunk)
         monkeypatch.setattr(compiling, "_seconds", seconds)
         compiler = options.get("compiler", "cc 1")
-        monkeypatch.setattr(compiling, "compiler_name", lambda _: compiler)
+        say(monkeypatch, lambda _: compiler)
         told: list[str] = []
         choice = settle_compiled(
             runner,
@@ -177,7 +182,7 @@ def test_the_faster_engine_is_kept(
     took = {"eager": 1.0, **seconds}
     monkeypatch.setattr(compiling, "compile_trunk", compile_trunk)
     monkeypatch.setattr(compiling, "_seconds", lambda r, _: took[running[r.forward]])
-    monkeypatch.setattr(compiling, "compiler_name", lambda engine: engine)
+    say(monkeypatch, lambda engine: engine)
 
     choice = settle_compiled(
         runner, image_shape=SHAPE, n_rows=4_000, asked="auto", on_note=lambda _: None
@@ -231,7 +236,7 @@ def test_the_engine_is_what_a_compilers_name_begins_with(compiler: str) -> None:
 
 @needs_compiler
 def test_the_source_of_winograd_is_part_of_the_numeric_class() -> None:
-    here = compiler_name("winograd")
+    here = ENGINES["winograd"].version()
 
     assert here is not None
     assert here.startswith(f"winograd {source_digest()}, ")
@@ -241,7 +246,7 @@ def test_an_engine_of_another_featcache_is_not_taken_for_one_of_ours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     runner, told = make_runner(Wide()), list[str]()
-    monkeypatch.setattr(compiling, "compiler_name", lambda engine: f"{engine}, cc 1")
+    say(monkeypatch, lambda engine: f"{engine}, cc 1")
 
     assert recompile(runner, SHAPE, "tvm, cc 1", told.append) is None
     assert runner.forward is runner.module
@@ -250,7 +255,7 @@ def test_an_engine_of_another_featcache_is_not_taken_for_one_of_ours(
 
 def test_a_compiler_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     runner, told = make_runner(Wide()), list[str]()
-    monkeypatch.setattr(compiling, "compiler_name", lambda _: None)
+    say(monkeypatch, lambda _: None)
 
     assert recompile(runner, SHAPE, "winograd, cc 1", told.append) is None
     assert "but no C++ compiler answers" in told[0]
@@ -260,7 +265,7 @@ def test_what_the_compiler_says_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pat
     script = tmp_path / "c++"
     script.write_text("#!/bin/sh\nprintf 'in f:\\nerror: bad -march\\n' >&2; exit 1\n")
     script.chmod(0o755)
-    monkeypatch.setattr(compiling, "cpp_compiler", lambda: str(script))
+    monkeypatch.setattr("featcache.engines.cpp_compiler", lambda: str(script))
     runner = make_runner(Wide())
 
     with pytest.raises(CompileError, match="failed to compile: error: bad -march"):
@@ -382,12 +387,62 @@ def test_the_same_command_resumes_where_the_engine_did_not_suit(
 ) -> None:
     """The first run was eager, whatever was asked for."""
     monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size)
-    monkeypatch.setattr(compiling, "compiler_name", lambda _: None)
+    say(monkeypatch, lambda _: None)
     asked = {"backbone": "resnet18", "image_size": 32, "compile": "winograd"}
     with pytest.raises(InterruptedRunError):
         extract(**asked, on_progress=StopAfter(4))
 
     assert extract(**asked).outcome == "resumed"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_convolution_and_relu_in_one_give_the_same_features(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setitem(ENGINES, "fused", dataclasses.replace(ENGINES["fused"], device="cpu"))
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    runner = make_runner(nn.Sequential(*layers, nn.Flatten()), precision=precision)
+    images = np.random.default_rng(1).integers(0, 256, (4, *SHAPE), np.uint8)
+    expected = runner.features(images)
+
+    compile_trunk(runner, SHAPE, "fused")
+    found = runner.features(images)
+
+    assert any(isinstance(part, FusedConv2d) for part in runner.forward.modules())
+    assert np.abs(found - expected).max() <= feature_tolerance(precision) * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("engine", "why"),
+    [
+        ("fused", "fused is for trunks on a CUDA device."),
+        ("tvm", "No engine 'tvm' is known here."),
+    ],
+)
+def test_an_engine_of_another_device_is_declined(
+    runner: TrunkRunner, engine: str, why: str
+) -> None:
+    with pytest.raises(CompileError) as raised:
+        compile_trunk(runner, SHAPE, engine)
+
+    assert str(raised.value) == why
+    assert runner.forward is runner.eager
+
+
+def test_an_engine_that_gives_other_bits_each_time_is_declined(
+    settle: Callable[..., Any], runner: TrunkRunner
+) -> None:
+    calls: list[int] = []
+
+    def forward(batch: Tensor) -> Tensor:
+        calls.append(1)
+        features: Tensor = runner.module(batch)
+        return features + 1e-7 * len(calls)
+
+    choice, _ = settle(forward=forward)
+
+    assert choice.value is None
+    assert "gives other features of the same images each time" in choice.why
 
 
 @needs_compiler
@@ -406,12 +461,13 @@ def test_two_compiled_trunks_of_a_class_keep_apart(runner: TrunkRunner) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("engine", ["winograd", "inductor"])
+@pytest.mark.parametrize("engine", ["winograd", "inductor", "fused"])
 def test_a_compiled_run_resumes_compiled_and_byte_identical(
     extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     """Adapted BatchNorm too: a graph compiled before would have the statistics of before."""
     monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size)
+    monkeypatch.setitem(ENGINES, "fused", dataclasses.replace(ENGINES["fused"], device="cpu"))
     asked = {"backbone": "resnet18", "bn": "adapted", "image_size": 32}
     whole = extract(**asked, compile=engine, cache_dir=tmp_path / "whole").path
     eager = extract(**asked, compile="never", cache_dir=tmp_path / "eager").path
@@ -420,7 +476,7 @@ def test_a_compiled_run_resumes_compiled_and_byte_identical(
 
     with pytest.raises(MismatchError, match="compiler"):
         extract(**asked, compile="never")
-    other = {"winograd": "inductor", "inductor": "winograd"}[engine]
+    other = "winograd" if engine == "inductor" else "inductor"
     with pytest.raises(MismatchError, match=f"begun with --compile {engine}, not {other}"):
         extract(**asked, compile=other)
     told: list[str] = []

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from featcache import winograd
-from featcache.compiling import compiler_name, cpp_compiler
+from featcache.engines import ENGINES, cpp_compiler
 from featcache.winograd import has_winograd_convolutions, with_winograd_convolutions
 
-pytestmark = pytest.mark.skipif(compiler_name("winograd") is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(ENGINES["winograd"].version() is None, reason="no C++ compiler")
 
 
 @pytest.fixture(

@@ -33,10 +33,11 @@ import torch
 from torch import nn
 
 import featcache
-from featcache import compiling, inductor
+from featcache import inductor
 from featcache.backbones import load_backbone
 from featcache.compiling import compile_trunk
 from featcache.datasets.splits import ArrayImages
+from featcache.engines import cpp_compiler
 from featcache.features import BatchPreprocessor, FeatureRows
 from featcache.forward import TrunkRunner
 from featcache.preprocess import Preprocess
@@ -117,7 +118,7 @@ def layers(name: str) -> dict[str, Any]:
         for hook in hooks:
             hook.remove()
         for size, (direct, batch) in seen.items():
-            fast = with_winograd_convolutions(nn.Sequential(direct), compiling.cpp_compiler())
+            fast = with_winograd_convolutions(nn.Sequential(direct), cpp_compiler())
             expected = direct(batch)
             error = (fast(batch) - expected).abs().max() / expected.abs().max()
             seconds = [

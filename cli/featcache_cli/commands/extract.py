@@ -96,8 +96,8 @@ def extract(
     compile: Annotated[
         str,
         typer.Option(
-            help=f"Compile the trunk on a CPU: {', '.join(COMPILE_MODES)}; auto tries it where the "
-            f"job is long enough to pay."
+            help=f"Compile the trunk: {', '.join(COMPILE_MODES)}; auto tries it on a CPU where the "
+            f"job is long enough to pay; fused is for CUDA."
         ),
     ] = ExtractSpec.compile,
     mix_numerics: MixNumericsOption = ExtractSpec.mix_numerics,

@@ -1,0 +1,134 @@
+"""Ways to run a trunk faster than eagerly, by name; which pays, a trial says (compiling.py)."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from featcache.arithmetic import HALVES
+from featcache.castweights import with_weights_cast
+from featcache.fused import VERSION as FUSED_VERSION
+from featcache.fused import with_fused_convolutions
+from featcache.inductor import compiled_by_inductor
+from featcache.winograd import (
+    has_winograd_convolutions,
+    source_digest,
+    with_winograd_convolutions,
+)
+
+Forward = Callable[[Tensor], Tensor]
+NO_COMPILER = "no C++ compiler answers (g++, or the one program that CXX names)"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way.
+
+    Attributes:
+        name: As `--compile` has it.
+        device: "cpu" or "cuda": where it is for.
+        version: Names all that decides its digits beside the numeric class; None where it is not
+            to be had here.
+        missing: Why it is not.
+        refusal: Of a trunk and its precision: why it is not for them; empty if it is.
+        build: Of a trunk, its precision, and a batch as all that will come: what runs instead.
+            It may raise anything.
+    """
+
+    name: str
+    device: str
+    version: Callable[[], str | None]
+    missing: str
+    refusal: Callable[[nn.Module, str], str]
+    build: Callable[[nn.Module, str, Tensor], Forward]
+
+
+def cpp_compiler() -> str:
+    """Name the C++ compiler that torch would use: what CXX names, or g++.
+
+    Raises:
+        Exception: Of torch's own kind, if there is none.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    name: str = get_cpp_compiler()
+    return name
+
+
+def engine_of(compiler: str) -> str:
+    """Name the engine of what a numeric class calls its compiler, or an engine itself."""
+    return compiler.partition(",")[0].partition(" ")[0]
+
+
+def _cpp_version() -> str | None:
+    try:
+        asked = subprocess.run(
+            [cpp_compiler(), "--version"], capture_output=True, text=True, check=True
+        )
+    except Exception:  # whatever is missing or broken: there is no compiler
+        return None
+    return asked.stdout.partition("\n")[0]
+
+
+def _winograd_version() -> str | None:
+    version = _cpp_version()
+    return version and f"winograd {source_digest()}, {version}"
+
+
+def _inductor_version() -> str | None:
+    version = _cpp_version()
+    return version and f"inductor, {version}"
+
+
+def _winograd_refusal(module: nn.Module, precision: str) -> str:
+    # Its arithmetic is fp32 always, so in bf16 it is the more exact one.
+    if precision in {"fp32", "bf16"} and has_winograd_convolutions(module):
+        return ""
+    return (
+        f"Winograd's algorithm is for 3x3 convolutions in fp32, which bf16 may have too: this "
+        f"trunk has none, or is in another precision ({precision})."
+    )
+
+
+def _with_winograd(module: nn.Module, precision: str, example: Tensor) -> Forward:
+    trunk = with_winograd_convolutions(module, cpp_compiler())
+    trunk(example)
+    return trunk
+
+
+def _fused(module: nn.Module, precision: str, example: Tensor) -> Forward:
+    trunk = with_fused_convolutions(module)
+    if precision in HALVES:
+        trunk = with_weights_cast(trunk, HALVES[precision])
+    trunk(example)
+    return trunk
+
+
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine(
+            "winograd", "cpu", _winograd_version, NO_COMPILER, _winograd_refusal, _with_winograd
+        ),
+        Engine(
+            "inductor",
+            "cpu",
+            _inductor_version,
+            NO_COMPILER,
+            lambda module, precision: "",
+            lambda module, precision, example: compiled_by_inductor(module, example),
+        ),
+        Engine(
+            "fused",
+            "cuda",
+            lambda: f"fused {FUSED_VERSION}" if torch.backends.cudnn.is_available() else None,
+            "torch has no cuDNN here",
+            lambda module, precision: "",
+            _fused,
+        ),
+    )
+}
