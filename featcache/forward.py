@@ -17,7 +17,7 @@ from featcache.arithmetic import HALVES, arithmetic
 from featcache.castweights import with_weights_cast
 from featcache.errors import DeviceError, FeatcacheError, NonFiniteError
 from featcache.failures import may_be_out_of_memory
-from featcache.memory import MemoryWatch
+from featcache.memory import MemoryWatch, forget_failed_batch
 from featcache.pixels import BatchPreprocessor, after_resize
 from featcache.preprocess import Preprocess
 from featcache.stopping import breakable
@@ -136,6 +136,7 @@ class TrunkRunner:
                     self.seconds.clear()
                     return self.batch_size
             self.batch_size //= 2
+            forget_failed_batch(self.device)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

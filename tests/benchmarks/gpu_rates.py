@@ -21,7 +21,7 @@ from featcache.bank import HeadBank, Member, MemberState
 from featcache.features import FeatureRows
 from featcache.pixels import BatchPreprocessor
 from featcache.preprocess import Preprocess
-from featcache.replay import ASKED_BY
+from featcache.replay import SWITCH
 from featcache.specs import HeadSpec
 from tests.benchmarks import peers_heads
 from tests.benchmarks.gpu_subjects import Bench, Figures, module, noise, noisy_dataset
@@ -197,9 +197,9 @@ def replayed_steps(bench: Bench) -> Figures:
         for kind, epoch in epochs.items():
             gate, seconds, gains = close(1e-4), [], []
             for _ in range(4):
-                with mock.patch.dict(os.environ, {ASKED_BY: "1"}):
+                with mock.patch.dict(os.environ, {SWITCH: "1"}):
                     replayed_s, losses = epoch()  # a step that cannot be replayed is an error
-                with mock.patch.dict(os.environ, {ASKED_BY: "0"}):
+                with mock.patch.dict(os.environ, {SWITCH: "0"}):
                     plain_s, expected = epoch()
                 gate(expected, losses)
                 seconds.append(replayed_s)

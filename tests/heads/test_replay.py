@@ -114,7 +114,7 @@ def test_a_step_that_cannot_be_recorded_is_an_error() -> None:
     trained = Trained()
     replayed = ReplayedStep(trained.adam, record=record)
 
-    with pytest.raises(DeviceError, match=r"not permitted .* without FEATCACHE_CUDA_GRAPHS"):
+    with pytest.raises(DeviceError, match=r"not permitted .* with FEATCACHE_CUDA_GRAPHS=0"):
         trained.losses(lambda *batch: replayed(trained.step, *batch))
 
 
@@ -133,13 +133,18 @@ def test_adam_may_be_captured_only_while_it_is() -> None:
     assert trained.adam.param_groups[0]["capturable"] is False
 
 
-@pytest.mark.parametrize(("device", "asked"), [("cpu", "1"), ("cuda", "0"), ("cuda", "")])
-def test_nothing_is_replayed_unless_asked_for_on_cuda(
-    monkeypatch: pytest.MonkeyPatch, device: str, asked: str
+@pytest.mark.parametrize(
+    ("device", "switch", "is_replayed"),
+    [("cpu", "1", False), ("cuda", "0", False), ("cuda", "", True), ("cuda", "1", True)],
+)
+def test_steps_are_replayed_on_cuda_unless_that_is_switched_off(
+    monkeypatch: pytest.MonkeyPatch, device: str, switch: str, is_replayed: bool
 ) -> None:
-    monkeypatch.setenv("FEATCACHE_CUDA_GRAPHS", asked)
+    monkeypatch.setenv("FEATCACHE_CUDA_GRAPHS", switch)
 
-    assert replayed_step(Trained().adam, device=torch.device(device)) is None
+    step = replayed_step(Trained().adam, device=torch.device(device))
+
+    assert (step is not None) == is_replayed
 
 
 def test_a_bank_is_gone_as_soon_as_nobody_has_it() -> None:
