@@ -91,11 +91,14 @@ def text(option: str, value: Any) -> str:
 
 
 def dataset_name(value: Any) -> str:
-    """Take the name of a dataset; a path is that of a folder of images."""
+    """Take the name of a dataset, in any case; a path is that of a folder of images."""
     name = text("--dataset", value)
-    if isinstance(value, str) or name.startswith(_DATASET_KINDS):
-        return name
-    return f"{_DATASET_KINDS[0]}{name}"
+    kind, separator, rest = name.partition(":")
+    if f"{kind.lower()}:" in _DATASET_KINDS and separator:
+        return f"{kind.lower()}:{rest}"
+    if not isinstance(value, str):
+        return f"{_DATASET_KINDS[0]}{name}"
+    return name if separator or os.path.isdir(name) else name.lower()  # noqa: PTH112 - any text
 
 
 def place(option: str, value: Any) -> Path:
@@ -148,12 +151,15 @@ def is_several(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | bytearray)
 
 
-def require_one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is not in its list, with the nearest one that is."""
-    if value not in allowed:
-        near = nearest(value, allowed, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"{option} is {value!r}, but must be one of {', '.join(allowed)}.{hint}")
+def one_of(option: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """Take a word of a list, in any case; another is refused with the nearest of the list."""
+    word = text(option, value)
+    for known in allowed:
+        if word.lower() == known.lower():
+            return known
+    near = nearest(word, allowed, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise UsageError(f"{option} is {word!r}, but must be one of {', '.join(allowed)}.{hint}")
 
 
 def require_above_zero(option: str, value: float | None, *, or_zero: bool = False) -> None:

@@ -50,15 +50,16 @@ def backbone_names() -> list[str]:
     return [PIXELS, *sorted(_published())]
 
 
-def check_backbone_name(name: str) -> None:
-    """Refuse a name that is not in the list.
+def backbone_name(name: str) -> str:
+    """Take the name of a backbone, in any case.
 
     Raises:
-        UnknownNameError: With the nearest three.
+        UnknownNameError: If it is not in the list, with the nearest three.
     """
     known = backbone_names()
-    if name not in known:
+    if name.lower() not in known:
         raise UnknownNameError("backbone", name, known, listing=LISTING)
+    return name.lower()
 
 
 def published_weights(backbone: str, weights: str) -> str | None:
@@ -74,12 +75,12 @@ def published_weights(backbone: str, weights: str) -> str | None:
     Raises:
         UnknownNameError: If it is none of these.
     """
-    if weights == RANDOM:
+    if weights.lower() == RANDOM:
         return None
     own_class, names = _published()[backbone]
     owner, _, name = weights.rpartition(".")
-    if owner in ("", own_class) and name in (DEFAULT, *names):
-        return name
+    if owner.lower() in ("", own_class.lower()) and name.upper() in (DEFAULT, *names):
+        return name.upper()
     if is_path(weights):
         return None
     raise UnknownNameError(
@@ -88,6 +89,11 @@ def published_weights(backbone: str, weights: str) -> str | None:
         [DEFAULT, *names, RANDOM],
         listing=f"{LISTING} (here: {', '.join([DEFAULT, *names])}, {RANDOM}, or a PATH)",
     )
+
+
+def weights_names(backbone: str) -> tuple[str, ...]:
+    """List torchvision's weights of a model, its default first; none for other names."""
+    return _published().get(backbone, ("", ()))[1]
 
 
 def check_weights_name(backbone: str, weights: str) -> None:

@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from featcache.backbonenames import (
     PIXELS,
     RANDOM,
+    backbone_name,
     backbone_names,
-    check_backbone_name,
     check_weights_name,
 )
 from featcache.batchnorm import has_batch_norm
@@ -109,7 +109,7 @@ def describe_backbone(name: str, image_size: int = ExtractSpec.image_size) -> Ba
         >>> describe_backbone("vgg16", 224).n_features
         25088
     """
-    check_backbone_name(name)
+    name = backbone_name(name)
     if name == PIXELS:
         n_pixels = 3 * image_size**2
         return BackboneInfo(name, image_size, n_pixels, 0, 0.0, n_pixels * _FLOAT_BYTES, (), ())
@@ -198,13 +198,13 @@ def load_backbone(
         >>> load_backbone("resnet18", weights="random").n_features
         512
     """
-    check_backbone_name(name)
+    name = backbone_name(name)
     check_weights_name(name, weights)
     if name == PIXELS:
         return _pixels(image_size)
     entry = find_pretrained(name, weights)
     width = _measure(name, image_size).n_features
-    if weights == RANDOM:
+    if weights.lower() == RANDOM:
         trunk, label = _random_trunk(name, seed, image_size), f"random (seed {seed})"
     else:
         trunk = build_trunk(name, image_size=image_size, meta=True)

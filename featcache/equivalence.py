@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.arguments import count, dataset_name, text, whole_numbers
 from featcache.backbonenames import (
     PIXELS,
-    check_backbone_name,
+    backbone_name,
     check_weights_name,
     require_known_classifier,
 )
@@ -187,7 +187,7 @@ def parity(
         _require_comparable(opened.identity["backbone"], opened.splits, trains=trains)
         require_sound(path)
     else:
-        check_backbone_name(spec.backbone)
+        backbone_name(spec.backbone)
         _require_trunk(spec.backbone)
         check_weights_name(spec.backbone, weights)
         note(f"opening {spec.dataset}")

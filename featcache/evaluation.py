@@ -49,8 +49,12 @@ class Evaluation:
         acc: Share of right predictions, as the notebook's test_acc.
         loss: Mean cross-entropy, as the notebook's test_loss.
         macro_f1: F1, averaged over the classes.
-        top_k: Share of images whose class is among the k most probable.
-        k: That k: 5, or less where there are not more classes.
+        top_k: Share of images whose class is among the k most probable; None where that says next
+            to nothing, as all classes but one are.
+        k: That k: 5.
+        train_acc: Share of the images that it was trained on, 10,000 of them at most, that are
+            right; None if those are the split.
+        n_train_images: How many these are.
         auroc: One-vs-rest area under the ROC curve, averaged over the classes; None if undefined.
         calibration_error: Expected calibration error over 15 bins.
         classes: The per-class table.
@@ -65,8 +69,10 @@ class Evaluation:
     acc: Estimate
     loss: Estimate
     macro_f1: Estimate
-    top_k: Estimate
+    top_k: Estimate | None
     k: int
+    train_acc: float | None
+    n_train_images: int
     auroc: float | None
     calibration_error: float
     classes: Sequence[ClassFigures]
@@ -153,9 +159,9 @@ def _evaluation(outputs: Outputs, *, draws: int, seed: int) -> Evaluation:
     path, split = outputs.run, outputs.split
     labels, predictions = outputs.labels, outputs.predictions
     n_classes = len(outputs.head.class_names)
-    k = min(TOP_K, n_classes)
     right = labels == predictions
-    in_top_k = label_ranks(labels, outputs.probabilities) < k
+    in_top_k = label_ranks(labels, outputs.probabilities) < TOP_K
+    trained_on = outputs.trained_on
 
     def of(per_row: npt.NDArray[np.generic]) -> Estimate:
         return bootstrap(
@@ -176,8 +182,10 @@ def _evaluation(outputs: Outputs, *, draws: int, seed: int) -> Evaluation:
             n_draws=draws,
             seed=seed,
         ),
-        top_k=of(in_top_k),
-        k=k,
+        top_k=of(in_top_k) if n_classes > TOP_K + 1 else None,
+        k=TOP_K,
+        train_acc=float(trained_on.mean()) if len(trained_on) else None,
+        n_train_images=len(trained_on),
         auroc=None if np.isnan(area) else area,
         calibration_error=calibration_error(right, outputs.probabilities.max(1)),
         classes=per_class(labels, predictions, outputs.head.class_names),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.arguments import dataset_name, text
-from featcache.backbonenames import PIXELS, check_backbone_name, check_weights_name
+from featcache.backbonenames import PIXELS, backbone_name, check_weights_name
 from featcache.datasets import Dataset, load_dataset
 from featcache.errors import UsageError
 from featcache.reporting import NoteCallback, silent
@@ -189,7 +189,7 @@ def extract_all(
     """
     names = [spec.backbone for spec in specs]
     for name in names:
-        check_backbone_name(name)
+        backbone_name(name)
     if not names or len(set(names)) < len(names):
         raise UsageError(
             f"--backbone names {', '.join(names) or 'no trunk'}; expected one or more, each once."
@@ -214,7 +214,7 @@ def open_images(spec: ExtractSpec, *, note: NoteCallback) -> Dataset:
         UsageError: For names that do not exist, and options that "pixels" has no use for.
         DatasetError: If the dataset is not there.
     """
-    check_backbone_name(spec.backbone)
+    backbone_name(spec.backbone)
     check_weights_name(spec.backbone, spec.weights)
     if spec.backbone == PIXELS:
         spec.refuse_trunk_options()

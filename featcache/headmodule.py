@@ -213,6 +213,7 @@ class HeadModule(pl.LightningModule):
 
     def _log_row(self, row: dict[str, float]) -> None:
         figures = {name: value for name, value in row.items() if name != "step"}
+        figures["epoch"] = int(row["epoch"])  # a whole number in metrics.csv
         for logger in self.loggers:
             logger.log_metrics(figures, step=int(row["step"]))
 

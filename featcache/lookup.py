@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featcache.arguments import dataset_name, text
-from featcache.backbonenames import check_backbone_name
+from featcache.backbonenames import backbone_name
 from featcache.datasets import Dataset, dataset_slug, load_dataset
 from featcache.errors import CacheMissingError, DatasetError, MismatchError, UsageError
 from featcache.paths import expanded
@@ -64,7 +64,7 @@ def the_cache(
         )
     if cache is None:
         dataset = None if dataset is None else dataset_name(dataset)
-        backbone = None if backbone is None else text("--backbone", backbone)
+        backbone = None if backbone is None else text("--backbone", backbone).lower()
         opened = open_cache(_found(dataset, backbone, expanded(cache_dir), note))
     elif isinstance(cache, Cache):
         opened = cache
@@ -149,7 +149,7 @@ def _found(dataset: str | None, backbone: str | None, cache_dir: Path, note: Not
                 f"Nothing was started. Name it with --cache to take it as it is, or make the one "
                 f"that fits with: {command}"
             )
-    check_backbone_name(of_backbone)
+    backbone_name(of_backbone)
     unfinished = "".join(
         f" {c.path} is {c.state}: {c.n_rows_done} of {c.n_rows} rows."
         for c in own

@@ -17,11 +17,13 @@ from featcache.errors import CacheMissingError, UsageError, clipped
 from featcache.lookup import settings_of
 from featcache.preload import preloading
 from featcache.reporting import NoteCallback
-from featcache.specs import check_device_name
+from featcache.specs import device_name
 from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
 
 if TYPE_CHECKING:
     import torch
+
+_TRAIN_ROWS = 10_000  # enough for two digits of an accuracy, and soon done
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,8 @@ class Outputs:
         labels: (N,) the classes of the images.
         losses: (N,) cross-entropy of each row.
         probabilities: (N, K) softmax of the logits.
+        trained_on: (M,) which of the training rows the head gets right: 10,000 of them, evenly
+            spaced, or all; none if they are the split itself.
     """
 
     head: TrainedHead
@@ -47,6 +51,7 @@ class Outputs:
     labels: npt.NDArray[np.int64]
     losses: npt.NDArray[np.float64]
     probabilities: npt.NDArray[np.float64]
+    trained_on: npt.NDArray[np.bool_]
 
     @cached_property
     def predictions(self) -> npt.NDArray[np.int64]:
@@ -82,12 +87,13 @@ def outputs_of(
         UsageError: If there is no such split.
         DeviceError: If the device fails or has no memory left.
     """
-    check_device_name(device)
+    device = device_name(device)
     head = load_head(run)
     opened = _its_cache(head, cache, cache_dir)
     head.require_fit(opened)
     note(f"cache {opened.path}: {settings_of(opened)}")
     split = split or _usual_split(opened, note)
+    split = split if split in opened.splits else split.lower()
     _require_split(opened, split)
     # torch takes seconds to import: what can be refused without it, is refused by now.
     with preloading("featcache.batches", "torchmetrics"):
@@ -102,7 +108,7 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
     from featcache.arithmetic import head_arithmetic
     from featcache.batches import OrderedBatches
     from featcache.failures import device_failures_named
-    from featcache.features import load_where_it_fits, pick_residence
+    from featcache.features import load_rows, load_where_it_fits, pick_residence
     from featcache.runtime import pick_device
 
     where = torch.device(pick_device(device).value)
@@ -117,6 +123,13 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
         labels = torch.from_numpy(cache[source].labels[index.numpy()])
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
         probabilities = logits.softmax(1)
+        right = []
+        if split != "train":
+            train_source, train_index = _rows_of(head, cache, "train")
+            every = -(-len(train_index) // _TRAIN_ROWS)
+            train_rows = load_rows(cache, train_source, device=where, residence="file")
+            for features, classes in OrderedBatches(train_rows, train_index[::every]):
+                right.append((module(features).argmax(1) == classes).cpu().numpy())
     ids = cache[source].ids
     return Outputs(
         head=head,
@@ -127,6 +140,7 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
         labels=labels.numpy(),
         losses=losses.numpy(),
         probabilities=probabilities.numpy(),
+        trained_on=np.concatenate(right) if right else np.zeros(0, np.bool_),
     )
 
 

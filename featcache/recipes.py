@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from featcache.arguments import require_one_of
+from featcache.arguments import one_of
 from featcache.errors import clipped
 from featcache.preprocess import Preprocess
 from featcache.reporting import NoteCallback
@@ -115,7 +115,7 @@ def pick_recipe(recipe: str, cache: Cache, train: TrainSpec) -> Recipe:
     Raises:
         UsageError: If there is no such recipe.
     """
-    require_one_of("--recipe", recipe, RECIPES)
+    recipe = one_of("--recipe", recipe, RECIPES)
     backbone = cache.identity["backbone"]
     own = tuple(system for system in SYSTEMS if system.backbone == backbone)
     n_steps = _n_steps(cache, train)

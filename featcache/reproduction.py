@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.arguments import count, dataset_name, place, several, text
-from featcache.backbonenames import PIXELS, check_backbone_name, check_weights_name
+from featcache.backbonenames import PIXELS, RANDOM, backbone_name, check_weights_name
 from featcache.checkpoint import replace_file
 from featcache.datasets import dataset_slug
 from featcache.errors import UnknownNameError, UsageError
@@ -124,14 +124,14 @@ def reproduce(
         FeatcacheError: Those of `extract` and `train_head`.
     """
     systems = [find_system(name) for name in several(text, "--only", only)] or list(SYSTEMS)
-    stand_ins = dict(backbone_for or {})
-    _require_trunks(stand_ins)
+    stand_ins = _known_trunks(backbone_for or {})
     spec = ExtractSpec(
         dataset=dataset_name(dataset),
         weights=text("--weights", weights),
         bn=bn,
         image_size=image_size,
         limit=limit,
+        device=device,
     )
     seed, seeds = TrainSpec(seed=seed).seed, count("--seeds", seeds)
     dataset, weights, image_size, limit = spec.dataset, spec.weights, spec.image_size, spec.limit
@@ -140,7 +140,7 @@ def reproduce(
         "only": [system.name for system in systems],
         "backbone_for": stand_ins,
         "weights": portable(weights),
-        "bn": bn,
+        "bn": spec.bn,
         "image_size": image_size,
         "limit": limit,
         "seed": seed,
@@ -148,7 +148,6 @@ def reproduce(
     }
     folder = place("--runs-dir", runs_dir) / dataset_slug(dataset)
     table = _Table(folder / f"reproduce-{fingerprint(options)[:8]}", options)
-    ExtractSpec(dataset=dataset, bn=bn, image_size=image_size, limit=limit, device=device)
     backbones = [stand_ins.get(system.backbone, system.backbone) for system in systems]
     note = on_note or silent
     note(f"systems: {', '.join(system.name for system in systems)}")
@@ -199,7 +198,7 @@ def reproduce(
             None,
             ExtractSpec.image_size,
             ExtractSpec.bn,
-        ) and (is_pixels or weights != "random")
+        ) and (is_pixels or weights.lower() != RANDOM)
         table.add(_result(system, backbone, trained, table, is_own=is_own))
     return Reproduction(dataset, tuple(table.systems), table.markdown, table.json)
 
@@ -312,14 +311,14 @@ def _require_weights(backbones: Sequence[str], *, weights: str, image_size: int)
         load_backbone(backbone, weights=weights, image_size=image_size)
 
 
-def _require_trunks(stand_ins: Mapping[str, str]) -> None:
+def _known_trunks(stand_ins: Mapping[str, str]) -> dict[str, str]:
     known = list(dict.fromkeys(system.backbone for system in SYSTEMS))
-    for name, backbone in stand_ins.items():
-        if name not in known:
+    for name in stand_ins:
+        if name.lower() not in known:
             raise UnknownNameError(
                 "trunk of the notebook", name, known, listing="featcache reproduce --help"
             )
-        check_backbone_name(backbone)
+    return {name.lower(): backbone_name(backbone) for name, backbone in stand_ins.items()}
 
 
 def _number(value: float | None, form: str) -> str:

@@ -155,7 +155,8 @@ def write_metrics(folder: Path, history: History) -> None:
     names = ["epoch", "step", *sorted(history[0].keys() - {"epoch", "step"})]
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**row, "step": int(row["step"])} for row in history)
+    whole = ({name: int(row[name]) for name in ("epoch", "step")} for row in history)
+    writer.writerows({**row, **numbers} for row, numbers in zip(history, whole, strict=True))
     replace_file(folder / METRICS_FILE, text.getvalue().encode())
 
 

@@ -16,7 +16,7 @@ from featcache.arguments import text
 from featcache.errors import DeviceError, UsageError
 from featcache.memory import free_memory
 from featcache.reporting import Choice
-from featcache.specs import check_device_name
+from featcache.specs import device_name
 
 _AMPERE = 8  # major compute capability of the first GPUs with TF32 and bf16
 # What NVIDIA's libraries and torch read from the environment, and compute otherwise then.
@@ -34,7 +34,7 @@ def pick_device(device: str) -> Choice[str]:
         UsageError: If the name is none of these.
     """
     device = text("--device", device)
-    check_device_name(device)
+    device = device_name(device)
     n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         if n_cuda:

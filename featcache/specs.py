@@ -13,10 +13,10 @@ from featcache.arguments import (
     coerce_fields,
     dataset_name,
     is_several,
+    one_of,
     option_name,
     require_above_zero,
     require_at_least,
-    require_one_of,
     text,
     typed,
 )
@@ -101,12 +101,16 @@ class ExtractSpec:
                 object.__setattr__(self, name, None)
         object.__setattr__(self, "dataset", dataset_name(self.dataset))
         coerce_fields(self)
-        require_one_of("--bn", self.bn, BN_MODES)
-        require_one_of("--preprocess", self.preprocess, PREPROCESS_KINDS)
-        require_one_of("--precision", self.precision, PRECISIONS)
-        require_one_of("--store-dtype", self.store_dtype, STORE_DTYPES)
-        require_one_of("--compile", self.compile, COMPILE_MODES)
-        check_device_name(self.device)
+        _choose(
+            self,
+            bn=BN_MODES,
+            preprocess=PREPROCESS_KINDS,
+            precision=PRECISIONS,
+            store_dtype=STORE_DTYPES,
+            compile=COMPILE_MODES,
+        )
+        object.__setattr__(self, "device", device_name(self.device))
+        object.__setattr__(self, "backbone", self.backbone.lower())  # as all of them are written
         require_at_least("--image-size", self.image_size, 1)
         if self.image_size > MOST_PIXELS:
             raise UsageError(
@@ -156,7 +160,7 @@ class HeadSpec:
     def __post_init__(self) -> None:
         is_one = self.dropout is not None and not is_several(self.dropout)
         coerce_fields(self)
-        require_one_of("--reg", self.reg, REGULARISATIONS)
+        _choose(self, reg=REGULARISATIONS)
         if is_one and self.dropout and self.reg == "dropout":
             object.__setattr__(self, "dropout", self.dropout * len(self.hidden))
         for width in self.hidden:
@@ -247,7 +251,7 @@ class TrainSpec:
         require_at_least("--patience", self.patience, 0)
         require_above_zero("--min-delta", self.min_delta, or_zero=True)
         require_at_least("--split-seed", self.split_seed, 0)
-        require_one_of("--select", self.select, SELECTIONS)
+        _choose(self, select=SELECTIONS)
         require_at_least("--seed", self.seed, 0)
         require_at_least("window_rows", self.window_rows, 1)
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
@@ -261,15 +265,23 @@ class TrainSpec:
         return self.seed if self.order_seed is None else self.order_seed
 
 
-def check_device_name(device: Any) -> None:
-    """Refuse what names no device; whether it is there, torch tells later.
+def device_name(device: Any) -> str:
+    """Take the name of a device, in any case; whether it is there, torch tells later.
 
     Raises:
         UsageError: If it is none of "auto", "cpu", "cuda" and "cuda:N".
     """
-    device = text("--device", device)
-    if not re.fullmatch(r"auto|cpu|cuda|cuda:[0-9]{1,4}", device):
-        raise UsageError(f"--device {device!r} is none of: auto, cpu, cuda, cuda:N.")
+    name = text("--device", device).lower()
+    if not re.fullmatch(r"auto|cpu|cuda|cuda:[0-9]{1,4}", name):
+        raise UsageError(f"--device {name!r} is none of: auto, cpu, cuda, cuda:N.")
+    return name
+
+
+def _choose(spec: Any, **allowed: tuple[str, ...]) -> None:
+    """Put words of lists into a frozen dataclass as they stand in the lists."""
+    for name, words in allowed.items():
+        word = one_of(option_name(name), getattr(spec, name), words)
+        object.__setattr__(spec, name, word)
 
 
 def canonical_json(value: Any) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
-from featcache.arguments import count, place, require_one_of, several, text
+from featcache.arguments import count, one_of, place, several
 from featcache.errors import UsageError
 from featcache.grids import axes_of, heads_of
 from featcache.lookup import the_cache
@@ -17,7 +17,15 @@ from featcache.recipes import pick_recipe
 from featcache.reporting import NoteCallback, silent
 from featcache.residence import fitting_window
 from featcache.runs import RUNS_DIR
-from featcache.specs import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, TrainSpec, check_device_name
+from featcache.specs import (
+    MOST_SEEDS,
+    RECIPES,
+    REGULARISATIONS,
+    ExtractSpec,
+    HeadSpec,
+    TrainSpec,
+    device_name,
+)
 from featcache.store import Cache, require_sound
 from featcache.sweeptable import SweepResult
 from featcache.trainable import require_trainable
@@ -109,7 +117,7 @@ def sweep(
     values = axes_of(l1=l1, weight_decay=weight_decay, dropout=dropout)
     given = axes_of(hidden=hidden, lr=lr)
     given |= by_hand(max_epochs=max_epochs, patience=patience, select=select)
-    regs = several(text, "--reg", reg)
+    regs = several(lambda option, word: one_of(option, word, REGULARISATIONS), "--reg", reg)
     heads = list(heads_of(regs, given.get("hidden", (HeadSpec.hidden,)), values, note=note))
     rates = given.get("lr", (TrainSpec.lr,))
     base = TrainSpec(
@@ -120,9 +128,9 @@ def sweep(
         seed=seed,
         **by_hand(max_epochs=max_epochs, patience=patience, select=select),
     )
-    require_one_of("--recipe", text("--recipe", recipe), RECIPES)
+    recipe = one_of("--recipe", recipe, RECIPES)
     seeds = count("--seeds", seeds, most=MOST_SEEDS)
-    check_device_name(device)
+    device = device_name(device)
     runs_dir, cache_dir = place("--runs-dir", runs_dir), place("--cache-dir", cache_dir)
     settings = [(head, replace(base, lr=rate)) for head, rate in product(heads, rates)]
     if not settings:

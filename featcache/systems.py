@@ -81,6 +81,6 @@ def find_system(name: str) -> System:
         UnknownNameError: If there is none.
     """
     by_name = {system.name: system for system in SYSTEMS}
-    if name not in by_name:
+    if name.lower() not in by_name:
         raise UnknownNameError("system", name, by_name, listing="featcache reproduce --help")
-    return by_name[name]
+    return by_name[name.lower()]

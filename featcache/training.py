@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.arguments import count, flag, place, require_one_of, text
+from featcache.arguments import count, flag, one_of, place
 from featcache.lookup import the_cache
 from featcache.preload import preloading
 from featcache.recipes import pick_recipe
@@ -17,7 +17,7 @@ from featcache.reporting import NoteCallback, silent
 from featcache.residence import fitting_window
 from featcache.runfiles import HeadRun, reusable_run
 from featcache.runs import RUNS_DIR, run_path
-from featcache.specs import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, TrainSpec, check_device_name
+from featcache.specs import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, TrainSpec, device_name
 from featcache.store import Cache, require_sound
 from featcache.trainable import require_trainable
 
@@ -150,9 +150,9 @@ def train_head(
         order_seed=order_seed,
         **pace,
     )
-    require_one_of("--recipe", text("--recipe", recipe), RECIPES)
+    recipe = one_of("--recipe", recipe, RECIPES)
     seeds = count("--seeds", seeds, most=MOST_SEEDS)
-    check_device_name(device)
+    device = device_name(device)
     resume, runs_dir = flag("--resume", resume), place("--runs-dir", runs_dir)
     cache_dir = place("--cache-dir", cache_dir)
     opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=cache_dir, note=note)

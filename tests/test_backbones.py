@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from featcache.backbonenames import backbone_names, check_backbone_name
+from featcache.backbonenames import backbone_name, backbone_names
 from featcache.backbones import describe_backbone, list_backbones, load_backbone
 from featcache.batchnorm import adapt_batch_norm
 from featcache.errors import UnknownNameError, UsageError, WeightsError
@@ -61,7 +61,7 @@ def test_names_are_pixels_and_all_classification_models():
 
 def test_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(UnknownNameError, match=r"backbone 'vgg61'.*'vgg16'.*featcache backbones"):
-        check_backbone_name("vgg61")
+        backbone_name("vgg61")
 
 
 def test_importing_the_module_does_not_import_torchvision():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import sys
 import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 import featcache
 from featcache.allocator import keep_freed_memory
@@ -16,6 +16,7 @@ from featcache.errors import FeatcacheError, InterruptedRunError
 from featcache.stopping import StopRequested
 from featcache_cli import signals
 from featcache_cli.commands import (
+    about,
     backbones,
     cache,
     datasets,
@@ -28,46 +29,74 @@ from featcache_cli.commands import (
     sweep,
     train_head,
 )
-from featcache_cli.console import fail, prepare_streams, reset_progress
+from featcache_cli.console import fail, prepare_streams, reset_progress, speak, speaks_fully
+from featcache_cli.grammar import Command, Group, problem_of
 
 
-class ErrorShowingGroup(TyperGroup):
-    """Turns the library's errors into one message and their exit code."""
+class Root(Group):
+    """Turns errors, the library's and those of a command line, into one message each."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read what stands before the command."""
+        speak("usual")
+        with _errors_shown():
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        try:
+        with _errors_shown():
             return super().invoke(ctx)
-        except FeatcacheError as err:
-            reset_progress()
-            if os.environ.get("FEATCACHE_DEBUG"):
-                traceback.print_exc()
+
+
+@contextlib.contextmanager
+def _errors_shown() -> Iterator[None]:
+    """End with the exit code of the error that happens inside, after its message."""
+    try:
+        yield
+    except (FeatcacheError, typer.TyperException) as err:
+        reset_progress()
+        if speaks_fully():
+            traceback.print_exc()
+        if isinstance(err, FeatcacheError):
             fail(str(err))
-            raise typer.Exit(err.exit_code) from err
-        except KeyboardInterrupt as err:
-            raise typer.Exit(_tell_stopped(err)) from err
+        else:
+            fail(problem_of(err))
+            fail(f"{_command_path(err)} --help", kind="hint")
+        raise typer.Exit(err.exit_code) from err
+    except KeyboardInterrupt as err:
+        raise typer.Exit(_tell_stopped(err)) from err
+
+
+def _command_path(err: typer.TyperException) -> str:
+    ctx = getattr(err, "ctx", None)
+    return "featcache" if ctx is None else str(ctx.command_path)
 
 
 app = typer.Typer(
     name="featcache",
-    cls=ErrorShowingGroup,
-    no_args_is_help=True,
+    cls=Root,
     rich_markup_mode=None,  # plain help and usage errors: they fold no name and survive a pipe
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run the frozen trunk once, keep its features in one HDF5 file, train heads in seconds.",
 )
-app.command("extract")(extract.extract)
-app.command("train-head")(train_head.train_head)
-app.command("eval")(evaluate.evaluate)
-app.command("runs")(runs.runs)
-app.command("reproduce")(reproduce.reproduce)
-app.command("sweep")(sweep.sweep)
-app.command("parity")(parity.parity)
+_COMMANDS: Mapping[str, Callable[..., Any]] = {
+    "extract": extract.extract,
+    "train-head": train_head.train_head,
+    "eval": evaluate.evaluate,
+    "reproduce": reproduce.reproduce,
+    "sweep": sweep.sweep,
+    "parity": parity.parity,
+    "runs": runs.runs,
+    "backbones": backbones.backbones,
+    "datasets": datasets.datasets,
+    "demo": demo.demo,
+    "help": about.help_,
+    "version": about.version_,
+}
+for name, command in _COMMANDS.items():
+    app.command(name, cls=Command)(command)
 app.add_typer(cache.app, name="cache")
-app.command("backbones")(backbones.backbones)
-app.command("datasets")(datasets.datasets)
-app.command("demo")(demo.demo)
 
 
 def _show_version(wanted: bool) -> None:
@@ -94,7 +123,7 @@ def main() -> None:
     try:
         app()
     except Exception as err:
-        if os.environ.get("FEATCACHE_DEBUG"):
+        if speaks_fully():
             raise
         reset_progress()
         first_line = str(err).partition("\n")[0]

@@ -6,16 +6,18 @@ import dataclasses
 import io
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Column, Table
+from rich.table import Column
 
 _LINE_EVERY_S = 5.0
 
@@ -23,6 +25,8 @@ _LINE_EVERY_S = 5.0
 stdout = Console(highlight=False, soft_wrap=True, width=10_000)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 _running: list[Progress] = []
+_started_s = time.monotonic()
+_manner = "usual"
 
 
 def prepare_streams() -> None:
@@ -37,14 +41,28 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
+def speak(manner: str) -> None:
+    """Choose what is said on stderr: "usual", "quietly" (errors alone), or "fully" (with times)."""
+    global _manner, _started_s
+    _manner, _started_s = manner, time.monotonic()
+
+
+def speaks_fully() -> bool:
+    """Tell whether the origin of an error is wanted too."""
+    return _manner == "fully" or bool(os.environ.get("FEATCACHE_DEBUG"))
+
+
 def headline(text: str) -> None:
     """Tell what comes next, after an empty line."""
-    stderr.print(f"\n[bold]{escape(printable(text))}[/bold]")
+    if _manner != "quietly":
+        stderr.print(f"\n[bold]{escape(printable(text))}[/bold]")
 
 
 def note(text: str) -> None:
     """Tell a choice, a hint, a warning."""
-    stderr.print(f"[dim]{escape(printable(text))}[/dim]")
+    if _manner != "quietly":
+        at = f"{time.monotonic() - _started_s:7.2f} s  " if _manner == "fully" else ""
+        stderr.print(f"[dim]{at}{escape(printable(text))}[/dim]")
 
 
 def fail(text: str, *, kind: str = "error") -> None:
@@ -97,14 +115,24 @@ def show_facts(facts: Mapping[str, object]) -> None:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table to stdout; columns whose name begins with "#" are numbers."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        justify: Any = "right" if column.startswith("#") else "left"
-        table.add_column(escape(printable(column.removeprefix("#"))), justify=justify)
-    for row in rows:
-        table.add_row(*(escape(printable(cell)) for cell in row))
-    stdout.print(table)
+    """Write a table to stdout; columns whose name begins with "#" are numbers.
+
+    The last column is as long as it is: a path in it stays in one piece on every terminal, where
+    Rich's tables are cut to the 80 columns of a dumb one.
+    """
+    are_numbers = [column.startswith("#") for column in columns]
+    titles = [printable(column.removeprefix("#")) for column in columns]
+    lines = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, cells)) for cells in zip(titles, *lines, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padding = [" " * (w - cell_len(cell)) for w, cell in zip(widths, cells, strict=True)]
+        parts = zip(are_numbers, padding, cells, strict=True)
+        return "  ".join(pad + c if number else c + pad for number, pad, c in parts).rstrip()
+
+    stdout.print(f"[bold]{escape(line(titles))}[/bold]")
+    for cells in lines:
+        stdout.print(escape(line(cells)))
 
 
 def duration(seconds: float) -> str:
@@ -126,6 +154,8 @@ class ProgressDisplay:
 
     def show(self, stage: str, n_done: int, n_total: int, detail: str = "") -> None:
         """Show `n_done` of `n_total`, or the stage alone where `n_total` is 0."""
+        if _manner == "quietly":
+            return
         if stderr.is_terminal:
             self._show_bar(stage, n_done, n_total, detail)
         elif not self._told:

@@ -9,6 +9,8 @@ import typer
 
 from featcache.errors import UsageError
 from featcache.paths import expanded
+from featcache.specs import RECIPES
+from featcache_cli import completion as complete
 
 
 def local_path(path: str | None) -> str | None:
@@ -28,11 +30,17 @@ RecipeOption = Annotated[
     str,
     typer.Option(
         help="What is taken where nothing is given: notebook has its constants, general 1e-3 and "
-        "early stopping; auto: notebook on its own data and backbones, else general."
+        "early stopping; auto: notebook on its own data and backbones, else general.",
+        autocompletion=complete.one_of(*RECIPES),
     ),
 ]
 RunsDirOption = Annotated[str, typer.Option(help="Folder of all runs.", callback=local_path)]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda or cuda:N.", autocompletion=complete.one_of("auto", "cpu", "cuda")
+    ),
+]
 MaxMemoryOption = Annotated[
     str | None,
     typer.Option(
@@ -46,7 +54,11 @@ MixNumericsOption = Annotated[
     bool, typer.Option("--mix-numerics", help="Go on with a file that another machine began.")
 ]
 CacheArgument = Annotated[
-    str, typer.Argument(help="A cache file, or part of its name as `cache ls` shows it.")
+    str,
+    typer.Argument(
+        help="A cache file, or part of its name as `cache ls` shows it.",
+        autocompletion=complete.caches,
+    ),
 ]
 AUTO = "auto"
 

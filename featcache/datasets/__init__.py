@@ -127,7 +127,7 @@ def list_datasets(*, data_dir: str | Path | None = None) -> list[DatasetInfo]:
             n_classes=spec.n_classes,
             splits=tuple(spec.splits),
             image_size=spec.image_size,
-            source="downloaded by torchvision",
+            source="torchvision",
             present=None if data_dir is None else spec.is_present(data_dir),
         )
         for spec in TORCHVISION_SETS.values()
@@ -137,7 +137,7 @@ def list_datasets(*, data_dir: str | Path | None = None) -> list[DatasetInfo]:
         n_classes=10,
         splits=("train", "test"),
         image_size="8x8",
-        source="comes with scikit-learn",
+        source="scikit-learn",
         present=None if data_dir is None else importlib.util.find_spec("sklearn") is not None,
     )
     folder = DatasetInfo(
@@ -145,7 +145,7 @@ def list_datasets(*, data_dir: str | Path | None = None) -> list[DatasetInfo]:
         n_classes=None,
         splits=("train", "..."),
         image_size="varies",
-        source="your images: PATH/train/CLASS/*.jpg, PATH/test/..., or PATH/CLASS/*.jpg",
+        source="your images",
         present=None,
     )
     n_short = len(_SHORT_NAMES)

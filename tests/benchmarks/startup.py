@@ -37,7 +37,7 @@ _COMMANDS: Mapping[str, Sequence[str]] = {
     "train-head, reused": [*_TRAIN],
     "train-head, one epoch": [*_TRAIN, "--seed", "{round}"],
     "eval nosuchrun": ["eval", "nosuchrun"],
-    "eval": ["eval", "pixels-none"],
+    "eval": ["eval"],
 }
 
 
@@ -53,8 +53,9 @@ def main() -> int:
     sources["now"] = _HERE
     lines: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("extract, reused", "train-head, reused"):
-            _run([sys.executable, "-m", "featcache_cli", *_COMMANDS[name]], folder, _HERE)
+        for source in sources.values():  # makes cache and head, and the bytecode of each version
+            for name in ("extract, reused", "train-head, reused", "eval"):
+                _run([sys.executable, "-m", "featcache_cli", *_COMMANDS[name]], folder, source)
         for i in range(options.repeats):
             for package in _IMPORTS:
                 start = [sys.executable, "-c", f"import {package}"]
@@ -83,6 +84,7 @@ def main() -> int:
 def _run(command: Sequence[str], folder: str, source: Path) -> dict[str, float]:
     """Run a command; gives the seconds to its first byte, to its end, and of CPU."""
     environment = {**os.environ, "PYTHONPATH": f"{source}:{source / 'cli'}"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
     started = time.perf_counter()
     with subprocess.Popen(
         command,

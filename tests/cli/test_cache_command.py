@@ -41,7 +41,7 @@ def test_ls_shows_complete_partial_and_damaged_files(
     result = run("cache", "ls")
 
     assert result.exit_code == 0
-    states = {line.split()[0]: line.split()[-1] for line in result.stdout.splitlines()[1:]}
+    states = {line.split()[-1]: line.split()[-2] for line in result.stdout.splitlines()[1:]}
     [complete] = [c.path for c in featcache.list_caches("cache") if c.state == "complete"]
     assert states == {str(partial_file): "50%", str(complete): "complete", str(damaged): "damaged"}
     assert f"{damaged} is not an HDF5 file" in result.stderr

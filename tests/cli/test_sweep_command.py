@@ -22,8 +22,8 @@ def test_it_prints_the_settings_best_first_and_tests_that_one(run: Run, sweep: l
 
     assert result.exit_code == 0
     rows = result.stdout.splitlines()
-    assert rows[0].split() == ["setting", "val_loss", "val_acc", "epochs"]
-    losses = [float(row.partition("±")[0].split()[-1]) for row in rows[1:9]]
+    assert rows[0].split() == ["val_loss", "val_acc", "epochs", "setting"]
+    losses = [float(row.split()[0]) for row in rows[1:9]]
     assert losses == sorted(losses)
     assert rows[9].startswith("best   --reg ")
     assert rows[9].removeprefix("best   ") in rows[1]

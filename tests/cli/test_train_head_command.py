@@ -37,7 +37,8 @@ def test_it_trains_then_reuses_then_evaluates(run: Run, digits: list[str]) -> No
     [test] = [line for line in first.stdout.splitlines() if line.startswith("test ")]
     acc = test.split("test_acc ")[1].split()[0]
     assert f"test_acc     {acc}  95% interval " in evaluated.stdout
-    assert "label \\ prediction " in evaluated.stdout
+    assert "class; columns: predicted" in evaluated.stdout
+    assert max(map(len, evaluated.stdout.splitlines())) <= 80
 
 
 def test_without_a_test_split_the_next_command_is_one_that_works(run: Run, pets: Path) -> None:
@@ -99,6 +100,8 @@ def test_two_runs_are_compared(run: Run, digits: list[str]) -> None:
 
     assert result.exit_code == 0
     assert "(McNemar's exact test)" in result.stdout
+    assert result.stdout.startswith("first ")  # what was asked for leads
+    assert result.stdout.count("train_acc ") == 2
     assert result.stdout.count("confusion-test.svg") == 2
 
 

@@ -37,8 +37,29 @@ def test_the_figures_are_those_of_the_training(train: Train) -> None:
     assert val.acc.value == pytest.approx(run.val_acc)
     assert val.loss.value == pytest.approx(run.val_loss)
     assert test.acc.low < test.acc.value < test.acc.high
-    assert (test.n_images, val.n_images, test.k) == (60, 40, 3)
-    assert test.top_k.value == 1.0
+    assert (test.n_images, val.n_images) == (60, 40)
+
+
+def test_training_accuracy_stands_beside_that_of_the_split(train: Train) -> None:
+    path = train().path
+
+    test, of_training = (featcache.evaluate(path, split=split) for split in ("test", "train"))
+
+    assert test.n_train_images == of_training.n_images
+    assert test.train_acc == pytest.approx(of_training.acc.value)
+    assert of_training.train_acc is None  # it is the accuracy itself
+
+
+@pytest.mark.parametrize(("n_classes", "is_told"), [(6, False), (7, True)])
+def test_no_top_k_where_all_classes_but_one_would_count(
+    make_cache: MakeCache, tmp_path: Path, n_classes: int, is_told: bool
+) -> None:
+    cache = make_cache(class_names=tuple("abcdefg"[:n_classes]))
+    run = featcache.train_head(cache, max_epochs=1, hidden=(), runs_dir=tmp_path / "runs").path
+
+    evaluation = featcache.evaluate(run)
+
+    assert (evaluation.top_k is not None) == is_told
 
 
 def test_the_training_split_leaves_out_validation_and_unreadable_images(train: Train) -> None:

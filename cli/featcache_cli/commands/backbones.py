@@ -12,7 +12,7 @@ from featcache.specs import ExtractSpec
 from featcache_cli.console import note, show_json, stdout
 from featcache_cli.options import ImageSizeOption, JsonOption
 
-_WIDTHS = (24, 9, 9, 8, 5)
+_WIDTHS = (18, 8, 7, 6, 4)
 
 
 def backbones(
@@ -28,11 +28,11 @@ def backbones(
     """
     from featcache.backbonenames import LISTING, backbone_names
 
-    fitting = [known for known in backbone_names() if name in known]
+    fitting = [known for known in backbone_names() if name.lower() in known]
     if not fitting:
         raise UnknownNameError("backbone", name, backbone_names(), listing=LISTING)
     if not json:
-        _show_row(("backbone", "features", "params", "GFLOP", "px", "weights (* here)"))
+        _show_row(("backbone", "features", "params", "GFLOP", "px", "weights (*here)"))
     from featcache.backbones import list_backbones  # it imports torch, which takes seconds
 
     rows = list_backbones(image_size, names=fitting)

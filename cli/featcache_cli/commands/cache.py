@@ -10,6 +10,7 @@ import typer
 
 from featcache.errors import UsageError
 from featcache.specs import ExtractSpec
+from featcache_cli import completion as complete
 from featcache_cli.commands import cache_import
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.console import (
@@ -22,6 +23,7 @@ from featcache_cli.console import (
     show_json,
     show_table,
 )
+from featcache_cli.grammar import Command, Group
 from featcache_cli.options import (
     AUTO,
     CacheArgument,
@@ -35,11 +37,11 @@ from featcache_cli.options import (
     number_or_auto,
 )
 
-app = typer.Typer(no_args_is_help=True, help="List, verify, repair, import, remove caches.")
-app.command("import")(cache_import.import_)
+app = typer.Typer(cls=Group, help="List, verify, repair, import, remove caches.")
+app.command("import", cls=Command)(cache_import.import_)
 
 
-@app.command("ls")
+@app.command("ls", cls=Command)
 def ls(cache_dir: CacheDirOption = ExtractSpec.cache_dir, json: JsonOption = False) -> None:
     """List all caches, complete or not."""
     from featcache.store import human_bytes, list_caches
@@ -52,16 +54,16 @@ def ls(cache_dir: CacheDirOption = ExtractSpec.cache_dir, json: JsonOption = Fal
         note(f"There are no caches in {cache_dir!r}. Make one with: featcache extract")
         return
     show_table(
-        ["cache", "dataset", "backbone", "#rows", "#features", "#size", "state"],
+        ["dataset", "backbone", "#rows", "#features", "#size", "state", "cache"],
         (
             (
-                c.path,
                 c.dataset,
                 c.backbone,
                 c.n_rows,
                 c.n_features,
                 human_bytes(c.nbytes),
                 f"{100 * c.n_rows_done // c.n_rows}%" if c.state == "incomplete" else c.state,
+                c.path,
             )
             for c in caches
         ),
@@ -71,7 +73,7 @@ def ls(cache_dir: CacheDirOption = ExtractSpec.cache_dir, json: JsonOption = Fal
             note(cache.problem)
 
 
-@app.command("info")
+@app.command("info", cls=Command)
 def info(
     cache: CacheArgument,
     cache_dir: CacheDirOption = ExtractSpec.cache_dir,
@@ -112,7 +114,7 @@ def info(
             note(f"{split.name} {image_id}: {reason}")
 
 
-@app.command("verify")
+@app.command("verify", cls=Command)
 def verify(
     cache: CacheArgument,
     subset: Annotated[
@@ -165,11 +167,15 @@ def verify(
         raise typer.Exit(10)
 
 
-@app.command("repair")
+@app.command("repair", cls=Command)
 def repair(
     cache: CacheArgument,
     dataset: Annotated[
-        str | None, typer.Option(help="Where its images are now.  [default: where they were]")
+        str | None,
+        typer.Option(
+            help="Where its images are now.  [default: where they were]",
+            autocompletion=complete.datasets,
+        ),
     ] = None,
     weights: Annotated[
         str | None,
@@ -219,7 +225,7 @@ def repair(
     )
 
 
-@app.command("rm")
+@app.command("rm", cls=Command)
 def rm(
     cache: CacheArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,

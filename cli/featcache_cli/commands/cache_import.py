@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from featcache.specs import ExtractSpec
+from featcache.specs import STORE_DTYPES, ExtractSpec
+from featcache_cli import completion as complete
 from featcache_cli.console import note, show_facts, show_json
 from featcache_cli.options import CacheDirOption, JsonOption
 
@@ -25,7 +26,9 @@ def import_(
         int | None, typer.Option(help="How many, where some have no row.  [largest label + 1]")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset.  [the file's]")] = None,
-    store_dtype: Annotated[str, typer.Option(help="float32 or float16.")] = ExtractSpec.store_dtype,
+    store_dtype: Annotated[
+        str, typer.Option(help="float32 or float16.", autocompletion=complete.one_of(*STORE_DTYPES))
+    ] = ExtractSpec.store_dtype,
     cache_dir: CacheDirOption = ExtractSpec.cache_dir,
     json: JsonOption = False,
 ) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from featcache.errors import UsageError
 from featcache.specs import ExtractSpec
+from featcache_cli import completion as complete
 from featcache_cli.console import note, show_facts, show_json, show_table
 from featcache_cli.options import (
     CacheDirOption,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from featcache.evaluation import Comparison, Evaluation
     from featcache.metrics import Estimate
 
-_LARGEST_MATRIX = 20
+_MATRIX_COLUMNS = 80
 
 
 def evaluate(
@@ -29,17 +30,23 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="[RUN] [OTHER]",
+            autocompletion=complete.runs,
             help="A run's folder, or part of its name; without one, the newest. Two are compared.",
         ),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="test, val or train.  [default: test, or val where there is none]"),
+        typer.Option(
+            help="test, val or train.  [default: test, or val where there is none]",
+            autocompletion=complete.one_of("test", "val", "train"),
+        ),
     ] = None,
     cache: Annotated[
         str | None,
         typer.Option(
-            help="Use this cache instead of the one of the training.", callback=local_path
+            help="Use this cache instead of the one of the training.",
+            callback=local_path,
+            autocompletion=complete.caches,
         ),
     ] = None,
     draws: Annotated[int, typer.Option(help="Bootstrap samples of the 95% intervals.")] = 1000,
@@ -105,10 +112,10 @@ def evaluate(
             del paired["evaluations"]  # they stand beside it
         show_json({"evaluations": evaluations, "comparison": paired, "plots": plots})
         return
-    for evaluation in evaluations:
-        _show(evaluation)
     if comparison is not None:
         _show_comparison(comparison)
+    for evaluation in evaluations:
+        _show(evaluation)
     if plots:
         show_facts({"plots": ", ".join(str(file) for file in plots)})
 
@@ -128,26 +135,40 @@ def _show(evaluation: Evaluation) -> None:
         f"{split}_acc": _with_interval(evaluation.acc),
         f"{split}_loss": _with_interval(evaluation.loss),
         "macro_f1": _with_interval(evaluation.macro_f1),
-        f"top{evaluation.k}_acc": _with_interval(evaluation.top_k),
+        f"top{evaluation.k}_acc": evaluation.top_k and _with_interval(evaluation.top_k),
+        "train_acc": _of_training(evaluation),
         "auroc": "undefined" if evaluation.auroc is None else f"{evaluation.auroc:.4f}",
         "calibration": f"{evaluation.calibration_error:.4f} expected calibration error",
         "images": evaluation.n_images,
         "predictions": evaluation.predictions,
     }
-    show_facts(facts)
+    show_facts({name: fact for name, fact in facts.items() if fact is not None})
     show_table(
-        ["class", "#images", "#precision", "#recall", "#f1"],
+        ["#images", "#precision", "#recall", "#f1", "class"],
         (
-            (c.name, c.n, f"{c.precision:.4f}", f"{c.recall:.4f}", f"{c.f1:.4f}")
+            (c.n, f"{c.precision:.4f}", f"{c.recall:.4f}", f"{c.f1:.4f}", c.name)
             for c in evaluation.classes
         ),
     )
-    if len(evaluation.classes) <= _LARGEST_MATRIX:
-        names = [c.name for c in evaluation.classes]
-        show_table(
-            ["label \\ prediction", *(f"#{name}" for name in names)],
-            ((name, *row) for name, row in zip(names, evaluation.confusion, strict=True)),
-        )
+    _show_confusion(evaluation)
+
+
+def _show_confusion(evaluation: Evaluation) -> None:
+    """Show how often each class is taken for another, where that fits a terminal."""
+    names = [c.name for c in evaluation.classes]
+    # Predictions by number: the names of ten classes do not fit side by side.
+    n_digits = max(len(str(count)) for row in evaluation.confusion for count in row)
+    width = len("label") + len(names) * (2 + n_digits) + 2 + max(map(len, names))
+    if width > _MATRIX_COLUMNS:
+        note(f"the confusion matrix is in {evaluation.run / f'eval-{evaluation.split}.json'}")
+        return
+    show_table(
+        ["#label", *(f"#{i}" for i in range(len(names))), "class; columns: predicted"],
+        (
+            (i, *row, name)
+            for i, (row, name) in enumerate(zip(evaluation.confusion, names, strict=True))
+        ),
+    )
 
 
 def _show_comparison(comparison: Comparison) -> None:
@@ -164,6 +185,12 @@ def _show_comparison(comparison: Comparison) -> None:
             "p": f"{comparison.p_value:.3g} (McNemar's exact test)",
         }
     )
+
+
+def _of_training(evaluation: Evaluation) -> str | None:
+    if evaluation.train_acc is None:
+        return None
+    return f"{evaluation.train_acc:.4f}  of {evaluation.n_train_images} images it was trained on"
 
 
 def _with_interval(estimate: Estimate) -> str:

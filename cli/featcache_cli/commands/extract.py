@@ -15,6 +15,7 @@ from featcache.specs import (
     STORE_DTYPES,
     ExtractSpec,
 )
+from featcache_cli import completion as complete
 from featcache_cli.console import (
     ProgressDisplay,
     duration,
@@ -54,33 +55,56 @@ _STAGES = {
 
 def extract(
     dataset: Annotated[
-        str, typer.Option(help="cifar10, cifar100, digits, folder:PATH or torchvision:NAME.")
+        str,
+        typer.Option(
+            help="cifar10, cifar100, digits, folder:PATH or torchvision:NAME.",
+            autocompletion=complete.datasets,
+        ),
     ] = ExtractSpec.dataset,
     backbone: Annotated[
         list[str],
         typer.Option(
             help="A torchvision classification model, or pixels; repeat it for several caches "
-            "from one reading of the images."
+            "from one reading of the images.",
+            autocompletion=complete.backbones,
         ),
     ] = [ExtractSpec.backbone],  # noqa: B006 - Typer's way to say a list; nobody changes it
     weights: Annotated[
         str,
         typer.Option(
-            help="DEFAULT, a torchvision weights name, a file, or random.", callback=local_path
+            help="DEFAULT, a torchvision weights name, a file, or random.",
+            callback=local_path,
+            autocompletion=complete.weights,
         ),
     ] = ExtractSpec.weights,
     bn: Annotated[
-        str, typer.Option(help=f"BatchNorm statistics: {', '.join(BN_MODES)}.")
+        str,
+        typer.Option(
+            help=f"BatchNorm statistics: {', '.join(BN_MODES)}.",
+            autocompletion=complete.one_of(*BN_MODES),
+        ),
     ] = ExtractSpec.bn,
     preprocess: Annotated[
-        str, typer.Option(help=f"Transform: {', '.join(PREPROCESS_KINDS)}.")
+        str,
+        typer.Option(
+            help=f"Transform: {', '.join(PREPROCESS_KINDS)}.",
+            autocompletion=complete.one_of(*PREPROCESS_KINDS),
+        ),
     ] = ExtractSpec.preprocess,
     image_size: ImageSizeOption = ExtractSpec.image_size,
     precision: Annotated[
-        str, typer.Option(help=f"Arithmetic of the trunk: {', '.join(PRECISIONS)}.")
+        str,
+        typer.Option(
+            help=f"Arithmetic of the trunk: {', '.join(PRECISIONS)}.",
+            autocompletion=complete.one_of(*PRECISIONS),
+        ),
     ] = ExtractSpec.precision,
     store_dtype: Annotated[
-        str, typer.Option(help=f"Stored features: {', '.join(STORE_DTYPES)}.")
+        str,
+        typer.Option(
+            help=f"Stored features: {', '.join(STORE_DTYPES)}.",
+            autocompletion=complete.one_of(*STORE_DTYPES),
+        ),
     ] = ExtractSpec.store_dtype,
     device: DeviceOption = ExtractSpec.device,
     batch_size: Annotated[
@@ -97,7 +121,8 @@ def extract(
         str,
         typer.Option(
             help=f"Compile the trunk: {', '.join(COMPILE_MODES)}; auto tries it on a CPU where the "
-            f"job is long enough to pay; fused is for CUDA."
+            f"job is long enough to pay; fused is for CUDA.",
+            autocompletion=complete.one_of(*COMPILE_MODES),
         ),
     ] = ExtractSpec.compile,
     mix_numerics: MixNumericsOption = ExtractSpec.mix_numerics,

@@ -8,12 +8,14 @@ import typer
 
 from featcache.specs import BN_MODES, PREPROCESS_KINDS, REGULARISATIONS, ExtractSpec, HeadSpec
 from featcache.specs import TrainSpec as Train
+from featcache_cli import completion as complete
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.console import (
     ProgressDisplay,
     headline,
     note,
     reset_progress,
+    show_facts,
     show_json,
     show_table,
 )
@@ -33,35 +35,45 @@ def parity(
     cache: Annotated[
         str | None,
         typer.Option(
-            help="A cache that is there; else parity extracts one in fp32.", callback=local_path
+            help="A cache that is there; else parity extracts one in fp32.",
+            callback=local_path,
+            autocompletion=complete.caches,
         ),
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help=f"Dataset; with --cache: its images.  [default: {ExtractSpec.dataset}]"),
+        typer.Option(
+            help=f"Dataset; with --cache: its images.  [default: {ExtractSpec.dataset}]",
+            autocompletion=complete.datasets,
+        ),
     ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(
-            help=f"A trunk with its classifier right behind.  [default: {ExtractSpec.backbone}]"
+            help=f"A trunk with its classifier right behind.  [default: {ExtractSpec.backbone}]",
+            autocompletion=complete.backbones,
         ),
     ] = None,
     weights: Annotated[
         str,
         typer.Option(
-            help="DEFAULT, a torchvision weights name, a file, or random.", callback=local_path
+            help="DEFAULT, a torchvision weights name, a file, or random.",
+            callback=local_path,
+            autocompletion=complete.weights,
         ),
     ] = ExtractSpec.weights,
     bn: Annotated[
         str | None,
         typer.Option(
-            help=f"BatchNorm statistics: {', '.join(BN_MODES)}.  [default: {ExtractSpec.bn}]"
+            help=f"BatchNorm statistics: {', '.join(BN_MODES)}.  [default: {ExtractSpec.bn}]",
+            autocompletion=complete.one_of(*BN_MODES),
         ),
     ] = None,
     preprocess: Annotated[
         str | None,
         typer.Option(
-            help=f"Transform: {', '.join(PREPROCESS_KINDS)}.  [default: {ExtractSpec.preprocess}]"
+            help=f"Transform: {', '.join(PREPROCESS_KINDS)}.  [default: {ExtractSpec.preprocess}]",
+            autocompletion=complete.one_of(*PREPROCESS_KINDS),
         ),
     ] = None,
     image_size: Annotated[
@@ -76,7 +88,11 @@ def parity(
     ] = "1,2",
     epochs: Annotated[int, typer.Option(help="Epochs of each training.")] = 2,
     reg: Annotated[
-        str, typer.Option(help=f"Regularisation of the head: {', '.join(REGULARISATIONS)}.")
+        str,
+        typer.Option(
+            help=f"Regularisation of the head: {', '.join(REGULARISATIONS)}.",
+            autocompletion=complete.one_of(*REGULARISATIONS),
+        ),
     ] = HeadSpec.reg,
     hidden: Annotated[str, typer.Option(help="Widths of its hidden layers.")] = ",".join(
         map(str, HeadSpec.hidden)
@@ -140,25 +156,24 @@ def parity(
 
 def _show(report: ParityReport) -> None:
     show_table(
-        ["level", "what", "#figure", "tolerance", "", "detail"],
+        ["what", "#figure", "tolerance", ""],
         (
             (
-                c.level,
                 c.what,
                 f"{c.figure:.6g}",
                 f"{'>=' if c.at_least else '<='} {c.tolerance:.6g}",
                 "holds" if c.holds else "FALLS SHORT",
-                c.detail,
             )
             for c in report.checks
         ),
     )
+    show_facts({c.what: f"level {c.level}: {c.detail}" for c in report.checks})
     n_held = sum(check.holds for check in report.checks)
     note(f"{n_held} of {len(report.checks)} figures hold")
     if report.beside_notebook:
         headline("The trunk in training mode, as in the notebook, beside a cache")
         show_table(
-            ["cache", "#test_acc", "#as notebook", "#test_loss", "#as notebook", "detail"],
+            ["cache", "#test_acc", "#as notebook", "#test_loss", "#as notebook"],
             (
                 (
                     comparison.bn,
@@ -166,9 +181,14 @@ def _show(report: ParityReport) -> None:
                     f"{comparison.notebook_test_acc:.4f}",
                     f"{comparison.test_loss:.4f}",
                     f"{comparison.notebook_test_loss:.4f}",
-                    f"{comparison.agreement:.1%} of the predictions are equal; losses differ by "
-                    f"{comparison.loss_difference:.2g} at most",
                 )
                 for comparison in report.beside_notebook
             ),
+        )
+        show_facts(
+            {
+                comparison.bn: f"{comparison.agreement:.1%} of the predictions are equal; losses "
+                f"differ by {comparison.loss_difference:.2g} at most"
+                for comparison in report.beside_notebook
+            }
         )

@@ -8,6 +8,7 @@ import typer
 
 from featcache.errors import UsageError
 from featcache.specs import BN_MODES, ExtractSpec, TrainSpec
+from featcache_cli import completion as complete
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.commands.train_head import show_training
 from featcache_cli.console import (
@@ -30,11 +31,16 @@ from featcache_cli.options import (
 
 
 def reproduce(
-    dataset: Annotated[str, typer.Option(help="The notebook's, or any other.")] = "cifar10",
+    dataset: Annotated[
+        str, typer.Option(help="The notebook's, or any other.", autocompletion=complete.datasets)
+    ] = "cifar10",
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="scratch-mlp, vgg16, vgg16-l1l2, vgg16-dropout or mobilenet-v3; may be repeated."
+            help="scratch-mlp, vgg16, vgg16-l1l2, vgg16-dropout or mobilenet-v3; may be repeated.",
+            autocompletion=complete.one_of(
+                "scratch-mlp", "vgg16", "vgg16-l1l2", "vgg16-dropout", "mobilenet-v3"
+            ),
         ),
     ] = None,
     backbone_for: Annotated[
@@ -49,7 +55,11 @@ def reproduce(
         typer.Option(help="Of every trunk: DEFAULT, a file, or random.", callback=local_path),
     ] = ExtractSpec.weights,
     bn: Annotated[
-        str, typer.Option(help=f"BatchNorm statistics: {', '.join(BN_MODES)}.")
+        str,
+        typer.Option(
+            help=f"BatchNorm statistics: {', '.join(BN_MODES)}.",
+            autocompletion=complete.one_of(*BN_MODES),
+        ),
     ] = ExtractSpec.bn,
     image_size: ImageSizeOption = ExtractSpec.image_size,
     limit: Annotated[
@@ -93,20 +103,11 @@ def reproduce(
     if json:
         show_json(result)
         return
+    lines = [(s.name, s.backbone, s.bn, *figures(s)) for s in result.systems]
+    show_table(["system", "backbone", "bn", "#test_acc", "#notebook"], (line[:5] for line in lines))
     show_table(
-        [
-            "system",
-            "trunk",
-            "bn",
-            "#test_acc",
-            "#notebook",
-            "#test_loss",
-            "#notebook",
-            "#extraction s",
-            "#training s",
-            "#end to end s >=",
-        ],
-        ((s.name, s.backbone, s.bn, *figures(s)) for s in result.systems),
+        ["system", "#test_loss", "#notebook", "#extraction s", "#training s", "#end to end s >="],
+        ((line[0], *line[5:]) for line in lines),
     )
     show_facts({"table": result.markdown, "json": result.json})
 

@@ -71,18 +71,14 @@ def _figure(run: RunSummary, name: str) -> str:
 
 
 def _settings(run: RunSummary) -> str:
-    """Write what decides a head: "reg l2 1e-4, lr 1e-05, hidden 50,20, seed 0"."""
+    """Write what decides a head, short: "l2 1e-4 lr 1e-05 50,20 seed 0"."""
     if not run.settings:
         return "-"
     told = run.settings
     values = [_cell(told[name]) for name in ("l1", "weight_decay", "dropout") if told[name]]
-    return ", ".join(
-        [
-            " ".join([f"reg {told['reg']}", *values]),
-            f"lr {_cell(told['lr'])}",
-            f"hidden {_cell(told['hidden'])}" if told["hidden"] else "linear",
-            f"seed {told['seed']}",
-        ]
+    shape = _cell(told["hidden"]) if told["hidden"] else "linear"
+    return " ".join(
+        [told["reg"], *values, f"lr {_cell(told['lr'])}", shape, f"seed {told['seed']}"]
     )
 
 

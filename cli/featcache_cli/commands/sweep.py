@@ -15,6 +15,7 @@ from featcache.specs import (
     HeadSpec,
     TrainSpec,
 )
+from featcache_cli import completion as complete
 from featcache_cli.console import (
     ProgressDisplay,
     duration,
@@ -43,17 +44,33 @@ if TYPE_CHECKING:
 
 def sweep(
     cache: Annotated[
-        str | None, typer.Option(help="A cache file, or part of its name as `cache ls` shows it.")
+        str | None,
+        typer.Option(
+            help="A cache file, or part of its name as `cache ls` shows it.",
+            autocompletion=complete.caches,
+        ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help=f"Dataset of the cache.  [default: {ExtractSpec.dataset}]")
+        str | None,
+        typer.Option(
+            help=f"Dataset of the cache.  [default: {ExtractSpec.dataset}]",
+            autocompletion=complete.datasets,
+        ),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help=f"Trunk of the cache.  [default: {ExtractSpec.backbone}]")
+        str | None,
+        typer.Option(
+            help=f"Trunk of the cache.  [default: {ExtractSpec.backbone}]",
+            autocompletion=complete.backbones,
+        ),
     ] = None,
     recipe: RecipeOption = RECIPES[0],
     reg: Annotated[
-        str, typer.Option(help=f"Regularisations, commas between: {', '.join(REGULARISATIONS)}.")
+        str,
+        typer.Option(
+            help=f"Regularisations, commas between: {', '.join(REGULARISATIONS)}.",
+            autocompletion=complete.one_of(*REGULARISATIONS),
+        ),
     ] = HeadSpec.reg,
     l1: Annotated[
         str | None, typer.Option(help=f"Factors of the L1 penalty.  [default: {CONSTANTS['l1']}]")
@@ -100,7 +117,8 @@ def sweep(
         str | None,
         typer.Option(
             help=f"Keep the weights of this epoch: {', '.join(SELECTIONS)}.  "
-            "[default: the recipe's]"
+            "[default: the recipe's]",
+            autocompletion=complete.one_of(*SELECTIONS),
         ),
     ] = None,
     seed: Annotated[
@@ -167,8 +185,8 @@ def _show(result: SweepResult) -> None:
     from featcache.sweeptable import figures, name_of
 
     show_table(
-        ["setting", "#val_loss", "#val_acc", "#epochs"],
-        ((name_of(setting), *figures(setting)) for setting in result.settings),
+        ["#val_loss", "#val_acc", "#epochs", "setting"],
+        ((*figures(setting), name_of(setting)) for setting in result.settings),
     )
     facts: dict[str, object] = {"best": name_of(result.settings[0])}
     if result.test_acc is not None and result.test_loss is not None:

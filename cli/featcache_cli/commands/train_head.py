@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featcache.specs import RECIPES, REGULARISATIONS, SELECTIONS, ExtractSpec, HeadSpec, TrainSpec
+from featcache_cli import completion as complete
 from featcache_cli.console import (
     ProgressDisplay,
     duration,
@@ -35,17 +36,33 @@ if TYPE_CHECKING:
 
 def train_head(
     cache: Annotated[
-        str | None, typer.Option(help="A cache file, or part of its name as `cache ls` shows it.")
+        str | None,
+        typer.Option(
+            help="A cache file, or part of its name as `cache ls` shows it.",
+            autocompletion=complete.caches,
+        ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help=f"Dataset of the cache.  [default: {ExtractSpec.dataset}]")
+        str | None,
+        typer.Option(
+            help=f"Dataset of the cache.  [default: {ExtractSpec.dataset}]",
+            autocompletion=complete.datasets,
+        ),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help=f"Trunk of the cache.  [default: {ExtractSpec.backbone}]")
+        str | None,
+        typer.Option(
+            help=f"Trunk of the cache.  [default: {ExtractSpec.backbone}]",
+            autocompletion=complete.backbones,
+        ),
     ] = None,
     recipe: RecipeOption = RECIPES[0],
     reg: Annotated[
-        str, typer.Option(help=f"Regularisation: {', '.join(REGULARISATIONS)}.")
+        str,
+        typer.Option(
+            help=f"Regularisation: {', '.join(REGULARISATIONS)}.",
+            autocompletion=complete.one_of(*REGULARISATIONS),
+        ),
     ] = HeadSpec.reg,
     l1: Annotated[
         float | None, typer.Option(help="Factor of the L1 penalty.  [l1, l1l2: 1e-5]")
@@ -91,7 +108,8 @@ def train_head(
         str | None,
         typer.Option(
             help=f"Keep the weights of this epoch: {', '.join(SELECTIONS)}.  "
-            "[default: the recipe's]"
+            "[default: the recipe's]",
+            autocompletion=complete.one_of(*SELECTIONS),
         ),
     ] = None,
     seed: Annotated[

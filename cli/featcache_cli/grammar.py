@@ -1,0 +1,148 @@
+"""How a command line is read: options in named groups, and one style for what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from featcache.errors import UsageError
+from featcache_cli.console import speak
+from featcache_cli.helpgroups import OUTPUT, heading_of
+
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
+def _manners(
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "-q",
+            "--quiet",
+            help="Say only results and errors.",
+            callback=lambda wanted: speak("quietly") if wanted else None,
+            expose_value=False,
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "-v",
+            "--verbose",
+            help="Say when each line was said, and where an error came from.",
+            callback=lambda wanted: speak("fully") if wanted else None,
+            expose_value=False,
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+_app_of_manners = typer.Typer(add_completion=False, rich_markup_mode=None)
+_app_of_manners.command()(_manners)
+_MANNERS = typer.main.get_command(_app_of_manners).params[:2]  # -q and -v, for every command
+
+
+class Command(TyperCommand):
+    """A command whose help shows its options in groups."""
+
+    allow_extra_args = True  # so that `parse_args` says what is wrong with them
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """List the parameters, with -q, -v and --help."""
+        return _with_manners(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; one that stands alone is told the option that it may belong to."""
+        rest = super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            raise UsageError(
+                f"{ctx.command_path} has no use for {rest[0]!r}.{_meant(self, rest[0])}"
+            )
+        return rest
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, in their groups."""
+        _write_groups(self.name or "", self.get_params(ctx), ctx, formatter)
+
+
+class Group(TyperGroup):
+    """Commands under one name; alone, it is answered with its help."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """List the parameters, with -q, -v and --help."""
+        return _with_manners(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Find a command by its name, in any case."""
+        return super().get_command(ctx, cmd_name) or super().get_command(ctx, cmd_name.lower())
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; none are a wish for help."""
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands first, which are what is looked for."""
+        self.format_commands(ctx, formatter)
+        _write_groups(self.name or "", self.get_params(ctx), ctx, formatter)
+
+
+def problem_of(err: typer.TyperException) -> str:
+    """Say what is wrong with a command line as the library's own errors do."""
+    param, failures = getattr(err, "param", None), getattr(err.__cause__, "errors", None)
+    if param is not None and failures is not None:  # pydantic's, by which Typer converts
+        first = failures()[0]
+        kind = _KINDS.get(first["type"].partition("_")[0])
+        if kind is not None:
+            name = max(param.opts, key=len)
+            return f"{name} is {first['input']!r}, but must be {kind}."
+    near = {name for name in getattr(err, "possibilities", None) or () if name != "--help"}
+    if near:
+        return f"{err.message}. Did you mean {' or '.join(sorted(near))}?"
+    message = err.message if hasattr(err, "possibilities") else err.format_message()
+    return message if message.endswith((".", "?")) else f"{message}."
+
+
+def _with_manners(params: Sequence[Any]) -> list[Any]:
+    own = [param for param in params if param.name != "help"]
+    return [*own, *_MANNERS, *(param for param in params if param.name == "help")]
+
+
+def _write_groups(command: str, params: Sequence[Any], ctx: Any, formatter: Any) -> None:
+    options = {name for param in params for name in param.opts}
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for param in params:
+        record = param.get_help_record(ctx)
+        if record is not None:
+            is_argument = param.param_type_name == "argument"
+            heading = "Arguments" if is_argument else heading_of(param.name, command, options)
+            groups.setdefault(heading, []).append(record)
+    groups = {h: r for h, r in groups.items() if h != OUTPUT} | {OUTPUT: groups[OUTPUT]}
+    for heading, records in groups.items():
+        with formatter.section(heading):
+            formatter.write_dl(records)
+
+
+def _meant(command: Any, word: str) -> str:
+    """Guess the option that a stray word belongs to, by the values that it takes."""
+    from featcache.backbonenames import backbone_names
+    from featcache.datasets import list_datasets
+
+    options = {name for param in command.params for name in param.opts}
+    guesses: list[tuple[str, str]] = []
+    if word.endswith(".h5"):
+        guesses.append(("--cache", word))
+    if word.lower() in (info.name.lower() for info in list_datasets()):
+        guesses.append(("--dataset", word))
+    if word.lower() in backbone_names():
+        guesses.append(("--backbone", word))
+    if Path(word).is_dir():
+        guesses.append(("--dataset", f"folder:{word}"))
+    fitting = next((guess for guess in guesses if guess[0] in options), None)
+    return "" if fitting is None else f" Did you mean {' '.join(fitting)}?"
