@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from featcache.plaintorch import plain_torch
+from featcache.randomness import seeded
 
 _BATCH_SIZE = 64
 _N_STEPS = 12
@@ -62,7 +63,7 @@ def cost_account(
 
 def _head_step_s(n_features: int, device: str) -> float:
     """Time one step of the notebook's head (50, 20, 10) with fused Adam on the device."""
-    with torch.random.fork_rng(devices=[]):
+    with seeded(0):
         head = nn.Sequential(
             nn.Linear(n_features, 50), nn.ReLU(), nn.Linear(50, 20), nn.ReLU(), nn.Linear(20, 10)
         ).to(device)
