@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 
 import featcache
+from featcache.allocator import keep_freed_memory
 from featcache.arithmetic import arithmetic
 from featcache.backbones import load_backbone
 from featcache.pipeline import Progress
@@ -85,6 +86,7 @@ def measure(options: list[str]) -> dict[str, object]:
     batch_size = spec.batch_size or 16
     bare = BareTrunk(spec, batch_size, precision)
     plain_s = [bare.time_one() for _ in range(_N_PLAIN + 2)][2:]
+    keep_freed_memory()  # as the command line does
     folder = Path(tempfile.mkdtemp(prefix="featcache-bench-"))
     keywords = dataclasses.asdict(spec) | {"cache_dir": folder, "batch_size": batch_size}
     try:

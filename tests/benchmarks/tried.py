@@ -329,7 +329,7 @@ def _peak_mb(call: str) -> float:
 
 def one(cache: str, limit: str, seed: str) -> dict[str, Any]:
     """Train three epochs; for `windows`."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, freed_memory_kept():  # as the command line
         [run] = featcache.train_head(
             cache,
             max_epochs=3,
