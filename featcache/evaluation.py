@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
+import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.checkpoint import replace_file
 from featcache.errors import MismatchError, UsageError
+from featcache.evaluationfiles import write_classes, write_confusion, write_predictions
 from featcache.metrics import (
     ClassFigures,
     Estimate,
+    Rows,
     auroc,
     bootstrap,
     calibration_error,
-    confusion_matrix,
-    label_ranks,
+    confusion_cells,
     macro_f1,
     mcnemar_p,
     per_class,
@@ -34,6 +35,7 @@ from featcache.runs import RUNS_DIR, find_run
 from featcache.specs import ExtractSpec
 
 TOP_K = 5
+SHOWN_CLASSES = 100
 N_DRAWS = 1000
 
 
@@ -58,8 +60,11 @@ class Evaluation:
         auroc: One-vs-rest area under the ROC curve, averaged over the classes; None if undefined.
         calibration_error: Expected calibration error over 15 bins.
         classes: The per-class table.
-        confusion: (K, K) counts by label (row) and prediction (column).
-        predictions: File with id, label, prediction and a probability per class.
+        confusion: (K, K) counts by label (row) and prediction (column); None above 100 classes.
+        predictions: File with id, label, prediction and a probability per class; above 1,000
+            classes that of the label and the ten most probable classes.
+        classes_file: File with the per-class table.
+        confusion_file: File with the cells of the confusion matrix that are not 0.
     """
 
     run: Path
@@ -76,8 +81,22 @@ class Evaluation:
     auroc: float | None
     calibration_error: float
     classes: Sequence[ClassFigures]
-    confusion: Sequence[Sequence[int]]
+    confusion: Sequence[Sequence[int]] | None
     predictions: Path
+    classes_file: Path
+    confusion_file: Path
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the figures by name; above 100 classes their table is None, and in its file alone.
+
+        A matrix of 3,000 classes would be 81 MB of JSON.
+        """
+        figures = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("acc", "loss", "macro_f1", "top_k"):
+            figures[name] = asdict(figures[name]) if figures[name] is not None else None
+        are_shown = len(self.classes) <= SHOWN_CLASSES
+        figures["classes"] = [asdict(c) for c in self.classes] if are_shown else None
+        return figures
 
 
 @dataclass(frozen=True)
@@ -121,7 +140,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a head on a split of its cache.
 
-    Writes `eval-<split>.json` and `predictions-<split>.csv` into the run's folder.
+    Writes `eval-<split>.json`, and as CSV `predictions-<split>`, `classes-<split>` and
+    `confusion-<split>`, into the run's folder.
 
     Args:
         run: Folder of a run, or part of its name; None is the newest.
@@ -158,9 +178,7 @@ def _evaluation(outputs: Outputs, *, draws: int, seed: int) -> Evaluation:
     """Compute and write the figures of one head."""
     path, split = outputs.run, outputs.split
     labels, predictions = outputs.labels, outputs.predictions
-    n_classes = len(outputs.head.class_names)
-    right = labels == predictions
-    in_top_k = label_ranks(labels, outputs.probabilities) < TOP_K
+    names = outputs.head.class_names
     trained_on = outputs.trained_on
 
     def of(per_row: npt.NDArray[np.generic]) -> Estimate:
@@ -168,34 +186,59 @@ def _evaluation(outputs: Outputs, *, draws: int, seed: int) -> Evaluation:
             lambda rows: float(per_row[rows].mean()), len(labels), n_draws=draws, seed=seed
         )
 
-    area = auroc(labels, outputs.probabilities)
+    cells = confusion_cells(labels, predictions, len(names))
     evaluation = Evaluation(
         run=path,
         cache=outputs.cache.path,
         split=split,
         n_images=len(labels),
-        acc=of(right),
+        acc=of(labels == predictions),
         loss=of(outputs.losses),
         macro_f1=bootstrap(
-            lambda rows: macro_f1(labels[rows], predictions[rows], n_classes),
+            lambda rows: macro_f1(labels[rows], predictions[rows], len(names)),
             len(labels),
             n_draws=draws,
             seed=seed,
         ),
-        top_k=of(in_top_k) if n_classes > TOP_K + 1 else None,
+        top_k=of(outputs.ranks < TOP_K) if len(names) > TOP_K + 1 else None,
         k=TOP_K,
         train_acc=float(trained_on.mean()) if len(trained_on) else None,
         n_train_images=len(trained_on),
-        auroc=None if np.isnan(area) else area,
-        calibration_error=calibration_error(right, outputs.probabilities.max(1)),
-        classes=per_class(labels, predictions, outputs.head.class_names),
-        confusion=confusion_matrix(labels, predictions, n_classes).tolist(),
+        auroc=_mean_auroc(outputs),
+        calibration_error=calibration_error(labels == predictions, outputs.confidences),
+        classes=per_class(labels, predictions, names),
+        confusion=_matrix(cells, len(names)) if len(names) <= SHOWN_CLASSES else None,
         predictions=path / f"predictions-{split}.csv",
+        classes_file=path / f"classes-{split}.csv",
+        confusion_file=path / f"confusion-{split}.csv",
     )
-    replace_file(evaluation.predictions, _predictions_csv(outputs))
-    figures = json.dumps(asdict(evaluation), indent=2, default=portable) + "\n"
+    write_predictions(evaluation.predictions, outputs)
+    write_classes(evaluation.classes_file, evaluation.classes)
+    write_confusion(evaluation.confusion_file, cells, names)
+    figures = json.dumps(evaluation.as_json(), indent=2, default=portable) + "\n"
     replace_file(path / f"eval-{split}.json", figures.encode())
     return evaluation
+
+
+def _mean_auroc(outputs: Outputs) -> float | None:
+    """Average the area under the ROC curve over the classes that have images; None if just one."""
+    labels = outputs.labels
+    if len(np.unique(labels)) < 2:
+        return None
+    areas = []
+    for part in outputs.class_blocks():
+        by_class = np.ascontiguousarray(outputs.probabilities(classes=part).T)
+        for k, scores in enumerate(by_class, start=part.start):
+            if (labels == k).any():
+                areas.append(auroc(labels == k, scores))
+    return statistics.fmean(areas)
+
+
+def _matrix(cells: Rows, n_classes: int) -> list[list[int]]:
+    matrix = np.zeros((n_classes, n_classes), np.int64)
+    matrix[cells[:, 0], cells[:, 1]] = cells[:, 2]
+    rows: list[list[int]] = matrix.tolist()
+    return rows
 
 
 def compare(
@@ -227,19 +270,21 @@ def compare(
         MismatchError: If they were not given the same images.
     """
     _require_draws(draws, seed)
-    a, b = (
-        outputs_of(
+    outputs: list[Outputs] = []
+    for run in (first, second):
+        one = outputs_of(
             find_run(run, runs_dir=runs_dir),
             split=split,
             cache=None,
             device=device,
             cache_dir=Path(cache_dir),
             note=on_note or silent,
+            sound=[other.cache.path for other in outputs],
         )
-        for run in (first, second)
-    )
+        outputs.append(one)
+    a, b = outputs
     _require_same_rows(a, b)
-    evaluations = tuple(_evaluation(o, draws=draws, seed=seed) for o in (a, b))
+    evaluations = tuple(_evaluation(o, draws=draws, seed=seed) for o in outputs)
     right_a, right_b = a.labels == a.predictions, b.labels == b.predictions
     gained = right_a.astype(np.int64) - right_b
     n_only_first, n_only_second = int((gained > 0).sum()), int((gained < 0).sum())
@@ -275,15 +320,3 @@ def _require_same_rows(a: Outputs, b: Outputs) -> None:
             f"was compared. Give two heads of one dataset, and of one --split-seed for train and "
             f"val."
         )
-
-
-def _predictions_csv(outputs: Outputs) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    names = outputs.head.class_names
-    writer.writerow(["id", "label", "prediction", *(f"p({name})" for name in names)])
-    for row, image_id in enumerate(outputs.ids):
-        label, prediction = names[outputs.labels[row]], names[outputs.predictions[row]]
-        shown = (f"{p:.9g}" for p in outputs.probabilities[row])
-        writer.writerow([image_id, label, prediction, *shown])
-    return text.getvalue().encode(errors="surrogateescape")

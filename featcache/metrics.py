@@ -137,35 +137,30 @@ def macro_f1(labels: Rows, predictions: Rows, n_classes: int) -> float:
     return float(np.mean(2 * right[total > 0] / total[total > 0]))
 
 
-def label_ranks(labels: Rows, probabilities: npt.NDArray[np.float64]) -> Rows:
-    """Rank each row's label by probability, (N,) from 0; ties go by class number."""
-    own = probabilities[np.arange(len(labels)), labels][:, None]
-    is_before = np.arange(probabilities.shape[1])[None] < labels[:, None]
-    ranks: Rows = ((probabilities > own) | ((probabilities == own) & is_before)).sum(1)
+def label_ranks(labels: Rows, scores: npt.NDArray[Any]) -> Rows:
+    """Rank each row's label by its score among (N, K), (N,) from 0; ties go by class number."""
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    is_before = np.arange(scores.shape[1])[None] < labels[:, None]
+    ranks: Rows = ((scores > own) | ((scores == own) & is_before)).sum(1)
     return ranks
 
 
-def auroc(labels: Rows, probabilities: npt.NDArray[np.float64]) -> float:
-    """Average the one-vs-rest area under the ROC curve over the classes that have images.
+def auroc(is_of_class: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64]) -> float:
+    """Compute the area under the ROC curve of one class against the rest.
 
-    NaN if all images are of one class.
+    It is the share of pairs, one row of the class and one of another, that the scores put in the
+    right order; a tie counts half (Mann and Whitney 1947; Hanley and McNeil 1982).
+
+    Args:
+        is_of_class: (N,), True for some rows, and not for all.
+        scores: (N,).
     """
-    import torch
-    from torchmetrics.functional.classification import binary_auroc
-
-    from featcache.plaintorch import plain_torch
-
-    present = np.unique(labels)
-    if len(present) < 2:
-        return math.nan
-    with plain_torch():
-        areas = [
-            float(
-                binary_auroc(torch.from_numpy(probabilities[:, k]), torch.from_numpy(labels == k))
-            )
-            for k in present
-        ]
-    return statistics.fmean(areas)
+    n_of_class = int(is_of_class.sum())
+    own, ascending = scores[is_of_class], np.sort(scores)
+    # Of each row: twice those below it, and once those alike. Half of its own pairs counts itself.
+    below, not_above = (np.searchsorted(ascending, own, side) for side in ("left", "right"))
+    n_won = (int(below.sum()) + int(not_above.sum())) / 2 - n_of_class**2 / 2
+    return n_won / (n_of_class * (len(scores) - n_of_class))
 
 
 def calibration_error(is_right: npt.NDArray[np.bool_], confidences: npt.NDArray[Any]) -> float:
@@ -209,7 +204,7 @@ def per_class(labels: Rows, predictions: Rows, class_names: Sequence[str]) -> li
     ]
 
 
-def confusion_matrix(labels: Rows, predictions: Rows, n_classes: int) -> Rows:
-    """Count (K, K) rows by label (row) and prediction (column)."""
-    cells = np.bincount(labels * n_classes + predictions, minlength=n_classes * n_classes)
-    return cells.reshape(n_classes, n_classes).astype(np.int64)
+def confusion_cells(labels: Rows, predictions: Rows, n_classes: int) -> Rows:
+    """Count rows by label and prediction: (M, 3) label, prediction, count, where it is not 0."""
+    cells, counts = np.unique(labels * n_classes + predictions, return_counts=True)
+    return np.stack([cells // n_classes, cells % n_classes, counts], axis=1)

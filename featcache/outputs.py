@@ -1,13 +1,12 @@
-"""What a head says of the rows of a split: probabilities, beside labels and ids."""
+"""What a head says of the rows of a split: logits and what follows from them, by blocks."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from featcache.checkpoint import TrainedHead, load_head
 from featcache.errors import CacheMissingError, UsageError, clipped
 from featcache.lookup import settings_of
+from featcache.metrics import label_ranks
 from featcache.preload import preloading
 from featcache.reporting import NoteCallback
 from featcache.specs import device_name
@@ -23,12 +23,19 @@ from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_
 if TYPE_CHECKING:
     import torch
 
+    from featcache.logits import Logits
+
+
+_BLOCK_VALUES = 2 << 20
 _TRAIN_ROWS = 10_000  # enough for two digits of an accuracy, and soon done
 
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """A head's probabilities for the rows of a split.
+    """A head's answers for the rows of a split.
+
+    Of the (N, K) probabilities only what is asked for is ever there: for 10,000 classes and as many
+    images they are 800 MB. Kept is what enters the last layer, or what leaves it if that is less.
 
     Attributes:
         head: The head.
@@ -37,8 +44,11 @@ class Outputs:
         split: The split.
         ids: N image ids.
         labels: (N,) the classes of the images.
+        predictions: (N,) the most probable class of each row.
+        confidences: (N,) the probability of that class.
+        ranks: (N,) how many classes are more probable than the label's.
         losses: (N,) cross-entropy of each row.
-        probabilities: (N, K) softmax of the logits.
+        log_sums: (N,) logarithm of the sum of each row's exponentiated logits.
         trained_on: (M,) which of the training rows the head gets right: 10,000 of them, evenly
             spaced, or all; none if they are the split itself.
     """
@@ -49,15 +59,29 @@ class Outputs:
     split: str
     ids: Sequence[str]
     labels: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
+    ranks: npt.NDArray[np.int64]
+    confidences: npt.NDArray[np.float64]
     losses: npt.NDArray[np.float64]
-    probabilities: npt.NDArray[np.float64]
+    log_sums: npt.NDArray[np.float64]
     trained_on: npt.NDArray[np.bool_]
+    _logits: Logits
 
-    @cached_property
-    def predictions(self) -> npt.NDArray[np.int64]:
-        """(N,) the most probable class of each row."""
-        most_probable: npt.NDArray[np.int64] = self.probabilities.argmax(1)
-        return most_probable
+    def probabilities(
+        self, rows: slice = slice(None), classes: slice = slice(None)
+    ) -> npt.NDArray[np.float64]:
+        """Compute the softmax of a block, (n, k)."""
+        block = self._logits(rows, classes).astype(np.float64)
+        block -= self.log_sums[rows, None]
+        return np.exp(block, out=block)
+
+    def row_blocks(self) -> Iterator[slice]:
+        """Divide the rows so that the probabilities of a block are quickly there."""
+        return _blocks(len(self.labels), len(self.head.class_names))
+
+    def class_blocks(self) -> Iterator[slice]:
+        """Divide the classes likewise."""
+        return _blocks(len(self.head.class_names), len(self.labels))
 
 
 def outputs_of(
@@ -68,6 +92,7 @@ def outputs_of(
     device: str,
     cache_dir: Path,
     note: NoteCallback,
+    sound: Sequence[Path] = (),
 ) -> Outputs:
     """Run a head over the rows of a split, in the order of the cache.
 
@@ -79,6 +104,7 @@ def outputs_of(
         device: "auto", "cpu", "cuda" or "cuda:N".
         cache_dir: Folder of all caches.
         note: Told the cache, and which split is taken in the place of "test".
+        sound: Caches that were verified a moment ago.
 
     Raises:
         CacheMissingError: If there is no such cache.
@@ -96,8 +122,9 @@ def outputs_of(
     split = split if split in opened.splits else split.lower()
     _require_split(opened, split)
     # torch takes seconds to import: what can be refused without it, is refused by now.
-    with preloading("featcache.batches", "torchmetrics"):
-        require_sound(opened.path)
+    if opened.path not in sound:
+        with preloading("featcache.batches", "torchmetrics"):
+            require_sound(opened.path)
     return _run(head, run, opened, split, device)
 
 
@@ -109,6 +136,7 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
     from featcache.batches import OrderedBatches
     from featcache.failures import device_failures_named
     from featcache.features import load_rows, load_where_it_fits, pick_residence
+    from featcache.logits import Logits
     from featcache.runtime import pick_device
 
     where = torch.device(pick_device(device).value)
@@ -117,12 +145,11 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
         source, index = _rows_of(head, cache, split)
         residence = pick_residence(cache, device=where)
         rows, _ = load_where_it_fits(cache, source, device=where, residence=residence)
-        module = head.module().to(where)
         batches = OrderedBatches(rows, index)
-        logits = torch.cat([module(features).double().cpu() for features, _ in batches])
-        labels = torch.from_numpy(cache[source].labels[index.numpy()])
-        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-        probabilities = logits.softmax(1)
+        module = head.module().to(where)
+        logits = Logits(module, batches, n_rows=len(index))
+        labels = cache[source].labels[index.numpy()]
+        by_row = _by_row(logits, labels, n_classes=len(head.class_names))
         right = []
         if split != "train":
             train_source, train_index = _rows_of(head, cache, "train")
@@ -137,11 +164,42 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
         cache=cache,
         split=split,
         ids=[ids[i] for i in index.tolist()],
-        labels=labels.numpy(),
-        losses=losses.numpy(),
-        probabilities=probabilities.numpy(),
+        labels=labels,
+        **by_row,
         trained_on=np.concatenate(right) if right else np.zeros(0, np.bool_),
+        _logits=logits,
     )
+
+
+def _by_row(
+    logits: Logits, labels: npt.NDArray[np.int64], *, n_classes: int
+) -> dict[str, npt.NDArray[Any]]:
+    """Compute what is one number a row."""
+    predictions, ranks = np.empty_like(labels), np.empty_like(labels)
+    confidences, losses, log_sums = (np.empty(len(labels)) for _ in range(3))
+    for rows in _blocks(len(labels), n_classes):
+        block = logits(rows).astype(np.float64)
+        predictions[rows] = block.argmax(1)
+        ranks[rows] = label_ranks(labels[rows], block)
+        largest = block.max(1)
+        own = np.take_along_axis(block, labels[rows, None], axis=1)[:, 0]
+        block -= largest[:, None]
+        log_sums[rows] = largest + np.log(np.exp(block, out=block).sum(1))
+        confidences[rows] = np.exp(largest - log_sums[rows])
+        losses[rows] = log_sums[rows] - own
+    return {
+        "predictions": predictions,
+        "ranks": ranks,
+        "confidences": confidences,
+        "losses": losses,
+        "log_sums": log_sums,
+    }
+
+
+def _blocks(n: int, n_values: int) -> Iterator[slice]:
+    """Divide `n` rows of `n_values` numbers, or columns, into blocks of 16 MiB of float64."""
+    step = max(1, _BLOCK_VALUES // n_values)
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
 def _its_cache(head: TrainedHead, cache: str | os.PathLike[str] | None, cache_dir: Path) -> Cache:

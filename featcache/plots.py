@@ -31,6 +31,8 @@ def require_matplotlib() -> None:
 def plot_evaluation(evaluation: Evaluation) -> list[Path]:
     """Draw the loss curves of a run and the confusion matrix of a split, as PNG and SVG.
 
+    Above 100 classes there are the curves alone.
+
     Returns:
         The files, in the run's folder.
 
@@ -43,6 +45,8 @@ def plot_evaluation(evaluation: Evaluation) -> list[Path]:
     if result.exists():  # a run that was stopped has none
         history = json.loads(result.read_text())["history"]
         files += _save(_curves(history), evaluation.run / "curves")
+    if evaluation.confusion is None:  # a cell would be smaller than a pixel
+        return files
     names = [figures.name for figures in evaluation.classes]
     figure = _confusion(evaluation.confusion, names, title=f"split {evaluation.split}")
     return files + _save(figure, evaluation.run / f"confusion-{evaluation.split}")

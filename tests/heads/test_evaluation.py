@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 import featcache
 from featcache.checkpoint import load_head, save_head
@@ -19,10 +20,12 @@ from featcache.errors import (
     UnsafeFileError,
     UsageError,
 )
+from featcache.outputs import outputs_of
 from featcache.plots import plot_evaluation
+from featcache.reporting import silent
 from featcache.runs import list_runs
 from featcache.training import TrainResult
-from tests.heads.conftest import IDENTITY, MakeCache, learnable_rows
+from tests.heads.conftest import CLASS_NAMES, IDENTITY, MakeCache, learnable_rows
 
 Train = Callable[..., TrainResult]
 
@@ -68,6 +71,7 @@ def test_the_training_split_leaves_out_validation_and_unreadable_images(train: T
     evaluation = featcache.evaluate(path, split="train")
 
     assert evaluation.n_images == 158
+    assert evaluation.confusion is not None
     assert sum(map(sum, evaluation.confusion)) == 158
 
 
@@ -91,6 +95,109 @@ def test_the_figures_are_written_beside_the_head(train: Train) -> None:
 
     written = json.loads((evaluation.run / "eval-test.json").read_text())
     assert written["acc"]["value"] == evaluation.acc.value
+
+
+def test_the_tables_are_written_beside_the_head(train: Train) -> None:
+    evaluation = featcache.evaluate(train().path)
+
+    classes = list(csv.DictReader(evaluation.classes_file.read_text().splitlines()))
+    assert [row["class"] for row in classes] == ["ant", "bee", "cow"]
+    assert float(classes[1]["f1"]) == evaluation.classes[1].f1
+    cells = list(csv.DictReader(evaluation.confusion_file.read_text().splitlines()))
+    assert evaluation.confusion is not None
+    for row in cells:
+        i, j = (CLASS_NAMES.index(row[kind]) for kind in ("label", "prediction"))
+        assert evaluation.confusion[i][j] == int(row["images"]) > 0
+    assert sum(int(row["images"]) for row in cells) == 60
+
+
+def test_the_area_under_the_curve_is_averaged_over_classes_with_images(
+    train: Train,
+) -> None:
+    evaluation = featcache.evaluate(train().path, split="val")
+
+    rows = list(csv.DictReader(evaluation.predictions.read_text().splitlines()))
+    areas = [
+        roc_auc_score([r["label"] == name for r in rows], [float(r[f"p({name})"]) for r in rows])
+        for name in CLASS_NAMES
+    ]
+    assert evaluation.auroc == pytest.approx(np.mean(areas), abs=1e-9)
+
+
+@pytest.mark.parametrize("n_present", [1, 2])
+def test_a_class_without_images_has_no_area(
+    make_cache: MakeCache, tmp_path: Path, n_present: int
+) -> None:
+    test = learnable_rows(60, seed=2)
+    test.labels %= n_present
+    path = make_cache("few.h5", splits={"train": learnable_rows(90, seed=1), "test": test})
+    run = featcache.train_head(path, hidden=(), max_epochs=1, runs_dir=tmp_path / "runs")
+
+    evaluation = featcache.evaluate(run.path)
+
+    assert (evaluation.auroc is None) == (n_present == 1)
+    assert len(evaluation.classes) == 3
+
+
+class TestManyClasses:
+    """Of which a file with all probabilities, or a matrix, would be of no use to anybody."""
+
+    @pytest.fixture
+    def evaluation(self, make_cache: MakeCache, tmp_path: Path) -> featcache.Evaluation:
+        rows = {name: learnable_rows(90, seed=seed) for seed, name in enumerate(("train", "test"))}
+        names = tuple(f"class {k}" for k in range(1200))
+        path = make_cache("many.h5", splits=rows, class_names=names)
+        run = featcache.train_head(path, hidden=(), max_epochs=1, runs_dir=tmp_path / "runs")
+        return featcache.evaluate(run.path, draws=10)
+
+    def test_have_the_labels_probability_and_the_ten_most_probable(
+        self, evaluation: featcache.Evaluation, tmp_path: Path
+    ) -> None:
+        rows = list(csv.DictReader(evaluation.predictions.read_text().splitlines()))
+
+        outputs = outputs_of(
+            evaluation.run, split="test", cache=None, device="cpu", cache_dir=tmp_path, note=silent
+        )
+        assert len(rows[0]) == 3 + 1 + 2 * 10
+        for row, label, wanted in zip(rows, outputs.labels, outputs.probabilities(), strict=True):
+            order = np.argsort(-wanted)
+            assert float(row["p(label)"]) == pytest.approx(wanted[label], rel=1e-8)
+            assert row["class 1"] == row["prediction"]
+            assert [row[f"class {i}"] for i in range(1, 11)] == [f"class {k}" for k in order[:10]]
+            found = [float(row[f"p(class {i})"]) for i in range(1, 11)]
+            assert found == pytest.approx(wanted[order[:10]], rel=1e-8)
+
+    def test_make_no_matrix_and_a_short_json(self, evaluation: featcache.Evaluation) -> None:
+        written = json.loads((evaluation.run / "eval-test.json").read_text())
+
+        assert (evaluation.confusion, written["confusion"], written["classes"]) == (None,) * 3
+        assert (evaluation.run / "eval-test.json").stat().st_size < 3000
+        assert len(evaluation.classes_file.read_text().splitlines()) == 1201
+        cells = list(csv.DictReader(evaluation.confusion_file.read_text().splitlines()))
+        assert sum(int(row["images"]) for row in cells) == 90
+
+
+@pytest.mark.parametrize("hidden", [(8,), (2,), ()])  # what is kept: logits, what they come from
+def test_blocks_of_rows_and_classes_change_no_figure(
+    train: Train, monkeypatch: pytest.MonkeyPatch, hidden: tuple[int, ...]
+) -> None:
+    path = train(hidden=hidden).path
+    whole = featcache.evaluate(path)
+    rows = list(csv.DictReader(whole.predictions.read_text().splitlines()))
+
+    monkeypatch.setattr("featcache.outputs._BLOCK_VALUES", 7)
+    again = featcache.evaluate(path)
+
+    assert (again.acc, again.classes, again.confusion) == (
+        whole.acc,
+        whole.classes,
+        whole.confusion,
+    )
+    assert again.loss.value == pytest.approx(whole.loss.value, rel=1e-6)
+    assert again.auroc == pytest.approx(whole.auroc, abs=1e-9)
+    again_rows = csv.DictReader(again.predictions.read_text().splitlines())
+    for row, same in zip(rows, again_rows, strict=True):
+        assert float(same["p(bee)"]) == pytest.approx(float(row["p(bee)"]), rel=1e-5)
 
 
 def test_the_newest_run_is_taken_by_default(train: Train, tmp_path: Path) -> None:
@@ -206,6 +313,19 @@ def test_a_head_compared_with_itself_does_not_differ(train: Train) -> None:
     same = featcache.compare(path, path)
 
     assert (same.acc_difference.value, same.n_only_first, same.p_value) == (0.0, 0, 1.0)
+
+
+def test_the_cache_of_two_heads_is_verified_once(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified: list[Path] = []
+    monkeypatch.setattr("featcache.outputs.require_sound", verified.append)
+    first, second = train().path, train(seed=1).path
+
+    comparison = featcache.compare(first, second)
+
+    assert len(verified) == 1
+    assert comparison.evaluations[0].cache == comparison.evaluations[1].cache == verified[0]
 
 
 def test_a_better_head_is_found_better(train: Train) -> None:

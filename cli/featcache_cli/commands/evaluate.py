@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -110,7 +111,8 @@ def evaluate(
         paired = vars(comparison).copy() if comparison is not None else None
         if paired is not None:
             del paired["evaluations"]  # they stand beside it
-        show_json({"evaluations": evaluations, "comparison": paired, "plots": plots})
+        figures = [evaluation.as_json() for evaluation in evaluations]
+        show_json({"evaluations": figures, "comparison": paired, "plots": plots})
         return
     if comparison is not None:
         _show_comparison(comparison)
@@ -143,6 +145,9 @@ def _show(evaluation: Evaluation) -> None:
         "predictions": evaluation.predictions,
     }
     show_facts({name: fact for name, fact in facts.items() if fact is not None})
+    if evaluation.confusion is None:
+        show_facts({"classes": evaluation.classes_file, "confusion": evaluation.confusion_file})
+        return
     show_table(
         ["#images", "#precision", "#recall", "#f1", "class"],
         (
@@ -150,24 +155,21 @@ def _show(evaluation: Evaluation) -> None:
             for c in evaluation.classes
         ),
     )
-    _show_confusion(evaluation)
+    _show_confusion(evaluation, evaluation.confusion)
 
 
-def _show_confusion(evaluation: Evaluation) -> None:
+def _show_confusion(evaluation: Evaluation, counts: Sequence[Sequence[int]]) -> None:
     """Show how often each class is taken for another, where that fits a terminal."""
     names = [c.name for c in evaluation.classes]
     # Predictions by number: the names of ten classes do not fit side by side.
-    n_digits = max(len(str(count)) for row in evaluation.confusion for count in row)
+    n_digits = max(len(str(count)) for row in counts for count in row)
     width = len("label") + len(names) * (2 + n_digits) + 2 + max(map(len, names))
     if width > _MATRIX_COLUMNS:
-        note(f"the confusion matrix is in {evaluation.run / f'eval-{evaluation.split}.json'}")
+        note(f"the confusion matrix is in {evaluation.confusion_file}")
         return
     show_table(
         ["#label", *(f"#{i}" for i in range(len(names))), "class; columns: predicted"],
-        (
-            (i, *row, name)
-            for i, (row, name) in enumerate(zip(evaluation.confusion, names, strict=True))
-        ),
+        ((i, *row, name) for i, (row, name) in enumerate(zip(counts, names, strict=True))),
     )
 
 

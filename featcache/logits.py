@@ -1,0 +1,45 @@
+"""What a head answers, by blocks: (N, K) numbers of which only a part is ever there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from featcache.arithmetic import head_arithmetic
+from featcache.batches import Batch
+
+
+class Logits:
+    """Logits by blocks, from what is kept of a head's work."""
+
+    def __init__(self, module: nn.Sequential, batches: Iterable[Batch], *, n_rows: int) -> None:
+        """Run a head over (features, labels) batches of N rows together."""
+        *body, last = module.children()
+        assert isinstance(last, nn.Linear), "a head ends so"
+        self._weight, self._bias = last.weight, last.bias
+        n_out, n_in = last.weight.shape
+        self._is_before_last = n_in < n_out
+        first = nn.Sequential(*body) if self._is_before_last else module
+        self._kept = last.weight.new_empty(n_rows, min(n_in, n_out))
+        start = 0
+        with head_arithmetic(str(self._kept.device)), torch.inference_mode():
+            for features, _ in batches:
+                self._kept[start : start + len(features)] = first(features)
+                start += len(features)
+
+    def __call__(
+        self, rows: slice = slice(None), classes: slice = slice(None)
+    ) -> npt.NDArray[np.float32]:
+        """Compute a block, (n, k) float32."""
+        if not self._is_before_last:
+            block = self._kept[rows, classes]
+        else:
+            with head_arithmetic(str(self._kept.device)), torch.inference_mode():
+                weight, bias = self._weight[classes], self._bias[classes]
+                block = torch.nn.functional.linear(self._kept[rows], weight, bias)
+        found: npt.NDArray[np.float32] = block.cpu().numpy()
+        return found
