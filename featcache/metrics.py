@@ -157,7 +157,8 @@ def auroc(is_of_class: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64]) -
     """
     n_of_class = int(is_of_class.sum())
     own, ascending = scores[is_of_class], np.sort(scores)
-    # Of each row: twice those below it, and once those alike. Half of its own pairs counts itself.
+    # Of each row: the rows below it, and half of those alike. Of the class's own pairs, itself in
+    # them, just half are counted in this way; they are no pairs of two kinds.
     below, not_above = (np.searchsorted(ascending, own, side) for side in ("left", "right"))
     n_won = (int(below.sum()) + int(not_above.sum())) / 2 - n_of_class**2 / 2
     return n_won / (n_of_class * (len(scores) - n_of_class))
