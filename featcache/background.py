@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -16,8 +15,8 @@ import numpy.typing as npt
 
 from featcache.stopping import stop_if_asked
 from featcache.store import Block, CacheWriter
+from featcache.store.digest import N_DIGEST_THREADS
 
-_N_THREADS = min(4, os.cpu_count() or 1)  # SHA-256 runs at 1.2 GB/s a core, and frees the GIL
 _QUEUED_BLOCKS = 4
 _TICK_S = 0.1
 # A commit costs two syncs, whatever it acknowledges. One that runs while blocks arrive waits for
@@ -47,7 +46,7 @@ class BlockWriter:
         self._are_written = threading.Event()
         self._is_uncommitted = threading.Event()
         self._error: BaseException | None = None
-        self._writing = [self._begun(self._write) for _ in range(_N_THREADS)]
+        self._writing = [self._begun(self._write) for _ in range(N_DIGEST_THREADS)]
         self._committing = self._begun(self._commit)
 
     def put(self, finished: FinishedBlock) -> None:

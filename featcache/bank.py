@@ -141,12 +141,10 @@ class HeadBank:
         return self._forward(features, None)[-1]
 
     def states(self) -> Iterator[tuple[Member, MemberState]]:
-        """Copy the state of each head to the CPU."""
+        """Copy the state of each head to the CPU: one copy of a tensor for all heads."""
+        planes = [[t.cpu() for t in p] for p in (self._parameters, *self._moments)]
         for k, member in enumerate(self.members):
-            parts = [
-                [tensor[k].cpu().clone() for tensor in plane]
-                for plane in (self._parameters, *self._moments)
-            ]
+            parts = [[tensor[k].clone() for tensor in plane] for plane in planes]
             yield member, MemberState(parts[0], parts[1], parts[2], self._n_steps)
 
     def _forward(self, features: Tensor, masks: Sequence[Tensor] | None) -> list[Tensor]:

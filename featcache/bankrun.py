@@ -28,6 +28,7 @@ from featcache.stopping import stop_if_asked
 from featcache.store import locked
 
 _STEPS_PER_TOLD = 16
+_SECONDS_PER_SAVE = 30.0  # 128 heads of VGG16's features are 1.9 GB, and their epoch takes 2 s
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,8 @@ class BankRun:
         self.checkpoint = checkpoint
         self.on_progress = on_progress
         self.epoch = 0
+        self._saved_at = time.perf_counter()
+        self._unsaved: Mapping[str, MemberState] | None = None
         self._build(self._initial() if kept is None else self._restored(kept))
 
     def run(self) -> None:
@@ -166,8 +169,11 @@ class BankRun:
         self._started, self._n_before = time.perf_counter(), self.epoch * self._n_steps
         try:
             with torch.no_grad(), failures:
-                while self.alive:
-                    self._run_epoch(n_heads)
+                try:
+                    while self.alive:
+                        self._run_epoch(n_heads)
+                finally:
+                    self._save()
         except KeyboardInterrupt as err:
             raise InterruptedRunError(
                 f"Stopped. {self._kept(n_heads)} The same command goes on from there."
@@ -206,8 +212,10 @@ class BankRun:
         if done:
             self.alive = [entry for entry in self.alive if not entry.is_done]
             self._build({e.member.key: states[e.member.key] for e in self.alive})
-        self._save({e.member.key: states[e.member.key] for e in self.alive})
         self.epoch += 1
+        self._unsaved = {e.member.key: states[e.member.key] for e in self.alive}
+        if done or time.perf_counter() - self._saved_at > _SECONDS_PER_SAVE:
+            self._save()
 
     def _judge(self, losses: Mapping[HeadBank, Tensor], sizes: Sequence[int]) -> None:
         """Validate all heads, and enter the epoch into their histories."""
@@ -299,14 +307,19 @@ class BankRun:
             for e in self.alive
         }
 
-    def _save(self, states: Mapping[str, MemberState]) -> None:
+    def _save(self) -> None:
+        """Write what the checkpoint lacks of the last whole epoch."""
+        states, self._unsaved = self._unsaved, None
+        if states is None:
+            return
         content = {
-            "epoch": self.epoch + 1,
+            "epoch": self.epoch,
             "heads": {entry.member.key: entry.kept() for entry in self.alive},
             "states": {key: vars(state) for key, state in states.items()},
             "broken": self.broken,
         }
         replace_file(self.checkpoint, lambda file: torch.save(content, file))
+        self._saved_at = time.perf_counter()
 
     def _restored(self, kept: Mapping[str, Any]) -> dict[str, MemberState]:
         self.epoch = kept["epoch"]

@@ -21,7 +21,7 @@ from featcache.store import Cache, CacheSplit, human_bytes, require_fields
 from featcache.trainable import require_trainable
 
 _RESERVED_BYTES = 1_000_000_000
-_ROWS_PER_COPY = 4096
+_BYTES_PER_COPY = 64 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,15 +260,18 @@ def read_rows(rows: CacheSplit, start: int, stop: int, out: Tensor) -> None:
     Raises:
         CorruptError: If it did.
     """
-    staging = out.numpy() if out.device.type == "cpu" else None
-    for first in range(start, stop, _ROWS_PER_COPY):
+    is_on_cpu = out.device.type == "cpu"
+    n_rows = max(1, _BYTES_PER_COPY // max(1, rows.features.nbytes // max(1, len(rows))))
+    for first in range(start, stop, n_rows):
         stop_if_asked()
-        last = min(first + _ROWS_PER_COPY, stop)
-        part = slice(first - start, last - start)
-        if staging is None:
-            out[part] = torch.from_numpy(rows.read(first, last))
-        else:
-            rows.read(first, last, out=staging[part])
+        last = min(first + n_rows, stop)
+        there = out[first - start : last - start]
+        # Out of pinned memory the copy goes on while the next rows are read; torch's allocator
+        # hands that memory out again when it is done.
+        room = there if is_on_cpu else torch.empty(there.shape, dtype=out.dtype, pin_memory=True)
+        rows.read(first, last, out=room.numpy())
+        if not is_on_cpu:
+            there.copy_(room, non_blocking=True)
 
 
 def _copied(rows: CacheSplit, device: torch.device, residence: str) -> Tensor:

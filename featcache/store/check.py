@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from featcache.errors import CorruptError, UsageError
 from featcache.paths import expanded
 from featcache.specs import IMPORTED
-from featcache.store.digest import block_digest, statistics_digest
+from featcache.store.digest import N_DIGEST_THREADS, block_digest, statistics_digest
 from featcache.store.format import Block
 from featcache.store.ledger import STATISTICS_SLOT
 from featcache.store.reader import CacheState, open_readonly, read_state
@@ -107,12 +108,17 @@ def verify_cache(
             damages.append(
                 Damage("trunk", 0, 0, 0, "the trunk's running statistics are not as written")
             )
-        for i, block in enumerate(drawn):
-            what = _what_is_wrong(fd, state, block)
-            if what is not None:
-                damages.append(_damage(block, blocks, what))
-            if on_progress is not None:
-                on_progress(i + 1, n_drawn)
+        with ThreadPoolExecutor(N_DIGEST_THREADS) as threads:
+            found = threads.map(lambda block: _what_is_wrong(fd, state, block), drawn)
+            try:
+                for i, (block, what) in enumerate(zip(drawn, found, strict=True)):
+                    if what is not None:
+                        damages.append(_damage(block, blocks, what))
+                    if on_progress is not None:
+                        on_progress(i + 1, n_drawn)
+            except BaseException:
+                threads.shutdown(cancel_futures=True)  # at Ctrl-C, or a file that became shorter
+                raise
     except EOFError as err:
         raise CorruptError(f"{path.name} became shorter while it was read: {err}.") from err
     finally:

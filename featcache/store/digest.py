@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 
 from featcache.store.files import read_at
 from featcache.store.format import Block, Manifest
 
 _CHUNK = 4 << 20
+N_DIGEST_THREADS = min(4, os.cpu_count() or 1)
+"""Threads that digest blocks: SHA-256 runs at 1.2 GB/s a core, and leaves Python to others."""
 
 
 def block_digest(fd: int, manifest: Manifest, block: Block) -> bytes:

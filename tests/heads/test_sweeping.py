@@ -224,10 +224,10 @@ def test_a_kill_between_a_run_and_the_checkpoint_loses_nothing(
     whole = sweep(**options, runs_dir=tmp_path / "whole")
     save = featcache.bankrun.BankRun._save
 
-    def save_or_die(self: featcache.bankrun.BankRun, states: object) -> None:
+    def save_or_die(self: featcache.bankrun.BankRun) -> None:
         if self.finished:
             raise SystemExit("killed")
-        save(self, states)
+        save(self)
 
     with monkeypatch.context() as patched:
         patched.setattr(featcache.bankrun.BankRun, "_save", save_or_die)
@@ -237,6 +237,25 @@ def test_a_kill_between_a_run_and_the_checkpoint_loses_nothing(
 
     assert resumed.n_trained == 2
     assert [s.val_loss for s in resumed.settings] == [s.val_loss for s in whole.settings]
+
+
+@pytest.mark.parametrize(("seconds_per_save", "n_saved"), [(3600.0, 1), (0.0, 3)])
+def test_heads_are_written_when_they_are_done_and_every_half_minute(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, seconds_per_save: float, n_saved: int
+) -> None:
+    saved: list[Path] = []
+    replace_file = featcache.bankrun.replace_file
+
+    def counted(path: Path, *arguments: Any) -> None:
+        saved.append(path)
+        replace_file(path, *arguments)
+
+    monkeypatch.setattr("featcache.bankrun._SECONDS_PER_SAVE", seconds_per_save)
+    monkeypatch.setattr("featcache.bankrun.replace_file", counted)
+
+    sweep(lr=(1e-3, 1e-2))  # of three epochs, in which none stops early
+
+    assert len(saved) == n_saved
 
 
 def test_a_damaged_checkpoint_is_told(sweep: Sweep, tmp_path: Path) -> None:
