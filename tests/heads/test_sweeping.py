@@ -246,9 +246,9 @@ def test_heads_are_written_when_they_are_done_and_every_half_minute(
     saved: list[Path] = []
     replace_file = featcache.bankrun.replace_file
 
-    def counted(path: Path, *arguments: Any) -> None:
+    def counted(path: Path, *arguments: object) -> None:
         saved.append(path)
-        replace_file(path, *arguments)
+        replace_file(path, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr("featcache.bankrun._SECONDS_PER_SAVE", seconds_per_save)
     monkeypatch.setattr("featcache.bankrun.replace_file", counted)
