@@ -86,6 +86,7 @@ class TrunkRunner:
         self.seconds: dict[str, float] = defaultdict(float)
         self.n_ahead = 0 if device == "cpu" else _N_AHEAD
         self._preprocess = after_resize(preprocess) if is_resized else preprocess
+        self._uploads: torch.cuda.Stream | None = None
         self._copies: torch.cuda.Stream | None = None
         self._preprocessors: dict[tuple[int, int], BatchPreprocessor] = {}
         # channels_last: 1.3 times the speed for VGG16 and twice for MobileNetV2 on a CPU, and what
@@ -165,10 +166,22 @@ class TrunkRunner:
                 self._preprocess, in_size=size, device=torch.device(self.device)
             )
         pixels = torch.from_numpy(images)
-        if self.device != "cpu":  # only from pinned memory is the copy one that nobody waits for
-            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        if self.device != "cpu":
+            pixels = self._uploaded(pixels)
         prepared = self._preprocessors[size](pixels)
         return prepared.contiguous(memory_format=_MEMORY_FORMATS[self.memory_format])
+
+    def _uploaded(self, pixels: Tensor) -> Tensor:
+        """Copy to the GPU while it computes the batches before."""
+        if self._uploads is None:
+            self._uploads = torch.cuda.Stream(self.device)
+        computing = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._uploads):
+            # Only from pinned memory is the copy one that nobody waits for.
+            there = pixels.pin_memory().to(self.device, non_blocking=True)
+        computing.wait_stream(self._uploads)
+        there.record_stream(computing)
+        return there
 
     def features(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Run one batch.
