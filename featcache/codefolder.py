@@ -7,6 +7,7 @@ choice, `torchinductor_USER` in the folder for temporary files, can be prepared 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import shutil
@@ -15,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from featcache.errors import UnsafeFileError
-from featcache.paths import expanded
+from featcache.paths import user_cache_folder
 
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -31,13 +32,11 @@ def code_folder() -> Path:
         UnsafeFileError: If the folder for temporary files is not safe either.
         OSError: If nothing can be made there.
     """
-    caches = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification: a path that is not absolute is to be ignored.
-    home = Path(caches) if os.path.isabs(caches) else expanded("~/.cache")  # noqa: PTH117
-    try:
-        return private_folder(home / "featcache" / "compiled", name="the folder for compiled code")
-    except (UnsafeFileError, OSError):
-        return private_folder(_random_folder(os.getpid()), name="the folder for temporary files")
+    caches = user_cache_folder()
+    if caches is not None:
+        with contextlib.suppress(UnsafeFileError, OSError):
+            return private_folder(caches / "compiled", name="the folder for compiled code")
+    return private_folder(_random_folder(os.getpid()), name="the folder for temporary files")
 
 
 def private_folder(folder: Path, *, name: str) -> Path:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import statistics
 import time
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featcache.enginememory import Remembered, recall, remember
 from featcache.engines import ENGINES, Engine, engine_of
 from featcache.errors import DeviceError, clipped
 from featcache.forward import TrunkRunner
 from featcache.reporting import Choice, NoteCallback
+from featcache.runtime import numeric_class, processor_name
 from featcache.tolerances import feature_tolerance
 
-# Seconds of work from which engines are tried. They gain 1.4 to 2.6 times, or nothing; Winograd's
-# compiles in one or two seconds, inductor in 7 to 30 (docs/benchmarks.md).
-_WORTH_TRYING_S = 120
-_TRIED = ("winograd", "inductor")
+_TRIED = {"cpu": ("winograd", "inductor"), "cuda": ("fused",)}  # of themselves, in this order
 _LEAST_GAIN = 1.1
-_N_TRIALS = 3
+# A trial may cost this part of the work that is left: engines gain a third of it, or nothing.
+_MOST_COST = 0.1
+_N_ROUNDS = 3
 _PLACES = {"cpu": "a CPU", "cuda": "a CUDA device"}
 
 
@@ -106,6 +108,7 @@ def settle_compiled(
     image_shape: tuple[int, int, int],
     n_rows: int,
     asked: str,
+    backbone: str,
     on_note: NoteCallback,
 ) -> Choice[str | None]:
     """Compile the trunk if that is asked for, or if a trial says that it pays.
@@ -115,6 +118,7 @@ def settle_compiled(
         image_shape: (H, W, 3) of the images that will come.
         n_rows: Images that will come.
         asked: "auto", "never", or an engine.
+        backbone: Under which name the outcome of a trial is remembered.
         on_note: Told before a compile, which takes a while.
 
     Returns:
@@ -122,23 +126,17 @@ def settle_compiled(
     """
     if asked == "never":
         return Choice(None, "asked for")
-    if asked == "auto" and runner.device != "cpu":
-        return Choice(None, "on CUDA an engine has to be asked for: --compile fused")
-    trial = _Trial(runner, _trial_images(runner.batch_size, image_shape), on_note)
+    trial = _Trial(runner, _trial_images(runner.batch_size, image_shape), backbone, on_note)
     if asked != "auto":
         trial.run(asked, least_gain=0.0)
         return trial.choice()
-    n_batches = n_rows / runner.batch_size
-    eager_s = trial.eager_s() * n_batches
-    for engine in _TRIED:
-        left_s = eager_s / trial.gain
-        if ENGINES[engine].refusal(runner.module, runner.precision):
-            continue
-        if left_s < _WORTH_TRYING_S:
-            trial.reasons.append(f"{left_s:.0f} s of work are too few to compile with {engine}")
-            break
-        on_note(f"about {left_s:.0f} s of work: compiling may pay ({engine})")
-        trial.run(engine, least_gain=_LEAST_GAIN)
+    engines = [ENGINES[name] for name in _TRIED[runner.device.partition(":")[0]]]
+    suitable = [e for e in engines if not e.refusal(runner.module, runner.precision)]
+    if not suitable:
+        return Choice(None, f"no engine is tried of itself for this trunk on {runner.device}")
+    batch_s = trial.eager_s()
+    for engine in suitable:
+        trial.run_if_it_may_pay(engine, batch_s=batch_s, n_batches=n_rows / runner.batch_size)
     return trial.choice()
 
 
@@ -151,13 +149,18 @@ class _Trial:
     """
 
     def __init__(
-        self, runner: TrunkRunner, images: npt.NDArray[np.uint8], on_note: NoteCallback
+        self,
+        runner: TrunkRunner,
+        images: npt.NDArray[np.uint8],
+        backbone: str,
+        on_note: NoteCallback,
     ) -> None:
         self.gain = 1.0
         self.reasons: list[str] = []
         self._compiler: str | None = None
         self._runner = runner
         self._images = images
+        self._backbone = backbone
         self._on_note = on_note
 
     def choice(self) -> Choice[str | None]:
@@ -166,66 +169,111 @@ class _Trial:
 
     def eager_s(self) -> float:
         """Seconds of one eager batch."""
-        return min(_seconds(self._runner, self._images) for _ in range(2))
+        return min(_timed(self._runner, self._images)[1] for _ in range(2))
+
+    def run_if_it_may_pay(self, engine: Engine, *, batch_s: float, n_batches: float) -> None:
+        """Try an engine unless that would cost too much, or gained nothing here before."""
+        if not engine.may_gain(self._runner.module):
+            self.reasons.append(f"{engine.name} gains nothing on convolutions and ReLU alone")
+            return
+        version = engine.version()
+        if version is None:
+            self.reasons = [engine.missing]
+            return
+        known = recall(self._key(version))
+        if known is not None and known.gain < _LEAST_GAIN * self.gain:
+            self.reasons.append(f"{engine.name}: {known.gain:.2f} times when it was last tried")
+            return
+        compile_s = engine.compile_s(self._runner.module) if known is None else known.compile_s
+        cost_s = compile_s + _N_ROUNDS * batch_s * (1 + 1 / self.gain)
+        left_s = batch_s * n_batches / self.gain
+        if cost_s > _MOST_COST * left_s:
+            self.reasons.append(
+                f"{left_s:.0f} s of work are too few to try {engine.name}, for about {cost_s:.0f} s"
+            )
+            return
+        self._on_note(f"about {left_s:.0f} s of work: compiling may pay ({engine.name})")
+        self.run(engine.name, least_gain=_LEAST_GAIN)
 
     def run(self, engine: str, *, least_gain: float) -> None:
         """Try an engine, and keep it if it is better than what was there by `least_gain`."""
         best = self._runner.forward
-        compiler = ENGINES[engine].version()
-        if compiler is None:
+        version = ENGINES[engine].version()
+        if version is None:
             self.reasons = [ENGINES[engine].missing]
             return
         try:
-            gain = self._measured_gain(engine)
+            gain = self._measured_gain(engine, version)
         except DeviceError as err:  # memory, too: the eager trunk had enough
             self.reasons.append(str(err))
             gain = 0.0
         if gain > 0 and gain >= least_gain * self.gain:
-            self.gain, self._compiler = gain, compiler
+            self.gain, self._compiler = gain, version
         else:
             self._runner.forward = best
 
-    def _measured_gain(self, engine: str) -> float:
-        """Leaves the runner compiled.
+    def _measured_gain(self, engine: str, version: str) -> float:
+        """Leaves the runner compiled; remembers what was found.
 
         Raises:
             CompileError: If it fails to compile, or gives other features.
         """
         runner, images = self._runner, self._images
         self._on_note(f"compiling the trunk with {engine}")
-        runner.forward = runner.eager
-        expected = runner.features(images)
         started = time.perf_counter()
         compile_trunk(runner, (images.shape[1], images.shape[2], 3), engine)
         compile_s = time.perf_counter() - started
-        found, again = (runner.features(images) for _ in range(2))
-        if found.tobytes() != again.tobytes():
-            raise CompileError(f"{engine} gives other features of the same images each time")
-        error = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
-        if not error <= feature_tolerance(runner.precision):
-            raise CompileError(f"{engine}'s features differ by {error:.1g} of the largest")
-        gain = _gain(runner, images)
+        gain = statistics.median(_ratios(runner, images, engine))
+        remember(self._key(version), Remembered(compile_s, gain))
         self.reasons.append(
             f"{engine}: {gain:.2f} times as fast as eager, {compile_s:.0f} s to compile"
         )
         return gain
 
+    def _key(self, version: str) -> dict[str, Any]:
+        """All that decides what a trial finds."""
+        runner = self._runner
+        return numeric_class(
+            device=runner.device,
+            precision=runner.precision,
+            batch_size=runner.batch_size,
+            compiler=version,
+            memory_format=runner.memory_format,
+        ) | {
+            "backbone": self._backbone,
+            "images": [*self._images.shape[1:3], *runner.out_size],
+            "processor": processor_name(),
+        }
 
-def _gain(runner: TrunkRunner, images: npt.NDArray[np.uint8]) -> float:
-    """Time both in turn: the median of the ratios."""
-    compiled, ratios = runner.forward, []
-    for _ in range(_N_TRIALS):
+
+def _ratios(runner: TrunkRunner, images: npt.NDArray[np.uint8], engine: str) -> list[float]:
+    """Compare what runs with the eager trunk, and time both in turn.
+
+    Raises:
+        CompileError: If it gives other features, or not the same ones each time.
+    """
+    compiled, ratios, before = runner.forward, [], b""
+    for _ in range(_N_ROUNDS):
         runner.forward = runner.eager
-        eager_s = _seconds(runner, images)
+        expected, eager_s = _timed(runner, images)
         runner.forward = compiled
-        ratios.append(eager_s / _seconds(runner, images))
-    return statistics.median(ratios)
+        found, compiled_s = _timed(runner, images)
+        error = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
+        if not error <= feature_tolerance(runner.precision):
+            raise CompileError(f"{engine}'s features differ by {error:.1g} of the largest")
+        if before not in (b"", found.tobytes()):
+            raise CompileError(f"{engine} gives other features of the same images each time")
+        before = found.tobytes()
+        ratios.append(eager_s / compiled_s)
+    return ratios
 
 
-def _seconds(runner: TrunkRunner, images: npt.NDArray[np.uint8]) -> float:
+def _timed(
+    runner: TrunkRunner, images: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float32], float]:
     started = time.perf_counter()
-    runner.features(images)
-    return time.perf_counter() - started
+    features = runner.features(images)
+    return features, time.perf_counter() - started
 
 
 def _trial_images(n: int, image_shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:

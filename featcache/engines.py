@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from featcache.arithmetic import HALVES
 from featcache.castweights import with_weights_cast
 from featcache.fused import VERSION as FUSED_VERSION
-from featcache.fused import with_fused_convolutions
+from featcache.fused import can_fuse, with_fused_convolutions
 from featcache.inductor import compiled_by_inductor
 from featcache.winograd import (
     has_winograd_convolutions,
@@ -20,6 +20,17 @@ from featcache.winograd import (
     with_winograd_convolutions,
 )
 
+_PLAIN = (
+    nn.Conv2d,
+    nn.ReLU,
+    nn.MaxPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.Flatten,
+    nn.Linear,
+    nn.Dropout,
+    nn.Identity,
+    nn.Sequential,
+)
 Forward = Callable[[Tensor], Tensor]
 NO_COMPILER = "no C++ compiler answers (g++, or the one program that CXX names)"
 
@@ -35,6 +46,9 @@ class Engine:
             to be had here.
         missing: Why it is not.
         refusal: Of a trunk and its precision: why it is not for them; empty if it is.
+        may_gain: Of a trunk: whether a trial is worth a thought.
+        compile_s: Of a trunk: about how many seconds it takes to build, on the two cores where it
+            was measured, with nothing compiled before.
         build: Of a trunk, its precision, and a batch as all that will come: what runs instead.
             It may raise anything.
     """
@@ -44,6 +58,8 @@ class Engine:
     version: Callable[[], str | None]
     missing: str
     refusal: Callable[[nn.Module, str], str]
+    may_gain: Callable[[nn.Module], bool]
+    compile_s: Callable[[nn.Module], float]
     build: Callable[[nn.Module, str, Tensor], Forward]
 
 
@@ -100,6 +116,16 @@ def _with_winograd(module: nn.Module, precision: str, example: Tensor) -> Forwar
     return trunk
 
 
+def _fused_version() -> str | None:
+    return f"fused {FUSED_VERSION}" if torch.backends.cudnn.is_available() else None
+
+
+def _fused_refusal(module: nn.Module, precision: str) -> str:
+    if any(can_fuse(part) for part in module.modules()):
+        return ""
+    return "this trunk has no 1x1 or 3x3 convolutions of one group, which alone are fused"
+
+
 def _fused(module: nn.Module, precision: str, example: Tensor) -> Forward:
     trunk = with_fused_convolutions(module)
     if precision in HALVES:
@@ -108,27 +134,48 @@ def _fused(module: nn.Module, precision: str, example: Tensor) -> Forward:
     return trunk
 
 
+def _has_more_than_convolutions(module: nn.Module) -> bool:
+    """VGG16 is as fast eagerly: there is little between its convolutions that could be fused."""
+    leaves = [part for part in module.modules() if not list(part.children())]
+    return any(not isinstance(part, _PLAIN) for part in leaves)
+
+
+def _inductor_s(module: nn.Module) -> float:
+    return 10 + 0.1 * sum(1 for part in module.modules() if not list(part.children()))
+
+
 ENGINES = {
     engine.name: engine
     for engine in (
         Engine(
-            "winograd", "cpu", _winograd_version, NO_COMPILER, _winograd_refusal, _with_winograd
+            name="winograd",
+            device="cpu",
+            version=_winograd_version,
+            missing=NO_COMPILER,
+            refusal=_winograd_refusal,
+            may_gain=lambda module: True,
+            compile_s=lambda module: 2.0,
+            build=_with_winograd,
         ),
         Engine(
-            "inductor",
-            "cpu",
-            _inductor_version,
-            NO_COMPILER,
-            lambda module, precision: "",
-            lambda module, precision, example: compiled_by_inductor(module, example),
+            name="inductor",
+            device="cpu",
+            version=_inductor_version,
+            missing=NO_COMPILER,
+            refusal=lambda module, precision: "",
+            may_gain=_has_more_than_convolutions,
+            compile_s=_inductor_s,
+            build=lambda module, precision, example: compiled_by_inductor(module, example),
         ),
         Engine(
-            "fused",
-            "cuda",
-            lambda: f"fused {FUSED_VERSION}" if torch.backends.cudnn.is_available() else None,
-            "torch has no cuDNN here",
-            lambda module, precision: "",
-            _fused,
+            name="fused",
+            device="cuda",
+            version=_fused_version,
+            missing="torch has no cuDNN here",
+            refusal=_fused_refusal,
+            may_gain=lambda module: True,
+            compile_s=lambda module: 1.0,
+            build=_fused,
         ),
     )
 }

@@ -54,6 +54,7 @@ class TrunkRunner:
             once, where that is the arithmetic.
         forward: What runs: `eager`, or the module compiled.
         memory_format: "channels_last" or "contiguous", of weights and inputs.
+        out_size: (height, width) of what enters the module.
         batch_size: Images in every forward pass.
         seconds: Time spent so far, by "preprocess", "trunk" and "check" (rows looked at, converted
             and put in place); of a GPU, waiting for it counts as "trunk".
@@ -82,6 +83,7 @@ class TrunkRunner:
         """
         self.device = device
         self.precision = precision
+        self.out_size = preprocess.out_size
         self.batch_size = batch_size
         self.seconds: dict[str, float] = defaultdict(float)
         self.n_ahead = 0 if device == "cpu" else _N_AHEAD

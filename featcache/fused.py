@@ -51,6 +51,17 @@ class FusedConv2d(nn.Module):
         return torch.cudnn_convolution_add_relu(batch, conv.weight, other, 1.0, conv.bias, *how)
 
 
+def can_fuse(part: nn.Module) -> bool:
+    """Tell whether a module is a convolution that a ReLU behind it can be done with."""
+    return (
+        type(part) is nn.Conv2d
+        and part.kernel_size in _SIZES
+        and part.groups == 1
+        and part.padding_mode == "zeros"
+        and not isinstance(part.padding, str)
+    )
+
+
 def with_fused_convolutions(module: nn.Module) -> nn.Module:
     """Copy a trunk, BatchNorm folded into its convolutions and ReLU done with those of 1x1 and 3x3.
 
@@ -130,7 +141,7 @@ def _convolution_behind(
 ) -> tuple[_Call, fx.Node | None, fx.Node | None] | None:
     """What a ReLU's input is: a convolution, what is added to it, and where; None if neither."""
     alone = _Call.alone(trunk, source)
-    if alone is not None and _fits(alone.part):
+    if alone is not None and can_fuse(alone.part):
         return alone, None, None
     if not isinstance(source, fx.Node) or source.target not in _ADDITIONS:
         return None
@@ -138,7 +149,7 @@ def _convolution_behind(
         return None
     for node, other in (source.args, source.args[::-1]):
         call = _Call.alone(trunk, node)
-        if call is None or not _fits(call.part) or other is node:
+        if call is None or not can_fuse(call.part) or other is node:
             continue
         if isinstance(other, fx.Node):
             return call, other, source
@@ -149,16 +160,6 @@ def _part(trunk: fx.GraphModule, node: object) -> nn.Module | None:
     if not isinstance(node, fx.Node) or node.op != "call_module":
         return None
     return trunk.get_submodule(str(node.target))
-
-
-def _fits(part: nn.Module) -> bool:
-    return (
-        type(part) is nn.Conv2d
-        and part.kernel_size in _SIZES
-        and part.groups == 1
-        and part.padding_mode == "zeros"
-        and not isinstance(part.padding, str)
-    )
 
 
 def _is_relu(trunk: fx.GraphModule, node: fx.Node) -> bool:

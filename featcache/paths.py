@@ -33,6 +33,17 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     return Path(text)
 
 
+def user_cache_folder() -> Path | None:
+    """Name the folder for what may be lost: featcache's in XDG_CACHE_HOME, or in `~/.cache`.
+
+    None where the user has no home. A relative path in the variable is ignored, as its
+    specification asks: https://specifications.freedesktop.org/basedir/latest/
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    home = named if named.is_absolute() else expanded("~/.cache")
+    return home / "featcache" if home.is_absolute() else None
+
+
 def settled(path: str | os.PathLike[str]) -> Path:
     """Expand a path and make it absolute, so that it means the same after a change of folder."""
     return Path.cwd() / expanded(path)

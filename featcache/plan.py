@@ -118,6 +118,7 @@ class Plan:
             image_shape=shape,
             n_rows=self.n_rows,
             asked=self.spec.compile,
+            backbone=self.spec.backbone,
             on_note=on_note,
         )
         how = "eager" if compiler.value is None else "compiled"

@@ -87,6 +87,14 @@ def _as_asked(precision: str) -> Choice[str]:
     return Choice(precision, "asked for")
 
 
+def processor_name() -> str:
+    """Name the processor as the kernel does; empty where it does not."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor())
+
+
 def numeric_class(
     *,
     device: str,

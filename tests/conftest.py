@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import tempfile
@@ -17,6 +18,7 @@ from PIL import Image
 import featcache
 from featcache.extraction import ExtractResult
 
+_TESTS = itertools.count()
 SMALL_TRUNK = "mobilenet_v3_small"
 
 
@@ -41,7 +43,8 @@ def _no_surprises(
 ) -> None:
     """Keep tests away from the user's own weights, settings and caches."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.getbasetemp() / "torch-home"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "caches"))
+    caches = tmp_path_factory.getbasetemp() / "caches" / str(next(_TESTS))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
     # Kept from one run of the suite to the next: torch's headers take 20 s to compile.
     compiled = Path(tempfile.gettempdir()) / f"featcache-tests-{os.geteuid()}"
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(compiled))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,17 @@ needs_compiler = pytest.mark.skipif(ENGINES["inductor"].version() is None, reaso
 
 
 class Small(nn.Module):
-    """A convolution and a mean."""
+    """A convolution, BatchNorm and a mean."""
 
     def __init__(self) -> None:
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.conv = nn.Conv2d(3, 8, 3)
+            self.norm = nn.BatchNorm2d(8)
 
     def forward(self, batch: Tensor) -> Tensor:
-        features: Tensor = self.conv(batch).relu().mean((2, 3))
+        features: Tensor = self.norm(self.conv(batch)).relu().mean((2, 3))
         return features
 
 
@@ -81,19 +83,22 @@ def settle(monkeypatch: pytest.MonkeyPatch, runner: TrunkRunner) -> Callable[...
                 raise forward
             runner.forward = forward or runner.module.forward
 
-        def seconds(runner: TrunkRunner, images: Any) -> float:
-            return eager_s if runner.forward is runner.module else compiled_s
+        def timed(runner: TrunkRunner, images: Any) -> tuple[Any, float]:
+            took = eager_s if runner.forward is runner.module else compiled_s
+            return runner.features(images), took
 
         monkeypatch.setattr(compiling, "compile_trunk", compile_trunk)
-        monkeypatch.setattr(compiling, "_seconds", seconds)
+        monkeypatch.setattr(compiling, "_timed", timed)
         compiler = options.get("compiler", "cc 1")
         say(monkeypatch, lambda _: compiler)
+        asked_runner = make_runner(options["module"]) if "module" in options else runner
         told: list[str] = []
         choice = settle_compiled(
-            runner,
+            asked_runner,
             image_shape=SHAPE,
             n_rows=options.get("n_rows", 4_000),
             asked=options.get("asked", "auto"),
+            backbone="small",
             on_note=told.append,
         )
         return choice, told
@@ -118,7 +123,7 @@ def test_a_long_job_is_compiled_if_that_is_faster(
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"n_rows": 400}, "100 s of work are too few to compile with inductor"),
+        ({"n_rows": 400}, "100 s of work are too few to try inductor, for about 16 s"),
         ({"compiled_s": 0.95}, "1.05 times as fast as eager"),
         ({"compiler": None}, "no C++ compiler answers"),
         ({"forward": CompileError("g++ died")}, "g++ died"),
@@ -138,6 +143,39 @@ def test_else_the_trunk_stays_eager_and_says_why(
     assert runner.forward is runner.module
 
 
+def test_a_trial_that_gained_nothing_is_not_repeated_for_a_month(
+    settle: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = settle(compiled_s=0.95)
+    again, told = settle(compiled_s=0.95)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 31 * 24 * 3600)
+    later, _ = settle(compiled_s=0.95)
+
+    assert first.why == later.why == "inductor: 1.05 times as fast as eager, 0 s to compile"
+    assert again == (None, "inductor: 1.05 times when it was last tried")
+    assert told == []
+
+
+def test_what_a_compile_took_here_counts_more_than_the_table(settle: Callable[..., Any]) -> None:
+    """0 s here, where the table expects 10: then 100 s of work are enough."""
+    before, _ = settle(n_rows=400)
+    settle(n_rows=4_000)
+    after, _ = settle(n_rows=400)
+
+    assert before.value is None
+    assert after.value == "cc 1"
+
+
+def test_inductor_is_not_tried_where_there_is_nothing_between_convolutions(
+    settle: Callable[..., Any],
+) -> None:
+    choice, told = settle(module=nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten()))
+
+    assert choice == (None, "inductor gains nothing on convolutions and ReLU alone")
+    assert told == []
+
+
 def test_an_engine_that_is_asked_for_needs_no_gain(settle: Callable[..., Any]) -> None:
     choice, _ = settle(asked="inductor", n_rows=1, compiled_s=2.0)
 
@@ -152,7 +190,7 @@ class Wide(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             layers = [nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 3, padding=1), nn.Conv2d(32, 8, 3)]
-            self.layers = nn.Sequential(*layers)
+            self.layers = nn.Sequential(*layers, nn.BatchNorm2d(8))
 
     def forward(self, batch: Tensor) -> Tensor:
         features: Tensor = self.layers(batch).mean((2, 3))
@@ -165,7 +203,7 @@ class Wide(nn.Module):
         ({"winograd": 0.5, "inductor": 0.25}, "inductor", "inductor: 4.00 times"),
         ({"winograd": 0.4, "inductor": 0.5}, "winograd", "inductor: 2.00 times"),
         ({"winograd": 0.5, "inductor": 0.47}, "winograd", "inductor: 2.13 times"),
-        ({"winograd": 0.1}, "winograd", "100 s of work are too few to compile with inductor"),
+        ({"winograd": 0.1}, "winograd", "100 s of work are too few to try inductor, for about"),
         ({"winograd": 2.0, "inductor": 2.0}, None, "inductor: 0.50 times"),
     ],
 )
@@ -176,16 +214,25 @@ def test_the_faster_engine_is_kept(
     running = {runner.module: "eager"}
 
     def compile_trunk(runner: TrunkRunner, shape: Any, engine: str) -> None:
-        runner.forward = runner.module.forward if engine == "winograd" else Wide().forward
+        runner.forward = runner.module.forward if engine == "winograd" else Wide().eval().forward
         running[runner.forward] = engine
 
     took = {"eager": 1.0, **seconds}
     monkeypatch.setattr(compiling, "compile_trunk", compile_trunk)
-    monkeypatch.setattr(compiling, "_seconds", lambda r, _: took[running[r.forward]])
+
+    def timed(runner: TrunkRunner, images: Any) -> tuple[Any, float]:
+        return runner.features(images), took[running[runner.forward]]
+
+    monkeypatch.setattr(compiling, "_timed", timed)
     say(monkeypatch, lambda engine: engine)
 
     choice = settle_compiled(
-        runner, image_shape=SHAPE, n_rows=4_000, asked="auto", on_note=lambda _: None
+        runner,
+        image_shape=SHAPE,
+        n_rows=4_000,
+        asked="auto",
+        backbone="wide",
+        on_note=lambda _: None,
     )
 
     assert choice.value == kept
