@@ -117,7 +117,7 @@ def extract(
         store_dtype: "float32" or "float16".
         device: "auto", "cpu", "cuda" or "cuda:N".
         batch_size: Images in one forward pass; None means by free memory.
-        n_workers: Decoding processes for image files; None means one a core, at most 8.
+        n_workers: Decoding processes for image files; None means one a core, 8 at most for a CPU.
         limit: Images of each split, evenly spaced; None means all.
         seed: Seeds `weights="random"`.
         cache_dir: Folder of all caches.

@@ -201,7 +201,7 @@ class Plan:
         return image_shape(next(iter(self.dataset.splits.values())), self.preprocess)
 
     def _job(self, batch_size: int, on_progress: ProgressCallback) -> Job:
-        workers = pick_n_workers(self.spec.n_workers)
+        workers = pick_n_workers(self.spec.n_workers, device=self.device)
         runner = None
         if self.backbone.module is not None:
             runner = TrunkRunner(

@@ -83,7 +83,7 @@ def repair_cache(
             its name.
         data_dir: Folder of downloaded datasets.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        n_workers: Decoding processes for image files; None means one a core, at most 8.
+        n_workers: Decoding processes for image files; None means one a core, 8 at most for a CPU.
         mix_numerics: Compute the damaged rows though this machine is of another numeric class, so
             that their last digits may differ.
         on_progress: Called while rows are checked and computed.

@@ -163,12 +163,12 @@ def pick_batch_size(device: str, *, nbytes_per_image: int) -> Choice[int]:
     return Choice(1 << (fits.bit_length() - 1), f"{free / 1e9:.1f} GB of {kind} are free")
 
 
-def pick_n_workers(n_workers: int | None) -> Choice[int]:
-    """Choose how many processes decode image files."""
+def pick_n_workers(n_workers: int | None, *, device: str = "cpu") -> Choice[int]:
+    """Choose how many processes decode image files: for a GPU, whose backbone waits, all cores."""
     if n_workers is not None:
         return Choice(n_workers, "asked for")
     n_cores, why = usable_cores()
-    return Choice(min(8, n_cores), why)
+    return Choice(min(8, n_cores) if device == "cpu" else n_cores, why)
 
 
 def usable_cores() -> Choice[int]:

@@ -67,7 +67,8 @@ class ExtractSpec:
         store_dtype: Type of the stored features.
         device: "auto", "cpu", "cuda" or "cuda:N".
         batch_size: Images in one forward pass; None or "auto" means by free memory.
-        n_workers: Decoding processes for image files; None or "auto" means one a core, at most 8.
+        n_workers: Decoding processes for image files; None or "auto" means one a core (8 at most
+            for a CPU).
         limit: Take this many images of each split, evenly spaced; None means all.
         seed: Seeds `weights="random"`.
         cache_dir: Folder of all caches.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,13 @@ def test_batch_size_and_workers_keep_to_the_limits_and_say_so(machine: Machine) 
     )
     assert pick_n_workers(None) == (2, "1.5 of 4 cores, the limit of this container (cgroup)")
     assert pick_n_workers(7) == (7, "asked for")
+
+
+def test_a_gpu_is_fed_by_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+
+    assert pick_n_workers(None).value == 8
+    assert pick_n_workers(None, device="cuda:0").value == 16
 
 
 def test_features_stay_in_the_file_where_the_container_has_no_memory_for_them(
