@@ -48,7 +48,7 @@ MaxMemoryOption = Annotated[
     ),
 ]
 NWorkersOption = Annotated[
-    str, typer.Option(help="Decoding processes for image files; auto: one a core, 8 at most for a CPU.")
+    str, typer.Option(help="Decoding processes for image files; auto: one a core.")
 ]
 MixNumericsOption = Annotated[
     bool, typer.Option("--mix-numerics", help="Go on with a file that another machine began.")
