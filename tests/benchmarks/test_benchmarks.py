@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.benchmarks import peers_heads
+from tests.benchmarks.gpu_page import page
 from tests.benchmarks.measure import Peer, close, compare
 from tests.cli.conftest import child_environment
 
@@ -50,3 +51,21 @@ def test_an_answer_that_differs_voids_the_comparison() -> None:
 
     with pytest.raises(AssertionError, match=r"answers differ by 0\.01"):
         compare("x", peers, gate=close(1e-4), repeats=1, unit="rows")
+
+
+def test_a_page_is_made_of_the_parts_that_were_measured() -> None:
+    report = {
+        "machine": {"gpu": "H1", "cores": 2},
+        "bench": {"device": "cuda:0"},
+        "parts": {
+            "losses": {"one head": 2.5e-7, "took_s": 3.0},
+            "features": {"failed": "AssertionError", "took_s": 1.0},
+        },
+    }
+
+    found = page(report)
+
+    assert "# featcache on H1" in found
+    assert "| one head | 2.5e-07 |" in found
+    assert "FAILED" in found
+    assert "took" not in found
