@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,17 +14,19 @@ from torch import Tensor, nn
 
 from featcache.bank import HeadBank, Member, MemberState
 from featcache.batches import EpochOrder, SuperBatch
-from featcache.checkpoint import replace_file, save_head
+from featcache.checkpoint import save_head
 from featcache.datamodule import FeatureDataModule
 from featcache.errors import InterruptedRunError, LockedError
 from featcache.failures import device_failures_named
 from featcache.features import n_inputs
 from featcache.heads import build_head
-from featcache.runfiles import figures_of, finish_folder, head_of, write_figures, write_metrics
+from featcache.reporting import NoteCallback
+from featcache.runfiles import figures_of, head_of, write_figures, write_metrics
+from featcache.runfolder import begin_folder, finish_folder
 from featcache.runs import partial_run
 from featcache.specs import TrainSpec
 from featcache.stopping import stop_if_asked
-from featcache.store import locked
+from featcache.store import locked, replace_file
 
 _STEPS_PER_TOLD = 16
 _SECONDS_PER_SAVE = 30.0  # 128 heads of VGG16's features are 1.9 GB, and their epoch takes 2 s
@@ -131,6 +132,7 @@ class BankRun:
         kept: Mapping[str, Any] | None,
         broken: dict[str, dict[str, Any]],
         on_progress: SweepProgressCallback,
+        note: NoteCallback,
     ) -> None:
         """Take heads that share all but head, learning rate and seed.
 
@@ -142,6 +144,7 @@ class BankRun:
             kept: What it holds of these heads, to go on from; None starts them.
             broken: What is known of heads that broke off; kept along, and added to.
             on_progress: Called after every few steps.
+            note: Told what else is in the folder of a head.
         """
         self.alive = list(entries)
         self.finished: list[Entry] = []
@@ -150,6 +153,7 @@ class BankRun:
         self.device = device
         self.checkpoint = checkpoint
         self.on_progress = on_progress
+        self.note = note
         self.epoch = 0
         self._saved_at = time.perf_counter()
         self._unsaved: Mapping[str, MemberState] | None = None
@@ -278,12 +282,11 @@ class BankRun:
             with locked(entry.path):
                 if not entry.path.exists():
                     folder = partial_run(entry.path)
-                    shutil.rmtree(folder, ignore_errors=True)
-                    folder.mkdir(parents=True)
+                    begin_folder(folder, self.note)
                     save_head(folder, head)
                     write_metrics(folder, entry.history)
                     write_figures(folder, figures)
-                    finish_folder(folder, entry.path)
+                    finish_folder(folder, entry.path, self.note)
                 entry.path.with_name(entry.path.name + ".lock").unlink(missing_ok=True)
         except LockedError:  # train-head trains this very head; its folder is that one's
             entry.problem = "another process trains this head; run the sweep again afterwards"

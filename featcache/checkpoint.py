@@ -6,11 +6,11 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,7 @@ from featcache.specs import (
     differing_fields,
     tensors_digest,
 )
-from featcache.stopping import working
-from featcache.store import Cache, named_failures
+from featcache.store import Cache, replace_file
 
 # Heads are read without torch, which takes seconds to import.
 if TYPE_CHECKING:
@@ -217,31 +216,6 @@ def read_description(path: Path) -> dict[str, Any]:
     except OSError as err:
         raise StorageError(f"Cannot read {path}: {err}.") from err
     return description
-
-
-def replace_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write a file so that it is there whole or as it was before, whatever happens.
-
-    Args:
-        path: The file.
-        content: What it will hold, or what writes that into an open file.
-
-    Raises:
-        StorageError: If the file cannot be written; DiskFullError if there is no room.
-    """
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")  # two processes may write one file
-    with working(), named_failures(path, kept="What was there before is as it was."):
-        try:
-            with new.open("wb") as file:
-                if isinstance(content, bytes):
-                    file.write(content)
-                else:
-                    content(file)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(path)
-        finally:
-            new.unlink(missing_ok=True)
 
 
 def versions(device: str) -> dict[str, str]:

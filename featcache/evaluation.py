@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.checkpoint import replace_file
 from featcache.errors import MismatchError, UsageError
 from featcache.evaluationfiles import write_classes, write_confusion, write_predictions
 from featcache.metrics import (
@@ -33,6 +32,7 @@ from featcache.paths import portable
 from featcache.reporting import NoteCallback, silent
 from featcache.runs import RUNS_DIR, find_run
 from featcache.specs import ExtractSpec
+from featcache.store import replace_file
 
 TOP_K = 5
 SHOWN_CLASSES = 100

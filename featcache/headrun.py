@@ -28,13 +28,13 @@ from featcache.reporting import NoteCallback
 from featcache.runfiles import (
     HeadRun,
     figures_of,
-    finish_folder,
     has_test_rows,
     head_of,
     read_run,
     tested,
     write_figures,
 )
+from featcache.runfolder import begin_folder, finish_folder
 from featcache.runs import partial_run, run_path
 from featcache.specs import HeadSpec, TrainSpec
 from featcache.stopping import working
@@ -106,13 +106,12 @@ class HeadJob:
         folder = partial_run(path)
         resumed = self._resumed(folder)
         if resumed is None:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+            begin_folder(folder, self.note)
         # The loggers are given the earlier epochs again.
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         result = self._train(folder, train, batches, resumed)
         write_figures(folder, result)
-        finish_folder(folder, path)
+        finish_folder(folder, path, self.note)
         path.with_name(path.name + ".lock").unlink(missing_ok=True)
         return replace(read_run(path), outcome="resumed" if resumed else "trained")
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.arguments import count, dataset_name, place, several, text
 from featcache.backbonenames import PIXELS, RANDOM, backbone_name, check_weights_name
-from featcache.checkpoint import replace_file
 from featcache.datasets import dataset_slug
 from featcache.errors import UnknownNameError, UsageError
 from featcache.extraction import extract
@@ -20,7 +19,7 @@ from featcache.paths import portable
 from featcache.reporting import NoteCallback, silent
 from featcache.runs import RUNS_DIR
 from featcache.specs import ExtractSpec, TrainSpec, fingerprint
-from featcache.store import open_cache
+from featcache.store import open_cache, replace_file
 from featcache.systems import DATASET, SYSTEMS, System, find_system
 from featcache.training import TrainResult, train_head
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.checkpoint import TrainedHead, load_head, replace_file, versions
+from featcache.checkpoint import TrainedHead, load_head, versions
 from featcache.errors import CorruptError
-from featcache.runs import METRICS_FILE, RESULT_FILE, RUN_FILES
+from featcache.runs import METRICS_FILE, RESULT_FILE
 from featcache.specs import HeadSpec, TrainSpec
-from featcache.store import Cache, locked
+from featcache.store import Cache, locked, replace_file
 
 # Runs are read without torch, which takes seconds to import.
 if TYPE_CHECKING:
@@ -163,14 +163,6 @@ def write_metrics(folder: Path, history: History) -> None:
 def write_figures(folder: Path, figures: Mapping[str, Any]) -> None:
     """Write result.json."""
     replace_file(folder / RESULT_FILE, (json.dumps(figures, indent=2) + "\n").encode())
-
-
-def finish_folder(folder: Path, path: Path) -> None:
-    """Give the folder of a run its final name, with nothing in it but the run's own files."""
-    for leftover in folder.iterdir():  # among them what `eval` made of the stopped run
-        if leftover.is_file() and leftover.name not in RUN_FILES:
-            leftover.unlink()
-    folder.rename(path)
 
 
 def has_test_rows(cache: Cache) -> bool:

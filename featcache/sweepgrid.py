@@ -15,7 +15,6 @@ import torch
 from featcache.arithmetic import head_arithmetic
 from featcache.bank import BYTES_PER_PARAMETER, Member
 from featcache.bankrun import BankRun, Entry, SweepProgressCallback
-from featcache.checkpoint import replace_file
 from featcache.datamodule import FeatureDataModule
 from featcache.errors import NonFiniteError
 from featcache.failures import device_failures_named
@@ -32,7 +31,14 @@ from featcache.runs import run_path
 from featcache.runtime import pick_device
 from featcache.specs import HeadSpec, TrainSpec, fingerprint
 from featcache.stopping import working
-from featcache.store import Cache, human_bytes, locked, named_failures
+from featcache.store import (
+    Cache,
+    human_bytes,
+    locked,
+    named_failures,
+    remove_leftovers,
+    replace_file,
+)
 from featcache.sweeptable import SweepResult, SweepSetting, markdown_table
 from featcache.weights import read_checkpoint
 
@@ -115,6 +121,7 @@ def train_grid(
             choices["features"] = f"{residence.value} ({residence.why})"
         started = time.perf_counter()
         with working():
+            remove_leftovers(stem.parent, "sweep-*")  # of sweeps that nobody repeats
             pending = _train(
                 pending,
                 batches,
@@ -185,6 +192,7 @@ def _train(
             kept=kept if entries is first else None,
             broken=broken,
             on_progress=on_progress,
+            note=note,
         ).run()
     checkpoint.unlink(missing_ok=True)
     return pending

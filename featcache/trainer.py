@@ -21,13 +21,13 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from featcache.batches import stream_seed
-from featcache.checkpoint import replace_file
 from featcache.errors import NonFiniteError
 from featcache.headmodule import HeadModule
 from featcache.processwide import errors_alone, warnings_ignored
 from featcache.randomness import seed_generators
 from featcache.specs import TrainSpec
 from featcache.stopping import stop_if_asked
+from featcache.store import replace_file
 
 LAST = "last.ckpt"
 _ERRORS_ALONE = errors_alone("pytorch_lightning", "lightning_fabric")

@@ -27,6 +27,7 @@ from featcache.store.reader import (
     read_state,
     read_trunk_statistics,
 )
+from featcache.store.replace import remove_leftovers, replace_file
 from featcache.store.skeleton import FilePlan, SplitPlan, was_made_from
 from featcache.store.split import CacheSplit
 from featcache.store.writer import CacheWriter, SplitRows, encode_id, partial_path
@@ -66,6 +67,8 @@ __all__ = [
     "read_state",
     "read_trunk_statistics",
     "remove_cache",
+    "remove_leftovers",
+    "replace_file",
     "require_fields",
     "require_identity",
     "require_sound",

@@ -28,6 +28,8 @@ HARNESSES = (
     "power",
     "disk",
     "locks",
+    "sweeps",
+    "lostcaches",
     "signals",
     "rows",
     "clock",

@@ -44,7 +44,7 @@ _FAULTS = (
 """What happens to calls, and whether it lasts to the end of the run."""
 _READERS = re.compile(
     "openat|l?stat|fstat|newfstatat|statx|f?statfs|access|faccessat2?|readlink(at)?|getdents64|"
-    "read|pread64|lseek|close|fcntl|flock|ioctl|mmap|munmap|dup|chdir|getcwd|fadvise64"
+    "read|pread64|preadv2?|lseek|close|fcntl|flock|ioctl|mmap|munmap|dup|chdir|getcwd|fadvise64"
 )
 """What changes no file, unless its flags say so; any other call is one that writes."""
 

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from featcache import plan
-from tests.faults import changes, clock, damage, folders, power, rows, stale
+from tests.faults import (
+    changes,
+    clock,
+    damage,
+    folders,
+    lostcaches,
+    power,
+    rows,
+    stale,
+    sweeps,
+)
 from tests.faults.claims import Claim, Harness
 
 
@@ -28,9 +38,11 @@ def _blocks_as_before() -> Iterator[None]:
         clock.claims,
         damage.claims,
         folders.claims,
+        lostcaches.claims,
         power.claims,
         rows.claims,
         stale.claims,
+        sweeps.claims,
     ],
 )
 def test_a_subset_of_every_harness_holds(harness: Harness, tmp_path: Path) -> None:
