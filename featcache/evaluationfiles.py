@@ -10,9 +10,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from featcache.checkpoint import replace_file
 from featcache.metrics import ClassFigures, Rows
 from featcache.outputs import Outputs
+from featcache.store import replace_file
 
 MOST_PROBABILITIES = 1000
 N_MOST_PROBABLE = 10

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from featcache.errors import UsageError
 from featcache.evaluation import Evaluation
 from featcache.runs import RESULT_FILE
+from featcache.store import replace_file
 
 _LARGEST_WITH_NUMBERS = 20
 
@@ -95,7 +97,8 @@ def _confusion(counts: Sequence[Sequence[int]], names: Sequence[str], *, title: 
 
 
 def _save(figure: Any, stem: Path) -> list[Path]:
-    files = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "svg")]
-    for file in files:
-        figure.savefig(file, dpi=150)
+    files = []
+    for ending in ("png", "svg"):
+        files.append(stem.with_name(f"{stem.name}.{ending}"))
+        replace_file(files[-1], partial(figure.savefig, dpi=150, format=ending))
     return files

@@ -9,21 +9,24 @@ from featcache.reporting import NoteCallback
 from featcache.runs import RUN_FILES
 
 # Lightning's, and what `eval` makes of a run that was stopped.
-_PASSING = ("last.ckpt", "hparams.yaml", "tensorboard", "eval-*.json", "predictions-*.csv")
-_PLOTS = ("curves.*", "confusion-*.*")
+_PASSING = (
+    *("last.ckpt", "hparams.yaml", "tensorboard"),
+    *("eval-*.json", "predictions-*.csv", "classes-*.csv", "confusion-*.csv"),
+    *("curves.png", "curves.svg", "confusion-*.png", "confusion-*.svg"),
+)
 _LEFTOVERS = tuple(f".{name}.*.new" for name in (*RUN_FILES, *_PASSING))  # of killed processes
 
 
 def begin_folder(folder: Path, note: NoteCallback) -> None:
     """Make the folder of a run that begins; of one that was stopped nothing of ours is left."""
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_own(folder, (*RUN_FILES, *_PASSING, *_PLOTS, *_LEFTOVERS))
+    _remove_own(folder, (*RUN_FILES, *_PASSING, *_LEFTOVERS))
     _tell_others(folder, note)
 
 
 def finish_folder(folder: Path, path: Path, note: NoteCallback) -> None:
     """Give the folder of a run its final name, with nothing of ours in it but the run's files."""
-    _remove_own(folder, (*_PASSING, *_PLOTS, *_LEFTOVERS))
+    _remove_own(folder, (*_PASSING, *_LEFTOVERS))
     _tell_others(folder, note)
     folder.rename(path)
 
