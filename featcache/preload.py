@@ -29,11 +29,14 @@ def preloading(*modules: str) -> Iterator[None]:
     # A daemon, so that a second Ctrl-C need not wait for it.
     thread = threading.Thread(target=load, daemon=True)
     if missing:
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # a limit of processes: they come one after the other
+            load()
     try:
         yield
     finally:
-        if missing:
+        if thread.ident is not None:
             thread.join()
     if failures:
         raise failures[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -29,8 +30,9 @@ from featcache_cli.commands import (
     sweep,
     train_head,
 )
-from featcache_cli.console import fail, prepare_streams, reset_progress, speak, speaks_fully
+from featcache_cli.console import fail, reset_progress, speak, speaks_fully
 from featcache_cli.grammar import Command, Group, problem_of
+from featcache_cli.streams import flush_answer, no_answer, prepare_streams
 
 
 class Root(Group):
@@ -65,6 +67,21 @@ def _errors_shown() -> Iterator[None]:
         raise typer.Exit(err.exit_code) from err
     except KeyboardInterrupt as err:
         raise typer.Exit(_tell_stopped(err)) from err
+    except (RuntimeError, OSError) as err:
+        if not _is_process_limit(err):
+            raise
+        reset_progress()
+        fail(
+            "No more processes and threads can be started: a limit is reached (ulimit -u). What "
+            "was done is kept. Raise the limit or end others, and run the same command again."
+        )
+        raise typer.Exit(1) from err
+
+
+def _is_process_limit(err: BaseException) -> bool:
+    """Tell whether a thread (Python has no error of its own for it) or a fork was refused."""
+    is_fork = isinstance(err, BlockingIOError) and err.errno == errno.EAGAIN
+    return is_fork or str(err) == "can't start new thread"
 
 
 def _command_path(err: typer.TyperException) -> str:
@@ -117,19 +134,39 @@ def _root(
 
 def main() -> None:
     """Run the command line; the process ends with one of the documented exit codes."""
-    signals.take_over()
     prepare_streams()
+    signals.take_over()
     keep_freed_memory()  # this process is ours
+    code = _run(app)
+    if (failure := _run(flush_answer)) and not code:
+        code = failure
+    if code:
+        sys.exit(code)
+
+
+def _run(work: Callable[[], object]) -> int:
+    """Run what may end in any way; returns the exit code."""
     try:
-        app()
+        work()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except BrokenPipeError:
+        return 1
     except Exception as err:
+        reset_progress()
+        known: Exception = err
+        if isinstance(err, OSError) and not (isinstance(err, FeatcacheError) or err.filename):
+            known = no_answer(err)  # of all files but stdout, failures are named
+        if isinstance(known, FeatcacheError):
+            fail(str(known))
+            return known.exit_code
         if speaks_fully():
             raise
-        reset_progress()
         first_line = str(err).partition("\n")[0]
         fail(f"{type(err).__name__}: {first_line}", kind="unexpected error")
         fail("Run again with FEATCACHE_DEBUG=1 for the traceback.", kind="hint")
-        sys.exit(1)
+        return 1
+    return 0
 
 
 def _tell_stopped(err: KeyboardInterrupt) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import io
 import json
 import math
 import os
@@ -19,6 +19,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from featcache_cli.streams import answering
+
 _LINE_EVERY_S = 5.0
 
 # Nothing on stdout is folded: a file name stays in one piece, in a pipe and under the mouse.
@@ -27,13 +29,6 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 _running: list[Progress] = []
 _started_s = time.monotonic()
 _manner = "usual"
-
-
-def prepare_streams() -> None:
-    """Let a terminal or pipe that is not UTF-8 show what it cannot encode escaped."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def printable(text: object) -> str:
@@ -55,38 +50,51 @@ def speaks_fully() -> bool:
 def headline(text: str) -> None:
     """Tell what comes next, after an empty line."""
     if _manner != "quietly":
-        stderr.print(f"\n[bold]{escape(printable(text))}[/bold]")
+        _say(f"\n[bold]{escape(printable(text))}[/bold]")
 
 
 def note(text: str) -> None:
     """Tell a choice, a hint, a warning."""
     if _manner != "quietly":
         at = f"{time.monotonic() - _started_s:7.2f} s  " if _manner == "fully" else ""
-        stderr.print(f"[dim]{at}{escape(printable(text))}[/dim]")
+        _say(f"[dim]{at}{escape(printable(text))}[/dim]")
 
 
 def fail(text: str, *, kind: str = "error") -> None:
     """Tell what went wrong."""
-    stderr.print(f"[bold red]{kind}:[/bold red] {escape(printable(text))}")
+    _say(f"[bold red]{kind}:[/bold red] {escape(printable(text))}")
+
+
+def _say(markup: str, *, end: str = "\n") -> None:
+    """Write to stderr; that it is full or gone stops no work."""
+    with contextlib.suppress(OSError):
+        stderr.print(markup, end=end)
 
 
 def ask(question: str) -> bool:
     """Ask on stderr; anything but "y" or "yes" on stdin, its end among them, is a no."""
-    stderr.print(escape(f"{printable(question)} [y/N]"), end=" ")
+    _say(escape(f"{printable(question)} [y/N]"), end=" ")
     answer = sys.stdin.readline() if sys.stdin is not None else ""
     if not answer.endswith("\n"):
-        stderr.print()
+        _say("")
     return answer.strip().lower() in ("y", "yes")
 
 
 def show_text(text: str) -> None:
     """Write text to stdout as it is."""
-    sys.stdout.write(text)
+    with answering():
+        sys.stdout.write(text)
 
 
 def show_json(value: Any) -> None:
     """Write one JSON object to stdout."""
-    sys.stdout.write(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+    show_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def show_line(markup: str) -> None:
+    """Write a line to stdout, which nothing folds or cuts."""
+    with answering():
+        stdout.print(markup)
 
 
 def plain(value: Any) -> Any:
@@ -111,7 +119,7 @@ def show_facts(facts: Mapping[str, object]) -> None:
     shown = {printable(name): printable(value) for name, value in facts.items()}
     width = max(map(len, shown))
     for name, value in shown.items():
-        stdout.print(f"{escape(name.ljust(width))}  {escape(value)}")
+        show_line(f"{escape(name.ljust(width))}  {escape(value)}")
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -130,9 +138,9 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
         parts = zip(are_numbers, padding, cells, strict=True)
         return "  ".join(pad + c if number else c + pad for number, pad, c in parts).rstrip()
 
-    stdout.print(f"[bold]{escape(line(titles))}[/bold]")
+    show_line(f"[bold]{escape(line(titles))}[/bold]")
     for cells in lines:
-        stdout.print(escape(line(cells)))
+        show_line(escape(line(cells)))
 
 
 def duration(seconds: float) -> str:
@@ -165,7 +173,7 @@ class ProgressDisplay:
             percent = 100 * n_done // max(1, n_total)
             counted = f" {n_done} of {n_total} ({percent}%)" if n_total else ""
             line = f"{stage}{counted}  {detail}".rstrip()
-            stderr.print(escape(printable(line)))
+            _say(escape(printable(line)))
 
     def _show_bar(self, stage: str, n_done: int, n_total: int, detail: str) -> None:
         if self._bar is None:

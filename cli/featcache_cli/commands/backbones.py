@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from featcache.errors import UnknownNameError
 from featcache.specs import ExtractSpec
-from featcache_cli.console import note, show_json, stdout
+from featcache_cli.console import note, show_json, show_line
 from featcache_cli.options import ImageSizeOption, JsonOption
+from featcache_cli.streams import flush_answer
 
 _WIDTHS = (18, 8, 7, 6, 4)
 
@@ -51,5 +53,5 @@ def backbones(
 def _show_row(cells: Sequence[object]) -> None:
     name, *numbers, last = cells
     aligned = [f"{n:>{w}}" for n, w in zip(map(str, numbers), _WIDTHS[1:], strict=True)]
-    stdout.print(f"{name:<{_WIDTHS[0]}}", *aligned, "", last)
-    stdout.file.flush()  # in a pipe too
+    show_line(escape(" ".join([f"{name:<{_WIDTHS[0]}}", *aligned, "", str(last)])))
+    flush_answer()  # in a pipe too

@@ -1,0 +1,86 @@
+"""stdin, stdout and stderr as they are handed to a command: closed, full, or not UTF-8."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+from featcache.errors import DiskFullError, StorageError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def prepare_streams() -> None:
+    """Give a closed stream a place, and let one that is not UTF-8 show what it cannot encode."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # the next file that is opened would take its place
+            os.open(os.devnull, os.O_RDWR)
+    # Python has none for a stream that was closed when it started.
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: PTH123, SIM115 - until the process ends
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[None]:
+    """Name the failure of a write to stdout inside; a reader who went away is none.
+
+    Raises:
+        DiskFullError: If there is no room for the answer.
+        StorageError: If it cannot be written for another reason.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as err:
+        raise no_answer(err) from err
+
+
+def no_answer(err: OSError) -> StorageError:
+    """Say that stdout does not take what a command answers, and let the rest of it go."""
+    _give_up(sys.stdout)
+    kind = DiskFullError if err.errno in _NO_ROOM else StorageError
+    return kind(
+        f"The answer cannot be written to stdout: {err.strerror} (errno {err.errno}). What the "
+        f"command did is kept. Make room, and run it again for its answer."
+    )
+
+
+def flush_answer() -> None:
+    """Write what is left of an answer, which Python would do with exit code 120 if it fails.
+
+    Raises:
+        BrokenPipeError: If its reader went away.
+        StorageError: If it cannot be written.
+    """
+    try:
+        with answering():
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _give_up(sys.stdout)
+        raise
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            _give_up(sys.stderr)
+
+
+def _give_up(stream: TextIO) -> None:
+    """Let what waits to be written go nowhere: Python tries again when it ends, with code 120."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        stream.flush()
