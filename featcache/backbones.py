@@ -20,7 +20,7 @@ from featcache.backbonenames import (
     check_weights_name,
 )
 from featcache.batchnorm import has_batch_norm
-from featcache.errors import UsageError
+from featcache.errors import UsageError, WeightsError
 from featcache.plaintorch import plain_torch
 from featcache.pretrained import (
     Pretrained,
@@ -249,7 +249,11 @@ def _fill(trunk: nn.Module, path: str | Path, name: str) -> None:
     trunk.load_state_dict(own, assign=True)
     trunk.requires_grad_(requires_grad=False)
     left = [n for n, t in (*trunk.named_parameters(), *trunk.named_buffers()) if t.is_meta]
-    assert not left, f"tensors outside the state dict stay empty: {left}"
+    if left:
+        raise WeightsError(
+            f"{path} does not fill {name}: {', '.join(left)} are no part of its state dict. "
+            f"Nothing was loaded."
+        )
 
 
 def _check_vit_size(entry: Pretrained | None, image_size: int) -> None:

@@ -14,6 +14,8 @@ import PIL
 import torch
 from torch import Tensor
 
+from featcache.errors import UsageError
+
 # Weights are fixed-point numbers with 32 - 8 - 2 bits behind the point, as in Pillow.
 _PRECISION_BITS = 22
 _HALF = 1 << (_PRECISION_BITS - 1)
@@ -123,7 +125,8 @@ def plan_axis(
     start = min(first for first, _ in windows)
     stop = max(first + len(weights) for first, weights in windows)
     # Pillow adds up in 32 bits too. Largest here: bicubic, below 1.3 * 255 * 2**22.
-    assert all(255 * sum(map(abs, w)) + _HALF < 2**31 for _, w in windows), "int32 overflows"
+    if any(255 * sum(map(abs, w)) + _HALF >= 2**31 for _, w in windows):
+        raise UsageError(f"Images of {n_in} {name} cannot be resized to {n_out}.")
     taps = []
     for t in range(max(len(weights) for _, weights in windows)):
         # A window shorter than the longest repeats its last position with weight 0.

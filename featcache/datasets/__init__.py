@@ -196,5 +196,9 @@ def _validated(dataset: Dataset) -> Dataset:
                 f"{where} has labels {low}..{high}, expected 0..{n_classes - 1}. Nothing was "
                 "extracted. Delete the dataset's files and run the same command again."
             )
-        assert len(set(split.ids)) == len(split), f"{where} has ids that are not unique"
+        if len(set(split.ids)) < len(split):
+            raise DatasetError(
+                f"{where} has {len(split) - len(set(split.ids))} ids twice. Nothing was extracted. "
+                "Give each image a name of its own."
+            )
     return dataset

@@ -14,6 +14,7 @@ from featcache.store.catalog import (
     summarise,
 )
 from featcache.store.check import Damage, VerifyReport, require_sound, verify_cache
+from featcache.store.columns import SplitRows, encode_id
 from featcache.store.describe import CacheDescription, SplitDescription, describe_cache
 from featcache.store.files import human_bytes, is_there, named_failures, require_space
 from featcache.store.format import Block, Extent, Manifest, rows_per_block
@@ -30,7 +31,7 @@ from featcache.store.reader import (
 from featcache.store.replace import remove_leftovers, replace_file
 from featcache.store.skeleton import FilePlan, SplitPlan, was_made_from
 from featcache.store.split import CacheSplit
-from featcache.store.writer import CacheWriter, SplitRows, encode_id, partial_path
+from featcache.store.writer import CacheWriter, partial_path
 
 __all__ = [
     "Block",

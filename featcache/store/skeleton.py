@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5f, h5p, h5s, h5t
 
-from featcache.errors import UsageError
+from featcache.errors import StorageError, UsageError
 from featcache.store.files import preallocate, read_at, write_at
 from featcache.store.format import (
     HDF5_SIGNATURE,
@@ -33,6 +33,7 @@ from featcache.store.parse import SLOTS_LIMIT
 
 _ERRNO = re.compile(r"errno = (\d+)")
 _PAGE = 4096
+_OTHER_HDF5 = f"Nothing was written: HDF5 {h5py.version.hdf5_version}"
 _FIRST_WORD = HEADER.partition("{")[0].encode()
 _FEATURE_ALIGNMENT = 8 << 20
 _SMALL = 64 << 20
@@ -283,7 +284,8 @@ def _touch(h5: h5py.File, names: Mapping[str, Extent]) -> None:
 
 def _placed(draft: Manifest, path: Path) -> Manifest:
     with h5py.File(path, "r", locking=False) as h5:
-        assert h5["manifest"].id.get_offset() == MANIFEST_OFFSET, "HDF5 moved the manifest"
+        if h5["manifest"].id.get_offset() != MANIFEST_OFFSET:
+            raise StorageError(f"{_OTHER_HDF5} does not put the manifest at {MANIFEST_OFFSET}.")
         place: dict[str, int] = {}
         h5.visititems(lambda name, item: place.update({name: _offset(item)}))
         room = h5["manifest"].shape[0]
@@ -304,7 +306,8 @@ def _placed(draft: Manifest, path: Path) -> Manifest:
         ledger=draft.ledger._replace(offset=place["ledger"]),
         file_size=path.stat().st_size,
     )
-    assert HEADER_LENGTH < len(manifest.to_bytes()) <= room, "the manifest outgrew its room"
+    if not HEADER_LENGTH < len(manifest.to_bytes()) <= room:
+        raise StorageError(f"{_OTHER_HDF5} leaves {room} bytes of room for the manifest.")
     return manifest
 
 

@@ -6,14 +6,15 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featcache.store.columns import SplitRows, clipped_reason, labels_and_ids, require_planned
 from featcache.store.digest import block_digest, skeleton_digest, statistics_digest
 from featcache.store.files import (
     make_folder,
@@ -26,7 +27,7 @@ from featcache.store.files import (
     sync_folder,
     write_at,
 )
-from featcache.store.format import COLUMNS, MANIFEST_OFFSET, REASON_BYTES, Block, Extent, Manifest
+from featcache.store.format import COLUMNS, MANIFEST_OFFSET, REASON_BYTES, Block, Manifest
 from featcache.store.ledger import (
     SKELETON_SLOT,
     SLOT_BYTES,
@@ -39,13 +40,6 @@ from featcache.store.reader import open_regular, read_manifest, read_slots
 from featcache.store.skeleton import FilePlan, create_skeleton, largest_nbytes
 
 _ROWS_AT_ONCE = 1 << 16
-
-
-class SplitRows(NamedTuple):
-    """What is known of a split before its images are read."""
-
-    labels: npt.NDArray[np.int64]
-    ids: Sequence[str]
 
 
 def partial_path(path: Path) -> Path:
@@ -204,17 +198,18 @@ class CacheWriter:
         """
         columns = self.manifest.splits[block.split].columns
         n_rows = block.stop - block.start
-        assert features.shape == (n_rows, *columns["features"].shape[1:]), features.shape
-        assert features.dtype == np.dtype(columns["features"].dtype), features.dtype
+        wanted = (n_rows, *columns["features"].shape[1:]), np.dtype(columns["features"].dtype)
+        found = features.shape, features.dtype
+        require_planned(found == wanted, self.file, "its rows are others")
         content: dict[str, Any] = {
             "features": np.ascontiguousarray(features),
             "valid": valid.astype(np.uint8),
-            **_labels_and_ids(self._rows[block.split], columns, block.start, block.stop),
+            **labels_and_ids(self._rows[block.split], columns, block.start, block.stop),
         }
         if "reason" in columns:
             texts = np.zeros(n_rows, f"S{REASON_BYTES}")
             for row, reason in (reasons or {}).items():
-                texts[row] = _clipped(reason)
+                texts[row] = clipped_reason(reason)
             content["reason"] = texts
         sha = hashlib.sha256()
         with self._named_failures():
@@ -235,9 +230,10 @@ class CacheWriter:
             values: (n_values,) float32.
             numerics: The numeric class that computed them, if not the file's own.
         """
-        assert self.manifest.statistics is not None, "this file has no room for statistics"
+        if self.manifest.statistics is None:
+            raise ValueError("this file has no room for statistics")
         extent = self.manifest.statistics.extent
-        assert values.shape == extent.shape, values.shape
+        require_planned(values.shape == extent.shape, self.file, "its statistics are others")
         content = values.astype("<f4").tobytes()
         with self._named_failures():
             write_at(self._fd, content, extent.offset)
@@ -279,8 +275,13 @@ class CacheWriter:
             self._slots[number] = Slot(sha256, numeric_id)
 
     def finish(self) -> None:
-        """Give the file its final name, once every block is acknowledged."""
-        assert len(self._slots) == self.manifest.n_slots, "blocks or statistics are missing"
+        """Give the file its final name, once every block is acknowledged.
+
+        Raises:
+            CorruptError: If one is not; the file keeps the name that it has.
+        """
+        n_missing = self.manifest.n_slots - len(self._slots)
+        require_planned(not n_missing, self.file, f"{n_missing} blocks are not acknowledged")
         with self._named_failures():
             os.fsync(self._fd)
             if self.file != self.path:
@@ -328,28 +329,12 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 def _fill_skeleton(fd: int, manifest: Manifest, rows: Mapping[str, SplitRows]) -> None:
     write_at(fd, manifest.to_bytes(), MANIFEST_OFFSET)
     for name, layout in manifest.splits.items():
-        assert rows[name].labels.shape == (layout.n_rows,), rows[name].labels.shape
+        found = (rows[name].labels.shape, len(rows[name].ids))
+        wanted = ((layout.n_rows,), layout.n_rows)
+        require_planned(found == wanted, name, "its labels or ids are others")
         for start in range(0, layout.n_rows, _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, layout.n_rows)
-            for column, part in _labels_and_ids(rows[name], layout.columns, start, stop).items():
+            for column, part in labels_and_ids(rows[name], layout.columns, start, stop).items():
                 write_at(fd, part, layout.columns[column].rows(start, stop)[0])
     slot = Slot(skeleton_digest(fd, manifest), numeric_class_id(manifest.numerics))
     write_at(fd, pack_slot(SKELETON_SLOT, slot, 0), manifest.ledger.offset)
-
-
-def _labels_and_ids(
-    rows: SplitRows, columns: Mapping[str, Extent], start: int, stop: int
-) -> dict[str, bytes]:
-    width = columns["ids"].row_nbytes
-    ids = b"".join(encode_id(i).ljust(width, b"\0") for i in rows.ids[start:stop])
-    assert len(ids) == (stop - start) * width, "an id is longer than its place"
-    return {"labels": rows.labels[start:stop].astype("<i8").tobytes(), "ids": ids}
-
-
-def encode_id(text: str) -> bytes:
-    """Write an id as UTF-8; bytes of a file name that are not UTF-8 stay what they are."""
-    return text.encode(errors="surrogateescape")
-
-
-def _clipped(reason: str) -> bytes:
-    return reason.encode(errors="replace")[:REASON_BYTES].decode(errors="ignore").encode()
