@@ -19,6 +19,7 @@ from featcache.paths import expanded
 T = TypeVar("T")
 
 _MOST_BITS = 63  # torch's and numpy's whole numbers end there
+_MOST_FLOAT32 = 3.4028234e38  # the type of all that is trained
 _DATASET_KINDS = ("folder:", "torchvision:", "imported:")
 
 
@@ -66,8 +67,8 @@ def count(option: str, value: Any, *, most: int | None = None) -> int:
     """Take a whole number above 0, and not above `most`."""
     n = whole_number(option, value)
     require_at_least(option, n, 1)
-    if most is not None and n > most:
-        raise UsageError(f"{option} is {n}, but must be at most {most}.")
+    if most is not None:
+        require_at_most(option, n, most)
     return n
 
 
@@ -168,12 +169,20 @@ def require_above_zero(option: str, value: float | None, *, or_zero: bool = Fals
     if not (value >= 0 if or_zero else value > 0) or value == float("inf"):
         least = "a finite number of at least 0" if or_zero else "a finite number above 0"
         raise UsageError(f"{option} is {value:g}, but must be {least}.")
+    if value > _MOST_FLOAT32:
+        raise UsageError(f"{option} is {value:g}, but must be below {_MOST_FLOAT32:.3g}.")
 
 
 def require_at_least(option: str, value: int | None, least: int) -> None:
     """Refuse a whole number that is too small."""
     if value is not None and value < least:
         raise UsageError(f"{option} is {value}, but must be at least {least}.")
+
+
+def require_at_most(option: str, value: int | None, most: int) -> None:
+    """Refuse a whole number that is too large."""
+    if value is not None and value > most:
+        raise UsageError(f"{option} is {value}, but must be at most {most}.")
 
 
 def _is_flag(value: Any) -> bool:

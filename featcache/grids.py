@@ -27,6 +27,8 @@ def axes_of(**asked: Any) -> dict[str, tuple[Any, ...]]:
             axes[name] = several_lists(whole_numbers, option, value)
         elif name == "dropout":
             axes[name] = several_lists(numbers, option, value)
+            if () in axes[name]:
+                raise UsageError(f"{option} has a list without a probability. Leave it out.")
         else:
             axes[name] = numbers(option, value)
     return axes
@@ -58,7 +60,7 @@ def heads_of(
         axes: dict[str, Sequence[Any]] = {}
         for name in USED_BY.get(reg, ()):
             used.add(name)
-            axes[name] = asked.get(name) or [CONSTANTS[name]]
+            axes[name] = asked.get(name, [CONSTANTS[name]])
         for values in product(*axes.values()):
             options = dict(zip(axes, values, strict=True))
             if "dropout" in options:

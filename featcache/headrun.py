@@ -22,6 +22,7 @@ from featcache.errors import InterruptedRunError, NonFiniteError
 from featcache.failures import device_failures_named
 from featcache.features import n_inputs, require_usable_rows
 from featcache.headmodule import HeadModule
+from featcache.heads import require_room
 from featcache.processwide import nvml_left_alone
 from featcache.randomness import seeded
 from featcache.reporting import NoteCallback
@@ -90,6 +91,12 @@ class HeadJob:
         with head_arithmetic(self.device), failures:
             if path.exists():
                 return self._found(path, train)
+            require_room(
+                self.head,
+                n_features=n_inputs(self.cache),
+                n_classes=len(self.cache.class_names),
+                device=self.device,
+            )
             batches = self._features(train)
             with named_failures(path, kept="The last epoch that was saved is kept."), working():
                 return self._run(path, train, batches)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from featcache.errors import UsageError
+from featcache.memory import free_memory
 from featcache.specs import HeadSpec
+from featcache.store import human_bytes
+
+_BYTES_PER_PARAMETER = 16  # float32: the parameter, its gradient, Adam's two moments
 
 
 def build_head(spec: HeadSpec, *, n_features: int, n_classes: int, seed: int) -> nn.Sequential:
@@ -50,6 +56,28 @@ def _linear(n_inputs: int, n_outputs: int, generator: torch.Generator) -> nn.Lin
     bound = 1 / math.sqrt(n_inputs)
     nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
     return layer
+
+
+def n_parameters(spec: HeadSpec, *, n_features: int, n_classes: int) -> int:
+    """Count the weights and biases of a head."""
+    return sum((a + 1) * b for a, b in pairwise((n_features, *spec.hidden, n_classes)))
+
+
+def require_room(spec: HeadSpec, *, n_features: int, n_classes: int, device: str) -> None:
+    """Refuse a head whose training cannot fit, before the system ends the process for it.
+
+    Raises:
+        UsageError: With what it needs and what is free.
+    """
+    n = n_parameters(spec, n_features=n_features, n_classes=n_classes)
+    free, kind = free_memory(device)
+    if n * _BYTES_PER_PARAMETER > free:
+        raise UsageError(
+            f"A head with --hidden {','.join(map(str, spec.hidden))} on {n_features} features has "
+            f"{n} parameters. To train them takes {human_bytes(n * _BYTES_PER_PARAMETER)} at "
+            f"least, but {human_bytes(free)} of {kind} are free. Nothing was started. Use a "
+            f"smaller --hidden."
+        )
 
 
 def l1_norm(parameters: Iterable[Tensor]) -> Tensor:

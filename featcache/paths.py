@@ -6,10 +6,12 @@ import os
 import re
 from pathlib import Path
 
-from featcache.errors import UsageError
+from featcache.errors import UsageError, clipped
 
 # "s3://bucket" and, once it was a Path, "s3:/bucket": open() would make a folder called "s3:".
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+_MOST_IN_A_NAME, _MOST_IN_A_PATH = 255, 4095  # NAME_MAX; PATH_MAX without the zero that ends it
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -18,7 +20,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     `Path.expanduser` raises a RuntimeError there.
 
     Raises:
-        UsageError: If it is a URL; `./s3:/x` is a path.
+        UsageError: If it is a URL (`./s3:/x` is a path), or longer than Linux takes a path.
     """
     text = os.path.expanduser(path)  # noqa: PTH111
     if _URL.match(text):
@@ -27,9 +29,17 @@ def expanded(path: str | os.PathLike[str]) -> Path:
             f"Nothing was started. Mount or copy what is there, and give its path."
         )
     try:
-        os.fsencode(text)
+        raw = os.fsencode(text)
     except UnicodeEncodeError:  # written in Python, with letters that the locale lacks
         text = native(text)
+        raw = text.encode(errors="surrogatepass")
+    longest = max(map(len, raw.split(b"/")))
+    if longest > _MOST_IN_A_NAME or len(raw) > _MOST_IN_A_PATH or b"\0" in raw:
+        raise UsageError(
+            f"{clipped(text, 40)!r} is no path: it has {len(raw)} bytes, {longest} of them in one "
+            f"name, but at most {_MOST_IN_A_PATH} and {_MOST_IN_A_NAME} are possible, and none may "
+            f"be zero. Nothing was started."
+        )
     return Path(text)
 
 

@@ -19,7 +19,7 @@ from featcache.paths import portable
 from featcache.reporting import NoteCallback, silent
 from featcache.runs import RUNS_DIR
 from featcache.specs import ExtractSpec, TrainSpec, fingerprint
-from featcache.store import open_cache, replace_file
+from featcache.store import named_failures, open_cache, replace_file
 from featcache.systems import DATASET, SYSTEMS, System, find_system
 from featcache.training import TrainResult, train_head
 
@@ -229,7 +229,8 @@ class _Table:
         self._write()
 
     def _write(self) -> None:
-        self.json.parent.mkdir(parents=True, exist_ok=True)
+        with named_failures(self.json, kept="Nothing was started."):
+            self.json.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "options": self.options,
             "systems": [asdict(system) for system in self.systems],

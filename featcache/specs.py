@@ -17,6 +17,7 @@ from featcache.arguments import (
     option_name,
     require_above_zero,
     require_at_least,
+    require_at_most,
     text,
     typed,
 )
@@ -34,6 +35,8 @@ COMPILE_MODES = ("auto", "never", "winograd", "inductor", "fused")
 REGULARISATIONS = ("none", "l1", "l2", "l1l2", "dropout")
 SELECTIONS = ("last", "best")
 RECIPES = ("auto", "notebook", "general")
+MOST_LAYERS = 64
+MOST_ROWS = 1 << 30  # in one step or pass; more than any split has
 MOST_SEEDS = 10_000  # heads that differ in nothing else, a folder each
 VAL_FRACTION = 0.2  # of the training rows, where neither a share nor a split "val" is given
 
@@ -113,11 +116,9 @@ class ExtractSpec:
         object.__setattr__(self, "device", device_name(self.device))
         object.__setattr__(self, "backbone", self.backbone.lower())  # as all of them are written
         require_at_least("--image-size", self.image_size, 1)
-        if self.image_size > MOST_PIXELS:
-            raise UsageError(
-                f"--image-size is {self.image_size}, but must be at most {MOST_PIXELS}."
-            )
+        require_at_most("--image-size", self.image_size, MOST_PIXELS)
         require_at_least("--batch-size", self.batch_size, 1)
+        require_at_most("--batch-size", self.batch_size, MOST_ROWS)
         require_at_least("--n-workers", self.n_workers, 0)
         require_at_least("--limit", self.limit, 1)
         require_at_least("--seed", self.seed, 0)
@@ -162,6 +163,10 @@ class HeadSpec:
         is_one = self.dropout is not None and not is_several(self.dropout)
         coerce_fields(self)
         _choose(self, reg=REGULARISATIONS)
+        if len(self.hidden) > MOST_LAYERS:
+            raise UsageError(
+                f"--hidden has {len(self.hidden)} layers, but must have at most {MOST_LAYERS}."
+            )
         if is_one and self.dropout and self.reg == "dropout":
             object.__setattr__(self, "dropout", self.dropout * len(self.hidden))
         for width in self.hidden:
@@ -248,6 +253,7 @@ class TrainSpec:
         require_at_least("--order-seed", self.order_seed, 0)
         require_above_zero("--lr", self.lr)
         require_at_least("--batch-size", self.batch_size, 1)
+        require_at_most("--batch-size", self.batch_size, MOST_ROWS)
         require_at_least("--max-epochs", self.max_epochs, 1)
         require_at_least("--patience", self.patience, 0)
         require_above_zero("--min-delta", self.min_delta, or_zero=True)

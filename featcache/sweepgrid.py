@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from featcache.datamodule import FeatureDataModule
 from featcache.errors import NonFiniteError
 from featcache.failures import device_failures_named
 from featcache.features import n_inputs, require_usable_rows
+from featcache.heads import n_parameters, require_room
 from featcache.memory import free_memory
 from featcache.metrics import Spread
 from featcache.paths import portable
@@ -102,7 +102,9 @@ def train_grid(
         on_note=note,
     )
     on_device = torch.device(chosen.value)
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    n_features, n_classes = n_inputs(cache), len(cache.class_names)
+    for spec in {entry.member.spec for entry in pending}:
+        require_room(spec, n_features=n_features, n_classes=n_classes, device=chosen.value)
     with (
         locked(stem),
         named_failures(stem, kept="The heads of the last epoch are kept."),
@@ -218,12 +220,12 @@ def _passes(
     """Divide heads into passes whose weights, gradients and moments fit into half the memory."""
     free, kind = min(free_memory(device), free_memory("cpu"))
     room = free // 2
+    n_features, n_classes = n_inputs(cache), len(cache.class_names)
     one_pass: list[Entry] = []
     needed = 0
     for entry in entries:
-        widths = (n_inputs(cache), *entry.member.spec.hidden, len(cache.class_names))
-        n_parameters = sum((a + 1) * b for a, b in pairwise(widths))
-        if one_pass and needed + n_parameters * BYTES_PER_PARAMETER > room:
+        n = n_parameters(entry.member.spec, n_features=n_features, n_classes=n_classes)
+        if one_pass and needed + n * BYTES_PER_PARAMETER > room:
             note(
                 f"{len(one_pass)} heads in this pass: more need over {human_bytes(room)}, half of "
                 f"the {kind} that is free"
@@ -231,7 +233,7 @@ def _passes(
             yield one_pass
             one_pass, needed = [], 0
         one_pass.append(entry)
-        needed += n_parameters * BYTES_PER_PARAMETER
+        needed += n * BYTES_PER_PARAMETER
     if one_pass:
         yield one_pass
 

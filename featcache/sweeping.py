@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
-from featcache.arguments import count, one_of, place, several
+from featcache.arguments import count, one_of, option_name, place, several
 from featcache.errors import UsageError
 from featcache.grids import axes_of, heads_of
 from featcache.lookup import the_cache
@@ -118,8 +118,8 @@ def sweep(
     given = axes_of(hidden=hidden, lr=lr)
     given |= by_hand(max_epochs=max_epochs, patience=patience, select=select)
     regs = several(lambda option, word: one_of(option, word, REGULARISATIONS), "--reg", reg)
-    heads = list(heads_of(regs, given.get("hidden", (HeadSpec.hidden,)), values, note=note))
-    rates = given.get("lr", (TrainSpec.lr,))
+    shapes, rates = given.get("hidden", (HeadSpec.hidden,)), given.get("lr", (TrainSpec.lr,))
+    heads = list(heads_of(regs, shapes, values, note=note))
     base = TrainSpec(
         batch_size=batch_size,
         min_delta=min_delta,
@@ -134,7 +134,8 @@ def sweep(
     runs_dir, cache_dir = place("--runs-dir", runs_dir), place("--cache-dir", cache_dir)
     settings = [(head, replace(base, lr=rate)) for head, rate in product(heads, rates)]
     if not settings:
-        empty = [name for name, values in (("--reg", heads), ("--lr", rates)) if not values]
+        axes = {"reg": regs, "hidden": shapes, "lr": rates, **values}
+        empty = [option_name(name) for name, axis in axes.items() if not axis] or ["--reg"]
         raise UsageError(f"The grid has no setting: {' and '.join(empty)} gives none.")
     opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=cache_dir, note=note)
     window = fitting_window(opened, base, max_memory)

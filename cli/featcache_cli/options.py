@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Annotated
 
 import typer
@@ -115,7 +116,7 @@ def n_bytes(option: str, text: str) -> int:
     if found is None:
         raise UsageError(f"{option} is {text!r}, but must be a size like 500MB or 8GB.")
     number, unit = found.groups()
-    size = int(float(number) * 1000 ** ["", "k", "m", "g", "t"].index(unit.lower()))
+    size = int(Decimal(number) * 1000 ** ["", "k", "m", "g", "t"].index(unit.lower()))
     if not size:
         raise UsageError(f"{option} is {text!r}, but must be above 0.")
     return size
