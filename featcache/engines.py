@@ -172,7 +172,7 @@ ENGINES = {
             missing=NO_COMPILER,
             refusal=lambda module, precision: "",
             may_gain=_has_more_than_convolutions,
-            compile_s=_inductor_s,
+            compile_s=lambda module: 10 + 0.1 * _n_layers(module),
             build=lambda module, precision, example: compiled_by_inductor(module, example),
         ),
         Engine(

@@ -74,98 +74,103 @@ def with_fused_convolutions(module: nn.Module) -> nn.Module:
         ValueError: If there is nothing to fuse.
         Exception: Of torch.fx, if the trunk decides on its way what it computes.
     """
-    trunk = fx.symbolic_trace(shallow_copy(module))
-    n_fused = _fold_batch_norms(trunk) + _fuse_relus(trunk)
-    if not n_fused:
+    surgery = _Surgery(fx.symbolic_trace(shallow_copy(module)))
+    if not surgery.fold_batch_norms() + surgery.fuse_relus():
         raise ValueError("it has no convolution with BatchNorm or ReLU right behind it")
-    trunk.graph.lint()
-    trunk.recompile()
-    trunk.delete_all_unused_submodules()
-    return trunk
-
-
-def _fold_batch_norms(trunk: fx.GraphModule) -> int:
-    n_folded = 0
-    for node in list(trunk.graph.nodes):
-        norm = _part(trunk, node)
-        if type(norm) is not nn.BatchNorm2d or norm.running_mean is None:
-            continue
-        call = _Call.alone(trunk, node.args[0])
-        if call is None or type(call.part) is not nn.Conv2d:
-            continue
-        trunk.set_submodule(call.name, fuse_conv_bn_eval(call.part, norm))
-        node.replace_all_uses_with(call.node)
-        trunk.graph.erase_node(node)
-        n_folded += 1
-    return n_folded
-
-
-def _fuse_relus(trunk: fx.GraphModule) -> int:
-    n_fused = 0
-    for relu in list(trunk.graph.nodes):
-        found = _convolution_behind(trunk, relu.args[0]) if _is_relu(trunk, relu) else None
-        if found is None:
-            continue
-        call, other, addition = found
-        trunk.set_submodule(call.name, FusedConv2d(call.part))
-        with trunk.graph.inserting_before(relu):
-            inputs = (call.node.args[0],) if other is None else (call.node.args[0], other)
-            fused = trunk.graph.call_module(call.name, inputs)
-        relu.replace_all_uses_with(fused)
-        for done in (relu, addition, call.node):
-            if done is not None:
-                trunk.graph.erase_node(done)
-        n_fused += 1
-    return n_fused
+    return surgery.finished()
 
 
 class _Call(NamedTuple):
-    """A place where a module is called."""
+    """The only place where a module is called, with one that takes what it gives."""
 
     node: fx.Node
     name: str
     part: Any
 
-    @classmethod
-    def alone(cls, trunk: fx.GraphModule, node: object) -> _Call | None:
-        """None if the module is called elsewhere, too, or more than one take its output."""
-        part = _part(trunk, node)
+
+class _Surgery:
+    """Replaces parts of a traced trunk."""
+
+    def __init__(self, trunk: fx.GraphModule) -> None:
+        self._trunk = trunk
+        calls = (n.target for n in trunk.graph.nodes if n.op == "call_module")
+        self._n_calls = Counter(calls)  # what is put in a part's place is called as often
+
+    def finished(self) -> fx.GraphModule:
+        self._trunk.graph.lint()
+        self._trunk.recompile()
+        self._trunk.delete_all_unused_submodules()
+        return self._trunk
+
+    def fold_batch_norms(self) -> int:
+        n_folded = 0
+        for node in list(self._trunk.graph.nodes):
+            norm = self._part(node)
+            if type(norm) is not nn.BatchNorm2d or norm.running_mean is None:
+                continue
+            call = self._only_call(node.args[0])
+            if call is None or type(call.part) is not nn.Conv2d:
+                continue
+            self._trunk.set_submodule(call.name, fuse_conv_bn_eval(call.part, norm))
+            node.replace_all_uses_with(call.node)
+            self._trunk.graph.erase_node(node)
+            n_folded += 1
+        return n_folded
+
+    def fuse_relus(self) -> int:
+        n_fused = 0
+        graph = self._trunk.graph
+        for relu in list(graph.nodes):
+            found = self._convolution_behind(relu.args[0]) if self._is_relu(relu) else None
+            if found is None:
+                continue
+            call, other, addition = found
+            self._trunk.set_submodule(call.name, FusedConv2d(call.part))
+            with graph.inserting_before(relu):
+                inputs = (call.node.args[0],) if other is None else (call.node.args[0], other)
+                fused = graph.call_module(call.name, inputs)
+            relu.replace_all_uses_with(fused)
+            for done in (relu, addition, call.node):
+                if done is not None:
+                    graph.erase_node(done)
+            n_fused += 1
+        return n_fused
+
+    def _convolution_behind(
+        self, source: object
+    ) -> tuple[_Call, fx.Node | None, fx.Node | None] | None:
+        """What a ReLU's input is: a convolution, what is added to it, and where; or None."""
+        alone = self._only_call(source)
+        if alone is not None and can_fuse(alone.part):
+            return alone, None, None
+        if not isinstance(source, fx.Node) or source.target not in _ADDITIONS:
+            return None
+        if len(source.users) > 1 or source.kwargs or len(source.args) != 2:
+            return None
+        for node, other in (source.args, source.args[::-1]):
+            call = self._only_call(node)
+            if call is None or not can_fuse(call.part) or other is node:
+                continue
+            if isinstance(other, fx.Node):
+                return call, other, source
+        return None
+
+    def _only_call(self, node: object) -> _Call | None:
+        part = self._part(node)
         if not isinstance(node, fx.Node) or part is None or len(node.users) > 1:
             return None
-        n_calls = Counter(id(_part(trunk, n)) for n in trunk.graph.nodes)
-        return cls(node, str(node.target), part) if n_calls[id(part)] == 1 else None
+        name = str(node.target)
+        return _Call(node, name, part) if self._n_calls[name] == 1 else None
 
+    def _part(self, node: object) -> nn.Module | None:
+        if not isinstance(node, fx.Node) or node.op != "call_module":
+            return None
+        return self._trunk.get_submodule(str(node.target))
 
-def _convolution_behind(
-    trunk: fx.GraphModule, source: object
-) -> tuple[_Call, fx.Node | None, fx.Node | None] | None:
-    """What a ReLU's input is: a convolution, what is added to it, and where; None if neither."""
-    alone = _Call.alone(trunk, source)
-    if alone is not None and can_fuse(alone.part):
-        return alone, None, None
-    if not isinstance(source, fx.Node) or source.target not in _ADDITIONS:
-        return None
-    if len(source.users) > 1 or source.kwargs or len(source.args) != 2:
-        return None
-    for node, other in (source.args, source.args[::-1]):
-        call = _Call.alone(trunk, node)
-        if call is None or not can_fuse(call.part) or other is node:
-            continue
-        if isinstance(other, fx.Node):
-            return call, other, source
-    return None
-
-
-def _part(trunk: fx.GraphModule, node: object) -> nn.Module | None:
-    if not isinstance(node, fx.Node) or node.op != "call_module":
-        return None
-    return trunk.get_submodule(str(node.target))
-
-
-def _is_relu(trunk: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return type(_part(trunk, node)) is nn.ReLU
-    return node.op in ("call_function", "call_method") and node.target in _RELU_FUNCTIONS
+    def _is_relu(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return type(self._part(node)) is nn.ReLU
+        return node.op in ("call_function", "call_method") and node.target in _RELU_FUNCTIONS
 
 
 def _is_on_cuda(tensor: Tensor) -> bool:
