@@ -10,7 +10,14 @@ from pathlib import Path
 from featcache.errors import CorruptError, InterruptedRunError
 from featcache.filling import Filled, Target, fill
 from featcache.paths import healed
-from featcache.pipeline import Job, Progress, ProgressCallback, adapt, check_canaries
+from featcache.pipeline import (
+    Job,
+    Progress,
+    ProgressCallback,
+    adapt,
+    check_canaries,
+    rows_not_decoded,
+)
 from featcache.plaintorch import plain_torch
 from featcache.plan import Plan
 from featcache.reporting import NoteCallback
@@ -159,6 +166,15 @@ def _recheck(
             f"{block.split} rows {block.start} to {block.stop - 1} were damaged on the disk; "
             f"they are computed again"
         )
+    if plan.spec.skip_undecodable:
+        return
+    for block in writer.acknowledged():
+        if rows := rows_not_decoded(writer, block.split, block.start, block.stop):
+            note(
+                f"{block.split} rows {block.start} to {block.stop - 1} hold {len(rows)} that could "
+                f"not be decoded where they were computed; they are computed again"
+            )
+            writer.forget(block)
 
 
 def _target(begun: _Begun, writer: CacheWriter, *, note: NoteCallback) -> Target:

@@ -17,6 +17,7 @@ from featcache.backbonenames import (
     require_known_classifier,
 )
 from featcache.datasets import Dataset, load_dataset
+from featcache.datasets.rules import ImageRules
 from featcache.errors import MismatchError, UsageError
 from featcache.extraction import extract
 from featcache.lookup import listing_difference, the_cache
@@ -276,7 +277,8 @@ def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
     require_fields(cache.path, {**cache.identity, **cache.provenance}, "dataset_sha256", "limit")
     name = dataset or native(cache.provenance["dataset"])
     listing = load_dataset(name, data_dir=data_dir)
-    digest, images = listing.limited(cache.provenance["limit"]).identified()
+    images = listing.following(ImageRules.of(cache.identity)).limited(cache.provenance["limit"])
+    digest, images = images.identified()
     if digest != cache.identity["dataset_sha256"]:
         difference = listing_difference(listing, cache) or "the bytes of its images differ"
         raise MismatchError(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from featcache.arguments import dataset_name, text
 from featcache.backbonenames import PIXELS, backbone_name, check_weights_name
 from featcache.datasets import Dataset, load_dataset
+from featcache.datasets.rules import ImageRules
 from featcache.errors import UsageError
 from featcache.reporting import NoteCallback, silent
 from featcache.specs import ExtractSpec
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
     from featcache.cachemaking import Made
     from featcache.pipeline import ProgressCallback
     from featcache.plan import Plan
+
+_OF_THE_IMAGES = (
+    "dataset",
+    "data_dir",
+    "limit",
+    "max_pixels",
+    "exif_orientation",
+    "skip_undecodable",
+)
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,9 @@ def extract(
     data_dir: str | os.PathLike[str] = ExtractSpec.data_dir,
     compile: str = ExtractSpec.compile,
     mix_numerics: bool = ExtractSpec.mix_numerics,
+    max_pixels: int = ExtractSpec.max_pixels,
+    exif_orientation: str = ExtractSpec.exif_orientation,
+    skip_undecodable: bool = ExtractSpec.skip_undecodable,
     on_progress: ProgressCallback | None = None,
     on_note: NoteCallback | None = None,
 ) -> ExtractResult:
@@ -124,6 +137,9 @@ def extract(
         data_dir: Folder of downloaded datasets.
         compile: "auto", "never", "winograd", "inductor" or "fused".
         mix_numerics: Go on with a partial file that another numeric class began.
+        max_pixels: An image file whose header says more pixels is not decoded.
+        exif_orientation: "ignore" or "apply".
+        skip_undecodable: Go on where this machine cannot decode an image.
         on_progress: Called after each batch.
         on_note: Called with a sentence for each choice that was made.
 
@@ -157,6 +173,9 @@ def extract(
         data_dir=text("--data-dir", data_dir),
         compile=compile,
         mix_numerics=mix_numerics,
+        max_pixels=max_pixels,
+        exif_orientation=exif_orientation,
+        skip_undecodable=skip_undecodable,
     )
     [result] = _extract([spec], on_progress or silent, on_note or silent)
     return result
@@ -199,10 +218,10 @@ def extract_all(
             f"--backbone {PIXELS} has no trunk, and shares no pass with one. Nothing was started. "
             f"Extract it by itself."
         )
-    if len({(spec.dataset, spec.data_dir, spec.limit) for spec in specs}) > 1:
+    if len({tuple(getattr(spec, name) for name in _OF_THE_IMAGES) for spec in specs}) > 1:
         raise UsageError(
-            "The caches of one call are of the same dataset, data_dir and limit. Nothing was "
-            "started. Call it for each dataset."
+            f"The caches of one call are of the same {', '.join(_OF_THE_IMAGES)}. Nothing was "
+            f"started. Call it for each dataset."
         )
     return tuple(_extract(specs, on_progress or silent, on_note or silent))
 
@@ -219,7 +238,9 @@ def open_images(spec: ExtractSpec, *, note: NoteCallback) -> Dataset:
     if spec.backbone == PIXELS:
         spec.refuse_trunk_options()
     note(f"opening {spec.dataset}")
-    dataset = load_dataset(spec.dataset, data_dir=spec.data_dir).limited(spec.limit)
+    rules = ImageRules(spec.max_pixels, spec.exif_orientation)
+    dataset = load_dataset(spec.dataset, data_dir=spec.data_dir).following(rules)
+    dataset = dataset.limited(spec.limit)
     for sentence in (*dataset.notes, dataset.summary):
         note(sentence)
     return dataset

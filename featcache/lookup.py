@@ -10,6 +10,7 @@ from pathlib import Path
 from featcache.arguments import dataset_name, text
 from featcache.backbonenames import backbone_name
 from featcache.datasets import Dataset, dataset_slug, load_dataset
+from featcache.datasets.rules import ImageRules
 from featcache.errors import CacheMissingError, DatasetError, MismatchError, UsageError
 from featcache.paths import expanded
 from featcache.preprocess import Preprocess
@@ -91,6 +92,8 @@ def settings_of(cache: Cache) -> str:
             parts.append("preprocessing of the weights")
     if identity.get("bn", ExtractSpec.bn) != ExtractSpec.bn:
         parts.append("BatchNorm adapted")
+    for name, value in ImageRules.of(identity).identity().items():
+        parts.append(f"{name.replace('_', ' ')} {value}")
     return ", ".join(parts)
 
 

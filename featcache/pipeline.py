@@ -23,7 +23,8 @@ from featcache.errors import DeviceError, MismatchError
 from featcache.forward import TrunkRunner, require_storable
 from featcache.loading import Batch, Span, image_shape, load_batches
 from featcache.preprocess import Preprocess
-from featcache.store import CacheWriter
+from featcache.reporting import NoteCallback, silent
+from featcache.store import NOT_DECODED_HERE, CacheWriter
 from featcache.tolerances import feature_tolerance
 
 PIXELS_BATCH_SIZE = 64  # where there is no trunk
@@ -78,6 +79,8 @@ class Job:
         n_workers: Decoding processes.
         numerics: The numeric class of this run.
         on_progress: Called after each batch.
+        on_note: Told what the run met and went on from.
+        skip_undecodable: Whether an image that this machine cannot decode is left out.
     """
 
     dataset: Dataset
@@ -87,15 +90,26 @@ class Job:
     n_workers: int
     numerics: Mapping[str, Any]
     on_progress: ProgressCallback
+    on_note: NoteCallback = silent
+    skip_undecodable: bool = False
 
     @property
     def batch_size(self) -> int:
         """Rows of the batch grid."""
         return PIXELS_BATCH_SIZE if self.runner is None else self.runner.batch_size
 
-    def load(self, split: Split, spans: Sequence[Span]) -> Generator[Batch, None, None]:
-        """Read these spans of a split."""
-        return load_batches(split, spans, preprocess=self.preprocess, n_workers=self.n_workers)
+    def load(
+        self, split: Split, spans: Sequence[Span], *, may_skip: bool = True
+    ) -> Generator[Batch, None, None]:
+        """Read these spans of a split; unless `may_skip`, every image must be decoded here."""
+        return load_batches(
+            split,
+            spans,
+            preprocess=self.preprocess,
+            n_workers=self.n_workers,
+            may_skip=may_skip and self.skip_undecodable,
+            on_note=self.on_note,
+        )
 
     @property
     def n_ahead(self) -> int:
@@ -164,7 +178,8 @@ def _adaptation_inputs(job: Job) -> Iterator[torch.Tensor]:
     shuffled = replace(train, images=train.images.take(order))
     size = min(_ADAPT_BATCH_SIZE, len(train))
     spans = [Span(i, i + size) for i in range(0, len(train) - size + 1, size)]
-    for batch in job.load(shuffled, spans):
+    # Statistics are of all images: what this machine cannot decode must not decide them.
+    for batch in job.load(shuffled, spans, may_skip=False):
         readable = np.delete(batch.images, list(batch.reasons), axis=0)
         if len(readable) > 1:
             yield job.runner.inputs(readable)
@@ -194,6 +209,10 @@ def check_canaries(job: Job, writer: CacheWriter) -> int:
         room = job.host_rows(stored.shape, stored.dtype.str)
         job.launch(split, batch, room)()
         fresh = room.numpy()
+        # What a machine could not decode, another can.
+        skipped = {i for i, r in batch.reasons.items() if r.startswith(NOT_DECODED_HERE)}
+        skipped |= set(rows_not_decoded(writer, block.split, *span))
+        fresh, stored = (np.delete(rows, sorted(skipped), axis=0) for rows in (fresh, stored))
         same_class = dict(job.numerics) == dict(writer.manifest.numerics)
         if not _agree(fresh, stored, exact=same_class and not writer.is_foreign(block), job=job):
             raise MismatchError(
@@ -205,6 +224,14 @@ def check_canaries(job: Job, writer: CacheWriter) -> int:
             )
         n_rows += span.stop - span.start
     return n_rows
+
+
+def rows_not_decoded(writer: CacheWriter, split: str, start: int, stop: int) -> list[int]:
+    """List the rows of start..stop, counted from start, that a machine could not decode."""
+    if "reason" not in writer.manifest.splits[split].columns:
+        return []
+    reasons = writer.read_rows(split, start, stop, column="reason")
+    return [i for i, r in enumerate(reasons) if r.startswith(NOT_DECODED_HERE.encode())]
 
 
 def _agree(fresh: npt.NDArray[Any], stored: npt.NDArray[Any], *, exact: bool, job: Job) -> bool:

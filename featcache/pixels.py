@@ -65,6 +65,11 @@ def resize_image(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.u
     return np.array(resized.crop((columns.start, rows.start, columns.stop, rows.stop)))
 
 
+def resized_size(preprocess: Preprocess, in_size: tuple[int, int]) -> tuple[int, int]:
+    """Compute the (height, width) to which `resize_image` resizes, before it crops."""
+    return _geometry(preprocess, in_size)[0]
+
+
 def after_resize(preprocess: Preprocess) -> Preprocess:
     """Describe the part of a preprocessing that `resize_image` leaves: to normalise."""
     return dataclasses.replace(preprocess, resize=preprocess.out_size, crop=None)

@@ -93,13 +93,13 @@ class Plan:
     def new_job(self, *, on_progress: ProgressCallback, on_note: NoteCallback) -> Job:
         """Choose the batch size, by a probe of the trunk, and make the job of a new file."""
         if not self.has_trunk:
-            return self._job(PIXELS_BATCH_SIZE, on_progress)
+            return self._job(PIXELS_BATCH_SIZE, on_progress, on_note)
         asked = self.spec.batch_size
         if asked is None:
             choice = pick_batch_size(self.device, nbytes_per_image=self.nbytes_per_image)
         else:
             choice = Choice(asked, "asked for")
-        job = self._job(choice.value, on_progress)
+        job = self._job(choice.value, on_progress, on_note)
         assert job.runner is not None, "a trunk has a runner"
         shape = self._image_shape()
         on_progress(Progress("probe", "", 0, 0))
@@ -138,7 +138,7 @@ class Plan:
         """
         stored = writer.manifest.numerics
         batch_size = self.spec.batch_size or stored.get("batch_size", PIXELS_BATCH_SIZE)
-        job = self._job(batch_size, on_progress)
+        job = self._job(batch_size, on_progress, on_note)
         asked, before = self.spec.compile, engine_of(stored.get("compiler", "never"))
         if "never" not in (asked, before) and asked not in ("auto", before):
             raise MismatchError(
@@ -200,7 +200,7 @@ class Plan:
     def _image_shape(self) -> tuple[int, int, int]:
         return image_shape(next(iter(self.dataset.splits.values())), self.preprocess)
 
-    def _job(self, batch_size: int, on_progress: ProgressCallback) -> Job:
+    def _job(self, batch_size: int, on_progress: ProgressCallback, on_note: NoteCallback) -> Job:
         workers = pick_n_workers(self.spec.n_workers, device=self.device)
         runner = None
         if self.backbone.module is not None:
@@ -220,6 +220,8 @@ class Plan:
             n_workers=workers.value,
             numerics=self._numerics(batch_size, runner),
             on_progress=on_progress,
+            on_note=on_note,
+            skip_undecodable=self.spec.skip_undecodable,
         )
 
     def _numerics(

@@ -11,6 +11,7 @@ import numpy as np
 from featcache.backbonenames import PIXELS
 from featcache.backbones import describe_backbone, load_backbone
 from featcache.batchnorm import require_batch_norm
+from featcache.datasets.rules import ImageRules
 from featcache.datasets.splits import Dataset
 from featcache.errors import UsageError
 from featcache.loading import image_shape
@@ -96,6 +97,7 @@ def make_plan(
         "precision": precision,
         "store_dtype": store_dtype,
         "dataset_sha256": dataset_sha256,
+        **ImageRules(spec.max_pixels, spec.exif_orientation).identity(),
     }
     path = at or cache_path(folder, spec.backbone, fingerprint(identity))
     if at is None and not path.is_file() and not partial_path(path).is_file():

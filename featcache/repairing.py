@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.backbonenames import PIXELS
+from featcache.datasets.rules import ImageRules
 from featcache.errors import FeatcacheError, UsageError
 from featcache.extraction import open_images
 from featcache.paths import expanded, native
@@ -19,6 +20,7 @@ from featcache.specs import IMPORTED, ExtractSpec
 from featcache.store import (
     CacheState,
     VerifyReport,
+    describe_cache,
     locked,
     mend_structure,
     opened_readonly,
@@ -45,12 +47,14 @@ class RepairReport:
         mended: What was put right outside the rows, a phrase each.
         n_rows_computed: Rows of damaged blocks that were computed again.
         n_rows: Rows of all splits.
+        n_not_decoded: Rows that still lack an image which this machine cannot decode.
     """
 
     path: Path
     mended: tuple[str, ...]
     n_rows_computed: int
     n_rows: int
+    n_not_decoded: int
 
     @property
     def was_sound(self) -> bool:
@@ -67,6 +71,7 @@ def repair_cache(
     device: str = ExtractSpec.device,
     n_workers: int | None = ExtractSpec.n_workers,
     mix_numerics: bool = ExtractSpec.mix_numerics,
+    skip_undecodable: bool = ExtractSpec.skip_undecodable,
     on_progress: ProgressCallback | None = None,
     on_note: NoteCallback | None = None,
 ) -> RepairReport:
@@ -86,6 +91,7 @@ def repair_cache(
         n_workers: Decoding processes for image files; None means one a core, 8 at most for a CPU.
         mix_numerics: Compute the damaged rows though this machine is of another numeric class, so
             that their last digits may differ.
+        skip_undecodable: Leave out, with its reason, what this machine cannot decode.
         on_progress: Called while rows are checked and computed.
         on_note: Told each choice.
 
@@ -118,9 +124,11 @@ def repair_cache(
             note(f"mended: {what}")
         state = read_state(present)
         report = verify_cache(present)
-        if report.is_sound and len(state.slots) == state.manifest.n_slots and present == path:
-            return RepairReport(path, tuple(mended), 0, report.n_rows)
-        note(_told(report))
+        n_not_decoded = _n_not_decoded(present)
+        is_whole = report.is_sound and len(state.slots) == state.manifest.n_slots
+        if is_whole and present == path and (skip_undecodable or not n_not_decoded):
+            return RepairReport(path, tuple(mended), 0, report.n_rows, n_not_decoded)
+        note(_told(report, n_not_decoded))
         asked: dict[str, Any] = {
             "dataset": dataset,
             "weights": weights,
@@ -128,6 +136,7 @@ def repair_cache(
             "device": device,
             "n_workers": n_workers,
             "mix_numerics": mix_numerics,
+            "skip_undecodable": skip_undecodable,
         }
         spec = _spec_of(state, path, asked)
         # 0.1 dropped splits called Test/ or dev/: its caches are repaired without them.
@@ -141,10 +150,16 @@ def repair_cache(
         [made] = make_caches([plan], progress=progress, note=note)
     if any(damage.split == "trunk" for damage in report.damages):
         mended.append("the trunk's statistics")
-    return RepairReport(path, tuple(mended), made.n_rows_computed, report.n_rows)
+    return RepairReport(
+        path, tuple(mended), made.n_rows_computed, report.n_rows, _n_not_decoded(path)
+    )
 
 
-def _told(report: VerifyReport) -> str:
+def _n_not_decoded(path: Path) -> int:
+    return sum(split.n_not_decoded for split in describe_cache(path).splits)
+
+
+def _told(report: VerifyReport, n_not_decoded: int) -> str:
     damaged = [
         "the trunk's statistics"
         if damage.split == "trunk"
@@ -153,6 +168,8 @@ def _told(report: VerifyReport) -> str:
     ]
     if report.n_missing:
         damaged.append(f"{report.n_missing} blocks that are not written")
+    if n_not_decoded:
+        damaged.append(f"{n_not_decoded} rows whose images could not be decoded")
     return f"to be computed again: {', '.join(damaged) or 'nothing, but its name is to be changed'}"
 
 
@@ -175,6 +192,7 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
         "image_size": preprocess.out_size[0],
         "batch_size": state.manifest.numerics.get("batch_size"),
         **_weights_of(provenance["weights"], path, asked["weights"]),
+        **ImageRules.of(identity).identity(),
     }
     if not is_pixels:
         is_notebook = preprocess == Preprocess.notebook(preprocess.out_size[0])

@@ -31,6 +31,8 @@ PREPROCESS_KINDS = ("notebook", "weights")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 STORE_DTYPES = ("float32", "float16")
 MOST_PIXELS = 1 << 14  # a side of what enters a trunk; 3 GB of float32 for one image
+MAX_PIXELS = 178_956_970  # of an image; PIL's own: 0.5 GiB of RGB
+EXIF_ORIENTATIONS = ("ignore", "apply")
 COMPILE_MODES = ("auto", "never", "winograd", "inductor", "fused")
 REGULARISATIONS = ("none", "l1", "l2", "l1l2", "dropout")
 SELECTIONS = ("last", "best")
@@ -79,6 +81,10 @@ class ExtractSpec:
         compile: Whether to compile the trunk: "auto" tries it on a CPU where the job is long enough
             to pay; "never"; or an engine, "winograd" or "inductor" on a CPU, "fused" on CUDA.
         mix_numerics: Go on with a partial file whose rows were made by another numeric class.
+        max_pixels: An image file whose header says more pixels is not decoded.
+        exif_orientation: "ignore", as torchvision does, or "apply", for photos of phones.
+        skip_undecodable: Go on where this machine cannot decode an image, for lack of memory or
+            because it takes more than 60 CPU seconds; its row is marked, and repair computes it.
     """
 
     dataset: str = "cifar10"
@@ -98,6 +104,9 @@ class ExtractSpec:
     data_dir: str = "data"
     compile: str = "auto"
     mix_numerics: bool = False
+    max_pixels: int = MAX_PIXELS
+    exif_orientation: str = "ignore"
+    skip_undecodable: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "n_workers"):
@@ -122,6 +131,8 @@ class ExtractSpec:
         require_at_least("--n-workers", self.n_workers, 0)
         require_at_least("--limit", self.limit, 1)
         require_at_least("--seed", self.seed, 0)
+        require_at_least("--max-pixels", self.max_pixels, 1)
+        require_one_of("--exif-orientation", self.exif_orientation, EXIF_ORIENTATIONS)
 
     def refuse_trunk_options(self) -> None:
         """Refuse what "pixels", which is no trunk, has no use for.

@@ -54,6 +54,10 @@ NWorkersOption = Annotated[
 MixNumericsOption = Annotated[
     bool, typer.Option("--mix-numerics", help="Go on with a file that another machine began.")
 ]
+SkipUndecodableOption = Annotated[
+    bool,
+    typer.Option("--skip-undecodable", help="Go on where this machine cannot decode an image."),
+]
 CacheArgument = Annotated[
     str,
     typer.Argument(

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import functools
 import hashlib
-import io
-import logging
 import os
-import re
 import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,32 +13,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from featcache.datasets.decode import FORMAT_OF, decode_image, reason_of
+from featcache.datasets.rules import ImageRules
 from featcache.datasets.splits import UnreadableImageError
 from featcache.errors import MismatchError, StorageError
-from featcache.processwide import warnings_ignored
 
-_FORMAT_OF = {
-    ".avif": "AVIF",
-    ".bmp": "BMP",
-    ".gif": "GIF",
-    ".jfif": "JPEG",
-    ".jp2": "JPEG2000",
-    ".jpeg": "JPEG",
-    ".jpg": "JPEG",
-    ".pbm": "PPM",
-    ".pgm": "PPM",
-    ".png": "PNG",
-    ".pnm": "PPM",
-    ".ppm": "PPM",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".webp": "WEBP",
-}
-
-IMAGE_EXTENSIONS = tuple(_FORMAT_OF)
-"""What counts as an image file, in lower case: torchvision's list and what PIL reads beside it."""
+IMAGE_EXTENSIONS = tuple(FORMAT_OF)
+"""What counts as an image file, in lower case."""
 
 _UNREADABLE = b"unreadable file"
 _DIGEST_BYTES = 32
@@ -70,12 +48,14 @@ class FolderImages:
     Attributes:
         root: Absolute path of the folder.
         paths: N paths relative to `root`, as this process's locale reads them.
+        rules: Which of them become rows, and how.
         expected: N SHA-256 of the files' bytes, 32 bytes each, zeros for a file that could not be
             read; empty where the files were not hashed.
     """
 
     root: str
     paths: tuple[str, ...]
+    rules: ImageRules = field(default_factory=ImageRules)
     expected: bytes = field(default=b"", repr=False)
 
     def __len__(self) -> int:
@@ -84,11 +64,19 @@ class FolderImages:
     def take(self, rows: npt.NDArray[np.int64]) -> FolderImages:
         """Keep these rows, in this order."""
         digests = np.frombuffer(self.expected, np.uint8).reshape(-1, _DIGEST_BYTES)
-        return FolderImages(
-            self.root,
-            tuple(self.paths[i] for i in rows),
-            digests[rows].tobytes() if self.expected else b"",
+        return replace(
+            self,
+            paths=tuple(self.paths[i] for i in rows),
+            expected=digests[rows].tobytes() if self.expected else b"",
         )
+
+    def following(self, rules: ImageRules) -> FolderImages:
+        """Read them by these rules."""
+        return replace(self, rules=rules)
+
+    def path_of(self, row: int) -> str:
+        """Where one image lies."""
+        return f"{self.root}/{self.paths[row]}"
 
     def expecting(self, digests: Sequence[bytes]) -> FolderImages:
         """Compare every file that is decoded with what `digests` said of it."""
@@ -98,26 +86,18 @@ class FolderImages:
     def decode(self, row: int) -> Image.Image:
         """Open one image in mode RGB, bit-equal to torchvision.datasets.folder.pil_loader.
 
-        The file is read once, compared with what was expected of it, and decoded from memory. Of an
-        animation it is the first frame. The format follows from the bytes, not from the name.
+        The file is read once, compared with what was expected of it, and decoded from memory.
 
         Raises:
             UnreadableImageError: If it cannot be decoded; one line, no absolute path.
             MismatchError: If it is not the file that the dataset's digest counts.
             StorageError: If the disk fails, or the file vanished since it was listed.
         """
-        content = self._read(row)
-        try:
-            with _quiet_pil():
-                return Image.open(io.BytesIO(content), formats=_formats()).convert("RGB")
-        except MemoryError:
-            raise
-        except Exception as err:  # PIL's plugins raise any kind of error on damaged bytes
-            raise UnreadableImageError(_reason(err)) from err
+        return decode_image(self._read(row), self.rules)
 
     def _read(self, row: int) -> bytes:
         """Read one file, and see that it is what was hashed."""
-        path = f"{self.root}/{self.paths[row]}"
+        path = self.path_of(row)
         start = row * _DIGEST_BYTES
         expected = self.expected[start : start + _DIGEST_BYTES]
         was_readable = any(expected)
@@ -132,7 +112,7 @@ class FolderImages:
                 ) from err
             if was_readable:
                 raise _changed(path, f"it can no longer be read ({err})") from err
-            raise UnreadableImageError(_reason(err)) from err
+            raise UnreadableImageError(reason_of(err)) from err
         except UnreadableImageError as err:
             if was_readable:
                 raise _changed(path, f"it is {err} now") from err
@@ -141,8 +121,6 @@ class FolderImages:
             raise _changed(path, "it could not be read then, and can be now")
         if expected and hashlib.sha256(content).digest() != expected:
             raise _changed(path, "it holds other bytes now")
-        if not content:
-            raise UnreadableImageError("empty file")
         return content
 
     def digests(self) -> Iterator[bytes]:
@@ -208,39 +186,3 @@ def _changed(path: str, how: str) -> MismatchError:
         f"featcache was at work. All acknowledged rows are kept. Put the file back as it was and "
         f"run the same command, or leave it: the same command then makes another cache."
     )
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    """List the formats tried: without EPS, for which PIL would start Ghostscript on user data."""
-    Image.init()
-    return tuple(name for name in sorted(set(_FORMAT_OF.values())) if name in Image.OPEN)
-
-
-@contextlib.contextmanager
-def _quiet_pil() -> Iterator[None]:
-    """Keep PIL's remarks about odd files off the terminal; what the user logs stays logged."""
-    logger, handler = logging.getLogger("PIL"), logging.NullHandler()
-    logger.addHandler(handler)
-    try:
-        with warnings_ignored():
-            yield
-    finally:
-        logger.removeHandler(handler)
-
-
-def _reason(err: Exception) -> str:
-    """Say in one stable line why an image is unreadable."""
-    if isinstance(err, UnidentifiedImageError):
-        return "not an image"
-    if isinstance(err, OSError) and err.strerror:
-        return f"cannot read: {err.strerror}"
-    text = str(err)
-    if isinstance(err, Image.DecompressionBombError):
-        n_pixels = re.search(r"\d+", text)
-        return f"decompression bomb: {n_pixels[0] if n_pixels else '?'} pixels"
-    if left := re.search(r"truncated(?: \(\d+ bytes not processed\))?", text, re.IGNORECASE):
-        return left[0].lower()
-    # An object's repr holds its address, which differs from run to run.
-    text = re.sub(r"<[^<>]* at 0x[0-9a-f]+>|0x[0-9a-f]{6,}", "...", " ".join(text.split()))
-    return f"damaged: {text[:100]}" if text else f"damaged: {type(err).__name__}"

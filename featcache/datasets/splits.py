@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from featcache.datasets.rules import ImageRules
+from featcache.errors import UsageError
+
 Progress = Callable[[int, int], None]
 """Called with (bytes or items done, total)."""
 
@@ -55,6 +58,14 @@ class FileImages(Protocol):
 
     def take(self, rows: npt.NDArray[np.int64]) -> FileImages:
         """Keep these rows, in this order."""
+        ...
+
+    def following(self, rules: ImageRules) -> FileImages:
+        """Read them by these rules."""
+        ...
+
+    def path_of(self, row: int) -> str:
+        """Where one image lies, for messages."""
         ...
 
     def decode(self, row: int) -> Image.Image:
@@ -146,6 +157,28 @@ class Dataset:
         names = ", ".join(repr(name) for name in self.class_names[:most])
         more = f" and {n} more" if (n := len(self.class_names) - most) > 0 else ""
         return f"images: {counts}; {len(self.class_names)} classes: {names}{more}"
+
+    def following(self, rules: ImageRules) -> Dataset:
+        """Read image files by these rules.
+
+        Raises:
+            UsageError: If there are no image files, and rules that would change something.
+        """
+        if self.is_in_memory:
+            if asked := rules.identity():
+                option, value = next(iter(asked.items()))
+                raise UsageError(
+                    f"--{option.replace('_', '-')} {value} is for image files, but the images of "
+                    f"{self.name} come as arrays. Nothing was started. Leave the option out."
+                )
+            return self
+        splits = {
+            name: split
+            if isinstance(split.images, ArrayImages)
+            else replace(split, images=split.images.following(rules))
+            for name, split in self.splits.items()
+        }
+        return replace(self, splits=splits)
 
     @property
     def is_in_memory(self) -> bool:

@@ -17,7 +17,7 @@ from featcache.store.check import Damage, VerifyReport, require_sound, verify_ca
 from featcache.store.columns import SplitRows, encode_id
 from featcache.store.describe import CacheDescription, SplitDescription, describe_cache
 from featcache.store.files import human_bytes, is_there, named_failures, require_space
-from featcache.store.format import Block, Extent, Manifest, rows_per_block
+from featcache.store.format import NOT_DECODED_HERE, Block, Extent, Manifest, rows_per_block
 from featcache.store.lock import locked
 from featcache.store.mend import mend_structure
 from featcache.store.reader import (
@@ -34,6 +34,7 @@ from featcache.store.split import CacheSplit
 from featcache.store.writer import CacheWriter, partial_path
 
 __all__ = [
+    "NOT_DECODED_HERE",
     "Block",
     "Cache",
     "CacheDescription",

@@ -12,6 +12,7 @@ import numpy as np
 
 from featcache.errors import CorruptError
 from featcache.paths import expanded
+from featcache.store.format import NOT_DECODED_HERE
 from featcache.store.reader import open_readonly, read_state
 from featcache.store.split import CacheSplit, OpenedFile
 
@@ -28,6 +29,8 @@ class SplitDescription:
         rows_per_class: By class name.
         failures: The reason, by id, for every row that is not valid; empty for an incomplete
             file, whose unwritten rows are not valid either.
+        n_not_decoded: Those of them that the machine, not the image, kept from being decoded;
+            `repair_cache` computes them.
     """
 
     name: str
@@ -36,6 +39,7 @@ class SplitDescription:
     dtype: str
     rows_per_class: Mapping[str, int]
     failures: Mapping[str, str]
+    n_not_decoded: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
             )
         counts = np.bincount(split.labels, minlength=n_classes)
         features = layout.columns["features"]
+        failures = split.failures if state.is_complete else {}
         splits.append(
             SplitDescription(
                 name=name,
@@ -97,7 +102,8 @@ def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
                 rows_per_class={
                     c: int(n) for c, n in zip(manifest.class_names, counts, strict=True)
                 },
-                failures=split.failures if state.is_complete else {},
+                failures=failures,
+                n_not_decoded=sum(r.startswith(NOT_DECODED_HERE) for r in failures.values()),
             )
         )
     return CacheDescription(

@@ -18,6 +18,8 @@ HEADER = "featcache manifest v{version:03d} length={length:010d} sha256={sha256}
 HEADER_LENGTH = len(HEADER.format(version=1, length=0, sha256="0" * 64))
 COLUMNS = ("features", "labels", "valid", "reason", "ids")
 REASON_BYTES = 80
+NOT_DECODED_HERE = "not decoded here: "
+"""Begins the reason of a row whose image the machine, not the image, kept from being decoded."""
 # 10 s at 4 images a second of VGG16 (31 GFLOP), the slowest backbone of the notebook: so fast are
 # two cores without an engine (docs/benchmarks.md).
 _GFLOP_PER_BLOCK = 10 * 4 * 31.0

@@ -9,7 +9,7 @@ from typing import Any
 
 from featcache.errors import CorruptError, MismatchError, clipped
 from featcache.preprocess import Preprocess
-from featcache.specs import FORMAT_VERSION
+from featcache.specs import EXIF_ORIENTATIONS, FORMAT_VERSION
 from featcache.store.format import (
     COLUMNS,
     HDF5_SIGNATURE,
@@ -148,6 +148,10 @@ def _check_said(manifest: Manifest) -> None:
         Preprocess.from_json(identity["preprocess"])
     bn = identity.get("bn", "frozen")
     _text(bn["mode"] if isinstance(bn, dict) else bn)
+    if "max_pixels" in identity:
+        _count(identity["max_pixels"], least=1)
+    if identity.get("exif_orientation", "ignore") not in EXIF_ORIENTATIONS:
+        raise ValueError(f"EXIF orientation {identity['exif_orientation']!r}")
     _text(provenance.get("weights", ""))
     _text(numerics.get("compiler", ""))
     if provenance.get("limit") is not None:

@@ -174,9 +174,15 @@ class CacheWriter:
         own = numeric_class_id(self.manifest.numerics)
         return self._slots[block.slot].numeric_id != own
 
-    def read_rows(self, split: str, start: int, stop: int) -> npt.NDArray[Any]:
-        """Read stored features, (stop - start, ...) in the storage type."""
-        extent = self.manifest.splits[split].columns["features"]
+    def forget(self, block: Block) -> None:
+        """Count an acknowledged block as pending, so that it is written again."""
+        del self._slots[block.slot]
+
+    def read_rows(
+        self, split: str, start: int, stop: int, *, column: str = "features"
+    ) -> npt.NDArray[Any]:
+        """Read what is stored, (stop - start, ...) in the column's type."""
+        extent = self.manifest.splits[split].columns[column]
         offset, nbytes = extent.rows(start, stop)
         flat = np.frombuffer(read_at(self._fd, nbytes, offset), extent.dtype)
         return flat.reshape(stop - start, *extent.shape[1:])

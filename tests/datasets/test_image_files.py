@@ -15,8 +15,11 @@ from PIL import Image, TiffImagePlugin
 from torchvision.datasets.folder import pil_loader
 
 from featcache.datasets import FolderImages, UnreadableImageError
+from featcache.datasets.decode import n_scans
 from featcache.datasets.image_files import is_image_name
+from featcache.datasets.rules import ImageRules
 from featcache.errors import MismatchError, StorageError
+from tests.faults.bombs import many_scans
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (16, 12, 4), dtype=np.uint8)
@@ -120,24 +123,48 @@ def test_a_flipped_bit_in_a_png_is_damaged(tmp_path: Path) -> None:
     assert text in ("not an image", "damaged: broken PNG file (chunk b'IHDR')")
 
 
-def test_a_decompression_bomb_is_refused_by_its_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-
-    assert reason(tmp_path, "a.png", encoded(RGB, "PNG")) == "decompression bomb: 192 pixels"
-
-
-def test_a_large_but_allowed_image_is_read_without_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+@pytest.mark.parametrize("users_own", [None, 10, 10**12])
+def test_an_image_of_more_pixels_than_allowed_is_refused_whatever_the_user_told_pil(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+    users_own: int | None,
 ) -> None:
     (tmp_path / "a.png").write_bytes(encoded(RGB, "PNG"))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", users_own)
+    images = FolderImages(str(tmp_path), ("a.png",))
 
-    image = FolderImages(str(tmp_path), ("a.png",)).decode(0)
-
-    assert image.size == (12, 16)
+    with pytest.raises(UnreadableImageError, match=r"^decompression bomb: 192 pixels$"):
+        images.following(ImageRules(max_pixels=191)).decode(0)
+    assert images.following(ImageRules(max_pixels=192)).decode(0).size == (12, 16)
+    assert images.decode(0).size == (12, 16)
+    assert users_own == Image.MAX_IMAGE_PIXELS
     assert not recwarn.list
+
+
+def test_the_default_limit_is_pillows_own() -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+
+    assert ImageRules().max_pixels == 2 * Image.MAX_IMAGE_PIXELS
+
+
+def test_a_progressive_jpeg_of_countless_scans_is_refused(tmp_path: Path) -> None:
+    assert reason(tmp_path, "a.jpg", many_scans(16, 101)) == "progressive JPEG of 101 scans"
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_scans_are_counted_without_those_of_a_preview_or_a_picture_behind(mode: str) -> None:
+    image = RGB.convert(mode)
+    preview = encoded(RGB, "JPEG", progressive=True)
+    exif = Image.Exif()
+    exif[0x8769] = {0x927C: preview}
+    whole = encoded(image, "JPEG", progressive=True, exif=exif)
+
+    assert len(whole) > len(preview)
+    assert n_scans(whole + preview) == {"L": 6, "RGB": 10, "CMYK": 18}[mode]
+    assert n_scans(encoded(image, "JPEG")) == 1
+    assert n_scans(whole[: len(whole) // 2]) <= 10
+    assert n_scans(b"") == 0
 
 
 def test_remarks_that_pil_logs_stay_off_the_terminal(

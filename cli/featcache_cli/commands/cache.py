@@ -33,6 +33,7 @@ from featcache_cli.options import (
     JsonOption,
     MixNumericsOption,
     NWorkersOption,
+    SkipUndecodableOption,
     local_path,
     number_or_auto,
 )
@@ -105,10 +106,16 @@ def info(
         facts[f"split {split.name}"] = (
             f"{split.n_rows} rows of {_words(split.row_shape)} {split.dtype}, "
             f"{len(split.failures)} invalid"
+            + (f", {split.n_not_decoded} of them not decoded here" if split.n_not_decoded else "")
         )
     show_facts(facts)
     if description.n_foreign_blocks:
         note(f"{description.n_foreign_blocks} blocks were computed by another numeric class.")
+    if any(split.n_not_decoded for split in description.splits):
+        note(
+            f"What could not be decoded can be computed where there is more memory or time: "
+            f"featcache cache repair {description.path}"
+        )
     for split in description.splits:
         for image_id, reason in split.failures.items():
             note(f"{split.name} {image_id}: {reason}")
@@ -187,12 +194,14 @@ def repair(
     device: DeviceOption = ExtractSpec.device,
     n_workers: NWorkersOption = AUTO,
     mix_numerics: MixNumericsOption = ExtractSpec.mix_numerics,
+    skip_undecodable: SkipUndecodableOption = ExtractSpec.skip_undecodable,
     cache_dir: CacheDirOption = ExtractSpec.cache_dir,
     json: JsonOption = False,
 ) -> None:
     """Restore a cache: mend its structure, compute damaged rows again.
 
-    A stopped repair goes on with the same command.
+    A stopped repair goes on with the same command. Images that another machine could not decode
+    are tried again.
     """
     from featcache import repair_cache
     from featcache.store import find_cache
@@ -208,21 +217,25 @@ def repair(
         device=device,
         n_workers=number_or_auto("--n-workers", n_workers),
         mix_numerics=mix_numerics,
+        skip_undecodable=skip_undecodable,
         on_progress=lambda progress: show_extraction(display, progress),
         on_note=note,
     )
     reset_progress()
     if json:
         show_json({**vars(report), "was_sound": report.was_sound})
-        return
-    show_facts(
-        {
-            "cache": report.path,
-            "mended": ", ".join(report.mended) or "nothing",
-            "computed": f"{report.n_rows_computed} of {report.n_rows} rows",
-            "result": "was sound" if report.was_sound else "repaired",
-        }
-    )
+    else:
+        show_facts(
+            {
+                "cache": report.path,
+                "mended": ", ".join(report.mended) or "nothing",
+                "computed": f"{report.n_rows_computed} of {report.n_rows} rows",
+                "result": "was sound" if report.was_sound else "repaired",
+            }
+        )
+    if report.n_not_decoded:
+        fail(f"{report.n_not_decoded} images could not be decoded here.", kind="unreadable")
+        raise typer.Exit(3)
 
 
 @app.command("rm", cls=Command)

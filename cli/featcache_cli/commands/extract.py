@@ -10,6 +10,7 @@ import typer
 from featcache.specs import (
     BN_MODES,
     COMPILE_MODES,
+    EXIF_ORIENTATIONS,
     PRECISIONS,
     PREPROCESS_KINDS,
     STORE_DTYPES,
@@ -34,6 +35,7 @@ from featcache_cli.options import (
     JsonOption,
     MixNumericsOption,
     NWorkersOption,
+    SkipUndecodableOption,
     local_path,
     number_or_auto,
 )
@@ -126,6 +128,17 @@ def extract(
         ),
     ] = ExtractSpec.compile,
     mix_numerics: MixNumericsOption = ExtractSpec.mix_numerics,
+    max_pixels: Annotated[
+        int, typer.Option(help="Do not decode an image file of more pixels.")
+    ] = ExtractSpec.max_pixels,
+    exif_orientation: Annotated[
+        str,
+        typer.Option(
+            help=f"Rotation that EXIF asks for: {', '.join(EXIF_ORIENTATIONS)}; apply is for "
+            f"photos of phones."
+        ),
+    ] = ExtractSpec.exif_orientation,
+    skip_undecodable: SkipUndecodableOption = ExtractSpec.skip_undecodable,
     json: JsonOption = False,
 ) -> Any:  # a list of ExtractResult: Typer would look the name up, and import torch
     """Run a dataset through frozen trunks once, into HDF5 files.
@@ -154,6 +167,9 @@ def extract(
             data_dir=data_dir,
             compile=compile,
             mix_numerics=mix_numerics,
+            max_pixels=max_pixels,
+            exif_orientation=exif_orientation,
+            skip_undecodable=skip_undecodable,
         )
         for name in backbone
     ]
@@ -218,12 +234,19 @@ def _show(result: ExtractResult) -> None:
 
 
 def _tell_failures(result: ExtractResult) -> None:
+    from featcache.store import NOT_DECODED_HERE
+
     n = len(result.failures)
     fail(
         f"{n} of {result.n_rows} images could not be read. Their rows are marked invalid; all "
         f"others are kept. Replace the files and run the same command for another cache.",
         kind="unreadable",
     )
+    if any(failure.reason.startswith(NOT_DECODED_HERE) for failure in result.failures):
+        note(
+            f"What could not be decoded here can be computed where there is more memory or time: "
+            f"featcache cache repair {result.path}"
+        )
     for failure in result.failures[:_SHOWN_FAILURES]:
         note(f"  {failure.split} {failure.id}: {failure.reason}")
     if n > _SHOWN_FAILURES:

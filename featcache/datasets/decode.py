@@ -1,0 +1,159 @@
+"""Bytes of an image file to RGB pixels, exactly as torchvision's loader decodes them with PIL."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import re
+import threading
+from collections.abc import Iterator
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from featcache.datasets.rules import ImageRules
+from featcache.datasets.splits import UnreadableImageError
+from featcache.processwide import warnings_ignored
+
+FORMAT_OF = {
+    ".avif": "AVIF",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".jfif": "JPEG",
+    ".jp2": "JPEG2000",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".pbm": "PPM",
+    ".pgm": "PPM",
+    ".png": "PNG",
+    ".pnm": "PPM",
+    ".ppm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+}
+"""PIL's format by extension: torchvision's list and what PIL reads beside it."""
+
+# Every scan visits all blocks of the image, so that a small file can cost minutes. libjpeg's own
+# script has 10 scans (18 for CMYK), what mozjpeg optimised 3 to 10: of 720 and 720 files.
+# 100 scans of the largest image that is allowed by default take 4 CPU seconds.
+_MOST_SCANS = 100
+_SCAN_OR_END = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")  # neither stuffing nor a restart
+_START_OF_SCAN, _END_OF_IMAGE, _TEMPORARY = 0xDA, 0xD9, 0x01
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# What is set for PIL is the whole process's.
+_pillow_lock = threading.Lock()
+
+
+def decode_image(content: bytes, rules: ImageRules) -> Image.Image:
+    """Decode one image into mode RGB, bit-equal to torchvision.datasets.folder.pil_loader.
+
+    Of an animation it is the first frame. The format follows from the bytes, not from the name.
+
+    Raises:
+        UnreadableImageError: If it cannot be decoded, with the reason in one stable line.
+    """
+    if not content:
+        raise UnreadableImageError("empty file")
+    try:
+        with pillow_set_up(rules):
+            image = Image.open(io.BytesIO(content), formats=_formats())
+            if image.info.get("progressive") and n_scans(content) > _MOST_SCANS:
+                raise UnreadableImageError(f"progressive JPEG of {n_scans(content)} scans")
+            if rules.exif_orientation == "apply":
+                image.load()
+                turn = _UPRIGHT.get(orientation_of(image))
+                return (image if turn is None else image.transpose(turn)).convert("RGB")
+            return image.convert("RGB")
+    except (UnreadableImageError, MemoryError):
+        raise
+    except Exception as err:  # PIL's plugins raise any kind of error on damaged bytes
+        raise UnreadableImageError(reason_of(err)) from err
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Read EXIF's orientation, 1 to 8; 1, which is upright, where there is none or it is damaged.
+
+    What PIL has applied by itself, as it does for TIFF when the image is loaded, is 1 afterwards.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # of damaged bytes, of any kind
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def n_scans(content: bytes) -> int:
+    """Count the scans of a JPEG, without those of previews in its header or of pictures behind it.
+
+    Source: ITU-T T.81, B.1.1.
+    """
+    n, at = 0, 2
+    while found := _SCAN_OR_END.search(content, at):
+        marker, at = content[found.end() - 1], found.end()
+        if marker == _END_OF_IMAGE:
+            break
+        if marker == _TEMPORARY:
+            continue
+        n += marker == _START_OF_SCAN
+        at += int.from_bytes(content[at : at + 2])
+    return n
+
+
+@contextlib.contextmanager
+def pillow_set_up(rules: ImageRules) -> Iterator[None]:
+    """Let PIL refuse what the rules refuse, and keep its remarks off the terminal.
+
+    What the user set for himself is put back, and what he logs stays logged.
+    """
+    logger, handler = logging.getLogger("PIL"), logging.NullHandler()
+    with _pillow_lock, warnings_ignored():
+        logger.addHandler(handler)
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = rules.max_pixels / 2  # type: ignore[assignment] # twice is too many
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+            logger.removeHandler(handler)
+
+
+def forget_other_threads() -> None:
+    """Take a lock of one's own after a fork: a thread that is not here may have held the old."""
+    global _pillow_lock
+    _pillow_lock = threading.Lock()
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """List the formats tried: without EPS, for which PIL would start Ghostscript on user data."""
+    Image.init()
+    return tuple(name for name in sorted(set(FORMAT_OF.values())) if name in Image.OPEN)
+
+
+def reason_of(err: Exception) -> str:
+    """Say in one stable line why an image is unreadable."""
+    if isinstance(err, UnidentifiedImageError):
+        return "not an image"
+    if isinstance(err, OSError) and err.strerror:
+        return f"cannot read: {err.strerror}"
+    text = str(err)
+    if isinstance(err, Image.DecompressionBombError):
+        n_pixels = re.search(r"\d+", text)
+        return f"decompression bomb: {n_pixels[0] if n_pixels else '?'} pixels"
+    if left := re.search(r"truncated(?: \(\d+ bytes not processed\))?", text, re.IGNORECASE):
+        return left[0].lower()
+    # An object's repr holds its address, which differs from run to run.
+    text = re.sub(r"<[^<>]* at 0x[0-9a-f]+>|0x[0-9a-f]{6,}", "...", " ".join(text.split()))
+    return f"damaged: {text[:100]}" if text else f"damaged: {type(err).__name__}"

@@ -1,0 +1,134 @@
+"""Batches of image files, decoded in this process; what it cannot decode is named, not lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.datasets.splits import FileImages, UnreadableImageError
+from featcache.errors import DeviceError
+from featcache.pixels import resize_image, resized_size
+from featcache.preprocess import Preprocess
+from featcache.specs import MAX_PIXELS
+from featcache.stopping import stop_if_asked
+from featcache.store import NOT_DECODED_HERE
+
+OUT_OF_MEMORY = "out of memory"
+
+
+class Span(NamedTuple):
+    """Rows start..stop of a split: one batch of the grid."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The images of one span.
+
+    Attributes:
+        span: Its rows.
+        images: (B, H, W, 3) uint8; zeros where the image could not be read.
+        reasons: Why not, by row within the batch.
+    """
+
+    span: Span
+    images: npt.NDArray[np.uint8]
+    reasons: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """Decodes, resizes and crops the images of a split.
+
+    Attributes:
+        images: The image files.
+        preprocess: What is done to each.
+        may_skip: Whether an image that this machine cannot decode is left out, with a reason; else
+            it stops the run.
+    """
+
+    images: FileImages
+    preprocess: Preprocess
+    may_skip: bool = False
+
+    def fill(
+        self,
+        images: npt.NDArray[np.uint8],
+        span: Span,
+        *,
+        given_up: Mapping[int, str],
+        begin: Callable[[int], None],
+        no_memory: Callable[[int], str],
+    ) -> dict[int, str]:
+        """Decode a batch into `images`.
+
+        Args:
+            images: (B, H, W, 3) uint8, overwritten.
+            span: Its rows.
+            given_up: Rows of the split that are not to be tried, with the reason.
+            begin: Called with each row before it is decoded.
+            no_memory: Called with a row for which memory ran out; gives its reason, or raises.
+
+        Returns:
+            Why rows could not be decoded, by row within the batch; their images are zeros.
+        """
+        reasons = {}
+        for i, row in enumerate(range(span.start, span.stop)):
+            try:
+                if row in given_up:
+                    raise UnreadableImageError(given_up[row])
+                begin(row)
+                images[i] = self._decode(row)
+            except UnreadableImageError as err:
+                reasons[i] = str(err)
+            except MemoryError:
+                reasons[i] = no_memory(row)
+        images[list(reasons)] = 0
+        return reasons
+
+    def _decode(self, row: int) -> npt.NDArray[np.uint8]:
+        image = self.images.decode(row)
+        height, width = resized_size(self.preprocess, (image.height, image.width))
+        if height * width > MAX_PIXELS:  # a line of pixels whose shorter side grows to 256
+            raise UnreadableImageError(
+                f"too long and narrow: {image.width} x {image.height} pixels, {width} x {height} "
+                f"resized"
+            )
+        return resize_image(image, self.preprocess)
+
+    def batch(self, span: Span) -> Batch:
+        """Decode a batch in this process.
+
+        Raises:
+            DeviceError: If memory runs out, unless such an image may be left out.
+        """
+        images = np.empty((span.stop - span.start, *self.preprocess.out_size, 3), np.uint8)
+        reasons = self.fill(
+            images,
+            span,
+            given_up={},
+            begin=lambda _: stop_if_asked(),
+            no_memory=lambda row: self.give_up(row, OUT_OF_MEMORY),
+        )
+        return Batch(span, images, reasons)
+
+    def give_up(self, row: int, why: str) -> str:
+        """Give the reason of a row that this machine cannot decode, where it may be left out.
+
+        Raises:
+            DeviceError: Where it may not, with the file named.
+        """
+        if self.may_skip:
+            return f"{NOT_DECODED_HERE}{why}"
+        raise DeviceError(
+            f"{self.images.path_of(row)} cannot be decoded on this machine, beside others or "
+            f"alone: {why}. All acknowledged rows are kept. Where there is more memory or time, "
+            f"the same command goes on from there. To go on without the image, add "
+            f"--skip-undecodable; featcache cache repair then computes its row later."
+        )

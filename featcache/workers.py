@@ -1,0 +1,231 @@
+"""Processes that decode batches: what kills one is tried again alone, then named."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import NamedTuple
+
+import numpy as np
+
+from featcache.decodechild import NO_ROW, Done, Shared, Task, how_it_ended, work
+from featcache.decoding import Batch, Decoder, Span
+from featcache.errors import DeviceError
+from featcache.processwide import warnings_ignored
+from featcache.reporting import NoteCallback
+from featcache.stopping import stop_if_asked
+
+_SLOTS_PER_WORKER = 4
+_MOST_SLOT_BYTES = 1 << 30
+_TASKS_PER_WORKER = 2  # one in work, one behind it while the parent is in the trunk
+_LOOKS_EVERY_S = 0.2
+_LEAVES_WITHIN_S = 2.0
+
+
+class _Victim(NamedTuple):
+    """A task of a dead worker, the row that it was at, and why it died; no reason if not begun."""
+
+    task: Task
+    row: int
+    why: str
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A process, this end of its pipe, the tasks that it has, and where it says its row."""
+
+    process: BaseProcess
+    pipe: Connection
+    seat: int
+    tasks: deque[Task] = field(default_factory=deque)
+
+
+class Workers:
+    """Decoding processes; a context manager, at whose end none is left.
+
+    The images travel through shared memory, and only their reasons through pipes.
+    """
+
+    def __init__(
+        self, decoder: Decoder, *, n_workers: int, batch_size: int, note: NoteCallback
+    ) -> None:
+        """Prepare; the processes start with the first batch.
+
+        Args:
+            decoder: What they do.
+            n_workers: How many.
+            batch_size: Images of the longest batch.
+            note: Told when an image was tried again alone.
+        """
+        # Forked workers start in milliseconds and only run PIL; elsewhere the platform's own way.
+        self._context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+        self._decoder = decoder
+        self._n_workers = n_workers
+        self._note = note
+        shape = (batch_size, *decoder.preprocess.out_size, 3)
+        most = _MOST_SLOT_BYTES // int(np.prod(shape))
+        n_slots = max(n_workers + 1, min(_SLOTS_PER_WORKER * n_workers, most))
+        self._shared = Shared(self._context, n_slots, shape, n_workers)
+        self._free_slots = deque(range(n_slots))
+        self._workers: list[_Worker] = []
+        self._done: dict[int, tuple[Task, Done]] = {}
+        self._victims: list[_Victim] = []
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def batches(self, spans: Sequence[Span]) -> Generator[Batch, None, None]:
+        """Yield the batches of `spans`, in order.
+
+        Raises:
+            DeviceError: If a process dies at an image, or needs more than 60 CPU seconds for it,
+                and again when it does nothing else; unless such images may be left out.
+        """
+        ahead = deque(enumerate(spans))
+        for number in range(len(spans)):
+            self._collect(timeout_s=0)
+            self._hand_out(ahead)
+            while number not in self._done:
+                self._collect()
+                if self._victims:
+                    self._try_alone()
+                self._hand_out(ahead)
+            yield self._take(number)
+
+    def _hand_out(self, ahead: deque[tuple[int, Span]]) -> None:
+        """Give every worker enough to do, as long as there is room for the images."""
+        while len(self._workers) < min(self._n_workers, len(ahead)):
+            self._workers.append(self._start(len(self._workers)))
+        while ahead and self._free_slots and not self._victims:
+            worker = min(self._workers, key=lambda worker: len(worker.tasks))
+            if len(worker.tasks) == _TASKS_PER_WORKER:
+                return
+            self._give(worker, Task(*ahead.popleft(), self._free_slots.popleft(), {}))
+
+    def _give(self, worker: _Worker, task: Task) -> None:
+        worker.tasks.append(task)
+        try:
+            worker.pipe.send(task)
+        except OSError:  # it is dead; `_collect` finds that out
+            return
+
+    def _collect(self, *, timeout_s: float = _LOOKS_EVERY_S) -> None:
+        """Wait until a worker says something, or is dead; the only place that waits."""
+        busy = [worker for worker in self._workers if worker.tasks]
+        ready = wait([worker.pipe for worker in busy], timeout=timeout_s)
+        stop_if_asked()
+        for worker in busy:
+            if worker.pipe in ready:
+                self._hear(worker)
+
+    def _hear(self, worker: _Worker) -> None:
+        try:
+            while worker.tasks and worker.pipe.poll():
+                done: Done = worker.pipe.recv()
+                self._done[done.number] = (worker.tasks.popleft(), done)
+        except (EOFError, OSError):
+            self._bury(worker)
+
+    def _take(self, number: int) -> Batch:
+        task, done = self._done.pop(number)
+        if done.error is not None:
+            raise done.error
+        n_images = task.span.stop - task.span.start
+        images = self._shared.images()[task.slot, :n_images].copy()
+        self._free_slots.append(task.slot)
+        return Batch(task.span, images, done.reasons)
+
+    def _bury(self, worker: _Worker) -> None:
+        """Note the image that a dead worker was at, and take its tasks back."""
+        self._workers.remove(worker)
+        worker.process.join(_LEAVES_WITHIN_S)
+        row = int(self._shared.rows()[worker.seat])
+        first, *others = worker.tasks
+        self._victims.append(_Victim(first, row, how_it_ended(worker.process.exitcode)))
+        self._victims += [_Victim(task, NO_ROW, "") for task in others]
+        worker.pipe.close()
+
+    def _try_alone(self) -> None:
+        """Decode what a dead worker had, when no other works.
+
+        Where that helps, the machine has no room for so many: they go on with one fewer.
+        """
+        while any(worker.tasks for worker in self._workers):
+            self._collect()
+        self._stop()
+        victims, self._victims = self._victims, []
+        were_decoded = [self._decode_alone(victim.task) for victim in victims]
+        for _, row, why in victims:
+            if row != NO_ROW:
+                self._note(
+                    f"{self._decoder.images.path_of(row)}: a decoding process ended at it ({why}); "
+                    f"it was tried again alone"
+                )
+        if all(were_decoded) and self._n_workers > 1:
+            self._n_workers -= 1
+            self._note(f"decoding processes from here on: {self._n_workers}")
+
+    def _decode_alone(self, task: Task) -> bool:
+        """Decode a batch in a process that has nothing beside it, again for each row given up.
+
+        Returns:
+            Whether all its rows were decoded, as far as they are images.
+        """
+        while task.number not in self._done:
+            worker = self._start(0)
+            self._workers.append(worker)
+            self._give(worker, task)
+            while worker.tasks and worker in self._workers:
+                self._collect()
+            for _, row, why in self._victims:
+                if row == NO_ROW:
+                    raise DeviceError(
+                        f"A process that decodes images ended before its first one: {why}. All "
+                        f"acknowledged rows are kept; the same command goes on from there."
+                    )
+                reason = self._decoder.give_up(row, why)
+                task = task._replace(given_up={**task.given_up, row: reason})
+            self._victims = []
+        self._stop()
+        return not task.given_up
+
+    def _start(self, seat: int) -> _Worker:
+        self._shared.rows()[seat] = NO_ROW
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=work,
+            args=(self._decoder, self._shared, seat, theirs, os.getpid()),
+            name=f"featcache-decoder-{seat}",
+            daemon=True,
+        )
+        try:
+            # Python 3.12 warns of any fork beside threads; these children never touch torch.
+            with warnings_ignored(DeprecationWarning):
+                process.start()
+        except OSError as err:
+            ours.close()
+            raise DeviceError(
+                f"A process that decodes images cannot be started: {err}. All acknowledged rows "
+                f"are kept. With --n-workers 0 none is needed; the same command goes on from there."
+            ) from err
+        finally:
+            theirs.close()  # else the death of the child would not end the pipe
+        return _Worker(process, ours, seat)
+
+    def _stop(self) -> None:
+        """End all; none of them holds anything that could be lost."""
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join(_LEAVES_WITHIN_S)
+            worker.pipe.close()
+        self._workers = []
