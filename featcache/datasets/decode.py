@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import logging
+import mmap
 import re
 import threading
 from collections.abc import Iterator
@@ -52,6 +53,10 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# The most that decoders were seen to need (JPEG 2000, WebP), and what they need for any image.
+_BYTES_PER_PIXEL = 24
+_LEAST_BYTES = 32 << 20
+
 # What is set for PIL is the whole process's.
 _pillow_lock = threading.Lock()
 
@@ -63,12 +68,15 @@ def decode_image(content: bytes, rules: ImageRules) -> Image.Image:
 
     Raises:
         UnreadableImageError: If it cannot be decoded, with the reason in one stable line.
+        MemoryError: If memory is short, or was where it failed.
     """
     if not content:
         raise UnreadableImageError("empty file")
+    n_pixels = _webp_pixels(content)
     try:
         with pillow_set_up(rules):
             image = Image.open(io.BytesIO(content), formats=_formats())
+            n_pixels = image.width * image.height
             if image.info.get("progressive") and n_scans(content) > _MOST_SCANS:
                 raise UnreadableImageError(f"progressive JPEG of {n_scans(content)} scans")
             if rules.exif_orientation == "apply":
@@ -79,6 +87,7 @@ def decode_image(content: bytes, rules: ImageRules) -> Image.Image:
     except (UnreadableImageError, MemoryError):
         raise
     except Exception as err:  # PIL's plugins raise any kind of error on damaged bytes
+        _require_memory(_BYTES_PER_PIXEL * n_pixels, err)
         raise UnreadableImageError(reason_of(err)) from err
 
 
@@ -109,6 +118,35 @@ def n_scans(content: bytes) -> int:
         n += marker == _START_OF_SCAN
         at += int.from_bytes(content[at : at + 2])
     return n
+
+
+def _require_memory(nbytes: int, err: Exception) -> None:
+    """See that an image failed though there was memory for it.
+
+    Several libraries call a file damaged when they cannot allocate what it needs.
+    """
+    try:
+        mmap.mmap(-1, nbytes + _LEAST_BYTES, flags=mmap.MAP_PRIVATE).close()
+    except OSError as lack:
+        raise MemoryError(str(lack)) from err
+
+
+def _webp_pixels(content: bytes) -> int:
+    """Read the pixels of a WebP, for which PIL has no size where memory is short; else 0.
+
+    Source: RFC 9649, 2.5 to 2.7.
+    """
+    if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
+        return 0
+    kind, body = content[12:16], content[20:30]
+    if kind == b"VP8X":
+        width, height = (1 + int.from_bytes(body[at : at + 3], "little") for at in (4, 7))
+    elif kind == b"VP8L":
+        sides = int.from_bytes(body[1:5], "little")
+        width, height = (1 + (sides >> shift & 0x3FFF) for shift in (0, 14))
+    else:
+        width, height = (int.from_bytes(body[at : at + 2], "little") & 0x3FFF for at in (6, 8))
+    return width * height
 
 
 @contextlib.contextmanager

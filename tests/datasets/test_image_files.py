@@ -1,6 +1,7 @@
 """Decoding odd and broken image files: bit-equal to torchvision, or a short stable reason."""
 
 import io
+import multiprocessing
 import os
 import pickle
 import resource
@@ -15,7 +16,7 @@ from PIL import Image, TiffImagePlugin
 from torchvision.datasets.folder import pil_loader
 
 from featcache.datasets import FolderImages, UnreadableImageError
-from featcache.datasets.decode import n_scans
+from featcache.datasets.decode import decode_image, n_scans
 from featcache.datasets.image_files import is_image_name
 from featcache.datasets.rules import ImageRules
 from featcache.errors import MismatchError, StorageError
@@ -165,6 +166,40 @@ def test_scans_are_counted_without_those_of_a_preview_or_a_picture_behind(mode: 
     assert n_scans(encoded(image, "JPEG")) == 1
     assert n_scans(whole[: len(whole) // 2]) <= 10
     assert n_scans(b"") == 0
+
+
+def decoded_with_little_memory(
+    content: bytes, n_mib: int, pipe: multiprocessing.connection.Connection
+) -> None:
+    n_pages = int(Path("/proc/self/statm").read_text().split()[0])
+    nbytes = n_pages * resource.getpagesize() + (n_mib << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (nbytes, nbytes))
+    try:
+        decode_image(content, ImageRules())
+        pipe.send("decoded")
+    except (MemoryError, UnreadableImageError) as err:
+        pipe.send(type(err).__name__)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "WEBP lossless", "JPEG2000"])
+def test_lack_of_memory_is_not_blamed_on_the_image(kind: str) -> None:
+    """Several libraries call a file damaged when they cannot allocate what it needs."""
+    name, _, options = kind.partition(" ")
+    image = Image.new("RGB", (3000, 3000), (1, 2, 3))
+    content = encoded(image, name, **({options: True} if options else {"progressive": True}))
+    fork = multiprocessing.get_context("fork")
+    found = []
+    for n_mib in (2, 30, 60, 3000):
+        ours, theirs = fork.Pipe()
+        process = fork.Process(target=decoded_with_little_memory, args=(content, n_mib, theirs))
+        process.start()
+        assert ours.poll(30)
+        found.append(ours.recv())
+        process.join()
+
+    assert found[-1] == "decoded"
+    assert "UnreadableImageError" not in found
+    assert "MemoryError" in found
 
 
 def test_remarks_that_pil_logs_stay_off_the_terminal(

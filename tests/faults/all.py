@@ -37,6 +37,7 @@ HARNESSES = (
     "stale",
     "folders",
     "changes",
+    "undecodable",
     "hostile",
     "fuzz",
     "pickles",

@@ -18,6 +18,7 @@ from tests.faults import (
     rows,
     stale,
     sweeps,
+    undecodable,
 )
 from tests.faults.claims import Claim, Harness
 
@@ -43,6 +44,7 @@ def _blocks_as_before() -> Iterator[None]:
         rows.claims,
         stale.claims,
         sweeps.claims,
+        undecodable.claims,
     ],
 )
 def test_a_subset_of_every_harness_holds(harness: Harness, tmp_path: Path) -> None:
