@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from featcache.datasets.decode import image_formats
 from featcache.decodechild import NO_ROW, Done, Shared, Task, how_it_ended, work
 from featcache.decoding import Batch, Decoder, Span
 from featcache.errors import DeviceError
@@ -64,6 +65,7 @@ class Workers:
             note: Told when an image was tried again alone.
         """
         # Forked workers start in milliseconds and only run PIL; elsewhere the platform's own way.
+        image_formats()  # imports PIL's plugins, once instead of once in each of them
         self._context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
         self._decoder = decoder
         self._n_workers = n_workers

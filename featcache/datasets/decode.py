@@ -75,7 +75,7 @@ def decode_image(content: bytes, rules: ImageRules) -> Image.Image:
     n_pixels = _webp_pixels(content)
     try:
         with pillow_set_up(rules):
-            image = Image.open(io.BytesIO(content), formats=_formats())
+            image = Image.open(io.BytesIO(content), formats=image_formats())
             n_pixels = image.width * image.height
             if image.info.get("progressive") and n_scans(content) > _MOST_SCANS:
                 raise UnreadableImageError(f"progressive JPEG of {n_scans(content)} scans")
@@ -174,7 +174,7 @@ def forget_other_threads() -> None:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def image_formats() -> tuple[str, ...]:
     """List the formats tried: without EPS, for which PIL would start Ghostscript on user data."""
     Image.init()
     return tuple(name for name in sorted(set(FORMAT_OF.values())) if name in Image.OPEN)
