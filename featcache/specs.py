@@ -121,6 +121,7 @@ class ExtractSpec:
             precision=PRECISIONS,
             store_dtype=STORE_DTYPES,
             compile=COMPILE_MODES,
+            exif_orientation=EXIF_ORIENTATIONS,
         )
         object.__setattr__(self, "device", device_name(self.device))
         object.__setattr__(self, "backbone", self.backbone.lower())  # as all of them are written
@@ -132,7 +133,6 @@ class ExtractSpec:
         require_at_least("--limit", self.limit, 1)
         require_at_least("--seed", self.seed, 0)
         require_at_least("--max-pixels", self.max_pixels, 1)
-        require_one_of("--exif-orientation", self.exif_orientation, EXIF_ORIENTATIONS)
 
     def refuse_trunk_options(self) -> None:
         """Refuse what "pixels", which is no trunk, has no use for.

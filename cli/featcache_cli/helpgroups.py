@@ -81,8 +81,15 @@ _GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ),
     },
     "": {
-        "Images, as in --dataset folder:pets --limit 500": ("dataset", "limit", "data_dir"),
-        "Images, as in --dataset folder:pets": ("dataset", "data_dir"),
+        "Images, as in --dataset folder:pets --limit 500": (
+            "dataset",
+            "limit",
+            "max_pixels",
+            "exif_orientation",
+            "skip_undecodable",
+            "data_dir",
+        ),
+        "Images, as in --dataset folder:pets": ("dataset", "skip_undecodable", "data_dir"),
         "Images, as in --data-dir /data": ("data_dir",),
         "Backbone, as in --backbone resnet50 --weights random": (
             "backbone",

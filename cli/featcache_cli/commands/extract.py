@@ -135,7 +135,8 @@ def extract(
         str,
         typer.Option(
             help=f"Rotation that EXIF asks for: {', '.join(EXIF_ORIENTATIONS)}; apply is for "
-            f"photos of phones."
+            f"photos of phones.",
+            autocompletion=complete.one_of(*EXIF_ORIENTATIONS),
         ),
     ] = ExtractSpec.exif_orientation,
     skip_undecodable: SkipUndecodableOption = ExtractSpec.skip_undecodable,
