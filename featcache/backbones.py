@@ -27,6 +27,7 @@ from featcache.pretrained import (
     fetch_pretrained,
     find_pretrained,
     list_pretrained,
+    require_published,
     weights_preprocess,
 )
 from featcache.randomness import seeded
@@ -87,6 +88,7 @@ class Backbone:
         weights: For people: "IMAGENET1K_V1", "random (seed 0)", or a file's name.
         weights_sha256: `state_digest` of the trunk, without classifier and auxiliary heads.
         has_batchnorm: Whether `adapt_batch_norm` has something to adapt.
+        published: What torchvision says of its weights; None for those of the user.
     """
 
     name: str
@@ -96,6 +98,16 @@ class Backbone:
     weights: str
     weights_sha256: str
     has_batchnorm: bool
+    published: Pretrained | None = None
+
+    def require_published(self) -> None:
+        """Compare the file of published weights with its digest, where `load_backbone` did not.
+
+        Raises:
+            WeightsError: If its bytes are not the published ones.
+        """
+        if self.published is not None:
+            require_published(self.published)
 
 
 def describe_backbone(name: str, image_size: int = ExtractSpec.image_size) -> BackboneInfo:
@@ -177,6 +189,7 @@ def load_backbone(
     weights: str = ExtractSpec.weights,
     seed: int = ExtractSpec.seed,
     image_size: int = ExtractSpec.image_size,
+    check_file: bool = True,
 ) -> Backbone:
     """Build a frozen trunk with its weights, on the CPU.
 
@@ -186,6 +199,8 @@ def load_backbone(
             the trunk alone, or "random".
         seed: Seeds "random"; the global generators stay as they are.
         image_size: Side of the square that enters the trunk, in pixels.
+        check_file: Compare a file of published weights with its digest. Without, a cache that is
+            there already shows by `weights_sha256` that they are right.
 
     Raises:
         UnknownNameError: If there is no such backbone, or no such weights for it.
@@ -210,7 +225,15 @@ def load_backbone(
         trunk = build_trunk(name, image_size=image_size, meta=True)
         _check_vit_size(entry, image_size)
         # A URL must come as it is: as a path it loses a slash.
-        _fill(trunk, fetch_pretrained(entry) if entry else weights, name)
+        file = fetch_pretrained(entry) if entry else weights
+        if entry is not None and check_file:
+            require_published(entry)
+        try:
+            _fill(trunk, file, name)
+        except WeightsError:
+            if entry is not None:
+                require_published(entry)  # which says to delete a damaged file
+            raise
         label = entry.name if entry else Path(weights).name
     return Backbone(
         name=name,
@@ -220,6 +243,7 @@ def load_backbone(
         weights=label,
         weights_sha256=state_digest(trunk.state_dict()),
         has_batchnorm=has_batch_norm(trunk),
+        published=entry,
     )
 
 

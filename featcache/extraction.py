@@ -267,6 +267,8 @@ def _extract(
         dataset = plan.dataset  # with the digest of each image
         plans.append(plan)
     missing = [plan for plan in plans if not _is_complete(plan)]
+    for plan in missing:
+        plan.backbone.require_published()
     with contextlib.ExitStack() as locks:
         for plan in missing:
             locks.enter_context(locked(plan.path))

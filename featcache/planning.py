@@ -81,7 +81,11 @@ def make_plan(
         )
     on_progress(Progress("weights", "", 0, 0))
     backbone = load_backbone(
-        spec.backbone, weights=spec.weights, seed=spec.seed, image_size=spec.image_size
+        spec.backbone,
+        weights=spec.weights,
+        seed=spec.seed,
+        image_size=spec.image_size,
+        check_file=at is not None,  # elsewhere where there is no cache yet, and rows are computed
     )
     if backbone.module is not None and spec.bn == "adapted":
         require_batch_norm(backbone.module, backbone=spec.backbone)

@@ -90,12 +90,22 @@ def fetch_pretrained(entry: Pretrained) -> Path:
 
     Raises:
         WeightsUnavailableError: If it is not on this machine and cannot be downloaded.
-        WeightsError: If its bytes are not the published ones.
+        WeightsError: If what was downloaded is not what was published.
         StorageError: If the folder cannot be written, or is full (DiskFullError).
     """
     file = entry.file
     if not file.exists():
         _download(entry, file)
+    return file
+
+
+def require_published(entry: Pretrained) -> None:
+    """Compare the file of published weights, which is on this machine, with its digest.
+
+    Raises:
+        WeightsError: If its bytes are not the published ones.
+    """
+    file = entry.file
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if not found.startswith(entry.digest_start):
@@ -103,7 +113,6 @@ def fetch_pretrained(entry: Pretrained) -> Path:
             f"{file} is damaged: its SHA-256 should begin with {entry.digest_start}, but is "
             f"{found[:12]}... Nothing was loaded. Delete this file and run the same command again."
         )
-    return file
 
 
 def weights_preprocess(backbone: str, weights: str, image_size: int) -> Preprocess:

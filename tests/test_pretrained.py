@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision import models
 
+import featcache
 from featcache.backbones import describe_backbone, load_backbone
 from featcache.errors import (
     StorageError,
@@ -131,6 +132,39 @@ def test_damaged_file_on_disk_is_named_for_deletion(hub, published):
 
     with pytest.raises(WeightsError, match=rf"{kept} is damaged.*Delete this file"):
         load_backbone("squeezenet1_1")
+
+
+def test_a_reused_extraction_hashes_the_weights_once(hub, published, tmp_path, monkeypatch):
+    hashed = []
+    digest = hashlib.file_digest
+
+    def counted(file, name):
+        hashed.append(Path(file.name).name)
+        return digest(file, name)
+
+    monkeypatch.setattr("featcache.pretrained.hashlib.file_digest", counted)
+    options = {"backbone": "squeezenet1_1", "image_size": 32, "limit": 4}
+
+    first, second = (
+        featcache.extract("digits", **options, cache_dir=tmp_path / "cache") for _ in range(2)
+    )
+
+    assert (first.outcome, second.outcome) == ("computed", "reused")
+    assert hashed == [published.name]
+
+
+def test_a_damaged_file_starts_no_extraction(hub, published, tmp_path):
+    kept = fetch_pretrained(list_pretrained("squeezenet1_1")[0])
+    content = kept.read_bytes()
+    middle = len(content) // 2
+    kept.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+
+    with pytest.raises(WeightsError, match=rf"{kept} is damaged.*Delete this file"):
+        featcache.extract(
+            "digits", backbone="squeezenet1_1", image_size=32, limit=4, cache_dir=tmp_path / "c"
+        )
+
+    assert not (tmp_path / "c").exists()
 
 
 def test_folder_that_cannot_be_made_is_a_storage_error(tmp_path, published):
