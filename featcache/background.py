@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -19,8 +18,8 @@ from featcache.store.digest import N_DIGEST_THREADS
 
 _QUEUED_BLOCKS = 4
 _TICK_S = 0.1
-# A commit costs two syncs, whatever it acknowledges. One that runs while blocks arrive waits for
-# more of them, but a kill never costs more than this and the blocks on their way.
+# A commit costs two syncs, whatever it acknowledges. A kill costs what was written since the last
+# one, and the blocks on their way.
 _COMMIT_S = 0.5
 
 
@@ -44,10 +43,9 @@ class BlockWriter:
         )  # None: the end
         self._is_abandoned = threading.Event()
         self._are_written = threading.Event()
-        self._is_uncommitted = threading.Event()
         self._error: BaseException | None = None
-        self._writing = [self._begun(self._write) for _ in range(N_DIGEST_THREADS)]
-        self._committing = self._begun(self._commit)
+        self._writing = [self._thread(self._write) for _ in range(N_DIGEST_THREADS)]
+        self._committing = self._thread(self._commit)
 
     def put(self, finished: FinishedBlock) -> None:
         """Hand over a block, waiting for room.
@@ -61,6 +59,13 @@ class BlockWriter:
             stop_if_asked()
 
     def __enter__(self) -> BlockWriter:
+        try:
+            for thread in (self._committing, *self._writing):
+                thread.start()
+        except BaseException:  # a limit of processes: leave none behind
+            self._is_abandoned.set()
+            self._are_written.set()
+            raise
         return self
 
     def __exit__(
@@ -99,19 +104,16 @@ class BlockWriter:
         for thread in self._writing:
             thread.join()
         self._are_written.set()
-        self._is_uncommitted.set()
         self._committing.join()
 
-    def _begun(self, work: Callable[[], None]) -> threading.Thread:
+    def _thread(self, work: Callable[[], None]) -> threading.Thread:
         def run() -> None:
             try:
                 work()
             except BaseException as err:  # handed to the thread that computes
                 self._error = self._error or err
 
-        thread = threading.Thread(target=run, name="featcache-writer", daemon=True)
-        thread.start()
-        return thread
+        return threading.Thread(target=run, name="featcache-writer", daemon=True)
 
     def _write(self) -> None:
         while not self._is_abandoned.is_set() and self._error is None:
@@ -122,15 +124,9 @@ class BlockWriter:
             if finished is None:
                 return
             self._writer.write_block(*finished)
-            self._is_uncommitted.set()
 
     def _commit(self) -> None:
-        """Acknowledge what is written, as soon as it is, but not at every block."""
-        is_last = False
-        while not is_last:
-            self._is_uncommitted.wait()
-            is_last = self._are_written.is_set()
-            self._is_uncommitted.clear()
-            began = time.monotonic()
+        """Acknowledge twice a second what is written, and at the end the rest."""
+        while not self._are_written.wait(_COMMIT_S):
             self._writer.commit(self._numerics)
-            self._are_written.wait(max(0.0, _COMMIT_S - (time.monotonic() - began)))
+        self._writer.commit(self._numerics)

@@ -109,7 +109,7 @@ class Entry:
 
     def kept(self) -> dict[str, Any]:
         """Give what a checkpoint keeps of it."""
-        return {name: getattr(self, name) for name in _KEPT}
+        return {name: getattr(self, name) for name in _KEPT} | {"history": list(self.history)}
 
     @property
     def is_done(self) -> bool:
@@ -156,7 +156,7 @@ class BankRun:
         self.note = note
         self.epoch = 0
         self._saved_at = time.perf_counter()
-        self._unsaved: Mapping[str, MemberState] | None = None
+        self._unsaved: dict[str, Any] | None = None
         self._build(self._initial() if kept is None else self._restored(kept))
 
     def run(self) -> None:
@@ -217,7 +217,13 @@ class BankRun:
             self.alive = [entry for entry in self.alive if not entry.is_done]
             self._build({e.member.key: states[e.member.key] for e in self.alive})
         self.epoch += 1
-        self._unsaved = {e.member.key: states[e.member.key] for e in self.alive}
+        # Made now: what is entered of the next epoch before it breaks off is none of this one.
+        self._unsaved = {
+            "epoch": self.epoch,
+            "heads": {entry.member.key: entry.kept() for entry in self.alive},
+            "states": {e.member.key: vars(states[e.member.key]) for e in self.alive},
+            "broken": dict(self.broken),
+        }
         if done or time.perf_counter() - self._saved_at > _SECONDS_PER_SAVE:
             self._save()
 
@@ -312,15 +318,9 @@ class BankRun:
 
     def _save(self) -> None:
         """Write what the checkpoint lacks of the last whole epoch."""
-        states, self._unsaved = self._unsaved, None
-        if states is None:
+        content, self._unsaved = self._unsaved, None
+        if content is None:
             return
-        content = {
-            "epoch": self.epoch,
-            "heads": {entry.member.key: entry.kept() for entry in self.alive},
-            "states": {key: vars(state) for key, state in states.items()},
-            "broken": self.broken,
-        }
         replace_file(self.checkpoint, lambda file: torch.save(content, file))
         self._saved_at = time.perf_counter()
 

@@ -13,6 +13,7 @@ from featcache.enginememory import Remembered, recall, remember
 from featcache.engines import ENGINES, Engine, engine_of
 from featcache.errors import DeviceError, clipped
 from featcache.forward import TrunkRunner
+from featcache.memory import forget_failed_batch
 from featcache.reporting import Choice, NoteCallback
 from featcache.runtime import numeric_class, processor_name
 from featcache.tolerances import feature_tolerance
@@ -211,6 +212,7 @@ class _Trial:
             self.gain, self._compiler = gain, version
         else:
             self._runner.forward = best
+            forget_failed_batch(self._runner.device)
 
     def _measured_gain(self, engine: str, version: str) -> float:
         """Leaves the runner compiled; remembers what was found.

@@ -16,7 +16,7 @@ from torch import Tensor
 from featcache.arithmetic import HALVES, arithmetic
 from featcache.castweights import with_weights_cast
 from featcache.errors import DeviceError, FeatcacheError, NonFiniteError
-from featcache.failures import may_be_out_of_memory
+from featcache.failures import device_failures_named, may_be_out_of_memory
 from featcache.memory import MemoryWatch, forget_failed_batch
 from featcache.pixels import BatchPreprocessor, after_resize
 from featcache.preprocess import Preprocess
@@ -206,8 +206,13 @@ class TrunkRunner:
         return rows
 
     def host_rows(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Make room for rows on the host, to which the device can copy on its own."""
-        return torch.empty(*shape, dtype=dtype, pin_memory=self.device != "cpu")
+        """Make room for rows on the host, to which the device can copy on its own.
+
+        Raises:
+            DeviceError: If there is no more memory that can be pinned.
+        """
+        with device_failures_named(self.device, "Making room for rows", kept=_rows_are_kept):
+            return torch.empty(*shape, dtype=dtype, pin_memory=self.device != "cpu")
 
     def launch(
         self,
@@ -273,6 +278,10 @@ class TrunkRunner:
             self.seconds["trunk"] += time.perf_counter() - waiting
 
         return InFlight(out, landed, wait)
+
+
+def _rows_are_kept() -> str:
+    return "All acknowledged rows are kept."
 
 
 def require_storable(

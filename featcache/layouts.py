@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from featcache.errors import DeviceError
 from featcache.forward import TrunkRunner
+from featcache.memory import forget_failed_batch
 from featcache.reporting import Choice
 
 _LEAST_GAIN = 1.1
@@ -38,6 +39,8 @@ def settle_memory_format(runner: TrunkRunner, image_shape: tuple[int, int, int])
             ratios += [_ratio(runner, images) for _ in range(_N_ROUNDS - 1)]
     except DeviceError:  # memory: channels_last had enough
         runner.lay_out("channels_last")
+        forget_failed_batch(runner.device)
+        runner.seconds.clear()
         return Choice("channels_last", "contiguous does not fit")
     gain = statistics.median(ratios)
     chosen = "contiguous" if gain >= _LEAST_GAIN else "channels_last"

@@ -258,6 +258,30 @@ def test_heads_are_written_when_they_are_done_and_every_half_minute(
     assert len(saved) == n_saved
 
 
+def test_a_stop_between_two_epochs_keeps_the_last_whole_one(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = {"lr": (1e-3, 1e-2), "max_epochs": 4}
+    whole = sweep(**options, runs_dir=tmp_path / "whole")
+    keep_best = featcache.bankrun.BankRun._keep_best
+
+    def stop(self: featcache.bankrun.BankRun, *arguments: object) -> None:
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+        keep_best(self, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(featcache.bankrun.BankRun, "_keep_best", stop)
+        with pytest.raises(InterruptedRunError, match="kept as of epoch 2"):
+            sweep(**options)
+    resumed = sweep(**options)
+
+    for mine, theirs in zip(resumed.settings, whole.settings, strict=True):
+        a, b = (s.runs[0] / "head.safetensors" for s in (mine, theirs))
+        assert a.read_bytes() == b.read_bytes()
+        assert mine.n_epochs == theirs.n_epochs == 4
+
+
 def test_a_damaged_checkpoint_is_told(sweep: Sweep, tmp_path: Path) -> None:
     with pytest.raises(InterruptedRunError):
         sweep(on_progress=stop_in(2))
