@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import MismatchError, UsageError
+from featcache.arguments import count, place, require_at_least, whole_number
+from featcache.errors import MismatchError
 from featcache.evaluationfiles import write_classes, write_confusion, write_predictions
 from featcache.metrics import (
     ClassFigures,
@@ -29,6 +30,7 @@ from featcache.metrics import (
 )
 from featcache.outputs import Outputs, outputs_of
 from featcache.paths import portable
+from featcache.remarks import majority_remark
 from featcache.reporting import NoteCallback, silent
 from featcache.runs import RUNS_DIR, find_run
 from featcache.specs import ExtractSpec
@@ -36,7 +38,7 @@ from featcache.store import replace_file
 
 TOP_K = 5
 SHOWN_CLASSES = 100
-N_DRAWS = 1000
+N_DRAWS, MOST_DRAWS = 1000, 100_000
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Evaluation:
             classes that of the label and the ten most probable classes.
         classes_file: File with the per-class table.
         confusion_file: File with the cells of the confusion matrix that are not 0.
+        remarks: That the head is no better than the largest class, if so.
     """
 
     run: Path
@@ -85,6 +88,7 @@ class Evaluation:
     predictions: Path
     classes_file: Path
     confusion_file: Path
+    remarks: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Give the figures by name; above 100 classes their table is None, and in its file alone.
@@ -161,17 +165,21 @@ def evaluate(
         CorruptError: If the head or the cache is damaged.
         UsageError: If there is no such split.
     """
-    _require_draws(draws, seed)
+    note = on_note or silent
+    draws, seed = _draws(draws, seed)
     path = find_run(run, runs_dir=runs_dir)
     outputs = outputs_of(
         path,
         split=split,
         cache=cache,
         device=device,
-        cache_dir=Path(cache_dir),
-        note=on_note or silent,
+        cache_dir=place("--cache-dir", cache_dir),
+        note=note,
     )
-    return _evaluation(outputs, draws=draws, seed=seed)
+    evaluation = _evaluation(outputs, draws=draws, seed=seed)
+    for remark in evaluation.remarks:
+        note(remark)
+    return evaluation
 
 
 def _evaluation(outputs: Outputs, *, draws: int, seed: int) -> Evaluation:
@@ -186,13 +194,16 @@ def _evaluation(outputs: Outputs, *, draws: int, seed: int) -> Evaluation:
             lambda rows: float(per_row[rows].mean()), len(labels), n_draws=draws, seed=seed
         )
 
+    acc, classes = of(labels == predictions), per_class(labels, predictions, names)
+    shares = {k: figures.n / len(labels) for k, figures in enumerate(classes)}
+    remark = majority_remark(f"{split}_acc", acc, len(labels), shares, names)
     cells = confusion_cells(labels, predictions, len(names))
     evaluation = Evaluation(
         run=path,
         cache=outputs.cache.path,
         split=split,
         n_images=len(labels),
-        acc=of(labels == predictions),
+        acc=acc,
         loss=of(outputs.losses),
         macro_f1=bootstrap(
             lambda rows: macro_f1(labels[rows], predictions[rows], len(names)),
@@ -206,11 +217,12 @@ def _evaluation(outputs: Outputs, *, draws: int, seed: int) -> Evaluation:
         n_train_images=len(trained_on),
         auroc=_mean_auroc(outputs),
         calibration_error=calibration_error(labels == predictions, outputs.confidences),
-        classes=per_class(labels, predictions, names),
+        classes=classes,
         confusion=_matrix(cells, len(names)) if len(names) <= SHOWN_CLASSES else None,
         predictions=path / f"predictions-{split}.csv",
         classes_file=path / f"classes-{split}.csv",
         confusion_file=path / f"confusion-{split}.csv",
+        remarks=(remark,) if remark else (),
     )
     write_predictions(evaluation.predictions, outputs)
     write_classes(evaluation.classes_file, evaluation.classes)
@@ -269,7 +281,8 @@ def compare(
     Raises:
         MismatchError: If they were not given the same images.
     """
-    _require_draws(draws, seed)
+    note = on_note or silent
+    draws, seed = _draws(draws, seed)
     outputs: list[Outputs] = []
     for run in (first, second):
         one = outputs_of(
@@ -277,14 +290,17 @@ def compare(
             split=split,
             cache=None,
             device=device,
-            cache_dir=Path(cache_dir),
-            note=on_note or silent,
+            cache_dir=place("--cache-dir", cache_dir),
+            note=note,
             sound=[other.cache.path for other in outputs],
         )
         outputs.append(one)
     a, b = outputs
     _require_same_rows(a, b)
     evaluations = tuple(_evaluation(o, draws=draws, seed=seed) for o in outputs)
+    for evaluation in evaluations:
+        for remark in evaluation.remarks:
+            note(f"{evaluation.run.name}: {remark}")
     right_a, right_b = a.labels == a.predictions, b.labels == b.predictions
     gained = right_a.astype(np.int64) - right_b
     n_only_first, n_only_second = int((gained > 0).sum()), int((gained < 0).sum())
@@ -303,11 +319,11 @@ def compare(
     )
 
 
-def _require_draws(draws: int, seed: int) -> None:
-    if draws < 1:
-        raise UsageError(f"--draws is {draws}, but must be at least 1.")
-    if seed < 0:
-        raise UsageError(f"--seed is {seed}, but must be at least 0.")
+def _draws(draws: int, seed: int) -> tuple[int, int]:
+    """Bring the bootstrap's number of samples and its seed to their types."""
+    seed = whole_number("--seed", seed)
+    require_at_least("--seed", seed, 0)
+    return count("--draws", draws, most=MOST_DRAWS), seed
 
 
 def _require_same_rows(a: Outputs, b: Outputs) -> None:

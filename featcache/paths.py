@@ -20,8 +20,10 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     `Path.expanduser` raises a RuntimeError there.
 
     Raises:
-        UsageError: If it is a URL (`./s3:/x` is a path), or longer than Linux takes a path.
+        UsageError: If it is no path, a URL (`./s3:/x` is a path), or longer than Linux takes one.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"{clipped(repr(path))} is no path. Nothing was started.")
     text = os.path.expanduser(path)  # noqa: PTH111
     if _URL.match(text):
         raise UsageError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from featcache.checkpoint import load_head
 from featcache.errors import clipped
+from featcache.metrics import Estimate
 from featcache.recipes import Recipe
 from featcache.runfiles import HeadRun
 from featcache.specs import VAL_FRACTION, TrainSpec
@@ -60,21 +61,41 @@ def _remarks(run: HeadRun, cache: Cache, train: TrainSpec, recipe: Recipe) -> It
     if split == "train":  # a share of it was left for validation
         n = math.floor(n * (VAL_FRACTION if train.val_fraction is None else train.val_fraction))
     classes, counts = np.unique(labels, return_counts=True)
-    share = float(counts.max() / counts.sum())
-    low, high = wilson_interval(acc, n)
-    if low <= share:
-        name = clipped(cache.class_names[int(classes[counts.argmax()])])
-        way_out = " Try --recipe general, or a higher --lr." if recipe.systems else ""
-        yield (
-            f"{figure} {acc:.4f} is no better than to say {name!r}, the largest class, of every "
-            f"image ({share:.4f}): its 95% interval is {low:.4f} to {high:.4f}, of {n} images."
-            f"{way_out}"
-        )
+    shares = dict(zip(classes.tolist(), (counts / counts.sum()).tolist(), strict=True))
+    estimate = Estimate(acc, *wilson_interval(acc, n))
+    if remark := majority_remark(figure, estimate, n, shares, cache.class_names):
+        yield remark + (" Try --recipe general, or a higher --lr." if recipe.systems else "")
     if not recipe.systems and run.best_epoch == run.n_epochs and not run.stopped_early:
         yield (
             f"The last epoch, {run.n_epochs}, was still the best by val_loss: the head may learn "
             f"more with --max-epochs {2 * run.n_epochs}."
         )
+
+
+def majority_remark(
+    figure: str,
+    acc: Estimate,
+    n: int,
+    shares: Mapping[int, float],
+    class_names: Sequence[str],
+) -> str:
+    """Say that an accuracy is no better than naming the largest class; empty if it is better.
+
+    Args:
+        figure: Name of the accuracy.
+        acc: It, with its interval.
+        n: Images that it is of.
+        shares: The share of each class among them.
+        class_names: K names.
+    """
+    largest = max(shares, key=lambda k: shares[k])
+    if acc.low > shares[largest]:
+        return ""
+    return (
+        f"{figure} {acc.value:.4f} is no better than to say {clipped(class_names[largest])!r}, the "
+        f"largest class, of every image ({shares[largest]:.4f}): its 95% interval is "
+        f"{acc.low:.4f} to {acc.high:.4f}, of {n} images."
+    )
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:

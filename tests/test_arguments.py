@@ -200,6 +200,18 @@ def test_a_grid_that_means_nothing_is_refused_by_name_and_value(
             "--only is 1, but must be text",
         ),
         (
+            lambda: featcache.evaluate(3),  # type: ignore[arg-type]
+            "3 is no path",
+        ),
+        (
+            lambda: featcache.evaluate("x", draws=2.5),  # type: ignore[arg-type]
+            "--draws is 2.5, but must be a whole number",
+        ),
+        (
+            lambda: featcache.evaluate("x", draws=10**9),
+            "--draws is 1000000000, but must be at most 100000",
+        ),
+        (
             lambda: featcache.train_head(3),  # type: ignore[arg-type]
             "--cache is 3, but must be text",
         ),

@@ -262,6 +262,8 @@ def test_a_head_that_records_an_impossible_path_has_no_cache_there(
 
 def test_a_run_is_looked_for_by_a_name_of_any_length(tmp_path: Path) -> None:
     with pytest.raises(CacheMissingError, match="There is no run 'xxx"):
+        featcache.evaluate("x" * 250, runs_dir=tmp_path)
+    with pytest.raises(UsageError, match=r"'xxx.* is no path: it has 300 bytes"):
         featcache.evaluate("x" * 300, runs_dir=tmp_path)
 
 
@@ -293,7 +295,7 @@ def test_without_a_test_split_the_validation_rows_are_taken_and_told(
     make_cache: MakeCache, tmp_path: Path
 ) -> None:
     path = make_cache("alone.h5", splits={"train": learnable_rows(200, seed=1)})
-    run = featcache.train_head(path, max_epochs=1, runs_dir=tmp_path / "runs").path
+    run = featcache.train_head(path, max_epochs=40, runs_dir=tmp_path / "runs").path
     told: list[str] = []
 
     evaluation = featcache.evaluate(run, on_note=told.append)

@@ -298,6 +298,32 @@ def test_a_head_that_is_no_better_than_the_majority_class_is_told(
     assert notes[-2:] == list(result.remarks)
 
 
+def test_an_evaluation_says_so_too(make_cache: MakeCache, tmp_path: Path) -> None:
+    splits = {
+        "train": shuffled_labels(learnable_rows(90, seed=1)),
+        "test": learnable_rows(60, seed=2),
+    }
+    notes: list[str] = []
+    options: dict[str, Any] = {"lr": 1e-9, "max_epochs": 1, "runs_dir": tmp_path / "runs"}
+    runs = featcache.train_head(make_cache(splits=splits), seeds=2, **options).runs
+
+    evaluation = featcache.evaluate(runs[0].path, on_note=notes.append)
+    compared = featcache.compare(runs[0].path, runs[1].path, on_note=notes.append)
+
+    acc = evaluation.acc
+    assert evaluation.remarks == (
+        f"test_acc {acc.value:.4f} is no better than to say 'ant', the largest class, of every "
+        f"image (0.3333): its 95% interval is {acc.low:.4f} to {acc.high:.4f}, of 60 images.",
+    )
+    assert evaluation.remarks[0] in notes
+    assert [len(each.remarks) for each in compared.evaluations] == [1, 1]
+    assert f"{runs[1].path.name}: {compared.evaluations[1].remarks[0]}" in notes
+
+
+def test_an_evaluation_of_a_head_that_has_learnt_says_nothing(train: Train) -> None:
+    assert featcache.evaluate(train(max_epochs=60).path).remarks == ()
+
+
 def test_without_test_images_the_validation_tells(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache(splits={"train": shuffled_labels(learnable_rows(90, seed=1))})
 
