@@ -21,16 +21,17 @@ from featcache.datasets.rules import ImageRules
 from featcache.errors import MismatchError, UsageError
 from featcache.extraction import extract
 from featcache.lookup import listing_difference, the_cache
-from featcache.paths import native
 from featcache.reporting import silent
 from featcache.specs import BN_MODES, ExtractSpec, HeadSpec, TrainSpec
 from featcache.store import (
     Cache,
     open_cache,
+    read_state,
     read_trunk_statistics,
     require_fields,
     require_sound,
 )
+from featcache.whereabouts import dataset_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -275,7 +276,7 @@ def _require_drift(spec: ExtractSpec) -> None:
 def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
     """Load the images that a cache was made from."""
     require_fields(cache.path, {**cache.identity, **cache.provenance}, "dataset_sha256", "limit")
-    name = dataset or native(cache.provenance["dataset"])
+    name = dataset or dataset_of(cache.path, read_state(cache.path).manifest)
     listing = load_dataset(name, data_dir=data_dir)
     images = listing.following(ImageRules.of(cache.identity)).limited(cache.provenance["limit"])
     digest, images = images.identified()

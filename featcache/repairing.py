@@ -13,7 +13,7 @@ from featcache.backbonenames import PIXELS
 from featcache.datasets.rules import ImageRules
 from featcache.errors import FeatcacheError, UsageError
 from featcache.extraction import open_images
-from featcache.paths import expanded, native
+from featcache.paths import expanded
 from featcache.preprocess import Preprocess
 from featcache.reporting import NoteCallback, silent
 from featcache.specs import IMPORTED, ExtractSpec
@@ -33,6 +33,7 @@ from featcache.store import (
 
 if TYPE_CHECKING:
     from featcache.pipeline import ProgressCallback
+from featcache.whereabouts import dataset_of
 
 _WAY_OUT = "Say where the right ones are with --dataset, --data-dir or --weights."
 _RANDOM = re.compile(r"random \(seed (\d+)\)")
@@ -83,7 +84,8 @@ def repair_cache(
 
     Args:
         path: The cache; a `.h5.partial` is completed, as `extract` would.
-        dataset: Where its images are now; None takes what the cache names.
+        dataset: Where its images are now; None takes what the cache names. A relative folder is
+            looked for beside the cache and above it before the working directory.
         weights: What fills the trunk; None takes what the cache names, which for a file is only
             its name.
         data_dir: Folder of downloaded datasets.
@@ -186,7 +188,7 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
         require_fields(path, identity, "bn", "precision", "store_dtype")
     preprocess = Preprocess.from_json(identity["preprocess"])
     made: dict[str, Any] = {
-        "dataset": native(provenance["dataset"]),
+        "dataset": asked["dataset"] or dataset_of(path, state.manifest),
         "limit": provenance["limit"],
         "backbone": identity["backbone"],
         "image_size": preprocess.out_size[0],

@@ -12,6 +12,7 @@ import torch
 import featcache
 from featcache.errors import (
     CacheMissingError,
+    DatasetError,
     FeatcacheError,
     InterruptedRunError,
     LockedError,
@@ -20,7 +21,7 @@ from featcache.errors import (
 )
 from featcache.extraction import ExtractResult
 from featcache.store import locked, partial_path, read_state, verify_cache
-from tests.conftest import SMALL_TRUNK
+from tests.conftest import SMALL_TRUNK, save_image
 from tests.test_extraction import StopAfter
 
 Extract = Callable[..., ExtractResult]
@@ -113,6 +114,41 @@ def test_a_copy_elsewhere_is_repaired_there(
     featcache.repair_cache(copy, dataset=f"folder:{moved}", n_workers=0)
 
     assert copy.read_bytes() == sound
+
+
+def test_a_relative_folder_is_found_from_any_folder(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is beside the cache's folder; where the command stands, another has its name."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / featcache.extract("folder:pets", backbone="pixels", image_size=8).path
+    sound = path.read_bytes()
+    for name in ("train/cat/1.png", "train/dog/2.png", "test/cat/1.png", "test/dog/2.png"):
+        save_image(tmp_path / "elsewhere" / "pets" / name, 7)
+    for folder in (tmp_path / "elsewhere", Path("/"), tmp_path):
+        monkeypatch.chdir(folder)
+        damage(path, "train", 0)
+
+        featcache.repair_cache(path, n_workers=0)
+
+        assert path.read_bytes() == sound
+
+
+def test_a_relative_folder_that_is_nowhere_beside_is_looked_for_where_one_stands(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / featcache.extract("folder:pets", backbone="pixels", image_size=8).path
+    other = tmp_path / "other"
+    other.mkdir()
+    image_folder.rename(other / "pets")
+    damage(path, "train", 0)
+
+    with pytest.raises(DatasetError, match="does not exist"):
+        featcache.repair_cache(path, n_workers=0)
+    monkeypatch.chdir(other)
+
+    assert featcache.repair_cache(path, n_workers=0).n_rows_computed > 0
 
 
 def test_other_images_are_refused_and_nothing_is_changed(

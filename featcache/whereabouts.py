@@ -1,0 +1,47 @@
+"""Where the images of a cache are, whatever folder the command that asks stands in."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from featcache.datasets import load_dataset
+from featcache.errors import DatasetError
+from featcache.paths import expanded, native
+from featcache.specs import ExtractSpec
+from featcache.store import Manifest
+
+_FOLDER = "folder:"
+
+
+def dataset_of(path: Path, manifest: Manifest) -> str:
+    """Name the dataset that a cache was made from, as it can be opened from here.
+
+    A cache keeps the name as it was typed. A relative folder is looked for beside the cache and in
+    the folders above it, in one of which the command that made it stood as a rule, and at last
+    below the working directory. The first with the cache's number of images in each split is meant,
+    else the first that is there; the digest of the images decides in the end.
+
+    Args:
+        path: The cache.
+        manifest: What it says.
+    """
+    name = native(manifest.provenance["dataset"])
+    folder = expanded(name.removeprefix(_FOLDER))
+    if not name.startswith(_FOLDER) or folder.is_absolute():
+        return name
+    beside = [parent / folder for parent in path.resolve().parents]
+    there = [place for place in (*beside, Path.cwd() / folder) if place.is_dir()]
+    counts = {split: layout.n_rows for split, layout in manifest.splits.items()}
+    limit = manifest.provenance.get("limit")
+    fitting = [place for place in there if _has_rows(place, counts, limit)]
+    return f"{_FOLDER}{(fitting or there or [folder])[0]}"
+
+
+def _has_rows(place: Path, counts: Mapping[str, int], limit: int | None) -> bool:
+    with contextlib.suppress(DatasetError):
+        listing = load_dataset(f"{_FOLDER}{place}", data_dir=ExtractSpec.data_dir).limited(limit)
+        of_each = {name: len(split) for name, split in listing.splits.items()}
+        return all(of_each.get(name) == n for name, n in counts.items())
+    return False
