@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from featcache.errors import UnknownNameError, UsageError
+from featcache.paths import file_and_part
 
 PIXELS = "pixels"
 DEFAULT = "DEFAULT"
@@ -111,6 +112,8 @@ def check_weights_name(backbone: str, weights: str) -> None:
 
 def is_path(weights: str) -> bool:
     """Tell a path from a name: by a separator, a file's usual ending, or being there."""
+    if "://" not in weights:
+        weights, _ = file_and_part(weights)
     has_separator = "/" in weights or os.sep in weights
     is_there = bool(weights) and Path(weights).exists()
     return has_separator or is_there or Path(weights).suffix in _PATH_ENDINGS

@@ -21,6 +21,7 @@ from featcache.backbonenames import (
 )
 from featcache.batchnorm import has_batch_norm
 from featcache.errors import UsageError, WeightsError
+from featcache.paths import file_and_part
 from featcache.plaintorch import plain_torch
 from featcache.pretrained import (
     Pretrained,
@@ -37,7 +38,8 @@ from featcache.trunks import (
     classifier_prefixes,
     n_features,
 )
-from featcache.weights import fit_state_dict, read_state_dict, state_digest
+from featcache.unwrapping import find_backbone
+from featcache.weights import fit_state_dict, read_state_dicts, state_digest
 
 __all__ = [
     "Backbone",
@@ -86,6 +88,7 @@ class Backbone:
         n_features: D; for "pixels" the 3 * H * W numbers that the head sees.
         layer: Which layer's output the features are.
         weights: For people: "IMAGENET1K_V1", "random (seed 0)", or a file's name.
+        note: What stood around the weights in their file, and was left out; mostly empty.
         weights_sha256: `state_digest` of the trunk, without classifier and auxiliary heads.
         has_batchnorm: Whether `adapt_batch_norm` has something to adapt.
         published: What torchvision says of its weights; None for those of the user.
@@ -98,6 +101,7 @@ class Backbone:
     weights: str
     weights_sha256: str
     has_batchnorm: bool
+    note: str = ""
     published: Pretrained | None = None
 
     def require_published(self) -> None:
@@ -195,8 +199,8 @@ def load_backbone(
 
     Args:
         name: As in `backbone_names`.
-        weights: "DEFAULT", one of torchvision's names, a path to a state dict of the model or of
-            the trunk alone, or "random".
+        weights: "DEFAULT", one of torchvision's names, "random", or a path to a file that holds a
+            state dict of the model or of the trunk alone; "FILE#PART" takes one of several.
         seed: Seeds "random"; the global generators stay as they are.
         image_size: Side of the square that enters the trunk, in pixels.
         check_file: Compare a file of published weights with its digest. Without, a cache that is
@@ -219,6 +223,7 @@ def load_backbone(
         return _pixels(image_size)
     entry = find_pretrained(name, weights)
     width = _measure(name, image_size).n_features
+    note = ""
     if weights.lower() == RANDOM:
         trunk, label = _random_trunk(name, seed, image_size), f"random (seed {seed})"
     else:
@@ -229,7 +234,7 @@ def load_backbone(
         if entry is not None and check_file:
             require_published(entry)
         try:
-            _fill(trunk, file, name)
+            note = _fill(trunk, file, name)
         except WeightsError:
             if entry is not None:
                 require_published(entry)  # which says to delete a damaged file
@@ -244,6 +249,7 @@ def load_backbone(
         weights_sha256=state_digest(trunk.state_dict()),
         has_batchnorm=has_batch_norm(trunk),
         published=entry,
+        note=note,
     )
 
 
@@ -264,10 +270,15 @@ def _random_trunk(name: str, seed: int, image_size: int) -> nn.Module:
         return build_trunk(name, image_size=image_size)
 
 
-def _fill(trunk: nn.Module, path: str | Path, name: str) -> None:
+def _fill(trunk: nn.Module, path: str | Path, name: str) -> str:
+    """Load weights; what stood around them in the file, for people."""
     own = trunk.state_dict()
+    file, part = (path, "") if "://" in str(path) else file_and_part(str(path))
+    found, others = find_backbone(read_state_dicts(file), own, part=part, source=str(path))
+    told = found.told(others)
+    source = f"{path} ({told})" if told else str(path)
     fitted = fit_state_dict(
-        read_state_dict(path), own, ignored=classifier_prefixes(), source=str(path), trunk=name
+        found.state, own, ignored=classifier_prefixes(), source=source, trunk=name
     )
     own.update(fitted)  # keeps the versions in own._metadata, which mnasnet insists on
     trunk.load_state_dict(own, assign=True)
@@ -278,6 +289,7 @@ def _fill(trunk: nn.Module, path: str | Path, name: str) -> None:
             f"{path} does not fill {name}: {', '.join(left)} are no part of its state dict. "
             f"Nothing was loaded."
         )
+    return told
 
 
 def _check_vit_size(entry: Pretrained | None, image_size: int) -> None:

@@ -61,6 +61,13 @@ def settled(path: str | os.PathLike[str]) -> Path:
     return Path.cwd() / expanded(path)
 
 
+def file_and_part(name: str) -> tuple[str, str]:
+    """Split "FILE#PART", which names a part of what a file holds; a file of that name is none."""
+    file, mark, part = name.rpartition("#")
+    is_whole = not mark or os.path.lexists(expanded(name))
+    return (name, "") if is_whole else (file, part)
+
+
 def portable(name: str | os.PathLike[str]) -> str:
     """Read a name of the file system as UTF-8, whatever this process's locale makes of its bytes.
 

@@ -90,7 +90,8 @@ def make_plan(
     if backbone.module is not None and spec.bn == "adapted":
         require_batch_norm(backbone.module, backbone=spec.backbone)
     if not is_pixels:
-        on_note(f"weights: {backbone.weights}")
+        around = f" ({backbone.note})" if backbone.note else ""
+        on_note(f"weights: {backbone.weights}{around}")
     identity = {
         "format": FORMAT_VERSION,
         "backbone": spec.backbone,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import pickle
 import pickletools
@@ -17,11 +18,13 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.serialization import safe_globals
 
-from featcache.errors import CorruptError, UnsafeFileError, WeightsError, nearest
+from featcache.errors import CorruptError, UnsafeFileError, WeightsError, clipped, nearest
 from featcache.paths import expanded, is_utf8
-from featcache.processwide import warnings_ignored
+from featcache.processwide import WhileAnyInside, warnings_ignored
 from featcache.specs import tensors_digest
+from featcache.unwrapping import state_dicts_in
 
 # What torch.load raises on bytes that no torch.save wrote (found by flipping and cutting bytes).
 UNREADABLE = (
@@ -37,10 +40,8 @@ UNREADABLE = (
     pickle.UnpicklingError,
     MemoryError,
 )
-_NESTS = ("state_dict", "model")  # Lightning's and torchvision's training scripts' checkpoints
-_WRAPPERS = ("module.", "model.")  # DataParallel's and a LightningModule's attribute
-# torchvision's densenet files are older than the ban on dots in module names.
-_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+# torchvision's training scripts keep their arguments; it holds names and values, and no code.
+_known_classes = WhileAnyInside(lambda: safe_globals([argparse.Namespace]))
 _N_SHOWN = 5
 _CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "REDUCE"})
 _SAVE_ADVICE = (
@@ -68,11 +69,13 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return content
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dicts(path: str | Path) -> dict[str, dict[str, Tensor]]:
     """Read a .safetensors file or a torch.save file, running no code from it.
 
-    Looks through one level of {"state_dict": ...} or {"model": ...}, and drops a "module." or
-    "model." that all names begin with. Tensors of a torch.save file stay on disk until used.
+    Tensors of a torch.save file stay on disk until used.
+
+    Returns:
+        All mappings of names to tensors in it, by their place: "", "model", "ema.state_dict".
 
     Raises:
         UnsafeFileError: If the file can only be read by running code that it brings.
@@ -81,18 +84,15 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     path = _existing_file(path)
     is_safetensors = path.suffix.lower() == ".safetensors"
     content = _read_safetensors(path) if is_safetensors else _read_torch(path)
-    if isinstance(content, Mapping):
-        content = next((content[n] for n in _NESTS if isinstance(content.get(n), Mapping)), content)
-    if not isinstance(content, Mapping) or not content:
-        kind = type(content).__name__
-        raise WeightsError(f"{path} holds no state dict, but a {kind}. {_SAVE_ADVICE}")
-    for name, tensor in content.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise WeightsError(
-                f"{path} holds no state dict: expected names and tensors, got a "
-                f"{type(tensor).__name__} at {name!r}. {_SAVE_ADVICE}"
+    states = state_dicts_in(content)
+    if not states:
+        held = f", but a {type(content).__name__}"
+        if isinstance(content, Mapping) and content:
+            held += (
+                f" with {', '.join(f'{str(n)!r} ({type(v).__name__})' for n, v in content.items())}"
             )
-    return _without_wrappers(dict(content))
+        raise WeightsError(f"{path} holds no state dict{clipped(held)}. {_SAVE_ADVICE}")
+    return states
 
 
 def fit_state_dict(
@@ -109,7 +109,7 @@ def fit_state_dict(
     older files lack and inference does not read, is 0 where it is missing.
 
     Args:
-        state: What a file holds; names of `model.features` alone may lack "features.".
+        state: What a file holds, under the trunk's own names.
         like: The trunk's own state dict; tensors may be on the meta device.
         ignored: Beginnings of names that are no part of the trunk (classifier, auxiliary heads).
         source: Names the file in messages.
@@ -121,7 +121,6 @@ def fit_state_dict(
     Raises:
         WeightsError: If trunk tensors are missing, surplus, of another shape, or not finite.
     """
-    state = _with_trunk_names(state, like)
     skipped = tuple(ignored)
     missing = [n for n in like if n not in state and not n.endswith(".num_batches_tracked")]
     surplus = [n for n in state if n not in like and not n.startswith(skipped)]
@@ -225,7 +224,10 @@ def _read_torch(path: Path) -> Any:
         # Files of torch < 1.6 are no zip archives and cannot be mapped into memory; nor can those
         # whose names are not UTF-8 here, which torch's C++ then does not find.
         mmap = zipfile.is_zipfile(path) and is_utf8(path)
-        with warnings_ignored():  # about a pickle's protocol: the error below says more
+        with (
+            warnings_ignored(),
+            _known_classes(),
+        ):  # about a pickle's protocol: the error below says more
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (*UNREADABLE, zipfile.BadZipFile) as err:
         # torch's own text advises weights_only=False; it stays in the traceback only.
@@ -257,19 +259,6 @@ def _calls_code(path: Path) -> bool:
             return any(opcode.name in _CALLS for opcode, _, _ in pickletools.genops(pickled))
     except (*UNREADABLE, StopIteration, zipfile.BadZipFile, zlib.error):
         return False
-
-
-def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _WRAPPERS:
-        if all(n.startswith(prefix) for n in state):
-            state = {n.removeprefix(prefix): t for n, t in state.items()}
-    return {_OLD_DENSENET.sub(r"\1\2", n): t for n, t in state.items()}
-
-
-def _with_trunk_names(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    prefixed = {f"features.{n}": t for n, t in state.items()}
-    is_features_alone = not any(n in like for n in state) and any(n in like for n in prefixed)
-    return prefixed if is_features_alone else dict(state)
 
 
 def _fits(tensor: Tensor, like: Tensor) -> bool:

@@ -23,7 +23,8 @@ from torchvision import models, transforms
 
 import featcache
 from featcache.errors import NonFiniteError
-from featcache.weights import read_state_dict
+from featcache.unwrapping import find_backbone
+from featcache.weights import read_state_dicts
 
 _N_IMAGES = 64
 _VARIANTS = {
@@ -100,7 +101,8 @@ def _reference(dataset: str, data_dir: str, backbone: str, weights: str) -> dict
         model = models.get_model(backbone, weights=None)
     else:
         model = models.get_model(backbone, weights=None)
-        model.load_state_dict(read_state_dict(weights), strict=False)
+        states, own = read_state_dicts(weights), model.state_dict()
+        model.load_state_dict(find_backbone(states, own, source=weights)[0].state, strict=False)
     model.classifier = torch.nn.Identity()
     model.eval()
     transform = transforms.Compose(

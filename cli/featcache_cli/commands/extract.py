@@ -74,7 +74,7 @@ def extract(
     weights: Annotated[
         str,
         typer.Option(
-            help="DEFAULT, a torchvision weights name, a file, or random.",
+            help="DEFAULT, a torchvision weights name, a file or FILE#PART, or random.",
             callback=local_path,
             autocompletion=complete.weights,
         ),
