@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from featcache.arguments import dataset_name, text
@@ -28,6 +29,7 @@ from featcache.store import (
 
 _FOLDER = "folder:"
 _IMPORTED = f"{IMPORTED}:"
+_IMAGES = "dataset_sha256"
 
 
 def the_cache(
@@ -41,7 +43,8 @@ def the_cache(
     """Open a cache by its name, or find it by its dataset and backbone, and tell which it is.
 
     A folder's cache is one that holds the splits, ids, labels and class names of the folder's
-    listing; no image is read. Of several, the one of all images with frozen BatchNorm is meant.
+    listing; no image is read, which is told. Of several, the one of all images with frozen
+    BatchNorm is meant.
     Where neither dataset nor backbone is given and their defaults have no cache, the only complete
     cache is taken; where one of the two is given, the only one that fits.
 
@@ -133,13 +136,19 @@ def _found(dataset: str | None, backbone: str | None, cache_dir: Path, note: Not
     own = caches_in(folder)
     fitting, misfits = _by_listing(of_dataset, [c for c in own if c.state == "complete"])
     meant = [c.path for c in fitting if c.backbone == of_backbone]
-    if meant:
-        return _usual_one(meant, of_backbone, folder)
-    where = f"There is no complete cache of {of_backbone} in {folder}"
     command = _extract_command(of_dataset, of_backbone, cache_dir)
+    if meant:
+        found = _usual_one(meant, of_backbone, folder, command)
+        _tell_what_was_compared(of_dataset, command, note)
+        return found
+    where = f"There is no complete cache of {of_backbone} in {folder}"
     if others := _others(dataset, backbone, fitting, cache_dir):
         if len(others) == 1:
             note(f"{where}; the only cache that fits is taken")
+            if dataset is not None:
+                taken = next(c.backbone for c in fitting if c.path == others[0])
+                checks = _extract_command(dataset, taken, cache_dir)
+                _tell_what_was_compared(dataset, checks, note)
             return others[0]
         raise UsageError(
             f"{where}, but {len(others)} others could be meant: {', '.join(map(str, others))}. "
@@ -159,6 +168,15 @@ def _found(dataset: str | None, backbone: str | None, cache_dir: Path, note: Not
         if c.backbone == of_backbone
     )
     raise CacheMissingError(f"{where}.{unfinished} Make it with: {command}")
+
+
+def _tell_what_was_compared(dataset: str, command: str, note: NoteCallback) -> None:
+    """Tell that a folder's cache was found by names alone, and what looks at the images."""
+    if dataset.startswith(_FOLDER):
+        note(
+            f"the cache was found by the names in the folder; the images themselves were not read. "
+            f"To check them, with the options that the cache was made with: {command}"
+        )
 
 
 def _by_listing(
@@ -206,8 +224,14 @@ def _others(
     return [c.path for c in complete if backbone in (None, c.backbone)]
 
 
-def _usual_one(paths: Sequence[Path], backbone: str, folder: Path) -> Path:
+def _usual_one(paths: Sequence[Path], backbone: str, folder: Path, command: str) -> Path:
     """Take the cache of all images with frozen BatchNorm, if that is one.
+
+    Args:
+        paths: The caches that fit.
+        backbone: Their backbone.
+        folder: Their folder.
+        command: The command that reads the images and takes the cache that holds them.
 
     Raises:
         UsageError: If it is not, with what they differ in.
@@ -223,16 +247,29 @@ def _usual_one(paths: Sequence[Path], backbone: str, folder: Path) -> Path:
     ]
     if len(usual) == 1:
         return usual[0]
-    first = states[paths[0]]
-    lines = [f"{paths[0]} ({first.n_rows} rows)"]
-    for path in paths[1:]:
-        state = states[path]
-        differing = differing_fields(state.manifest.identity, first.manifest.identity)
-        lines.append(f"{path} ({state.n_rows} rows; {'; '.join(differing)} as in the first)")
+    first = states[paths[0]].manifest.identity
+    lines, way_out = [], ""
+    for path, state in states.items():
+        said = [f"{state.n_rows} rows", f"written {_written(path)}"]
+        identity = dict(state.manifest.identity)
+        if identity.get(_IMAGES) != first.get(_IMAGES):
+            said.append("made from other images than the first")
+            identity[_IMAGES] = first.get(_IMAGES)
+            way_out = (
+                f" To see which holds the images of today, run this with the options that they "
+                f"were made with, and it names the one: {command}"
+            )
+        said += [f"{field} as in the first" for field in differing_fields(identity, first)]
+        lines.append(f"{path} ({'; '.join(said)})")
     raise UsageError(
-        f"{len(paths)} caches of {backbone} are in {folder}: {', '.join(lines)}. Say which with "
-        f"--cache."
+        f"{len(paths)} caches of {backbone} are in {folder}: {', '.join(lines)}. Nothing was "
+        f"started. Say which with --cache.{way_out}"
     )
+
+
+def _written(path: Path) -> str:
+    when = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _extract_command(dataset: str, backbone: str, cache_dir: Path) -> str:

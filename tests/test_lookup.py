@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -144,16 +145,44 @@ def test_a_limited_cache_is_compared_with_as_many_rows_and_told(
     path = extract(pets, limit=3)
 
     assert find(pets, "pixels") == path
-    assert vars(find)["told"] == [
+    assert vars(find)["told"][-1] == (
         f"cache {path}: 4 rows, limit 3 images of each split, image size 8 px"
-    ]
+    )
 
 
-def test_images_are_not_read(pets: Path, extract: Find, find: Find) -> None:
+def test_images_are_not_read_and_that_is_told(
+    pets: Path, extract: Find, find: Find, tmp_path: Path
+) -> None:
     path = extract(pets)
     (pets / "train/cat/1.png").write_bytes(b"not read")
 
     assert find(pets, "pixels") == path
+    assert vars(find)["told"][0] == (
+        f"the cache was found by the names in the folder; the images themselves were not read. "
+        f"To check them, with the options that the cache was made with: featcache extract "
+        f"--dataset folder:{pets} --backbone pixels --cache-dir {tmp_path / 'cache'}"
+    )
+
+
+def test_of_two_caches_of_other_images_each_has_its_time_and_extract_tells_them_apart(
+    pets: Path, extract: Find, find: Find
+) -> None:
+    caches = [extract(pets)]
+    save_image(pets / "train/cat/1.png", 99, size=(8, 8))
+    caches.append(extract(pets))
+    first, second = sorted(caches)
+    os.utime(first, (0, 0))
+    os.utime(second, (60, 60))
+
+    with pytest.raises(UsageError) as caught:
+        find(pets, "pixels")
+
+    said = str(caught.value)
+    assert f"{first} (5 rows; written 1970-01-01 00:00:00 UTC), {second} (5 rows; written " in said
+    assert "00:01:00 UTC; made from other images than the first). Nothing was started." in said
+    assert f"it names the one: featcache extract --dataset folder:{pets} --backbone pixels" in said
+    assert "sha256" not in said
+    assert extract(pets) == caches[1]
 
 
 def test_a_folder_that_is_gone_is_refused_with_the_way_out(
