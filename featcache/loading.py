@@ -55,7 +55,10 @@ def load_batches(
             yield Batch(span, split.images.pixels[span.start : span.stop])
         return
     decoder = Decoder(split.images, preprocess, may_skip)
-    if n_workers == 0 or multiprocessing.current_process().daemon:
+    if n_workers and multiprocessing.current_process().daemon:
+        on_note("images are decoded in this process: it is daemonic, and may have no children")
+        n_workers = 0
+    if n_workers == 0:
         yield from map(decoder.batch, spans)
         return
     longest = max((span.stop - span.start for span in spans), default=0)

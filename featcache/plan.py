@@ -231,9 +231,12 @@ class Plan:
         # versions bring other decoders along.
         release = version("pillow")
         pillow = {"pillow": release.partition(".")[0] if self.dataset.is_in_memory else release}
+        decoders = pillow | (
+            {"pillow_heif": version("pillow_heif")} if self.dataset.has_heic else {}
+        )
         if runner is None:
-            return pillow
-        return pillow | numeric_class(
+            return decoders
+        return decoders | numeric_class(
             device=self.device,
             precision=self.precision,
             batch_size=batch_size,
@@ -250,4 +253,5 @@ class Plan:
             "torch": torch.__version__,
             "torchvision": version("torchvision"),
             "pillow": version("pillow"),
+            **self.dataset.told,
         }

@@ -23,7 +23,7 @@ from featcache.preprocess import Preprocess
 from featcache.pretrained import weights_preprocess
 from featcache.reporting import Choice, NoteCallback
 from featcache.runtime import pick_device, pick_precision
-from featcache.specs import FORMAT_VERSION, ExtractSpec, fingerprint
+from featcache.specs import FORMAT_VERSION, TOLD_OF_HEADERS, ExtractSpec, fingerprint
 from featcache.store import (
     cache_path,
     partial_path,
@@ -79,6 +79,7 @@ def make_plan(
         dataset_sha256, dataset = dataset.identified(
             on_progress=lambda i, n: on_progress(Progress("digest", "", i, n))
         )
+        _tell_headers(dataset, spec, on_note)
     on_progress(Progress("weights", "", 0, 0))
     backbone = load_backbone(
         spec.backbone,
@@ -122,6 +123,22 @@ def make_plan(
         path=path,
         choices=choices,
     )
+
+
+def _tell_headers(dataset: Dataset, spec: ExtractSpec, on_note: NoteCallback) -> None:
+    n_clipped, n_turned = (dataset.told.get(name, 0) for name in TOLD_OF_HEADERS)
+    if n_clipped:
+        on_note(
+            f"{n_clipped} images are grey with more than 8 bits a channel: as in torchvision's "
+            f"loader, values beyond 255 become white. Convert them to 8 bits for other rows."
+        )
+    if n_turned and spec.exif_orientation == "apply":
+        on_note(f"{n_turned} images are turned upright as EXIF says")
+    elif n_turned:
+        on_note(
+            f"{n_turned} images are not upright by their EXIF orientation, which torchvision's "
+            f"loader ignores; --exif-orientation apply turns them"
+        )
 
 
 def _told(name: str, choice: Choice[str], choices: dict[str, str], on_note: NoteCallback) -> str:

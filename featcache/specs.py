@@ -32,6 +32,8 @@ PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 STORE_DTYPES = ("float32", "float16")
 MOST_PIXELS = 1 << 14  # a side of what enters a trunk; 3 GB of float32 for one image
 MAX_PIXELS = 178_956_970  # of an image; PIL's own: 0.5 GiB of RGB
+# What provenance counts of image files: values clipped to 0..255, and pixels that are not upright.
+TOLD_OF_HEADERS = ("clipped_images", "exif_turned_images")
 EXIF_ORIENTATIONS = ("ignore", "apply")
 COMPILE_MODES = ("auto", "never", "winograd", "inductor", "fused")
 REGULARISATIONS = ("none", "l1", "l2", "l1l2", "dropout")

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from featcache.datasets.rules import ImageRules
-from featcache.datasets.splits import Split
+from featcache.datasets.splits import Look, Split
 from featcache.errors import DeviceError
 from featcache.loading import Batch, Span, load_batches
 from featcache.preprocess import Preprocess
@@ -46,8 +46,12 @@ class HardImages:
     def expecting(self, digests: Sequence[bytes]) -> HardImages:
         return self
 
-    def digests(self) -> Iterator[bytes]:
-        yield from (bytes([row]) for row in range(N_ROWS))
+    def looks(self) -> Iterator[Look]:
+        yield from (Look(bytes([row])) for row in range(N_ROWS))
+
+    @property
+    def has_heic(self) -> bool:
+        return False
 
     def path_of(self, row: int) -> str:
         return f"/images/{row}.jpg"
@@ -196,7 +200,8 @@ def test_no_process_is_left_when_the_batches_are_closed_half_way() -> None:
 
 
 def load_in_daemon(pipe: multiprocessing.connection.Connection) -> None:
-    pipe.send(colours(load(HardImages(), n_workers=2)[0]))
+    batches, notes = load(HardImages(), n_workers=2)
+    pipe.send((colours(batches), notes))
 
 
 def test_a_daemonic_process_which_may_have_no_children_decodes_by_itself() -> None:
@@ -207,8 +212,9 @@ def test_a_daemonic_process_which_may_have_no_children_decodes_by_itself() -> No
 
     process.start()
     assert ours.poll(30)
-    found = ours.recv()
+    found, notes = ours.recv()
     process.join()
 
     assert found == list(range(N_ROWS))
+    assert notes == ["images are decoded in this process: it is daemonic, and may have no children"]
     assert process.exitcode == 0

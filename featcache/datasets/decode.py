@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import io
 import logging
 import mmap
@@ -36,6 +37,9 @@ FORMAT_OF = {
 }
 """PIL's format by extension: torchvision's list and what PIL reads beside it."""
 
+HEIC_EXTENSIONS = (".heic", ".heif")
+"""What the extra `heif` adds to them."""
+
 # Every scan visits all blocks of the image, so that a small file can cost minutes. libjpeg's own
 # script has 10 scans (18 for CMYK), what mozjpeg optimised 3 to 10: of 720 and 720 files.
 # 100 scans of the largest image that is allowed by default take 4 CPU seconds.
@@ -61,10 +65,15 @@ _LEAST_BYTES = 32 << 20
 _pillow_lock = threading.Lock()
 
 
-def decode_image(content: bytes, rules: ImageRules) -> Image.Image:
+def decode_image(content: bytes, rules: ImageRules, *, is_heic: bool = False) -> Image.Image:
     """Decode one image into mode RGB, bit-equal to torchvision.datasets.folder.pil_loader.
 
     Of an animation it is the first frame. The format follows from the bytes, not from the name.
+
+    Args:
+        content: The file.
+        rules: Whether and how it becomes a row.
+        is_heic: Whether it may be HEIC, too. libheif turns photos upright by itself.
 
     Raises:
         UnreadableImageError: If it cannot be decoded, with the reason in one stable line.
@@ -75,7 +84,7 @@ def decode_image(content: bytes, rules: ImageRules) -> Image.Image:
     n_pixels = _webp_pixels(content)
     try:
         with pillow_set_up(rules):
-            image = Image.open(io.BytesIO(content), formats=image_formats())
+            image = _opened(content, rules, is_heic=is_heic)
             n_pixels = image.width * image.height
             if image.info.get("progressive") and n_scans(content) > _MOST_SCANS:
                 raise UnreadableImageError(f"progressive JPEG of {n_scans(content)} scans")
@@ -171,6 +180,26 @@ def forget_other_threads() -> None:
     """Take a lock of one's own after a fork: a thread that is not here may have held the old."""
     global _pillow_lock
     _pillow_lock = threading.Lock()
+
+
+def _opened(content: bytes, rules: ImageRules, *, is_heic: bool) -> Image.Image:
+    if is_heic:
+        import pillow_heif  # used by itself: its plugin would be there for the user's own code too
+
+        if pillow_heif.is_supported(content):
+            image: Image.Image = pillow_heif.HeifImageFile(io.BytesIO(content))  # type: ignore[no-untyped-call]
+            if image.width * image.height > rules.max_pixels:
+                n_pixels = image.width * image.height
+                raise UnreadableImageError(f"decompression bomb: {n_pixels} pixels")
+            return image
+    return Image.open(io.BytesIO(content), formats=image_formats())
+
+
+@functools.cache
+def image_extensions() -> tuple[str, ...]:
+    """List what counts as an image file, in lower case: HEIC where something can decode it."""
+    has_heif = importlib.util.find_spec("pillow_heif") is not None
+    return (*FORMAT_OF, *(HEIC_EXTENSIONS if has_heif else ()))
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.datasets.image_files import FolderImages, bytewise
+from featcache.datasets.image_files import FolderImages, bytewise, is_heic_name
 from featcache.datasets.layout import LAYOUT, Layout, listed, read_layout
 from featcache.datasets.splits import Dataset, Split
 from featcache.datasets.tree import Found
@@ -31,7 +31,8 @@ def load_folder(path: str | Path, *, name: str, slug: str) -> Dataset:
     layout = read_layout(root)
     class_names = layout.splits["train"].class_names
     if not class_names:
-        raise DatasetError(f"No class folder in {str(root)!r} holds an image. {LAYOUT}.")
+        notes = "".join(f" {note}" for note in _notes(layout))
+        raise DatasetError(f"No class folder in {str(root)!r} holds an image.{notes} {LAYOUT}.")
     _check_classes(root, class_names, layout.splits)
     splits = {
         split: _split(root, split, class_names, found.images)
@@ -74,6 +75,9 @@ def _notes(layout: Layout) -> tuple[str, ...]:
     notes += layout.notes
     if strays:
         notes.append(f"Images outside a class folder left out: {_counted(strays)}.")
+    if heic := [path for path in others if is_heic_name(path)]:
+        notes.append(f"{len(heic)} HEIC files left out: install featcache[heif].")
+        others = [path for path in others if not is_heic_name(path)]
     if others:
         notes.append(f"Files without an image extension left out: {_counted(others)}.")
     if repeats:

@@ -15,13 +15,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from featcache.datasets.decode import FORMAT_OF, decode_image, reason_of
+from featcache.datasets.decode import (
+    HEIC_EXTENSIONS,
+    decode_image,
+    image_extensions,
+    reason_of,
+)
+from featcache.datasets.headers import read_header
 from featcache.datasets.rules import ImageRules
-from featcache.datasets.splits import UnreadableImageError
+from featcache.datasets.splits import Look, UnreadableImageError
 from featcache.errors import MismatchError, StorageError
-
-IMAGE_EXTENSIONS = tuple(FORMAT_OF)
-"""What counts as an image file, in lower case."""
 
 _UNREADABLE = b"unreadable file"
 _DIGEST_BYTES = 32
@@ -93,7 +96,13 @@ class FolderImages:
             MismatchError: If it is not the file that the dataset's digest counts.
             StorageError: If the disk fails, or the file vanished since it was listed.
         """
-        return decode_image(self._read(row), self.rules)
+        content = self._read(row)
+        return decode_image(content, self.rules, is_heic=is_heic_name(self.paths[row]))
+
+    @property
+    def has_heic(self) -> bool:
+        """Whether libheif decodes some of them."""
+        return any(map(is_heic_name, self.paths))
 
     def _read(self, row: int) -> bytes:
         """Read one file, and see that it is what was hashed."""
@@ -123,16 +132,18 @@ class FolderImages:
             raise _changed(path, "it holds other bytes now")
         return content
 
-    def digests(self) -> Iterator[bytes]:
+    def looks(self) -> Iterator[Look]:
         """Yield the SHA-256 of each file's bytes in order, or a fixed mark where it is unreadable.
+
+        What its header says comes with it.
 
         Threads read ahead by at most 512 files, so memory does not grow with the dataset.
         """
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            ahead: deque[Future[list[bytes]]] = deque()
+            ahead: deque[Future[list[Look]]] = deque()
             for start in range(0, len(self.paths), _FILES_PER_TASK):
                 chunk = self.paths[start : start + _FILES_PER_TASK]
-                ahead.append(pool.submit(_digests_of, self.root, chunk))
+                ahead.append(pool.submit(_looks_at, self.root, chunk, self.rules))
                 if len(ahead) == _TASKS_AHEAD:
                     yield from ahead.popleft().result()
             while ahead:
@@ -141,7 +152,12 @@ class FolderImages:
 
 def is_image_name(name: str) -> bool:
     """Tell by the extension, in any case, whether a file counts as an image."""
-    return name.lower().endswith(IMAGE_EXTENSIONS)
+    return name.lower().endswith(image_extensions())
+
+
+def is_heic_name(name: str) -> bool:
+    """Tell by the extension whether a file is a photo that only the extra `heif` reads."""
+    return name.lower().endswith(HEIC_EXTENSIONS)
 
 
 def bytewise(path: str) -> bytes:
@@ -149,30 +165,34 @@ def bytewise(path: str) -> bytes:
     return os.fsencode(path)
 
 
-def _digests_of(root: str, paths: tuple[str, ...]) -> list[bytes]:
-    return [_digest(f"{root}/{path}") for path in paths]
+def _looks_at(root: str, paths: tuple[str, ...], rules: ImageRules) -> list[Look]:
+    return [_look(f"{root}/{path}", rules) for path in paths]
 
 
-def _digest(path: str) -> bytes:
+def _look(path: str, rules: ImageRules) -> Look:
     """Hash one file; plain calls, because pathlib and file_digest triple the time of small ones."""
     try:
         status = os.stat(path)  # noqa: PTH116
         if not stat.S_ISREG(status.st_mode):
-            return _UNREADABLE
+            return Look(_UNREADABLE)
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
             if status.st_size < _WHOLE_READ_BYTES:
-                return hashlib.sha256(file.read()).digest()
-            return hashlib.file_digest(file, "sha256").digest()
+                content = file.read()
+                sha256 = hashlib.sha256(content).digest()
+                return Look(sha256, read_header(content, None, rules))
+            sha256 = hashlib.file_digest(file, "sha256").digest()
+            file.seek(0)
+            return Look(sha256, read_header(b"", file, rules))
     except OSError as err:
         if err.errno in _NOT_THE_FILES_FAULT:
             raise StorageError(f"{path} cannot be read: {err}. Nothing was changed.") from err
-        return _UNREADABLE
+        return Look(_UNREADABLE)
 
 
 def _content(path: str) -> bytes:
     """Read one file; refuse what would block or never end when opened: a pipe, a socket, a device.
 
-    Plain calls, as in `_digest`.
+    Plain calls, as in `_look`.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
         raise UnreadableImageError("not a regular file")

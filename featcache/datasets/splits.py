@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,9 +13,29 @@ from PIL import Image
 
 from featcache.datasets.rules import ImageRules
 from featcache.errors import UsageError
+from featcache.specs import TOLD_OF_HEADERS
 
 Progress = Callable[[int, int], None]
 """Called with (bytes or items done, total)."""
+
+
+class Header(NamedTuple):
+    """What the header of an image file says beside its pixels.
+
+    Attributes:
+        is_clipped: Whether values beyond 255 become 255, and those below 0 become 0.
+        is_turned: Whether EXIF says that the pixels are not upright.
+    """
+
+    is_clipped: bool = False
+    is_turned: bool = False
+
+
+class Look(NamedTuple):
+    """What was seen of an image, or of a block of them, when the dataset was read through."""
+
+    digest: bytes
+    header: Header = Header()
 
 
 class UnreadableImageError(Exception):
@@ -39,12 +59,17 @@ class ArrayImages:
         """Keep these rows, in this order."""
         return ArrayImages(np.ascontiguousarray(self.pixels[rows]))
 
-    def digests(self) -> Iterator[bytes]:
+    def looks(self) -> Iterator[Look]:
         """Yield bytes that change when any pixel, the order or the image size does."""
-        yield repr(self.pixels.shape).encode()
+        yield Look(repr(self.pixels.shape).encode())
         for start in range(0, len(self.pixels), 1024):
             block = np.ascontiguousarray(self.pixels[start : start + 1024])
-            yield hashlib.sha256(block.data).digest()
+            yield Look(hashlib.sha256(block.data).digest())
+
+    @property
+    def has_heic(self) -> bool:
+        """Whether libheif decodes some of them: none."""
+        return False
 
     def expecting(self, digests: Sequence[bytes]) -> ArrayImages:
         """Stay as they are: what lies in memory is what was hashed."""
@@ -78,8 +103,13 @@ class FileImages(Protocol):
         """
         ...
 
-    def digests(self) -> Iterator[bytes]:
-        """Yield, per image, bytes that change when the image file's content does."""
+    def looks(self) -> Iterator[Look]:
+        """Yield, per image, bytes that change when its file's content does, and its header."""
+        ...
+
+    @property
+    def has_heic(self) -> bool:
+        """Whether libheif decodes some of them."""
         ...
 
     def expecting(self, digests: Sequence[bytes]) -> FileImages:
@@ -130,6 +160,8 @@ class Dataset:
         class_names: K names; label k is class_names[k].
         splits: By name, "train" first.
         notes: What a user should be told about it, e.g. skipped files.
+        told: How many images have which header, by the names of `TOLD_OF_HEADERS`; empty before
+            they were read, and of arrays.
     """
 
     name: str
@@ -137,6 +169,7 @@ class Dataset:
     class_names: tuple[str, ...]
     splits: Mapping[str, Split]
     notes: tuple[str, ...] = ()
+    told: Mapping[str, int] = field(default_factory=dict)
 
     def limited(self, n: int | None) -> Dataset:
         """Keep at most `n` images of each split; None keeps all."""
@@ -148,6 +181,11 @@ class Dataset:
         """Keep the splits of these names, or all if none of them is here."""
         kept = {name: split for name, split in self.splits.items() if name in names}
         return replace(self, splits=kept or self.splits)
+
+    @property
+    def has_heic(self) -> bool:
+        """Whether libheif decodes some of its images."""
+        return any(split.images.has_heic for split in self.splits.values())
 
     @property
     def summary(self) -> str:
@@ -193,12 +231,15 @@ class Dataset:
         _update(sha, len(self.class_names).to_bytes(8, "little"))
         _update(sha, *(name.encode(errors="surrogateescape") for name in self.class_names))
         splits = {}
+        n_clipped = n_turned = 0
         for name, split in self.splits.items():
             _update(sha, split.name.encode(), np.ascontiguousarray(split.labels).tobytes())
             _update(sha, *(i.encode(errors="surrogateescape") for i in split.ids))
             digests = []
-            for i, digest in enumerate(split.images.digests()):
+            for i, (digest, header) in enumerate(split.images.looks()):
                 digests.append(digest)
+                n_clipped += header.is_clipped
+                n_turned += header.is_turned
                 if on_progress is not None and i % 256 == 0:
                     on_progress(min(n_done + i, n_total), n_total)
             _update(sha, *digests)
@@ -206,7 +247,10 @@ class Dataset:
             n_done += len(split)
             if on_progress is not None:
                 on_progress(n_done, n_total)
-        return Identified(sha.hexdigest(), replace(self, splits=splits))
+        told = {}
+        if not self.is_in_memory:
+            told = dict(zip(TOLD_OF_HEADERS, (n_clipped, n_turned), strict=True))
+        return Identified(sha.hexdigest(), replace(self, splits=splits, told=told))
 
     def digest(self) -> str:
         """Give the SHA-256 of `identified`, hex."""

@@ -12,7 +12,8 @@ import numpy as np
 
 from featcache.errors import CorruptError
 from featcache.paths import expanded
-from featcache.store.format import NOT_DECODED_HERE
+from featcache.specs import TOLD_OF_HEADERS
+from featcache.store.format import NOT_DECODED_HERE, Manifest
 from featcache.store.reader import open_readonly, read_state
 from featcache.store.split import CacheSplit, OpenedFile
 
@@ -54,7 +55,7 @@ class CacheDescription:
         nbytes: Size of the file.
         fingerprint: 64 hex digits.
         identity: What the fingerprint is the hash of.
-        provenance: Names and versions for people.
+        provenance: Names, versions and counts for people.
         numerics: The numeric class that computed the rows.
         n_foreign_blocks: Blocks that another numeric class computed (--mix-numerics).
         class_names: K names.
@@ -114,9 +115,15 @@ def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
         nbytes=manifest.file_size,
         fingerprint=manifest.fingerprint,
         identity=manifest.identity,
-        provenance=manifest.provenance,
+        provenance={**_untold(manifest), **manifest.provenance},
         numerics=manifest.numerics,
         n_foreign_blocks=len(state.foreign_blocks),
         class_names=manifest.class_names,
         splits=tuple(splits),
     )
+
+
+def _untold(manifest: Manifest) -> dict[str, str]:
+    """Say of a cache of image files which 0.1 made that nothing was counted."""
+    are_files = any("reason" in split.columns for split in manifest.splits.values())
+    return dict.fromkeys(TOLD_OF_HEADERS, "unknown") if are_files else {}

@@ -257,7 +257,7 @@ def test_pipes_sockets_and_folders_called_jpg_do_not_hang(
     names = ("pipe.jpg", "folder.jpg", "socket.jpg")
 
     reasons = {reason(tmp_path, name) for name in names}
-    digests = set(FolderImages(str(tmp_path), names).digests())
+    digests = {look.digest for look in FolderImages(str(tmp_path), names).looks()}
 
     assert reasons == {"not a regular file"}
     assert digests == {b"unreadable file"}
@@ -320,7 +320,7 @@ def test_a_file_that_changed_since_it_was_hashed_is_no_row(
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(encoded(RGB, "PNG"))
     images = FolderImages(str(tmp_path), ("a.png", "b.png"))
-    images = images.expecting(list(images.digests())).take(np.array([1, 0]))
+    images = images.expecting([look.digest for look in images.looks()]).take(np.array([1, 0]))
     pixels = np.asarray(images.decode(0))
 
     change(tmp_path / "b.png")
@@ -333,7 +333,7 @@ def test_a_file_that_changed_since_it_was_hashed_is_no_row(
 def test_a_file_that_could_not_be_read_and_now_can_counts_as_changed(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(tmp_path / "later.png")
     images = FolderImages(str(tmp_path), ("link.png",))
-    images = images.expecting(list(images.digests()))
+    images = images.expecting([look.digest for look in images.looks()])
     with pytest.raises(UnreadableImageError, match="No such file"):
         images.decode(0)
 
@@ -370,8 +370,8 @@ def test_digests_follow_the_order_of_rows_across_many_files(tmp_path: Path) -> N
         (tmp_path / name).write_bytes(name.encode())
     images = FolderImages(str(tmp_path), names)
 
-    digests = list(images.digests())
-    reversed_digests = list(images.take(np.arange(700)[::-1]).digests())
+    digests = [look.digest for look in images.looks()]
+    reversed_digests = [look.digest for look in images.take(np.arange(700)[::-1]).looks()]
 
     assert len(set(digests)) == 700
     assert digests == reversed_digests[::-1]
@@ -383,7 +383,7 @@ def test_a_large_file_is_hashed_to_its_last_byte(tmp_path: Path) -> None:
     content[-1] = 1
     (tmp_path / "b.jpg").write_bytes(content)
 
-    digests = set(FolderImages(str(tmp_path), ("a.jpg", "b.jpg")).digests())
+    digests = {look.digest for look in FolderImages(str(tmp_path), ("a.jpg", "b.jpg")).looks()}
 
     assert len(digests) == 2
 
