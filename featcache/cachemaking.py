@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def require_same_file(path: Path, found: Manifest, plan: Plan) -> None:
         raise CorruptError(
             f"{path} has the identity of what was asked for, but not its layout: "
             f"{'; '.join(differing)}. No featcache wrote it so. Nothing was changed. Remove it "
-            f"(featcache cache rm {path}) and run again."
+            f"(featcache cache rm {shlex.quote(str(path))}) and run again."
         )
 
 

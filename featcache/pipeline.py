@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -220,7 +221,7 @@ def check_canaries(job: Job, writer: CacheWriter) -> int:
                 f"{span.start} to {span.stop - 1} than this run computes, though all recorded "
                 f"fields agree. Nothing was changed. Something unrecorded changed (a driver, a "
                 f"library, on a GPU also how much memory is free): remove it (featcache cache rm "
-                f"{writer.file}), run again."
+                f"{shlex.quote(str(writer.file))}), run again."
             )
         n_rows += span.stop - span.start
     return n_rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -144,7 +145,7 @@ class Plan:
             raise MismatchError(
                 f"{writer.file} was begun with --compile {clipped(before)}, not {asked}: last "
                 f"digits may differ. Nothing was changed. Leave --compile out to go on as it was "
-                f"begun, or remove the file (featcache cache rm {writer.file})."
+                f"begun, or remove the file (featcache cache rm {shlex.quote(str(writer.file))})."
             )
         if job.runner is not None and self.device != "cpu":
             if stored.get("memory_format") == "contiguous":

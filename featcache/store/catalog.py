@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ def find_cache(name: str | Path, *, cache_dir: str | Path) -> Path:
     hint = f" Did you mean {', '.join(near)}?" if near else ""
     raise CacheMissingError(
         f"There is no cache {str(name)!r}, neither at that path nor in '{cache_dir}'.{hint} See "
-        f"what there is with: featcache cache ls --cache-dir {cache_dir}"
+        f"what there is with: featcache cache ls --cache-dir {shlex.quote(str(cache_dir))}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -168,14 +169,15 @@ def require_sound(path: str | os.PathLike[str]) -> None:
         raise CorruptError(
             f"{path} is damaged: {first.split} rows {first.first_row} to {first.last_row}: "
             f"{first.what}{f', and {more} more' if more else ''}. Its rows were not used. See all "
-            f"with: featcache cache verify {path}. Mend it with: {report.mend_with}"
+            f"with: featcache cache verify {shlex.quote(str(path))}. Mend it with: "
+            f"{report.mend_with}"
         )
 
 
 def _mend_with(path: Path, identity: Mapping[str, Any]) -> str:
     if identity.get("backbone") == IMPORTED:  # there are no images to compute its rows from
         return "featcache cache import, as it was made; it replaces a damaged cache"
-    return f"featcache cache repair {path}"
+    return f"featcache cache repair {shlex.quote(str(path))}"
 
 
 def _damage(block: Block, blocks: Sequence[Block], what: str) -> Damage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from typing import Any
 
 from featcache.errors import CorruptError, MismatchError, clipped
@@ -72,7 +73,7 @@ def parse_manifest(body: bytes, *, sha256: str, file_size: int, name: str) -> Ma
     if hashlib.sha256(body).hexdigest() != sha256:
         raise CorruptError(
             f"{name}: the manifest is damaged (its SHA-256 differs). Its rows cannot be trusted. "
-            f"Mend it with: featcache cache repair {name}"
+            f"Mend it with: featcache cache repair {shlex.quote(name)}"
         )
     try:
         manifest = _manifest_from_json(json.loads(body))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
     if state.damaged_slots:
         raise CorruptError(
             f"{path}: {len(state.damaged_slots)} slots of its ledger are damaged. Mend it "
-            f"with: featcache cache repair {path}"
+            f"with: featcache cache repair {shlex.quote(str(path))}"
         )
     if not state.is_complete:
         raise CacheMissingError(
@@ -225,7 +226,7 @@ def read_manifest(fd: int, *, name: str) -> Manifest:
         raise CorruptError(
             f"{name} is not an HDF5 file ({file_size} bytes, no HDF5 signature). Nothing was "
             f"changed. Give a file that featcache wrote; if this is one, its first bytes are "
-            f"damaged. Mend it with: featcache cache repair {name}"
+            f"damaged. Mend it with: featcache cache repair {shlex.quote(name)}"
         )
     length, sha256 = parse_header(os.pread(fd, HEADER_LENGTH, MANIFEST_OFFSET), name=name)
     body = os.pread(fd, length, MANIFEST_OFFSET + HEADER_LENGTH)
@@ -244,11 +245,12 @@ def read_slots(fd: int, manifest: Manifest, *, path: Path) -> tuple[dict[int, Sl
     slots, damaged = unpack_slots(read_ledger(fd, manifest))
     skeleton = slots.get(SKELETON_SLOT)
     if skeleton is None or skeleton.sha256 != skeleton_digest(fd, manifest):
+        quoted = shlex.quote(str(path))
         raise CorruptError(
             f"{path} is damaged outside its rows (its skeleton's SHA-256 differs), so its rows "
-            f"cannot be trusted. Nothing was changed. Mend it (featcache cache repair {path}), "
-            f"copy it again from its source, or remove it (featcache cache rm {path}) and extract "
-            f"again."
+            f"cannot be trusted. Nothing was changed. Mend it (featcache cache repair {quoted}), "
+            f"copy it again from its source, or remove it (featcache cache rm {quoted}) and "
+            f"extract again."
         )
     return slots, damaged
 
@@ -275,7 +277,7 @@ def read_trunk_statistics(path: str | os.PathLike[str]) -> dict[str, npt.NDArray
         if slot is None or slot.sha256 != statistics_digest(fd, state.manifest):
             raise CorruptError(
                 f"{path}: the trunk's running statistics are damaged or not written. Mend them "
-                f"with: featcache cache repair {path}"
+                f"with: featcache cache repair {shlex.quote(str(path))}"
             )
         extent = statistics.extent
         flat = np.frombuffer(read_at(fd, extent.nbytes, extent.offset), extent.dtype)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import h5py
@@ -46,6 +47,19 @@ def test_a_file_that_is_not_there_is_no_missing_cache(run: Run) -> None:
 
     assert result.exit_code == 2
     assert "There is no file nix.h5." in result.stderr
+
+
+def test_the_next_command_and_the_one_that_mends_are_quoted_for_a_shell(run: Run) -> None:
+    place = ["--cache-dir", "my caches"]
+    imported = run("cache", "import", str(make()), "--features", "x", "--labels", "y", *place)
+    [line] = [line for line in imported.stderr.splitlines() if line.startswith("next: ")]
+    options = ["--runs-dir", "my runs", "--max-epochs", "1", "--device", "cpu"]
+
+    trained = run(*shlex.split(line)[2:], *options)
+
+    assert trained.exit_code == 0
+    [line] = [line for line in trained.stderr.splitlines() if line.startswith("next: ")]
+    assert run(*shlex.split(line)[2:]).exit_code == 0
 
 
 def test_ids_of_fixed_length_come_in(run: Run) -> None:

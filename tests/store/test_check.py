@@ -1,5 +1,6 @@
 import errno
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from featcache.errors import CacheMissingError, CorruptError, MismatchError, UsageError
 from featcache.store import CacheWriter, Damage, read_state, verify_cache
-from featcache.store.format import Manifest
+from featcache.store.check import require_sound
+from featcache.store.format import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
 from tests.store.conftest import MakeRecipe, Recipe, random_rows
 
 
@@ -40,6 +42,31 @@ def test_a_sound_cache_is_sound_with_all_rows_checked(built: Path) -> None:
     assert report.path == built
     assert (report.n_rows_checked, report.n_rows) == (13, 13)
     assert (report.n_blocks_checked, report.n_blocks, report.n_missing) == (4, 4, 0)
+
+
+@pytest.mark.parametrize("offset", [0, MANIFEST_OFFSET + HEADER_LENGTH + 1])
+def test_the_command_that_mends_is_quoted_for_a_shell(built: Path, offset: int) -> None:
+    path = built.rename(built.with_name("a cache's name.h5"))
+    overwrite(path, offset, b"\xff")
+
+    with pytest.raises(CorruptError) as caught:
+        verify_cache(path)
+
+    command = str(caught.value).partition("Mend it with: ")[2]
+    assert shlex.split(command) == ["featcache", "cache", "repair", str(path)]
+
+
+def test_damaged_rows_are_mended_by_a_command_quoted_for_a_shell(built: Path) -> None:
+    path = built.rename(built.with_name("a cache's name.h5"))
+    manifest = read_state(path).manifest
+    overwrite(path, next(iter(damages_by_byte(manifest))), b"\xff\xff\xff\xff")
+
+    with pytest.raises(CorruptError) as caught:
+        require_sound(path)
+
+    see, mend = str(caught.value).partition("See all with: ")[2].split(". Mend it with: ")
+    assert shlex.split(see) == ["featcache", "cache", "verify", str(path)]
+    assert shlex.split(mend) == ["featcache", "cache", "repair", str(path)]
 
 
 def test_a_flipped_bit_anywhere_is_found_and_named(make_recipe: MakeRecipe) -> None:

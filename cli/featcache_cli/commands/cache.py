@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -114,7 +115,7 @@ def info(
     if any(split.n_not_decoded for split in description.splits):
         note(
             f"What could not be decoded can be computed where there is more memory or time: "
-            f"featcache cache repair {description.path}"
+            f"featcache cache repair {shlex.quote(str(description.path))}"
         )
     for split in description.splits:
         for image_id, reason in split.failures.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -56,4 +57,4 @@ def import_(
         return
     rows = f"{result.n_rows} of {result.n_features} features, {len(result.class_names)} classes"
     show_facts({result.outcome: result.path, "rows": rows})
-    note(f"next: featcache train-head --cache {result.path}")
+    note(f"next: featcache train-head --cache {shlex.quote(str(result.path))}")

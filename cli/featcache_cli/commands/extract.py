@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -246,12 +247,13 @@ def _tell_failures(result: ExtractResult) -> None:
     if any(failure.reason.startswith(NOT_DECODED_HERE) for failure in result.failures):
         note(
             f"What could not be decoded here can be computed where there is more memory or time: "
-            f"featcache cache repair {result.path}"
+            f"featcache cache repair {shlex.quote(str(result.path))}"
         )
     for failure in result.failures[:_SHOWN_FAILURES]:
         note(f"  {failure.split} {failure.id}: {failure.reason}")
     if n > _SHOWN_FAILURES:
-        note(f"  and {n - _SHOWN_FAILURES} more: featcache cache info {result.path}")
+        path = shlex.quote(str(result.path))
+        note(f"  and {n - _SHOWN_FAILURES} more: featcache cache info {path}")
 
 
 def _rate(images_per_s: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -197,5 +198,5 @@ def _show(result: SweepResult) -> None:
     facts["table"] = result.markdown
     show_facts(facts)
     split = " --split val" if result.test_acc is None else ""  # there is no split "test"
-    note(f"next: featcache eval {result.settings[0].runs[0]}{split}")
+    note(f"next: featcache eval {shlex.quote(str(result.settings[0].runs[0]))}{split}")
     note("one head alone: train-head with the options of its row, its --seed, and --order-seed")

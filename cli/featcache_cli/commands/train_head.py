@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -192,7 +193,7 @@ def _show(result: TrainResult) -> None:
         _show_spread(result)
     run = result.runs[-1]
     split = " --split val" if run.test_acc is None else ""  # there is no split "test"
-    note(f"next: featcache eval {run.path}{split}")
+    note(f"next: featcache eval {shlex.quote(str(run.path))}{split}")
 
 
 def _facts(run: HeadRun) -> dict[str, object]:
