@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from featcache.arguments import count
 from featcache.backbonenames import (
     PIXELS,
     RANDOM,
@@ -32,7 +33,7 @@ from featcache.pretrained import (
     weights_preprocess,
 )
 from featcache.randomness import seeded
-from featcache.specs import ExtractSpec
+from featcache.specs import MOST_PIXELS, ExtractSpec
 from featcache.trunks import (
     build_trunk,
     classifier_prefixes,
@@ -126,6 +127,7 @@ def describe_backbone(name: str, image_size: int = ExtractSpec.image_size) -> Ba
         25088
     """
     name = backbone_name(name)
+    image_size = count("--image-size", image_size, most=MOST_PIXELS)
     if name == PIXELS:
         n_pixels = 3 * image_size**2
         return BackboneInfo(name, image_size, n_pixels, 0, 0.0, n_pixels * _FLOAT_BYTES, (), ())
@@ -179,6 +181,7 @@ def list_backbones(
             it is described at the size of its DEFAULT weights.
         names: Which; None means all.
     """
+    image_size = count("--image-size", image_size, most=MOST_PIXELS)
     for name in backbone_names() if names is None else names:
         try:
             yield describe_backbone(name, image_size)

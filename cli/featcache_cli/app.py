@@ -68,20 +68,25 @@ def _errors_shown() -> Iterator[None]:
     except KeyboardInterrupt as err:
         raise typer.Exit(_tell_stopped(err)) from err
     except (RuntimeError, OSError) as err:
-        if not _is_process_limit(err):
+        known = _of_the_machine(err)
+        if known is None:
             raise
         reset_progress()
-        fail(
-            "No more processes and threads can be started: a limit is reached (ulimit -u). What "
-            "was done is kept. Raise the limit or end others, and run the same command again."
-        )
+        fail(known)
         raise typer.Exit(1) from err
 
 
-def _is_process_limit(err: BaseException) -> bool:
-    """Tell whether a thread (Python has no error of its own for it) or a fork was refused."""
+def _of_the_machine(err: RuntimeError | OSError) -> str | None:
+    """Say what the system refused, where the library did not: a thread, a process, a file."""
     is_fork = isinstance(err, BlockingIOError) and err.errno == errno.EAGAIN
-    return is_fork or str(err) == "can't start new thread"
+    if is_fork or str(err) == "can't start new thread":  # Python has no error of its own for it
+        return (
+            "No more processes and threads can be started: a limit is reached (ulimit -u). What "
+            "was done is kept. Raise the limit or end others, and run the same command again."
+        )
+    if isinstance(err, OSError) and err.filename is not None:
+        return f"The system refuses {err.filename}: {err.strerror} (errno {err.errno})."
+    return None
 
 
 def _command_path(err: typer.TyperException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -144,3 +145,25 @@ def test_a_url_in_the_place_of_a_path_is_refused_and_makes_no_folder(
     assert (result.exit_code, result.stdout) == (2, "")
     assert "is a URL" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_the_system_refuses_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**_: object) -> None:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), "data/loop")
+
+    monkeypatch.setattr(featcache, "list_datasets", refused, raising=False)
+
+    result = run("datasets")
+
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: The system refuses data/loop: Too many levels of symbolic links (errno 40).\n"
+    )
+
+
+@pytest.mark.parametrize("size", ["0", "9999999999999999999", "20000"])
+def test_an_image_size_that_no_backbone_takes_is_a_usage_error(run: Run, size: str) -> None:
+    result = run("backbones", "squeezenet1_1", "--image-size", size)
+
+    assert result.exit_code == 2
+    assert "--image-size is " in result.stderr

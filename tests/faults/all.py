@@ -43,6 +43,7 @@ HARNESSES = (
     "pickles",
     "importing",
     "planted",
+    "values",
     "states",
     "soak",
 )

@@ -19,6 +19,7 @@ from tests.faults import (
     stale,
     sweeps,
     undecodable,
+    values,
 )
 from tests.faults.claims import Claim, Harness
 
@@ -45,6 +46,7 @@ def _blocks_as_before() -> Iterator[None]:
         stale.claims,
         sweeps.claims,
         undecodable.claims,
+        values.claims,
     ],
 )
 def test_a_subset_of_every_harness_holds(harness: Harness, tmp_path: Path) -> None:
