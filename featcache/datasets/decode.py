@@ -11,6 +11,7 @@ import mmap
 import re
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -187,7 +188,8 @@ def _opened(content: bytes, rules: ImageRules, *, is_heic: bool) -> Image.Image:
         import pillow_heif  # used by itself: its plugin would be there for the user's own code too
 
         if pillow_heif.is_supported(content):
-            image: Image.Image = pillow_heif.HeifImageFile(io.BytesIO(content))  # type: ignore[no-untyped-call]
+            read: Any = pillow_heif.HeifImageFile  # its constructor has no annotations
+            image: Image.Image = read(io.BytesIO(content))
             if image.width * image.height > rules.max_pixels:
                 n_pixels = image.width * image.height
                 raise UnreadableImageError(f"decompression bomb: {n_pixels} pixels")
