@@ -16,7 +16,7 @@ from featcache.datasets import Dataset, load_dataset
 from featcache.datasets.rules import ImageRules
 from featcache.errors import UsageError
 from featcache.reporting import NoteCallback, silent
-from featcache.specs import ExtractSpec
+from featcache.specs import TF32_ON_CPU, ExtractSpec
 from featcache.store import locked, open_cache, read_state
 
 if TYPE_CHECKING:
@@ -237,6 +237,8 @@ def open_images(spec: ExtractSpec, *, note: NoteCallback) -> Dataset:
     check_weights_name(spec.backbone, spec.weights)
     if spec.backbone == PIXELS:
         spec.refuse_trunk_options()
+    if (spec.precision, spec.device) == ("tf32", "cpu"):
+        raise UsageError(TF32_ON_CPU)
     note(f"opening {spec.dataset}")
     rules = ImageRules(spec.max_pixels, spec.exif_orientation)
     dataset = load_dataset(spec.dataset, data_dir=spec.data_dir).following(rules)

@@ -17,6 +17,9 @@ Record = Callable[[Step, Tensor, Tensor, Sequence[torch.Generator]], Step]
 """Makes what replays a step on inputs like these, drawing from these generators."""
 
 SWITCH = "FEATCACHE_CUDA_GRAPHS"
+# Steps that move more than this are bound by memory, not by launches: 32 heads of VGG16's features
+# (480 MB) took 1.5 times as long for an epoch that began with a recording and its check.
+_MOST_BYTES = 128 << 20
 _N_BEFORE = 3  # torch's advice for what is captured; Adam's state is there from the first on
 _TOLERANCE = 1e-3  # of a tensor's largest: the same kernels run, so they differ by far less
 
@@ -29,9 +32,12 @@ def replayed_step(
 ) -> ReplayedStep | None:
     """Make what replays the steps of an optimiser, on CUDA unless FEATCACHE_CUDA_GRAPHS is 0.
 
-    Replayed heads have the same bits as others, in a third of the time (docs/decisions/0008).
+    Replayed heads have the same bits as others, in a third of the time (docs/decisions/0008). Where
+    parameters and moments are large, steps run as they are.
     """
-    if device.type != "cuda" or os.environ.get(SWITCH) == "0":
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    n_bytes = 3 * sum(p.nbytes for p in parameters)
+    if device.type != "cuda" or os.environ.get(SWITCH) == "0" or n_bytes > _MOST_BYTES:
         return None
     return ReplayedStep(optimizer, generators=generators)
 

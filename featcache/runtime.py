@@ -16,7 +16,7 @@ from featcache.arguments import text
 from featcache.errors import DeviceError, UsageError
 from featcache.memory import free_memory
 from featcache.reporting import Choice
-from featcache.specs import device_name
+from featcache.specs import TF32_ON_CPU, device_name
 
 _AMPERE = 8  # major compute capability of the first GPUs with TF32 and bf16
 # What NVIDIA's libraries and torch read from the environment, and compute otherwise then.
@@ -60,7 +60,7 @@ def pick_precision(precision: str, device: str) -> Choice[str]:
     """
     if device == "cpu":
         if precision == "tf32":
-            raise UsageError("--precision tf32 exists only on CUDA. Use fp32 or bf16 on a CPU.")
+            raise UsageError(TF32_ON_CPU)
         return Choice("fp32", "the CPU's default") if precision == "auto" else _as_asked(precision)
     if torch.version.hip is not None:  # AMD's numbers of a GPU mean other things
         if precision == "tf32":

@@ -56,6 +56,9 @@ CONSTANTS: Mapping[str, Any] = {"l1": 1e-5, "weight_decay": 1e-4, "dropout": (0.
 _MOST_DIFFERENCES = 20
 
 
+TF32_ON_CPU = "--precision tf32 exists only on CUDA. Use fp32 or bf16 on a CPU."
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExtractSpec:
     """Everything that `extract` can be asked for.

@@ -210,7 +210,7 @@ def test_weights_that_cannot_be_fetched_name_file_folder_and_ways_out(
     def unplugged(*_: object, **__: object) -> None:
         raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr("torch.hub.urlopen", unplugged)
+    monkeypatch.setattr("urllib.request.urlopen", unplugged)
 
     result = run("extract", "--dataset", f"folder:{pets}", *SMALL_TRUNK)
 

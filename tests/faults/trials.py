@@ -197,5 +197,6 @@ def _rows(block: Block) -> range:
 def _make_blocks_small() -> None:
     """Four rows a block, each acknowledged as soon as it is there, without pauses."""
     featcache.plan.rows_per_block = lambda *_, **__: _ROWS_PER_BLOCK
+    featcache.background._COMMIT_S = 0.005  # else it is over before anything is acknowledged
     featcache.background._QUEUED_BLOCKS = 1
     featcache.background._TICK_S = 0.005

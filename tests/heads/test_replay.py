@@ -147,6 +147,12 @@ def test_steps_are_replayed_on_cuda_unless_that_is_switched_off(
     assert (step is not None) == is_replayed
 
 
+def test_steps_that_move_much_memory_run_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featcache.replay._MOST_BYTES", 100)
+
+    assert replayed_step(Trained().adam, device=torch.device("cuda")) is None
+
+
 def test_a_bank_is_gone_as_soon_as_nobody_has_it() -> None:
     members = [Member("a", HeadSpec(hidden=(4,)), 1e-2, 0)]
     states = [MemberState.initial(m, n_features=6, n_classes=3) for m in members]
