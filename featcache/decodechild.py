@@ -133,6 +133,8 @@ def how_it_ended(exitcode: int | None) -> str:
         return f"more than {CPU_SECONDS_PER_IMAGE:g} CPU seconds"
     if exitcode == _NO_MEMORY_EXIT:
         return OUT_OF_MEMORY
+    if exitcode == -signal.SIGKILL:
+        return "the process was killed by signal 9, as where memory is short"
     if exitcode is not None and exitcode < 0:
         return f"the process was killed by signal {-exitcode}"
     return f"the process ended with exit code {exitcode}"

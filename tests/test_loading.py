@@ -21,6 +21,7 @@ from featcache.loading import Batch, Span, load_batches
 from featcache.preprocess import Preprocess
 
 N_ROWS = 24
+KILLED = "the process was killed by signal 9, as where memory is short"
 SPANS = [Span(start, start + 4) for start in range(0, N_ROWS, 4)]
 
 
@@ -112,7 +113,7 @@ def test_batches_come_in_order_with_every_row_in_its_place(n_workers: int) -> No
 @pytest.mark.parametrize(
     ("act", "why"),
     [
-        (be_killed, "the process was killed by signal 9"),
+        (be_killed, KILLED),
         (run_out_of_memory, "out of memory"),
         (spin, "more than 0.2 CPU seconds"),
     ],
@@ -140,10 +141,10 @@ def test_such_images_are_left_out_on_demand_each_with_its_reason(
 
     reasons = {b.span.start + i: r for b in batches for i, r in b.reasons.items()}
     assert reasons == {
-        4: "not decoded here: the process was killed by signal 9",
+        4: f"not decoded here: {KILLED}",
         6: "not decoded here: out of memory",
         7: "not decoded here: more than 0.2 CPU seconds",
-        23: "not decoded here: the process was killed by signal 9",
+        23: f"not decoded here: {KILLED}",
     }
     assert colours(batches) == [0 if row in reasons else row for row in range(N_ROWS)]
     assert any(note.startswith("/images/4.jpg: a decoding process ended at it") for note in notes)
@@ -161,8 +162,7 @@ def test_an_image_that_fails_beside_others_only_is_decoded_alone_and_told(tmp_pa
     assert colours(batches) == list(range(N_ROWS))
     assert not any(batch.reasons for batch in batches)
     assert notes == [
-        "/images/9.jpg: a decoding process ended at it (the process was killed by signal 9); it "
-        "was tried again alone",
+        f"/images/9.jpg: a decoding process ended at it ({KILLED}); it was tried again alone",
         "decoding processes from here on: 1",
     ]
 

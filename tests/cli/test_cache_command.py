@@ -6,6 +6,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+from PIL import Image
 
 import featcache
 from featcache.store import locked
@@ -85,6 +86,29 @@ def test_info_lists_unreadable_images(run: Run, pets: Path, pixels: list[str]) -
 
     assert "split test 5 rows of 8x8x3 uint8, 1 invalid" in " ".join(result.stdout.split())
     assert "test test/dog/torn.png: not an image" in result.stderr
+
+
+def test_an_image_that_this_machine_cannot_decode_is_counted_and_repaired_elsewhere(
+    run: Run, pets: Path, pixels: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (5000, 5000), 99).save(pets / "test" / "dog" / "slow.png", compress_level=1)
+    with monkeypatch.context() as hurry:
+        hurry.setattr("featcache.decodechild.CPU_SECONDS_PER_IMAGE", 0.08)
+        refused = run(*pixels, "--n-workers", "1")
+        skipped = run(*pixels, "--n-workers", "1", "--skip-undecodable")
+        info = run("cache", "info", "pixels")
+        again = run("cache", "repair", "pixels", "--n-workers", "1", "--skip-undecodable")
+    repaired = run("cache", "repair", "pixels", "--n-workers", "1")
+
+    assert refused.exit_code == 16
+    assert "slow.png cannot be decoded on this machine" in refused.stderr
+    assert skipped.exit_code == again.exit_code == 3
+    assert "test test/dog/slow.png: not decoded here: more than 0.08 CPU" in skipped.stderr
+    assert "Replace the files" not in skipped.stderr
+    assert "1 invalid, 1 of them not decoded here" in info.stdout
+    assert "featcache cache repair" in info.stderr
+    assert repaired.exit_code == 0
+    assert "0 invalid" in run("cache", "info", "pixels").stdout
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "rm"])

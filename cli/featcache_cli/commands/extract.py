@@ -239,12 +239,14 @@ def _tell_failures(result: ExtractResult) -> None:
     from featcache.store import NOT_DECODED_HERE
 
     n = len(result.failures)
+    n_here = sum(failure.reason.startswith(NOT_DECODED_HERE) for failure in result.failures)
+    replace = " Replace the files and run the same command for another cache." if n > n_here else ""
     fail(
         f"{n} of {result.n_rows} images could not be read. Their rows are marked invalid; all "
-        f"others are kept. Replace the files and run the same command for another cache.",
+        f"others are kept.{replace}",
         kind="unreadable",
     )
-    if any(failure.reason.startswith(NOT_DECODED_HERE) for failure in result.failures):
+    if n_here:
         note(
             f"What could not be decoded here can be computed where there is more memory or time: "
             f"featcache cache repair {shlex.quote(str(result.path))}"
