@@ -149,7 +149,7 @@ def _huge() -> bytes:
 
 
 def _slow() -> bytes:
-    return many_scans(2000, 100)
+    return many_scans(4000, 100)
 
 
 _CASES: dict[str, tuple[Callable[[], bytes], Callable[[], Any]]] = {
