@@ -40,7 +40,7 @@ def recall(key: Mapping[str, Any]) -> Remembered | None:
         key: All that decides it: engine, machine, versions, backbone, sizes.
     """
     found = _read().get(canonical_json(dict(key)))
-    return None if found is None else Remembered(found["compile_s"], found["gain"])
+    return None if found is None else Remembered(float(found["compile_s"]), float(found["gain"]))
 
 
 def remember(key: Mapping[str, Any], found: Remembered) -> None:

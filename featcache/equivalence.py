@@ -191,7 +191,7 @@ def parity(
     else:
         backbone_name(spec.backbone)
         _require_trunk(spec.backbone)
-        check_weights_name(spec.backbone, weights)
+        check_weights_name(spec.backbone, spec.weights)
         note(f"opening {spec.dataset}")
         images = load_dataset(spec.dataset, data_dir=spec.data_dir)
         _require_comparable(spec.backbone, images.splits, trains=trains)

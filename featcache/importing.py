@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import featcache
+from featcache.arguments import several, text, whole_number
 from featcache.childreader import Column, reading
 from featcache.datasets import dataset_slug
 from featcache.errors import CorruptError, UsageError
@@ -122,7 +123,9 @@ def import_features(
     folder = expanded(cache_dir) / dataset_slug(dataset)
     splits = scan(source, keys, store_dtype=store_dtype, folder=folder)
     labels_by_split = {n: s.rows.labels for n, s in splits.items()}
-    names = tuple(map(healed, class_names))
+    names = tuple(map(healed, several(text, "--class-names", class_names)))
+    if n_classes is not None:
+        n_classes = whole_number("--n-classes", n_classes)
     names = named_classes(labels_by_split, names, n_classes, on_note or _silent)
     identity = {
         "format": FORMAT_VERSION,

@@ -83,7 +83,7 @@ class ExtractSpec:
         seed: Seeds `weights="random"`.
         cache_dir: Folder of all caches.
         data_dir: Folder of downloaded datasets.
-        compile: Whether to compile the trunk: "auto" tries it on a CPU where the job is long enough
+        compile: Whether to compile the trunk: "auto" tries it where the job is long enough
             to pay; "never"; or an engine, "winograd" or "inductor" on a CPU, "fused" on CUDA.
         mix_numerics: Go on with a partial file whose rows were made by another numeric class.
         max_pixels: An image file whose header says more pixels is not decoded.

@@ -72,3 +72,12 @@ def test_where_nothing_can_be_kept_nothing_is(file: Path, monkeypatch: pytest.Mo
     remember(KEY, FOUND)
     assert recall(KEY) is None
     assert not os.path.lexists("relative")
+
+
+def test_numbers_that_are_text_are_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    remember({"engine": "a"}, Remembered(1.0, 2.0))
+    [file] = tmp_path.rglob("engines.json")
+    file.write_text(file.read_text().replace("2.0", '"2.0"'))
+
+    assert recall({"engine": "a"}) == Remembered(1.0, 2.0)

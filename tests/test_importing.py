@@ -269,3 +269,11 @@ def test_a_cache_with_a_damaged_manifest_is_replaced(
 
     assert again.outcome == "imported"
     assert path.read_bytes() == content
+
+
+def test_arguments_of_python_are_brought_to_their_types(import_: Import) -> None:
+    assert import_(n_classes=np.int64(3)).class_names == ("0", "1", "2")
+    with pytest.raises(UsageError, match=r"--n-classes is '3', but must be a whole number"):
+        import_(n_classes="3")
+    with pytest.raises(UsageError):  # one name for three classes, not three letters
+        import_(class_names="abc")
