@@ -39,7 +39,7 @@ from featcache.runfolder import begin_folder, finish_folder
 from featcache.runs import partial_run, run_path
 from featcache.specs import HeadSpec, TrainSpec
 from featcache.stopping import working
-from featcache.store import Cache, locked, named_failures
+from featcache.store import Cache, is_there, locked, named_failures
 from featcache.trainer import (
     LAST,
     KeepBest,
@@ -85,9 +85,7 @@ class HeadJob:
     def run(self, train: TrainSpec) -> HeadRun:
         """Train one head, or find it trained."""
         path = run_path(self.runs_dir, self.cache, self.head, train)
-        failures = device_failures_named(
-            self.device, "Training", kept=lambda: "What was saved of this run is kept."
-        )
+        failures = device_failures_named(self.device, "Training", kept=lambda: _saved_of(path))
         with head_arithmetic(self.device), failures:
             if path.exists():
                 return self._found(path, train)
@@ -98,7 +96,7 @@ class HeadJob:
                 device=self.device,
             )
             batches = self._features(train)
-            with named_failures(path, kept="The last epoch that was saved is kept."), working():
+            with named_failures(path, kept=lambda: _saved_of(path)), working():
                 return self._run(path, train, batches)
 
     def _run(self, path: Path, train: TrainSpec, batches: FeatureDataModule) -> HeadRun:
@@ -255,6 +253,16 @@ class HeadJob:
         n_epochs = checkpoint["epoch"] + 1
         save_head(folder, self._head(train, batches, state, n_epochs=n_epochs, is_finished=False))
         return f"The head of epoch {n_epochs} of {train.max_epochs} is kept in {folder}."
+
+
+def _saved_of(path: Path) -> str:
+    """Say what is there of a run that a failure ended."""
+    if is_there(path):
+        return "The trained head is kept."
+    folder = partial_run(path)
+    if is_there(folder / LAST):
+        return f"The last epoch that was saved is kept in {folder}."
+    return "No epoch was saved." if is_there(folder) else "Nothing was started."
 
 
 def _callback(trainer: pl.Trainer, kind: type[_Kind]) -> _Kind:

@@ -34,6 +34,7 @@ from featcache.stopping import working
 from featcache.store import (
     Cache,
     human_bytes,
+    is_there,
     locked,
     named_failures,
     remove_leftovers,
@@ -89,6 +90,7 @@ def train_grid(
 
     grid = [entries_of(head, train) for head, train in settings]
     stem = _stem(grid)
+    checkpoint = stem.with_name(stem.name + ".partial")
     pending = [e for entries in grid for e in entries if not e.path.exists()]
     for told in reused([read_run(e.path) for es in grid for e in es if e not in pending]):
         note(told)
@@ -107,11 +109,9 @@ def train_grid(
         require_room(spec, n_features=n_features, n_classes=n_classes, device=chosen.value)
     with (
         locked(stem),
-        named_failures(stem, kept="The heads of the last epoch are kept."),
+        named_failures(stem, kept=lambda: _saved_of(checkpoint)),
         head_arithmetic(chosen.value),
-        device_failures_named(
-            chosen.value, "The sweep", kept=lambda: "The heads of the last epoch are kept."
-        ),
+        device_failures_named(chosen.value, "The sweep", kept=lambda: _saved_of(checkpoint)),
     ):
         require_usable_rows(cache)
         if pending:
@@ -128,7 +128,7 @@ def train_grid(
                 pending,
                 batches,
                 device=on_device,
-                checkpoint=stem.with_name(stem.name + ".partial"),
+                checkpoint=checkpoint,
                 on_progress=on_progress,
                 note=note,
             )
@@ -159,6 +159,13 @@ def train_grid(
             f"{result.markdown}. Use a lower --lr if losses became infinite or no number."
         )
     return result
+
+
+def _saved_of(checkpoint: Path) -> str:
+    """Say what is there of a sweep that a failure ended."""
+    if is_there(checkpoint):
+        return "The heads of the last epoch that was saved are kept."
+    return "Heads that are finished are kept; of others no epoch was saved."
 
 
 def _train(

@@ -37,6 +37,7 @@ def digits(run: Run) -> None:
         (["--reg", "l1", "--l1", "1e308"], 2, "--l1 is 1e+308, but must be below 3.4e+38"),
         (["--reg", "dropout", "--dropout", ""], 2, "--dropout has"),
         (["--runs-dir", "FILE"], 1, "Cannot write"),
+        (["--runs-dir", "FILE"], 1, ". Nothing was "),
         (["--runs-dir", LONG], 2, "is no path: it has 300 bytes, 300 of them in one name"),
         (["--runs-dir", DEEP], 2, "is no path: it has 4201 bytes"),
         (["--cache-dir", LONG], 2, "is no path"),

@@ -465,7 +465,7 @@ def test_training_seeds_no_other_devices(train: Train, monkeypatch: pytest.Monke
     assert seeded == []
 
 
-def fail_in(epoch: int, err: Exception) -> Callable[[featcache.TrainProgress], None]:
+def fail_in(epoch: int, err: BaseException) -> Callable[[featcache.TrainProgress], None]:
     """Let the device fail after the first batch of an epoch, from 0."""
 
     def on_progress(progress: featcache.TrainProgress) -> None:
@@ -491,6 +491,23 @@ def test_a_device_that_fails_leaves_the_last_epoch_and_the_run_goes_on_from_ther
 
     assert resumed.runs[0].outcome == "resumed"
     assert head_bytes(resumed) == head_bytes(whole)
+
+
+def test_what_is_kept_is_told_as_it_is_where_memory_runs_out_before_an_epoch(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_room(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("featcache.headrun.require_usable_rows", without_room)
+        with pytest.raises(DeviceError, match=r"no memory is left\. Nothing was started\. Run"):
+            train()
+    with pytest.raises(InterruptedRunError):
+        train(on_progress=fail_in(2, KeyboardInterrupt()))
+    monkeypatch.setattr("featcache.headrun.require_usable_rows", without_room)
+    with pytest.raises(DeviceError, match=r"The last epoch that was saved is kept in .*\.partial"):
+        train()
 
 
 def test_an_error_that_is_no_devices_stays_what_it_is(train: Train) -> None:
