@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import multiprocessing
 import os
@@ -99,7 +100,8 @@ def _killer(rng: random.Random, *, n_kills: int) -> Iterator[None]:
             is_over.wait(delay)
             for child in multiprocessing.active_children():
                 if child.pid is not None and child.name.startswith("featcache-decoder"):
-                    os.kill(child.pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                        os.kill(child.pid, signal.SIGKILL)
                     break
 
     thread = threading.Thread(target=kill)
