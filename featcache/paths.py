@@ -68,6 +68,11 @@ def file_and_part(name: str) -> tuple[str, str]:
     return (name, "") if is_whole else (file, part)
 
 
+def resolved(path: Path) -> Path:
+    """Follow links; `Path.resolve` raises a RuntimeError where they lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def portable(name: str | os.PathLike[str]) -> str:
     """Read a name of the file system as UTF-8, whatever this process's locale makes of its bytes.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.checkpoint import TrainedHead, load_head, versions
 from featcache.errors import CorruptError
+from featcache.paths import resolved
 from featcache.runs import METRICS_FILE, RESULT_FILE
 from featcache.specs import HeadSpec, TrainSpec
 from featcache.store import Cache, locked, replace_file
@@ -139,7 +140,7 @@ def head_of(
         class_names=cache.class_names,
         split={name: {"split": split, "n_rows": n} for name, (split, n) in rows.items()},
         dataset=str(cache.provenance["dataset"]),
-        cache_path=cache.path.resolve(),
+        cache_path=resolved(cache.path),
         cache_fingerprint=cache.fingerprint,
         cache_identity=cache.identity,
         n_epochs=n_epochs,

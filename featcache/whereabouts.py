@@ -8,7 +8,7 @@ from pathlib import Path
 
 from featcache.datasets import load_dataset
 from featcache.errors import DatasetError
-from featcache.paths import expanded, native
+from featcache.paths import expanded, native, resolved
 from featcache.specs import ExtractSpec
 from featcache.store import Manifest
 
@@ -31,7 +31,7 @@ def dataset_of(path: Path, manifest: Manifest) -> str:
     folder = expanded(name.removeprefix(_FOLDER))
     if not name.startswith(_FOLDER) or folder.is_absolute():
         return name
-    beside = [parent / folder for parent in path.resolve().parents]
+    beside = [parent / folder for parent in resolved(path).parents]
     there = [place for place in (*beside, Path.cwd() / folder) if place.is_dir()]
     counts = {split: layout.n_rows for split, layout in manifest.splits.items()}
     limit = manifest.provenance.get("limit")

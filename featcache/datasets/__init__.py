@@ -20,7 +20,7 @@ from featcache.datasets.splits import (
 )
 from featcache.datasets.torchvision_sets import TORCHVISION_SETS, TorchvisionSet, load_torchvision
 from featcache.errors import DatasetError, UnknownNameError, UsageError
-from featcache.paths import expanded
+from featcache.paths import expanded, resolved
 from featcache.specs import IMPORTED
 
 __all__ = [
@@ -174,7 +174,7 @@ def _unknown(name: str) -> UsageError:
 
 def _folder_slug(path: str) -> str:
     """Name a cache folder after an image folder: ASCII, no slash, at most 71 characters."""
-    last = expanded(path).resolve().name
+    last = resolved(expanded(path)).name
     safe = re.sub(r"[^A-Za-z0-9.-]+", "_", last).strip("._-")[:64]
     return f"folder-{safe or 'images'}"
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import CorruptError, DiskFullError, FeatcacheError, StorageError
+from featcache.paths import resolved
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -71,7 +72,7 @@ def require_space(folder: Path, *, nbytes: int) -> None:
     Raises:
         DiskFullError: With what is needed, free and missing.
     """
-    existing = next(p for p in [folder, *folder.resolve().parents] if p.exists())
+    existing = next(p for p in [folder, *resolved(folder).parents] if p.exists())
     free = shutil.disk_usage(existing).free
     missing = nbytes - free
     if missing > 0:

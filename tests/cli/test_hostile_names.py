@@ -167,3 +167,24 @@ def test_an_image_size_that_no_backbone_takes_is_a_usage_error(run: Run, size: s
 
     assert result.exit_code == 2
     assert "--image-size is " in result.stderr
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        ["--cache-dir", "loop"],
+        ["--dataset", "folder:loop"],
+        ["--data-dir", "loop", "--dataset", "cifar10"],
+    ],
+)
+def test_links_that_lead_in_a_circle_are_named(
+    run: Run, pixels: list[str], tmp_path: Path, places: list[str]
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+
+    result = run(*pixels, *places)
+
+    assert result.exit_code != 0
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert "loop" in result.stderr.splitlines()[-1]
+    assert "unexpected" not in result.stderr
