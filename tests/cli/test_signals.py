@@ -97,7 +97,8 @@ def test_a_stopped_extraction_keeps_its_rows_and_resumes_to_the_same_bytes(
     stopped_s = time.monotonic() - began
 
     [left] = featcache.list_caches("cache")
-    assert process.returncode == code
+    # The second one may come when all is said, and Python has given its handlers back.
+    assert process.returncode in ((code, -signal.SIGINT) if len(signals) > 1 else (code,))
     assert stopped_s < EXITS_WITHIN_S
     assert group_is_gone(process)
     assert "Traceback" not in stderr
@@ -120,7 +121,7 @@ def test_a_stopped_extraction_keeps_its_rows_and_resumes_to_the_same_bytes(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_decoding_process_that_dies_is_named_and_costs_no_row(
+def test_a_decoding_process_that_dies_costs_no_row(
     process: subprocess.Popen[str],
 ) -> None:
     wait_for_a_block(process)
@@ -129,9 +130,9 @@ def test_a_decoding_process_that_dies_is_named_and_costs_no_row(
     os.kill(int(worker), signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
 
-    assert process.returncode == 1
-    assert "error: A process that decodes images died. All acknowledged rows are kept." in stderr
+    assert process.returncode == 0  # its images are decoded again, alone
     assert "Traceback" not in stderr
-    [left] = featcache.list_caches("cache")
-    assert left.n_rows_done >= 128
+    [cache] = featcache.list_caches("cache")
+    assert cache.n_rows_done == 310
+    assert featcache.verify_cache(cache.path).is_sound
     assert group_is_gone(process)

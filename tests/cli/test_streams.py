@@ -83,5 +83,6 @@ def test_without_another_process_a_command_says_so(
 
     result = run(*pixels[:-1], "2")
 
-    assert result.exit_code == 1
-    assert "error: No more processes and threads can be started" in result.stderr
+    assert result.exit_code == 16
+    assert "error: A process that decodes images cannot be started" in result.stderr
+    assert "With --n-workers 0 none is needed" in result.stderr

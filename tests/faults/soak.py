@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
+import mmap
 import os
 import shutil
 import sys
@@ -201,7 +202,9 @@ def _go_round(images: Path, place: Path) -> None:
 
 def _leak(kept: list[object]) -> None:
     """Keep rows, a descriptor and a temporary file: what no run should."""
-    kept.append(np.ones(_LEAK_BYTES, np.uint8))
+    pages = mmap.mmap(-1, _LEAK_BYTES)  # of the system's: the heap may have room of old for it
+    pages.write(b"\1" * _LEAK_BYTES)
+    kept.append(pages)
     kept.append(os.open(os.devnull, os.O_RDONLY))
     descriptor, _ = tempfile.mkstemp()
     os.close(descriptor)

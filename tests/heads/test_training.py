@@ -398,7 +398,7 @@ def test_several_caches_are_named_with_what_they_differ_in(
     make_cache("cache/digits/toy-2.h5", identity={**IDENTITY, "precision": "bf16"})
 
     with pytest.raises(
-        UsageError, match=r'toy-2.h5 \(260 rows; precision: found "bf16".* Say which with --cache'
+        UsageError, match=r'toy-2.h5 \(260 rows; written .*; precision: found "bf16".* --cache'
     ):
         featcache.train_head(dataset="digits", backbone="toy", cache_dir=tmp_path / "cache")
 
