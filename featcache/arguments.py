@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -100,6 +101,18 @@ def dataset_name(value: Any) -> str:
     if not isinstance(value, str):
         return f"{_DATASET_KINDS[0]}{name}"
     return name if separator or os.path.isdir(name) else name.lower()  # noqa: PTH112 - any text
+
+
+def device_name(device: Any) -> str:
+    """Take the name of a device, in any case; whether it is there, torch tells later.
+
+    Raises:
+        UsageError: If it is none of "auto", "cpu", "cuda" and "cuda:N".
+    """
+    name = text("--device", device).lower()
+    if not re.fullmatch(r"auto|cpu|cuda|cuda:[0-9]{1,4}", name):
+        raise UsageError(f"--device {name!r} is none of: auto, cpu, cuda, cuda:N.")
+    return name
 
 
 def place(option: str, value: Any) -> Path:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from featcache.arguments import device_name
 from featcache.checkpoint import TrainedHead, load_head
 from featcache.errors import CacheMissingError, UsageError, clipped
 from featcache.lookup import settings_of
 from featcache.metrics import label_ranks
 from featcache.preload import preloading
 from featcache.reporting import NoteCallback
-from featcache.specs import device_name
 from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +11,13 @@ from typing import Any
 from featcache.arguments import (
     coerce_fields,
     dataset_name,
+    device_name,
     is_several,
     one_of,
     option_name,
     require_above_zero,
     require_at_least,
     require_at_most,
-    text,
     typed,
 )
 from featcache.errors import UsageError, clipped
@@ -286,18 +285,6 @@ class TrainSpec:
     def seed_of_order(self) -> int:
         """What seeds the order of batches."""
         return self.seed if self.order_seed is None else self.order_seed
-
-
-def device_name(device: Any) -> str:
-    """Take the name of a device, in any case; whether it is there, torch tells later.
-
-    Raises:
-        UsageError: If it is none of "auto", "cpu", "cuda" and "cuda:N".
-    """
-    name = text("--device", device).lower()
-    if not re.fullmatch(r"auto|cpu|cuda|cuda:[0-9]{1,4}", name):
-        raise UsageError(f"--device {name!r} is none of: auto, cpu, cuda, cuda:N.")
-    return name
 
 
 def _choose(spec: Any, **allowed: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
-from featcache.arguments import count, one_of, option_name, place, several
+from featcache.arguments import count, device_name, one_of, option_name, place, several
 from featcache.errors import UsageError
 from featcache.grids import axes_of, heads_of
 from featcache.lookup import the_cache
@@ -17,15 +17,7 @@ from featcache.recipes import pick_recipe
 from featcache.reporting import NoteCallback, silent
 from featcache.residence import fitting_window
 from featcache.runs import RUNS_DIR
-from featcache.specs import (
-    MOST_SEEDS,
-    RECIPES,
-    REGULARISATIONS,
-    ExtractSpec,
-    HeadSpec,
-    TrainSpec,
-    device_name,
-)
+from featcache.specs import MOST_SEEDS, RECIPES, REGULARISATIONS, ExtractSpec, HeadSpec, TrainSpec
 from featcache.store import Cache, require_sound
 from featcache.sweeptable import SweepResult
 from featcache.trainable import require_trainable

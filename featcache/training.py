@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.arguments import count, flag, one_of, place
+from featcache.arguments import count, device_name, flag, one_of, place
 from featcache.lookup import the_cache
 from featcache.preload import preloading
 from featcache.recipes import pick_recipe
@@ -17,7 +17,7 @@ from featcache.reporting import NoteCallback, silent
 from featcache.residence import fitting_window
 from featcache.runfiles import HeadRun, reusable_run
 from featcache.runs import RUNS_DIR, run_path
-from featcache.specs import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, TrainSpec, device_name
+from featcache.specs import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, TrainSpec
 from featcache.store import Cache, require_sound
 from featcache.trainable import require_trainable
 
