@@ -48,6 +48,31 @@ def test_leaving_waits_until_all_blocks_are_acknowledged() -> None:
     assert sorted(writer.committed) == [0, 1, 2, 3, 4, 5]
 
 
+def test_the_last_commit_is_not_missed_however_the_threads_meet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clear = threading.Event.clear
+
+    def clear_slowly(event: threading.Event) -> None:
+        time.sleep(0.2)  # in which whoever set it may set it again, for the last time
+        clear(event)
+
+    monkeypatch.setattr(threading.Event, "clear", clear_slowly)
+    writer = SlowWriter()
+
+    def write() -> None:
+        with BlockWriter(writer, {}) as out:  # type: ignore[arg-type]
+            out.put(finished(1))
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(5)
+
+    assert not thread.is_alive()
+    assert writer.committed == [1]
+
+
 def test_an_error_on_its_way_is_not_replaced_and_whole_blocks_are_kept() -> None:
     writer = SlowWriter(write_s=0.02)
 

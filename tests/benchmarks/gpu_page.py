@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def page(report: dict[str, Any]) -> str:
         "STEM`. Weights are random, images noise of the size of CIFAR-10. Rates are medians of 3",
         "rounds; extractions and trainings ran once each.",
         "",
-        f"Machine: {described}.",
+        *textwrap.wrap(f"Machine: {described}.", 100),
         "",
     ]
     for name, render in _PARTS.items():
