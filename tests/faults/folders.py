@@ -1,4 +1,4 @@
-"""Heads asked for by the name of a folder: only the cache of its rows is taken (claim 12)."""
+"""Heads asked for by the name of a folder: only the cache of its rows is taken (claim 23)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
     n_tries = len(changes) * len(_VERBS)
     return [
         Claim(
-            12,
+            23,
             f"train_head and sweep on {len(changes)} other folders of a cache's name: {n_refused} "
             f"of {n_tries} refused; on {len(_SAME)} copies: {n_taken} took the cache; reproduce "
             f"made the other folder's own cache: {'yes' if reproduced else 'no'}",

@@ -67,7 +67,10 @@ def _trained(
     cache.parent.mkdir(parents=True)
     shutil.copy(whole, cache)
 
+    from featcache import batches, headrun  # noqa: F401 - here, so that the fork has them
+
     def before() -> None:
+        headrun.STEPS_PER_BATCH = 1  # a step each time
         training_step, n_begun = HeadModule.training_step, [0]
 
         def counted(self: HeadModule, batch: Any, batch_idx: int) -> None:
@@ -78,9 +81,6 @@ def _trained(
 
         HeadModule.training_step = counted  # type: ignore[method-assign]
 
-    from featcache import batches, headrun  # noqa: F401 - here, so that the fork has them
-
-    headrun.STEPS_PER_BATCH = 1  # a step each time
     command = ["train-head", "--cache", str(cache), "--runs-dir", str(folder / "runs"), *place]
     command += ["--hidden", "4", "--batch-size", "16", "--max-epochs", "4", "--patience", "0"]
     ended = run_command([*command, "--lr", "0.01"], folder / "log", before=before)
