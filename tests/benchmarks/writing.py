@@ -23,8 +23,8 @@ import torch
 
 import featcache
 import featcache.cachemaking
+import featcache.extraction
 import featcache.plan
-import featcache.planning
 from featcache.datasets import ArrayImages, Dataset, Split
 from featcache.forward import TrunkRunner
 
@@ -48,11 +48,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8_192)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    featcache.planning.load_dataset = lambda *_, **__: _dataset(options.rows)  # type: ignore[assignment]
+    featcache.extraction.load_dataset = lambda *_, **__: _dataset(options.rows)  # type: ignore[assignment]
     featcache.plan.TrunkRunner = FreeRunner  # type: ignore[misc]
     figures: dict[str, Any] = {"rows": options.rows, "cores": os.cpu_count()}
     for store_dtype, itemsize in (("float32", 4), ("float16", 2)):
-        runs = [_run(options.folder, store_dtype) for _ in range(options.repeats)]
+        runs = [_run(options.folder, store_dtype, options.rows) for _ in range(options.repeats)]
         said, wall = zip(*runs, strict=True)
         nbytes = options.rows * N_FEATURES * itemsize
         plain = [_plain_write_s(options.folder, nbytes) for _ in range(options.repeats)]
@@ -66,7 +66,7 @@ def main() -> None:
     print(json.dumps(figures, indent=2))
 
 
-def _run(folder: Path, store_dtype: str) -> tuple[float, float]:
+def _run(folder: Path, store_dtype: str, n_rows: int) -> tuple[float, float]:
     """Extract once; the rate that `extract` says, and the seconds of filling."""
     seconds = []
     fill = featcache.cachemaking.fill
@@ -93,6 +93,7 @@ def _run(folder: Path, store_dtype: str) -> tuple[float, float]:
             )
     finally:
         featcache.cachemaking.fill = fill
+    assert result.n_rows == n_rows, "the rows of another dataset were written"
     return result.images_per_s, seconds[0]
 
 
