@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-import io
 import logging
 import mmap
 import re
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -47,6 +46,8 @@ HEIC_EXTENSIONS = (".heic", ".heif")
 _MOST_SCANS = 100
 _SCAN_OR_END = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")  # neither stuffing nor a restart
 _START_OF_SCAN, _END_OF_IMAGE, _TEMPORARY = 0xDA, 0xD9, 0x01
+_WINDOW_BYTES = 2**20
+_RIFF_BYTES = 30  # to the size of a WebP
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -66,13 +67,14 @@ _LEAST_BYTES = 32 << 20
 _pillow_lock = threading.Lock()
 
 
-def decode_image(content: bytes, rules: ImageRules, *, is_heic: bool = False) -> Image.Image:
+def decode_image(file: BinaryIO, rules: ImageRules, *, is_heic: bool = False) -> Image.Image:
     """Decode one image into mode RGB, bit-equal to torchvision.datasets.folder.pil_loader.
 
     Of an animation it is the first frame. The format follows from the bytes, not from the name.
 
     Args:
-        content: The file.
+        file: The file, in memory or on disk. Most kinds are read from it as far as they are needed;
+            WebP, AVIF and HEIC are read whole by their libraries.
         rules: Whether and how it becomes a row.
         is_heic: Whether it may be HEIC, too. libheif turns photos upright by itself.
 
@@ -80,15 +82,16 @@ def decode_image(content: bytes, rules: ImageRules, *, is_heic: bool = False) ->
         UnreadableImageError: If it cannot be decoded, with the reason in one stable line.
         MemoryError: If memory is short, or was where it failed.
     """
-    if not content:
+    start = file.read(_RIFF_BYTES)
+    if not start:
         raise UnreadableImageError("empty file")
-    n_pixels = _webp_pixels(content)
+    n_pixels = _webp_pixels(start)
     try:
         with pillow_set_up(rules):
-            image = _opened(content, rules, is_heic=is_heic)
+            image = _opened(file, rules, is_heic=is_heic)
             n_pixels = image.width * image.height
-            if image.info.get("progressive") and n_scans(content) > _MOST_SCANS:
-                raise UnreadableImageError(f"progressive JPEG of {n_scans(content)} scans")
+            if image.info.get("progressive") and (n := n_scans(file)) > _MOST_SCANS:
+                raise UnreadableImageError(f"progressive JPEG of {n} scans")
             if rules.exif_orientation == "apply":
                 image.load()
                 turn = _UPRIGHT.get(orientation_of(image))
@@ -113,21 +116,32 @@ def orientation_of(image: Image.Image) -> int:
     return orientation if orientation in _UPRIGHT else 1
 
 
-def n_scans(content: bytes) -> int:
+def n_scans(file: BinaryIO) -> int:
     """Count the scans of a JPEG, without those of previews in its header or of pictures behind it.
 
-    Source: ITU-T T.81, B.1.1.
+    One window of the file is held at a time. Source: ITU-T T.81, B.1.1.
     """
     n, at = 0, 2
-    while found := _SCAN_OR_END.search(content, at):
-        marker, at = content[found.end() - 1], found.end()
-        if marker == _END_OF_IMAGE:
-            break
-        if marker == _TEMPORARY:
+    start, window, is_last = 0, b"", False
+    while True:
+        found = _SCAN_OR_END.search(window, at - start)
+        if found is None or (found.end() + 2 > len(window) and not is_last):
+            if is_last:
+                return n
+            # A marker that the window cuts is looked for again in the next.
+            left = found.end() - 2 if found else len(window) - window.endswith(b"\xff")
+            start = at = max(at, start + left)
+            file.seek(start)
+            window = file.read(_WINDOW_BYTES)
+            is_last = len(window) < _WINDOW_BYTES
             continue
-        n += marker == _START_OF_SCAN
-        at += int.from_bytes(content[at : at + 2])
-    return n
+        marker, behind = window[found.end() - 1], found.end()
+        at = start + behind
+        if marker == _END_OF_IMAGE:
+            return n
+        if marker != _TEMPORARY:
+            n += marker == _START_OF_SCAN
+            at += int.from_bytes(window[behind : behind + 2])
 
 
 def _require_memory(nbytes: int, err: Exception) -> None:
@@ -141,14 +155,14 @@ def _require_memory(nbytes: int, err: Exception) -> None:
         raise MemoryError(str(lack)) from err
 
 
-def _webp_pixels(content: bytes) -> int:
+def _webp_pixels(start: bytes) -> int:
     """Read the pixels of a WebP, for which PIL has no size where memory is short; else 0.
 
     Source: RFC 9649, 2.5 to 2.7.
     """
-    if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
+    if start[:4] != b"RIFF" or start[8:12] != b"WEBP":
         return 0
-    kind, body = content[12:16], content[20:30]
+    kind, body = start[12:16], start[20:30]
     if kind == b"VP8X":
         width, height = (1 + int.from_bytes(body[at : at + 3], "little") for at in (4, 7))
     elif kind == b"VP8L":
@@ -183,18 +197,19 @@ def forget_other_threads() -> None:
     _pillow_lock = threading.Lock()
 
 
-def _opened(content: bytes, rules: ImageRules, *, is_heic: bool) -> Image.Image:
+def _opened(file: BinaryIO, rules: ImageRules, *, is_heic: bool) -> Image.Image:
+    file.seek(0)
     if is_heic:
         import pillow_heif  # used by itself: its plugin would be there for the user's own code too
 
-        if pillow_heif.is_supported(content):
+        if pillow_heif.is_supported(file):
             read: Any = pillow_heif.HeifImageFile  # its constructor has no annotations
-            image: Image.Image = read(io.BytesIO(content))
+            image: Image.Image = read(file)
             if image.width * image.height > rules.max_pixels:
                 n_pixels = image.width * image.height
                 raise UnreadableImageError(f"decompression bomb: {n_pixels} pixels")
             return image
-    return Image.open(io.BytesIO(content), formats=image_formats())
+    return Image.open(file, formats=image_formats())
 
 
 @functools.cache

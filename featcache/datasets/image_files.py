@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import io
 import os
 import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +34,9 @@ _DIGEST_BYTES = 32
 _FILES_PER_TASK = 32
 _TASKS_AHEAD = 16
 _WHOLE_READ_BYTES = 4 * 2**20
+# The pixels of the largest image that is allowed by default are 512 MiB. A larger file is another
+# thing under an image's name, or an image with something behind it.
+_HELD_BYTES = 256 * 2**20
 # These say that this machine or its disk failed, not that a file is bad: a row must not be lost to
 # them, since the identity of the cache counts the file as it was when it was hashed.
 _NOT_THE_FILES_FAULT = (
@@ -89,29 +95,67 @@ class FolderImages:
     def decode(self, row: int) -> Image.Image:
         """Open one image in mode RGB, bit-equal to torchvision.datasets.folder.pil_loader.
 
-        The file is read once, compared with what was expected of it, and decoded from memory.
+        The file is read once, compared with what was expected of it, and decoded from memory. One
+        of more than 256 MiB is decoded from disk, and its hash is taken from the same open file
+        afterwards, so that no change before the last pixel is missed.
 
         Raises:
             UnreadableImageError: If it cannot be decoded; one line, no absolute path.
             MismatchError: If it is not the file that the dataset's digest counts.
             StorageError: If the disk fails, or the file vanished since it was listed.
         """
-        content = self._read(row)
-        return decode_image(content, self.rules, is_heic=is_heic_name(self.paths[row]))
+        with contextlib.ExitStack() as stack:
+            with self._failures_told(row):
+                file = stack.enter_context(_open(self.path_of(row)))
+                is_held = os.fstat(file.fileno()).st_size <= _HELD_BYTES
+                content = file.read() if is_held else b""
+            if not is_held:
+                return self._decode_large(file, row)
+        if self.expected:
+            self._require(row, hashlib.sha256(content).digest())
+        return self._decoded(io.BytesIO(content), row)
 
     @property
     def has_heic(self) -> bool:
         """Whether libheif decodes some of them."""
         return any(map(is_heic_name, self.paths))
 
-    def _read(self, row: int) -> bytes:
-        """Read one file, and see that it is what was hashed."""
+    def _decoded(self, file: BinaryIO, row: int) -> Image.Image:
+        return decode_image(file, self.rules, is_heic=is_heic_name(self.paths[row]))
+
+    def _decode_large(self, file: io.FileIO, row: int) -> Image.Image:
+        refusal = None
+        with io.BufferedReader(file) as buffered:
+            try:
+                image = self._decoded(buffered, row)
+            except UnreadableImageError as err:
+                refusal = err
+            if self.expected:
+                with self._failures_told(row):
+                    file.seek(0)
+                    digest = hashlib.file_digest(file, "sha256").digest()
+                self._require(row, digest)
+        if refusal is not None:
+            raise refusal
+        return image
+
+    def _expected_of(self, row: int) -> bytes:
+        return self.expected[row * _DIGEST_BYTES : (row + 1) * _DIGEST_BYTES]
+
+    def _require(self, row: int, digest: bytes) -> None:
+        """See that a file's bytes are those that were hashed before."""
+        if not any(self._expected_of(row)):
+            raise _changed(self.path_of(row), "it could not be read then, and can be now")
+        if digest != self._expected_of(row):
+            raise _changed(self.path_of(row), "it holds other bytes now")
+
+    @contextlib.contextmanager
+    def _failures_told(self, row: int) -> Iterator[None]:
+        """Say of a file that cannot be read whether it, the disk or a change is the reason."""
         path = self.path_of(row)
-        start = row * _DIGEST_BYTES
-        expected = self.expected[start : start + _DIGEST_BYTES]
-        was_readable = any(expected)
+        was_readable = any(self._expected_of(row))
         try:
-            content = _content(path)
+            yield
         except OSError as err:
             has_vanished = isinstance(err, FileNotFoundError) and not os.path.lexists(path)
             if has_vanished or err.errno in _NOT_THE_FILES_FAULT:
@@ -126,11 +170,6 @@ class FolderImages:
             if was_readable:
                 raise _changed(path, f"it is {err} now") from err
             raise
-        if expected and not was_readable:
-            raise _changed(path, "it could not be read then, and can be now")
-        if expected and hashlib.sha256(content).digest() != expected:
-            raise _changed(path, "it holds other bytes now")
-        return content
 
     def looks(self) -> Iterator[Look]:
         """Yield the SHA-256 of each file's bytes in order, or a fixed mark where it is unreadable.
@@ -189,15 +228,14 @@ def _look(path: str, rules: ImageRules) -> Look:
         return Look(_UNREADABLE)
 
 
-def _content(path: str) -> bytes:
-    """Read one file; refuse what would block or never end when opened: a pipe, a socket, a device.
+def _open(path: str) -> io.FileIO:
+    """Open one file; refuse what would block or never end when opened: a pipe, a socket, a device.
 
     Plain calls, as in `_look`.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
         raise UnreadableImageError("not a regular file")
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-        return file.read()
+    return open(path, "rb", buffering=0)  # noqa: PTH123 - the caller closes it
 
 
 def _changed(path: str, how: str) -> MismatchError:

@@ -7,6 +7,7 @@ import resource
 import socket
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -163,14 +164,64 @@ def test_scans_are_counted_without_those_of_a_preview_or_a_picture_behind(mode: 
     whole = encoded(image, "JPEG", progressive=True, exif=exif)
 
     assert len(whole) > len(preview)
-    assert n_scans(whole + preview) == {"L": 6, "RGB": 10, "CMYK": 18}[mode]
-    assert n_scans(encoded(image, "JPEG")) == 1
-    assert n_scans(whole[: len(whole) // 2]) <= 10
-    assert n_scans(b"") == 0
+    assert n_scans(io.BytesIO(whole + preview)) == {"L": 6, "RGB": 10, "CMYK": 18}[mode]
+    assert n_scans(io.BytesIO(encoded(image, "JPEG"))) == 1
+    assert n_scans(io.BytesIO(whole[: len(whole) // 2])) <= 10
+    assert n_scans(io.BytesIO()) == 0
+
+
+@pytest.mark.parametrize("shift", range(6))
+def test_scans_are_counted_where_a_window_cuts_their_markers(shift: int) -> None:
+    comment = b"\xff\xfe\xff\xff" + bytes(0xFFFD)
+    file = b"\xff\xd8" + 15 * comment
+    file += b"\xff\xfe" + (gap := 2**20 - len(file) - 2 + shift - 1).to_bytes(2) + bytes(gap - 2)
+    scans = b"\xff\xff\xda\0\2" * 3 + b"\1\xff\0" + b"\xff\xda\0\2" + b"\xff\xd9\xff\xda\0\2"
+
+    n = n_scans(io.BytesIO(file + scans))
+
+    assert n == 4
+
+
+def sparse(path: Path, start: bytes) -> FolderImages:
+    """An image file of 257 MiB, nearly all of it a hole, and what it is expected to be."""
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(257 << 20)
+    images = FolderImages(str(path.parent), (path.name,))
+    return images.expecting([look.digest for look in images.looks()])
+
+
+def test_a_file_of_hundreds_of_megabytes_is_decoded_without_being_held(tmp_path: Path) -> None:
+    images = sparse(tmp_path / "a.jpg", encoded(RGB, "JPEG", progressive=True))
+
+    tracemalloc.start()
+    try:
+        image = images.decode(0)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert image.tobytes() == pil_loader(images.path_of(0)).tobytes()
+    assert most < 8 << 20
+
+
+@pytest.mark.parametrize("start", [encoded(RGB, "PNG"), b"no image"])
+def test_a_large_file_that_changed_since_it_was_hashed_is_refused(
+    tmp_path: Path, start: bytes
+) -> None:
+    path = tmp_path / "a.png"
+    images = sparse(path, b"no image")
+    with path.open("r+b") as file:
+        file.write(start)
+        file.seek(-1, os.SEEK_END)
+        file.write(b"1")
+
+    with pytest.raises(MismatchError, match=r"a\.png is not the file .* it holds other bytes now"):
+        images.decode(0)
 
 
 LITTLE_MEMORY = """
-import json, os, pathlib, resource, sys
+import io, json, os, pathlib, resource, sys
 from featcache.datasets.decode import ImageRules, decode_image, image_formats
 from featcache.datasets.splits import UnreadableImageError
 
@@ -185,7 +236,7 @@ for path in map(pathlib.Path, sys.argv[1:]):
             nbytes = n_pages * resource.getpagesize() + (n_mib << 20)
             resource.setrlimit(resource.RLIMIT_AS, (nbytes, nbytes))
             try:
-                decode_image(content, ImageRules())
+                decode_image(io.BytesIO(content), ImageRules())
                 os.write(theirs, b"decoded")
             except (MemoryError, UnreadableImageError) as err:
                 os.write(theirs, type(err).__name__.encode())

@@ -189,7 +189,7 @@ def _held(folder: Path, name: str) -> str:
 
 def _is_refused(side: int, n_scans: int) -> bool:
     try:
-        decode_image(many_scans(side, n_scans), ImageRules())
+        decode_image(io.BytesIO(many_scans(side, n_scans)), ImageRules())
     except UnreadableImageError as err:
         return f"{n_scans} scans" in str(err)
     return False
@@ -197,7 +197,7 @@ def _is_refused(side: int, n_scans: int) -> bool:
 
 def _cpu_seconds(content: bytes) -> float:
     started = time.process_time()
-    decode_image(content, ImageRules())
+    decode_image(io.BytesIO(content), ImageRules())
     return time.process_time() - started
 
 
