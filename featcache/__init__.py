@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from featcache.levels import NotebookComparison, ParityCheck
     from featcache.pipeline import Progress
     from featcache.repairing import RepairReport, repair_cache
-    from featcache.reproduction import Reproduction, SystemResult, reproduce
+    from featcache.reproduction import Reproduction, reproduce
+    from featcache.reproductiontable import SystemResult
     from featcache.runfiles import HeadRun
     from featcache.runlist import RunSummary, describe_runs
     from featcache.runs import list_runs
@@ -69,7 +70,7 @@ _HOME = {
     "SweepProgress": "bankrun",
     "SweepResult": "sweeptable",
     "SweepSetting": "sweeptable",
-    "SystemResult": "reproduction",
+    "SystemResult": "reproductiontable",
     "TrainProgress": "trainer",
     "TrainResult": "training",
     "TrainSpec": "specs",

@@ -35,6 +35,27 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """From where to where a figure is expected.
+
+    Attributes:
+        low: Its lower end.
+        high: Its upper end.
+    """
+
+    low: float
+    high: float
+
+    def __contains__(self, figure: float) -> bool:
+        """Tell whether a figure lies within, ends among it."""
+        return self.low <= figure <= self.high
+
+    def __str__(self) -> str:
+        """Write both ends: "0.5012 to 0.5224"."""
+        return f"{self.low:.4f} to {self.high:.4f}"
+
+
+@dataclass(frozen=True)
 class Spread:
     """Figures of several seeds.
 
@@ -62,6 +83,17 @@ class Spread:
         """Summarise figures, at least one."""
         sd = statistics.stdev(figures) if len(figures) > 1 else None
         return cls(statistics.fmean(figures), sd, min(figures), max(figures), len(figures))
+
+    def prediction(self) -> Interval | None:
+        """Predict one further figure with 95%: mean ± t(n - 1, 0.975) sd sqrt(1 + 1/n).
+
+        It holds for figures of a normal distribution of which mean and deviation are unknown (Hahn
+        and Meeker, Statistical Intervals, 1991, section 4.7). One figure predicts nothing: None.
+        """
+        if self.sd is None:
+            return None
+        reach = student_t(0.975, self.n - 1) * self.sd * math.sqrt(1 + 1 / self.n)
+        return Interval(self.mean - reach, self.mean + reach)
 
 
 @dataclass(frozen=True)
@@ -120,6 +152,37 @@ def mcnemar_p(n_only_first: int, n_only_second: int) -> float:
         tail += term
         k -= 1
     return min(1.0, 2 * tail * math.exp(largest))
+
+
+def student_t(p: float, df: int) -> float:
+    """Compute the quantile of Student's t, for a whole number of degrees of freedom.
+
+    P(|T| <= sqrt(df) tan(a)) is a finite sum of powers of cos(a) (Abramowitz and Stegun, Handbook
+    of Mathematical Functions, 26.7.3 and 26.7.4), and the angle a is found by halving.
+
+    Args:
+        p: Probability that T lies below, from 0.5 to below 1.
+        df: Degrees of freedom, from 1.
+    """
+    low, high = 0.0, math.pi / 2
+    while low < (middle := (low + high) / 2) < high:
+        if _share_within(middle, df) < 2 * p - 1:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(df) * math.tan(low)
+
+
+def _share_within(angle: float, df: int) -> float:
+    """Compute P(|T| <= sqrt(df) tan(angle))."""
+    cosine = math.cos(angle)
+    term = total = cosine if df % 2 else 1.0
+    for i in range(df % 2 + 2, df, 2):
+        term *= cosine**2 * (i - 1) / i
+        total += term
+    if df % 2 == 0:
+        return math.sin(angle) * total
+    return (angle + (math.sin(angle) * total if df > 1 else 0.0)) * 2 / math.pi
 
 
 def class_counts(labels: Rows, predictions: Rows, n_classes: int) -> tuple[Rows, Rows, Rows]:

@@ -17,6 +17,7 @@ from featcache.extraction import extract
 from featcache.metrics import Spread
 from featcache.paths import portable
 from featcache.reporting import NoteCallback, silent
+from featcache.reproductiontable import SystemResult, beside, markdown_table
 from featcache.runs import RUNS_DIR
 from featcache.specs import ExtractSpec, TrainSpec, fingerprint
 from featcache.store import named_failures, open_cache, replace_file
@@ -26,38 +27,6 @@ from featcache.training import TrainResult, train_head
 if TYPE_CHECKING:
     from featcache.pipeline import ProgressCallback
     from featcache.trainer import TrainProgressCallback
-
-
-@dataclass(frozen=True)
-class SystemResult:
-    """One line of the table.
-
-    Attributes:
-        name: The system.
-        backbone: The trunk that was used.
-        bn: "frozen" or "adapted".
-        test_acc: Over the seeds; None where the dataset has no split "test".
-        test_loss: Over the seeds.
-        published_acc: The notebook's figure; None where dataset or trunk are not its own.
-        published_loss: The notebook's figure.
-        extract_s: Seconds of the extraction, all images at its rate; None if it was there before.
-        train_s: Seconds of training, the mean over the seeds.
-        end_to_end_s: Seconds that images and trunk alone would take in one end-to-end run of as
-            many epochs, at the rate of the extraction; None without a trunk or that rate.
-        runs: The folders of its heads.
-    """
-
-    name: str
-    backbone: str
-    bn: str
-    test_acc: Spread | None
-    test_loss: Spread | None
-    published_acc: float | None
-    published_loss: float | None
-    extract_s: float | None
-    train_s: float
-    end_to_end_s: float | None
-    runs: Sequence[Path]
 
 
 @dataclass(frozen=True)
@@ -240,32 +209,6 @@ class _Table:
         replace_file(self.markdown, markdown_table(self.systems).encode())
 
 
-def markdown_table(systems: Sequence[SystemResult]) -> str:
-    """Write the table as Markdown: mean ± standard deviation (n)."""
-    lines = [
-        "| system | trunk | BatchNorm | test_acc | notebook | test_loss | notebook | extraction s "
-        "| training s | end to end s, at least |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for system in systems:
-        cells = [system.name, system.backbone, system.bn, *figures(system)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def figures(system: SystemResult) -> list[str]:
-    """Write the figures of a line for people, "-" where there is none."""
-    return [
-        str(system.test_acc or "-"),
-        _number(system.published_acc, "{:.4f}"),
-        str(system.test_loss or "-"),
-        _number(system.published_loss, "{:.4f}"),
-        _number(system.extract_s, "{:.0f}"),
-        _number(system.train_s, "{:.1f}"),
-        _number(system.end_to_end_s, "{:.0f}"),
-    ]
-
-
 def _result(
     system: System, backbone: str, trained: TrainResult, table: _Table, *, is_own: bool
 ) -> SystemResult:
@@ -285,14 +228,23 @@ def _result(
         for run in trained.runs
         if run.test_acc is not None and run.test_loss is not None
     ]
+    acc, loss = map(Spread.of, zip(*tested, strict=True)) if tested else (None, None)
+    published_acc = system.test_acc if is_own else None
+    published_loss = system.test_loss if is_own else None
+    acc_interval, acc_within = beside(acc, published_acc)
+    loss_interval, loss_within = beside(loss, published_loss)
     return SystemResult(
         name=system.name,
         backbone=backbone,
         bn=bn_mode(cache),
-        test_acc=Spread.of([acc for acc, _ in tested]) if tested else None,
-        test_loss=Spread.of([loss for _, loss in tested]) if tested else None,
-        published_acc=system.test_acc if is_own else None,
-        published_loss=system.test_loss if is_own else None,
+        test_acc=acc,
+        test_loss=loss,
+        published_acc=published_acc,
+        published_loss=published_loss,
+        acc_interval=acc_interval,
+        loss_interval=loss_interval,
+        acc_within=acc_within,
+        loss_within=loss_within,
         extract_s=None if images_per_s is None else n_rows / images_per_s,
         train_s=sum(run.seconds for run in trained.runs) / len(trained.runs),
         end_to_end_s=end_to_end_s,
@@ -319,7 +271,3 @@ def _known_trunks(stand_ins: Mapping[str, str]) -> dict[str, str]:
                 "trunk of the notebook", name, known, listing="featcache reproduce --help"
             )
     return {name.lower(): backbone_name(backbone) for name, backbone in stand_ins.items()}
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import featcache
-from featcache.reproduction import markdown_table
+from featcache.metrics import Interval, Spread
+from featcache.reproductiontable import beside, markdown_table
 from featcache.systems import SYSTEMS
 from tests.cli.conftest import Run
 
@@ -50,7 +51,7 @@ def test_five_systems_give_one_table_and_nothing_is_done_twice(run: Run) -> None
     [markdown] = Path("runs/digits").glob("reproduce-*.md")
     rows = markdown.read_text().splitlines()
     assert rows[2].startswith("| scratch-mlp | pixels | frozen | 0.")
-    assert " (2) | - | " in rows[2]
+    assert " (2) | - | - | " in rows[2]
     # Other images than the notebook's are not set beside its figures.
     assert "0.5134" not in markdown.read_text()
 
@@ -80,15 +81,59 @@ def test_adapted_is_for_trunks_with_batch_norm_only(run: Run) -> None:
 
 
 def test_the_notebooks_own_systems_have_its_figures_beside_them() -> None:
-    spread = featcache.metrics.Spread.of([0.79, 0.81])
+    spread = Spread.of([0.79, 0.81])
     system = featcache.SystemResult(
-        "vgg16", "vgg16", "frozen", spread, spread, 0.8031, 0.6668, None, 3.21, None, ()
+        name="vgg16",
+        backbone="vgg16",
+        bn="frozen",
+        test_acc=spread,
+        test_loss=spread,
+        published_acc=0.8031,
+        published_loss=1.1668,
+        acc_interval=Interval(0.78, 0.82),
+        loss_interval=Interval(0.78, 0.82),
+        acc_within=True,
+        loss_within=False,
+        extract_s=None,
+        train_s=3.21,
+        end_to_end_s=None,
+        runs=(),
     )
 
     assert markdown_table([system]).splitlines()[2] == (
-        "| vgg16 | vgg16 | frozen | 0.8000 ± 0.0141 (2) | 0.8031 | 0.8000 ± 0.0141 (2) | 0.6668 "
-        "| - | 3.2 | - |"
+        "| vgg16 | vgg16 | frozen | 0.8000 ± 0.0141 (2) | 0.8031 | yes (0.7800 to 0.8200) "
+        "| 0.8000 ± 0.0141 (2) | 1.1668 | no (0.7800 to 0.8200) | - | 3.2 | - |"
     )
+
+
+def test_a_notebooks_figure_is_within_what_the_seeds_let_expect_or_not() -> None:
+    # The three scratch-mlp losses of docs/results.md, and the interval computed there by hand.
+    seeds = Spread.of([1.4028, 1.4087, 1.4098])
+
+    interval, is_within = beside(seeds, 1.3992)
+
+    assert interval is not None
+    assert str(interval) == "1.3884 to 1.4258"
+    assert is_within is True
+    assert beside(seeds, 1.38) == (interval, False)
+    assert beside(seeds, None) == (interval, None)
+    assert beside(Spread.of([1.4028]), 1.4028) == (None, None)
+    assert beside(None, 1.4028) == (None, None)
+
+
+def test_json_holds_the_interval_of_the_seeds(run: Run) -> None:
+    result = run("reproduce", *SMALL, "--only", "vgg16", "--seeds", "2", "--json")
+    one = run("reproduce", *SMALL, "--only", "vgg16", "--json")
+
+    [system] = json.loads(result.stdout)["systems"]
+    for name in ("acc", "loss"):
+        spread, interval = system[f"test_{name}"], system[f"{name}_interval"]
+        reach = 12.7062 * spread["sd"] * 1.5**0.5
+        expected = (spread["mean"] - reach, spread["mean"] + reach)
+        assert (interval["low"], interval["high"]) == pytest.approx(expected, rel=1e-4)
+        assert system[f"{name}_within"] is None  # other images than the notebook's
+    [system] = json.loads(one.stdout)["systems"]
+    assert (system["acc_interval"], system["acc_within"]) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from scipy.stats import binomtest
+from scipy.stats import t as scipy_t
 from sklearn.metrics import (
     confusion_matrix as sklearn_confusion,
 )
@@ -19,6 +20,7 @@ from sklearn.metrics import (
 )
 
 from featcache.metrics import (
+    Interval,
     Spread,
     auroc,
     bootstrap,
@@ -28,6 +30,7 @@ from featcache.metrics import (
     macro_f1,
     mcnemar_p,
     per_class,
+    student_t,
 )
 
 RNG = np.random.default_rng(0)
@@ -138,3 +141,29 @@ def test_the_interval_of_a_share_is_the_binomials() -> None:
 def test_a_spread_has_the_sample_deviation() -> None:
     assert Spread.of([1.0, 2.0, 4.0]) == Spread(7 / 3, pytest.approx(1.5275252), 1.0, 4.0, 3)  # type: ignore[arg-type]
     assert Spread.of([1.0]).sd is None
+
+
+@pytest.mark.parametrize(
+    ("df", "known"),
+    # The table of any textbook, at 0.975.
+    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (10, 2.228), (120, 1.980)],
+)
+def test_quantiles_of_students_t_are_those_of_the_tables_and_of_scipy(
+    df: int, known: float
+) -> None:
+    assert student_t(0.975, df) == pytest.approx(known, abs=5e-4)
+    for p in (0.5, 0.9, 0.975, 0.9995):
+        assert student_t(p, df) == pytest.approx(scipy_t.ppf(p, df), rel=1e-9, abs=1e-12)
+
+
+def test_one_further_figure_lies_within_its_prediction_interval_in_95_of_100() -> None:
+    figures = np.random.default_rng(0).normal(0.8, 0.003, (4000, 6))
+
+    within = [row[0] in (Spread.of(row[1:].tolist()).prediction() or ()) for row in figures]
+
+    assert np.mean(within) == pytest.approx(0.95, abs=0.01)
+
+
+def test_one_figure_predicts_nothing() -> None:
+    assert Spread.of([0.8]).prediction() is None
+    assert Spread.of([0.8, 0.8]).prediction() == Interval(0.8, 0.8)
