@@ -20,6 +20,7 @@ from featcache.backbonenames import (
     backbone_names,
     check_weights_name,
 )
+from featcache.backboneoptions import require_exact_size
 from featcache.batchnorm import has_batch_norm
 from featcache.errors import UsageError, WeightsError
 from featcache.paths import file_and_part
@@ -231,7 +232,9 @@ def load_backbone(
         trunk, label = _random_trunk(name, seed, image_size), f"random (seed {seed})"
     else:
         trunk = build_trunk(name, image_size=image_size, meta=True)
-        _check_vit_size(entry, image_size)
+        if entry is not None and name.startswith("vit_"):
+            sizes = {entry.name: entry.min_size}
+            require_exact_size(name, image_size, sizes, weights=entry.name)
         # A URL must come as it is: as a path it loses a slash.
         file = fetch_pretrained(entry) if entry else weights
         if entry is not None and check_file:
@@ -293,16 +296,6 @@ def _fill(trunk: nn.Module, path: str | Path, name: str) -> str:
             f"Nothing was loaded."
         )
     return told
-
-
-def _check_vit_size(entry: Pretrained | None, image_size: int) -> None:
-    is_vit = entry is not None and entry.backbone.startswith("vit_")
-    if entry is not None and is_vit and image_size != entry.min_size:
-        raise UsageError(
-            f"Weights {entry.name} of {entry.backbone} take images of {entry.min_size} px "
-            f"exactly, not of {image_size} px. Nothing was started. Use --image-size "
-            f"{entry.min_size}, or other weights: featcache backbones lists them."
-        )
 
 
 def _n_values(inputs: tuple[Tensor, ...], output: Tensor) -> int:

@@ -10,12 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.arguments import count, dataset_name, text, whole_numbers
-from featcache.backbonenames import (
-    PIXELS,
-    backbone_name,
-    check_weights_name,
-    require_known_classifier,
-)
+from featcache.backbonenames import PIXELS, backbone_name, require_known_classifier
+from featcache.backboneoptions import check_backbone_options, check_weights
 from featcache.datasets import Dataset, load_dataset
 from featcache.datasets.rules import ImageRules
 from featcache.errors import MismatchError, UsageError
@@ -187,11 +183,12 @@ def parity(
         )
         path = opened.path
         _require_comparable(opened.identity["backbone"], opened.splits, trains=trains)
+        check_weights(opened.identity["backbone"], spec.weights)
         require_sound(path)
     else:
         backbone_name(spec.backbone)
         _require_trunk(spec.backbone)
-        check_weights_name(spec.backbone, spec.weights)
+        check_backbone_options(spec.backbone, spec.weights, spec.image_size)
         note(f"opening {spec.dataset}")
         images = load_dataset(spec.dataset, data_dir=spec.data_dir)
         _require_comparable(spec.backbone, images.splits, trains=trains)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.arguments import dataset_name, text
-from featcache.backbonenames import PIXELS, backbone_name, check_weights_name
+from featcache.backbonenames import PIXELS, backbone_name
+from featcache.backboneoptions import check_backbone_options
 from featcache.datasets import Dataset, load_dataset
 from featcache.datasets.rules import ImageRules
 from featcache.errors import UsageError
@@ -234,7 +235,7 @@ def open_images(spec: ExtractSpec, *, note: NoteCallback) -> Dataset:
         DatasetError: If the dataset is not there.
     """
     backbone_name(spec.backbone)
-    check_weights_name(spec.backbone, spec.weights)
+    check_backbone_options(spec.backbone, spec.weights, spec.image_size)
     if spec.backbone == PIXELS:
         spec.refuse_trunk_options()
     if (spec.precision, spec.device) == ("tf32", "cpu"):
@@ -254,7 +255,7 @@ def _extract(
     """Make the caches that are not there yet."""
     started = time.perf_counter()
     for spec in specs[1:]:
-        check_weights_name(spec.backbone, spec.weights)
+        check_backbone_options(spec.backbone, spec.weights, spec.image_size)
     dataset = open_images(specs[0], note=note)
     # They import torch, which takes seconds.
     from featcache.cachemaking import make_caches

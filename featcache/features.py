@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featcache.errors import CorruptError, UsageError
+from featcache.errors import CorruptError
 from featcache.failures import is_out_of_memory
 from featcache.memory import FreeMemory, free_memory
 from featcache.pixels import BatchPreprocessor
@@ -18,7 +18,7 @@ from featcache.reporting import Choice
 from featcache.specs import VAL_FRACTION
 from featcache.stopping import stop_if_asked
 from featcache.store import Cache, CacheSplit, human_bytes, require_fields
-from featcache.trainable import require_trainable
+from featcache.trainable import require_classes, require_rows, require_trainable
 
 _RESERVED_BYTES = 1_000_000_000
 _BYTES_PER_COPY = 64 << 20
@@ -202,7 +202,10 @@ def training_rows(
         )
         train, val = (part[is_valid[part]] for part in parts)
         chosen = ("train", train, "train", val)
-    _require_rows(cache, *chosen)
+    train_split, train, val_split, val = chosen
+    require_rows(cache, "validation", val_split, len(val))
+    require_rows(cache, "training", train_split, len(train))
+    require_classes(cache, cache[train_split].labels[train.numpy()])
     return chosen
 
 
@@ -220,27 +223,6 @@ def random_split_rows(n_rows: int, *, val_fraction: float, seed: int) -> tuple[T
 def valid_rows(split: CacheSplit) -> Tensor:
     """Number the rows of a split whose images could be read, in order."""
     return torch.from_numpy(np.flatnonzero(split.valid))
-
-
-def _require_rows(
-    cache: Cache, train_split: str, train: Tensor, val_split: str, val: Tensor
-) -> None:
-    for what, split, rows in (("validation", val_split, val), ("training", train_split, train)):
-        if not len(rows):
-            n_valid = int(cache[split].valid.sum())
-            raise UsageError(
-                f"No {what} images are left: split {split!r} of {cache.path.name} has {n_valid} "
-                f"that could be read. Nothing was started. Use another --val-fraction, or more "
-                f"images."
-            )
-    labels = np.unique(cache[train_split].labels[train.numpy()])
-    if len(labels) < 2:
-        names = [cache.class_names[i] for i in labels if 0 <= i < len(cache.class_names)]
-        raise UsageError(
-            f"All {len(train)} training images of {cache.path.name} are of one class "
-            f"({', '.join(names)}): there is nothing to learn. Nothing was started. Give images of "
-            f"at least two classes, or a lower --val-fraction."
-        )
 
 
 def _nbytes(split: CacheSplit) -> int:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.arguments import count, dataset_name, place, several, text
-from featcache.backbonenames import PIXELS, RANDOM, backbone_name, check_weights_name
+from featcache.backbonenames import PIXELS, RANDOM, backbone_name
+from featcache.backboneoptions import check_backbone_options
 from featcache.datasets import dataset_slug
 from featcache.errors import UnknownNameError, UsageError
 from featcache.extraction import extract
@@ -256,7 +257,7 @@ def _require_weights(backbones: Sequence[str], *, weights: str, image_size: int)
     """Read, or download, the weights of all trunks before the first hour of work."""
     trunks = [backbone for backbone in dict.fromkeys(backbones) if backbone != PIXELS]
     for backbone in trunks:
-        check_weights_name(backbone, weights)
+        check_backbone_options(backbone, weights, image_size)
     from featcache.backbones import load_backbone  # it imports torch, which takes seconds
 
     for backbone in trunks:

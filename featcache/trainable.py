@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+import numpy.typing as npt
+
 from featcache.errors import UsageError
+from featcache.specs import VAL_FRACTION
 from featcache.store import Cache
 
 
 def require_trainable(cache: Cache, val_fraction: float | None) -> None:
-    """Refuse a cache without training rows, and a `val_fraction` that it leaves no use for.
+    """Refuse a cache that leaves nothing to train on, and a `val_fraction` that has no use.
 
     Raises:
         UsageError: Naming what is missing or too much.
@@ -21,4 +27,35 @@ def require_trainable(cache: Cache, val_fraction: float | None) -> None:
         raise UsageError(
             f"{cache.path.name} has its own split 'val', so --val-fraction has no use. Nothing was "
             f"started. Leave it out."
+        )
+    is_valid = cache["train"].valid
+    if "val" in cache.splits:
+        require_rows(cache, "validation", "val", int(np.count_nonzero(cache["val"].valid)))
+    else:
+        share = VAL_FRACTION if val_fraction is None else val_fraction
+        require_rows(cache, "validation", "train", math.floor(len(is_valid) * share))
+    require_rows(cache, "training", "train", int(np.count_nonzero(is_valid)))
+    require_classes(cache, cache["train"].labels[is_valid])
+
+
+def require_rows(cache: Cache, what: str, split: str, n_rows: int) -> None:
+    """Refuse to train or validate on nothing."""
+    if not n_rows:
+        n_valid = int(np.count_nonzero(cache[split].valid))
+        raise UsageError(
+            f"No {what} images are left: split {split!r} of {cache.path.name} has {n_valid} "
+            f"that could be read. Nothing was started. Use another --val-fraction, or more "
+            f"images."
+        )
+
+
+def require_classes(cache: Cache, labels: npt.NDArray[np.integer]) -> None:
+    """Refuse training rows of one class."""
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        names = [cache.class_names[i] for i in classes if 0 <= i < len(cache.class_names)]
+        raise UsageError(
+            f"All {len(labels)} training images of {cache.path.name} are of one class "
+            f"({', '.join(names)}): there is nothing to learn. Nothing was started. Give images of "
+            f"at least two classes, or a lower --val-fraction."
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from featcache.errors import UsageError
+from featcache.backboneoptions import require_exact_size, too_small
 from featcache.pretrained import list_pretrained
 
 _HEADS = ("classifier", "fc", "head", "heads")
@@ -42,7 +42,9 @@ def build_trunk(name: str, *, image_size: int, meta: bool = False) -> nn.Module:
         # torchvision feeds its weights of these two through transform_input; so do we, always.
         options = {"init_weights": not meta, "transform_input": True}
     if name.startswith("vit_"):
-        options = {"image_size": _vit_size(name, image_size)}
+        sizes = {entry.name: entry.min_size for entry in list_pretrained(name)}
+        require_exact_size(name, image_size, sizes, weights=None)
+        options = {"image_size": image_size}
     if meta:
         with _AllocateOnMeta():
             model = models.get_model(name, weights=None, **options)
@@ -83,11 +85,7 @@ def n_features(
     except (RuntimeError, AssertionError, ValueError) as err:
         made_for = list_pretrained(name)[0].preprocess.crop or 0
         smallest = _smallest_size(trunk, made_for)
-        raise UsageError(
-            f"The trunk {name} cannot take images of {image_size} px: the smallest it takes is "
-            f"{smallest} px, and it is made for {made_for} px. Nothing was started. Use "
-            f"--image-size {smallest if image_size < smallest else made_for}."
-        ) from err
+        raise too_small(name, image_size, smallest=smallest, made_for=made_for) from err
 
 
 class _AllocateOnMeta(TorchFunctionMode):
@@ -120,17 +118,6 @@ def _cut(model: nn.Module) -> None:
     for auxiliary in _AUXILIARY:
         if hasattr(model, auxiliary):
             setattr(model, auxiliary, None)
-
-
-def _vit_size(name: str, image_size: int) -> int:
-    sizes = sorted({entry.min_size for entry in list_pretrained(name)})
-    if image_size not in sizes:
-        raise UsageError(
-            f"The trunk {name} takes images of {' or '.join(map(str, sizes))} px exactly (its "
-            f"position embedding has one size), not of {image_size} px. Nothing was started. Use "
-            f"--image-size {sizes[0]}."
-        )
-    return image_size
 
 
 def _meta_forward(trunk: nn.Module, image_size: int) -> Tensor:

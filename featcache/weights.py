@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.serialization import safe_globals
 
-from featcache.errors import CorruptError, UnsafeFileError, WeightsError, clipped, nearest
-from featcache.paths import expanded, is_utf8
+from featcache.backboneoptions import existing_weights_file
+from featcache.errors import CorruptError, UnsafeFileError, WeightsError, clipped
+from featcache.paths import is_utf8
 from featcache.processwide import WhileAnyInside, warnings_ignored
 from featcache.specs import tensors_digest
 from featcache.unwrapping import state_dicts_in
@@ -81,7 +82,7 @@ def read_state_dicts(path: str | Path) -> dict[str, dict[str, Tensor]]:
         UnsafeFileError: If the file can only be read by running code that it brings.
         WeightsError: If there is no such file, or it holds no state dict.
     """
-    path = _existing_file(path)
+    path = existing_weights_file(path)
     is_safetensors = path.suffix.lower() == ".safetensors"
     content = _read_safetensors(path) if is_safetensors else _read_torch(path)
     states = state_dicts_in(content)
@@ -144,30 +145,6 @@ def fit_state_dict(
             f"trunk: {_first(bad)}. Nothing was loaded. Give weights of a run that converged."
         )
     return fitted
-
-
-def _existing_file(path: str | Path) -> Path:
-    if "://" in str(path):
-        raise WeightsError(
-            f"--weights {path} is a URL; featcache loads weights only from torchvision's list or "
-            f"from a file. Download it, check its digest, then give --weights PATH."
-        )
-    path = expanded(path)
-    if path.is_dir():
-        raise WeightsError(f"{path} is a folder, not a file of weights. Name the file in it.")
-    if path.exists() and not path.is_file():
-        raise UnsafeFileError(
-            f"{path} is a FIFO, socket or device, not a file of weights. Nothing was read from it."
-            f" Give --weights the PATH of a regular file."
-        )
-    if not path.is_file():
-        names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = nearest(path.name, names)
-        hint = f" Did you mean {', '.join(near)}?" if near else ""
-        raise WeightsError(f"There is no file of weights at {path.absolute()}.{hint}")
-    if path.stat().st_size == 0:
-        raise WeightsError(f"{path} is empty (0 bytes). Delete it and copy it again.")
-    return path
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

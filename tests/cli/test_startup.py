@@ -11,6 +11,7 @@ import pytest
 
 from featcache import preload
 from tests.cli.conftest import Run, Spawn
+from tests.conftest import save_image
 
 SLOW = ("torch", "torchvision", "pytorch_lightning", "torchmetrics", "scipy", "sklearn")
 # Runs commands one after the other, and tells what each has imported until then.
@@ -44,10 +45,19 @@ WITHOUT_TORCH: Sequence[tuple[list[str], int]] = (
     (["extract", "--dataset", "folder:nosuch"], 2),
     (["extract", "--device", "nosuch"], 2),
     (["extract", "--backbone", "pixels", "--bn", "adapted"], 2),
+    (["extract", "--weights", "gone.pth"], 2),
+    (["extract", "--weights", "./cache"], 2),
+    (["extract", "--image-size", "16"], 2),
+    (["extract", "--backbone", "vit_b_16", "--image-size", "96"], 2),
+    (["extract", "--backbone", "resnet18", "--backbone", "vgg16", "--image-size", "16"], 2),
     (["backbones", "nosuch"], 2),
     (["reproduce", "--only", "nosuch"], 2),
     (["reproduce", "--weights", "nosuch"], 2),
+    (["reproduce", "--weights", "gone.pth"], 2),
+    (["reproduce", "--image-size", "16"], 2),
     (["parity", "--levels", "7"], 2),
+    (["parity", "--weights", "./cache"], 2),
+    (["parity", "--image-size", "16"], 2),
     (["parity", "--backbone", "nosuch"], 2),
     (["datasets"], 0),
     (["cache", "ls"], 0),
@@ -80,6 +90,19 @@ def test_what_needs_no_features_is_answered_without_torch(trained: list[str], sp
     found = imported(spawn, [arguments for arguments, _ in expected])
 
     assert found == [(arguments, code, []) for arguments, code in expected]
+
+
+def test_images_of_one_class_are_refused_without_torch(
+    tmp_path: Path, run: Run, spawn: Spawn
+) -> None:
+    for i in range(5):
+        save_image(tmp_path / "cats" / "train" / "cat" / f"{i}.png", i)
+    extract = ["extract", "--dataset", "folder:cats", "--backbone", "pixels", "--image-size", "8"]
+    assert run(*extract, "--n-workers", "0").exit_code == 0
+
+    found = imported(spawn, [["train-head", "--cache", "cats"], ["sweep", "--cache", "cats"]])
+
+    assert [(code, slow) for _, code, slow in found] == [(2, []), (2, [])]
 
 
 def test_a_reused_cache_and_an_evaluation_import_no_lightning(

@@ -22,6 +22,7 @@ from featcache.features import (
 from featcache.memory import FreeMemory
 from featcache.pixels import reference_transform
 from featcache.preprocess import Preprocess
+from featcache.trainable import require_trainable
 from tests.faults.hostile_files import resigned
 from tests.heads.conftest import MakeCache, learnable_rows
 
@@ -72,8 +73,18 @@ def test_one_class_alone_is_an_error(make_cache: MakeCache) -> None:
     rows.labels[:] = 1
     cache = featcache.open_cache(make_cache(splits={"train": rows}))
 
-    with pytest.raises(UsageError, match=r"All 24 training images .* are of one class \(bee\)"):
-        training_rows(cache, val_fraction=None, split_seed=42)
+    with pytest.raises(UsageError, match=r"All 30 training images .* are of one class \(bee\)"):
+        require_trainable(cache, None)
+
+
+def test_one_class_left_after_the_split_is_an_error(make_cache: MakeCache) -> None:
+    rows = learnable_rows(5, seed=1)
+    rows.labels[:] = [0, 0, 0, 0, 1]
+    cache = featcache.open_cache(make_cache(splits={"train": rows}))
+    seed = next(s for s in range(9) if random_split_rows(5, val_fraction=0.2, seed=s)[1] == 4)
+
+    with pytest.raises(UsageError, match=r"All 4 training images .* are of one class \(ant\)"):
+        training_rows(cache, val_fraction=None, split_seed=seed)
 
 
 def test_a_cache_without_training_rows_is_an_error(make_cache: MakeCache) -> None:
