@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from featcache.starting import starting
 from featcache.stopping import stop_if_asked
 from featcache.store import Block, CacheWriter
 from featcache.store.digest import N_DIGEST_THREADS
@@ -60,8 +61,9 @@ class BlockWriter:
 
     def __enter__(self) -> BlockWriter:
         try:
-            for thread in (self._committing, *self._writing):
-                thread.start()
+            with starting("Threads that write rows", kept="All acknowledged rows are kept."):
+                for thread in (self._committing, *self._writing):
+                    thread.start()
         except BaseException:  # a limit of processes: leave none behind
             self._is_abandoned.set()
             self._are_written.set()

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from featcache import store
 from featcache.errors import CorruptError, FeatcacheError, UnsafeFileError, UsageError, nearest
+from featcache.starting import starting
 from featcache.store.files import human_bytes
 from featcache.store.foreign import FRAME, FRAME_LIMIT, ID_LIMIT
 from featcache.store.reader import opened_readonly
@@ -225,21 +226,24 @@ def reading(
     with opened_readonly(path) as fd:
         found = os.fstat(fd)
         limit_s = START_S + found.st_size / _BYTES_PER_S
-        with subprocess.Popen(
-            [*command, json.dumps(asked), str(math.ceil(limit_s))],
-            stdin=fd,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_environment(),
-        ) as process:
+        with starting("The process that reads a foreign file", kept="Nothing was written."):
+            reading = subprocess.Popen(
+                [*command, json.dumps(asked), str(math.ceil(limit_s))],
+                stdin=fd,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=_environment(),
+            )
+        with reading as process:
             assert process.stdout is not None, "a pipe was asked for"
             # The holes of a sparse file weigh nothing; some file systems count no blocks.
             nbytes = min(found.st_size, found.st_blocks * 512 or found.st_size)
             child = Child(path, process.stdout, process, nbytes=nbytes)
             timer = threading.Timer(limit_s, _stop, [child, process])
             timer.daemon = True
-            timer.start()
             try:
+                with starting("The thread that ends a reader", kept="Nothing was written."):
+                    timer.start()
                 yield child.columns(asked)
                 child.receive(b"DONE")
             finally:

@@ -148,7 +148,8 @@ def evaluate(
     `confusion-<split>`, into the run's folder.
 
     Args:
-        run: Folder of a run, or part of its name; None is the newest.
+        run: Folder of a run, or part of its name; None is the newest, or
+            the one that its sweep chose.
         split: "test", "val" or "train", as the head's training divided them; None is "test", or
             "val" where the cache has no test split.
         cache: The cache to use; None is the one of the training, wherever below `cache_dir` it is.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from featcache.checkpoint import DESCRIPTION_FILE, HEAD_FILE, load_head
 from featcache.datasets import dataset_slug
 from featcache.errors import CacheMissingError, CorruptError, UsageError, clipped, nearest
 from featcache.paths import expanded, native
+from featcache.reporting import Choice
 from featcache.specs import HeadSpec, TrainSpec, fingerprint
 from featcache.store import Cache, is_there
 
@@ -59,7 +61,7 @@ def list_runs(runs_dir: str | os.PathLike[str]) -> list[Path]:
 
 
 def find_run(name: str | os.PathLike[str] | None, *, runs_dir: str | os.PathLike[str]) -> Path:
-    """Find a run by its path, or by part of its name below `runs_dir`; None is the newest.
+    """Find a run by its path, or by part of its name below `runs_dir`; None is `newest_run`.
 
     Raises:
         CacheMissingError: If there is none, with the nearest names.
@@ -78,15 +80,9 @@ def find_run(name: str | os.PathLike[str] | None, *, runs_dir: str | os.PathLike
                 f"Copy it under that name into a folder of its own, and give the folder."
             )
         return path.parent
-    runs = list_runs(runs_dir)
     if name is None:
-        finished = [run for run in runs if not run.name.endswith(_PARTIAL)]
-        if not finished:
-            raise CacheMissingError(
-                f"There is no finished run in {os.fspath(runs_dir)}. Train a head with: featcache "
-                f"train-head"
-            )
-        return finished[-1]
+        return newest_run(runs_dir).value
+    runs = list_runs(runs_dir)
     by_name = {f"{run.parent.name}/{run.name}": run for run in runs}
     wanted = str(name)
     fits = [run for text, run in by_name.items() if wanted in text]
@@ -101,3 +97,41 @@ def find_run(name: str | os.PathLike[str] | None, *, runs_dir: str | os.PathLike
         f"There is no run {wanted!r}, neither at that path nor in {os.fspath(runs_dir)}.{hint} "
         f"Train one with: featcache train-head"
     )
+
+
+def newest_run(runs_dir: str | os.PathLike[str]) -> Choice[Path]:
+    """Take the newest finished run, or what its sweep chose on validation if it is of a sweep.
+
+    Raises:
+        CacheMissingError: If there is none.
+    """
+    runs = list_runs(runs_dir)
+    finished = [run for run in runs if not run.name.endswith(_PARTIAL)]
+    if not finished:
+        raise CacheMissingError(
+            f"There is no finished run in {os.fspath(runs_dir)}. Train a head with: featcache "
+            f"train-head"
+        )
+    newest = finished[-1]
+    for table in sorted(newest.parent.glob("sweep-*.json"), key=_written_ns, reverse=True):
+        names = _swept(table)
+        if newest.name in names and (best := newest.with_name(names[0])) in finished:
+            return Choice(best, f"the newest runs are a sweep's, which chose it ({table.name})")
+    stopped = f"; {runs[-1]} is newer, but was stopped" if runs[-1] != newest else ""
+    return Choice(newest, f"the newest finished run{stopped}")
+
+
+def _swept(table: Path) -> list[str]:
+    """Name the runs of a sweep's table, the best setting's first; none if it cannot be read."""
+    try:
+        settings = json.loads(table.read_bytes())["settings"]
+        return [Path(native(run)).name for setting in settings for run in setting["runs"]]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def _written_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

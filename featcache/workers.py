@@ -20,6 +20,7 @@ from featcache.decoding import Batch, Decoder, Span
 from featcache.errors import DeviceError
 from featcache.processwide import warnings_ignored
 from featcache.reporting import NoteCallback
+from featcache.starting import starting
 from featcache.stopping import stop_if_asked
 
 _SLOTS_PER_WORKER = 4
@@ -211,14 +212,18 @@ class Workers:
         )
         try:
             # Python 3.12 warns of any fork beside threads; these children never touch torch.
-            with warnings_ignored(DeprecationWarning):
+            with (
+                warnings_ignored(DeprecationWarning),
+                starting(
+                    "A process that decodes images",
+                    kept="All acknowledged rows are kept.",
+                    way_out="With --n-workers 0 none is needed.",
+                ),
+            ):
                 process.start()
-        except OSError as err:
+        except BaseException:
             ours.close()
-            raise DeviceError(
-                f"A process that decodes images cannot be started: {err}. All acknowledged rows "
-                f"are kept. With --n-workers 0 none is needed; the same command goes on from there."
-            ) from err
+            raise
         finally:
             theirs.close()  # else the death of the child would not end the pipe
         return _Worker(process, ours, seat)

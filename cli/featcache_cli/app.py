@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,8 @@ import typer
 
 import featcache
 from featcache.allocator import keep_freed_memory
-from featcache.errors import FeatcacheError, InterruptedRunError
+from featcache.errors import FeatcacheError, InterruptedRunError, StorageError
+from featcache.starting import is_refused_start, start_refused
 from featcache.stopping import StopRequested
 from featcache_cli import signals
 from featcache_cli.commands import (
@@ -32,7 +32,7 @@ from featcache_cli.commands import (
 )
 from featcache_cli.console import fail, reset_progress, speak, speaks_fully
 from featcache_cli.grammar import Command, Group, problem_of
-from featcache_cli.streams import flush_answer, no_answer, prepare_streams
+from featcache_cli.streams import flush_answer, prepare_streams
 
 
 class Root(Group):
@@ -72,20 +72,17 @@ def _errors_shown() -> Iterator[None]:
         if known is None:
             raise
         reset_progress()
-        fail(known)
-        raise typer.Exit(1) from err
+        fail(str(known))
+        raise typer.Exit(known.exit_code) from err
 
 
-def _of_the_machine(err: RuntimeError | OSError) -> str | None:
+def _of_the_machine(err: RuntimeError | OSError) -> FeatcacheError | None:
     """Say what the system refused, where the library did not: a thread, a process, a file."""
-    is_fork = isinstance(err, BlockingIOError) and err.errno == errno.EAGAIN
-    if is_fork or str(err) == "can't start new thread":  # Python has no error of its own for it
-        return (
-            "No more processes and threads can be started: a limit is reached (ulimit -u). What "
-            "was done is kept. Raise the limit or end others, and run the same command again."
-        )
+    if is_refused_start(err):
+        return start_refused("A thread or process", err, kept="What was done is kept.")
     if isinstance(err, OSError) and err.filename is not None:
-        return f"The system refuses {err.filename}: {err.strerror} (errno {err.errno})."
+        refused = f"The system refuses {err.filename}: {err.strerror} (errno {err.errno})."
+        return StorageError(refused)
     return None
 
 
@@ -159,12 +156,9 @@ def _run(work: Callable[[], object]) -> int:
         return 1
     except Exception as err:
         reset_progress()
-        known: Exception = err
-        if isinstance(err, OSError) and not (isinstance(err, FeatcacheError) or err.filename):
-            known = no_answer(err)  # of all files but stdout, failures are named
-        if isinstance(known, FeatcacheError):
-            fail(str(known))
-            return known.exit_code
+        if isinstance(err, FeatcacheError):
+            fail(str(err))
+            return err.exit_code
         if speaks_fully():
             raise
         first_line = str(err).partition("\n")[0]

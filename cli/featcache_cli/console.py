@@ -19,8 +19,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from featcache_cli.streams import answering
-
 _LINE_EVERY_S = 5.0
 
 # Nothing on stdout is folded: a file name stays in one piece, in a pipe and under the mouse.
@@ -82,8 +80,7 @@ def ask(question: str) -> bool:
 
 def show_text(text: str) -> None:
     """Write text to stdout as it is."""
-    with answering():
-        sys.stdout.write(text)
+    sys.stdout.write(text)
 
 
 def show_json(value: Any) -> None:
@@ -93,8 +90,7 @@ def show_json(value: Any) -> None:
 
 def show_line(markup: str) -> None:
     """Write a line to stdout, which nothing folds or cuts."""
-    with answering():
-        stdout.print(markup)
+    stdout.print(markup)
 
 
 def plain(value: Any) -> Any:

@@ -29,10 +29,31 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # Python keeps its own object, and so the buffer that both write through, in `__stdout__`.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__:
+        sys.stdout = _Answer(
+            sys.stdout.buffer,
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            line_buffering=sys.stdout.line_buffering,
+            write_through=sys.stdout.write_through,
+        )
+
+
+class _Answer(io.TextIOWrapper):
+    """stdout whose failures have a name, whoever writes to it: help and versions too."""
+
+    def write(self, text: str, /) -> int:
+        with _answering():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _answering():
+            super().flush()
 
 
 @contextlib.contextmanager
-def answering() -> Iterator[None]:
+def _answering() -> Iterator[None]:
     """Name the failure of a write to stdout inside; a reader who went away is none.
 
     Raises:
@@ -44,10 +65,10 @@ def answering() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as err:
-        raise no_answer(err) from err
+        raise _no_answer(err) from err
 
 
-def no_answer(err: OSError) -> StorageError:
+def _no_answer(err: OSError) -> StorageError:
     """Say that stdout does not take what a command answers, and let the rest of it go."""
     _give_up(sys.stdout)
     kind = DiskFullError if err.errno in _NO_ROOM else StorageError
@@ -65,8 +86,7 @@ def flush_answer() -> None:
         StorageError: If it cannot be written.
     """
     try:
-        with answering():
-            sys.stdout.flush()
+        sys.stdout.flush()
     except BrokenPipeError:
         _give_up(sys.stdout)
         raise

@@ -28,6 +28,7 @@ from featcache.datasets.headers import read_header
 from featcache.datasets.rules import ImageRules
 from featcache.datasets.splits import Look, UnreadableImageError
 from featcache.errors import MismatchError, StorageError
+from featcache.starting import starting
 
 _UNREADABLE = b"unreadable file"
 _DIGEST_BYTES = 32
@@ -182,7 +183,8 @@ class FolderImages:
             ahead: deque[Future[list[Look]]] = deque()
             for start in range(0, len(self.paths), _FILES_PER_TASK):
                 chunk = self.paths[start : start + _FILES_PER_TASK]
-                ahead.append(pool.submit(_looks_at, self.root, chunk, self.rules))
+                with starting("Threads that hash images", kept="Nothing was changed."):
+                    ahead.append(pool.submit(_looks_at, self.root, chunk, self.rules))
                 if len(ahead) == _TASKS_AHEAD:
                     yield from ahead.popleft().result()
             while ahead:

@@ -14,6 +14,7 @@ from typing import Any
 from featcache.errors import CorruptError, UsageError
 from featcache.paths import expanded
 from featcache.specs import IMPORTED
+from featcache.starting import starting
 from featcache.store.digest import N_DIGEST_THREADS, block_digest, statistics_digest
 from featcache.store.format import Block
 from featcache.store.ledger import STATISTICS_SLOT
@@ -110,7 +111,8 @@ def verify_cache(
                 Damage("trunk", 0, 0, 0, "the trunk's running statistics are not as written")
             )
         with ThreadPoolExecutor(N_DIGEST_THREADS) as threads:
-            found = threads.map(lambda block: _what_is_wrong(fd, state, block), drawn)
+            with starting("Threads that check digests", kept="Nothing was changed."):
+                found = threads.map(lambda block: _what_is_wrong(fd, state, block), drawn)
             try:
                 for i, (block, what) in enumerate(zip(drawn, found, strict=True)):
                     if what is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import featcache
+from featcache_cli.app import _run
 from tests.cli.conftest import Run, child_environment
 
 FULL = Path("/dev/full")
@@ -59,6 +61,16 @@ def test_no_file_takes_the_place_of_a_closed_stream(pixels: list[str]) -> None:
     assert featcache.verify_cache(summary.path).is_sound
 
 
+def test_another_failure_is_not_blamed_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    def read() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    code = _run(read)
+
+    assert code == 1
+    assert "unexpected error: OSError: [Errno 5] Input/output error" in capsys.readouterr().err
+
+
 def test_without_another_thread_a_command_says_so(
     run: Run, pixels: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,8 +81,8 @@ def test_without_another_thread_a_command_says_so(
 
     result = run(*pixels)
 
-    assert result.exit_code == 1
-    assert "error: No more processes and threads can be started" in result.stderr
+    assert result.exit_code == 16
+    assert "error: Threads that hash images cannot be started" in result.stderr
 
 
 def test_without_another_process_a_command_says_so(

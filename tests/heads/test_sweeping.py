@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from featcache.errors import (
 )
 from featcache.memory import FreeMemory
 from featcache.runfiles import read_run
-from featcache.runs import RUN_FILES
+from featcache.runs import RUN_FILES, newest_run
 from featcache.specs import REGULARISATIONS
 from featcache.store import locked
 from featcache.sweeptable import markdown_table
@@ -47,6 +48,25 @@ def stop_in(epoch: int) -> Callable[[featcache.SweepProgress], None]:
             raise KeyboardInterrupt
 
     return on_progress
+
+
+def test_without_a_name_the_run_that_a_sweep_chose_is_taken(
+    sweep: Sweep, cache: featcache.Cache, tmp_path: Path
+) -> None:
+    result = sweep(**GRID, seeds=2)
+    best = result.settings[0].runs[0]
+    for age, path in enumerate((best, *result.settings[-1].runs)):
+        os.utime(path / RUN_FILES[0], (age, age + 1e10))
+
+    chosen = newest_run(tmp_path / "runs")
+    alone = featcache.train_head(cache, max_epochs=1, runs_dir=tmp_path / "runs").runs[0].path
+    os.utime(alone / RUN_FILES[0], (2e10, 2e10))
+
+    assert (chosen.value, result.json.name in chosen.why) == (best, True)
+    assert newest_run(tmp_path / "runs") == (alone, "the newest finished run")
+    for broken in ("{", "[]", '{"settings": [{"runs": 1}]}'):
+        result.json.write_text(broken)
+        assert newest_run(tmp_path / "runs").value == alone
 
 
 def test_each_head_is_the_one_trained_alone(

@@ -32,7 +32,8 @@ def evaluate(
         typer.Argument(
             metavar="[RUN] [OTHER]",
             autocompletion=complete.runs,
-            help="A run's folder, or part of its name; without one, the newest. Two are compared.",
+            help="A run's folder, or part of its name; without one, the newest, or what a "
+            "sweep chose if that is the newest. Two are compared.",
         ),
     ] = None,
     split: Annotated[
@@ -67,17 +68,22 @@ def evaluate(
     from featcache.evaluation import compare
     from featcache.evaluation import evaluate as run
     from featcache.plots import plot_evaluation, require_matplotlib
-    from featcache.runs import find_run
+    from featcache.runs import find_run, newest_run
 
-    names: list[str | None] = [*runs] if runs else [None]
-    if len(names) > 2:
-        raise UsageError(f"{len(names)} runs were given, but at most two can be compared.")
-    if cache is not None and len(names) > 1:
+    n_runs = len(runs or ())
+    if n_runs > 2:
+        raise UsageError(f"{n_runs} runs were given, but at most two can be compared.")
+    if cache is not None and n_runs > 1:
         raise UsageError("--cache belongs to one run. Leave it out to compare two.")
     if plot:
         require_matplotlib()
-    paths = [find_run(name, runs_dir=runs_dir) for name in names]
-    note(f"evaluating {' and '.join(map(str, paths))}")
+    if runs:
+        paths = [find_run(name, runs_dir=runs_dir) for name in runs]
+        note(f"evaluating {' and '.join(map(str, paths))}")
+    else:
+        taken = newest_run(runs_dir)
+        paths = [taken.value]
+        note(f"evaluating {taken.value}: {taken.why}")
     comparison = None
     if len(paths) == 2:
         comparison = compare(
@@ -104,8 +110,6 @@ def evaluate(
             on_note=note,
         )
         evaluations = [evaluation]
-    if not runs:
-        _tell_of_a_newer_one(evaluations[0], runs_dir)
     plots = [file for e in evaluations for file in plot_evaluation(e)] if plot else []
     if json:
         paired = vars(comparison).copy() if comparison is not None else None
@@ -120,14 +124,6 @@ def evaluate(
         _show(evaluation)
     if plots:
         show_facts({"plots": ", ".join(str(file) for file in plots)})
-
-
-def _tell_of_a_newer_one(evaluation: Evaluation, runs_dir: str) -> None:
-    from featcache import list_runs
-
-    newest = list_runs(runs_dir)[-1]
-    if newest != evaluation.run:
-        note(f"this is the newest finished run; {newest} is newer, but was stopped")
 
 
 def _show(evaluation: Evaluation) -> None:
