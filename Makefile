@@ -27,7 +27,7 @@ lint: $(VENV)/ready
 faults: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.all $(FAULTS)
 
-# featcache beside its peers; about 15 minutes on 2 cores; BENCH=--quick is less, in fp32 alone.
+# featcache beside its peers; about 20 minutes on 2 cores; BENCH=--quick is less, in fp32 alone.
 bench: $(VENV)/ready
 	$(BIN)/python -m tests.benchmarks.bench docs/benchmarks/$$(nproc)-cores-$$(uname -m)-$$(date +%F) $(BENCH)
 

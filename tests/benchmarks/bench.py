@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.bench OUT_STEM [--quick] [--data-dir DATA]
 
-About 15 minutes on 2 cores, less with `--quick`, in fp32 alone. Without --data-dir the images are
+About 20 minutes on 2 cores, less with `--quick`, in fp32 alone. Without --data-dir the images are
 noise: the work is the same. Tables in bf16 only where the processor has instructions for it. The
-machine should have nothing else to do.
+machine should have nothing else to do. Peers that are not installed are left out, by name
+(`pip install -e ".[bench]"`); `python -m tests.benchmarks.alternatives` runs those alone.
 """
 
 from __future__ import annotations
@@ -20,15 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from featcache.datasets import ArrayImages, Dataset, Split, load_dataset
 from featcache.features import BatchPreprocessor, FeatureRows
 from featcache.preprocess import Preprocess
 from featcache.specs import HeadSpec
 from featcache.systems import SYSTEMS
-from tests.benchmarks import peers_heads, peers_trunk
+from tests.benchmarks import peers_engines, peers_heads, peers_trunk
+from tests.benchmarks.bench_page import markdown, picture
 from tests.benchmarks.limits import (
     FLOP_PER_IMAGE,
     has_bf16,
@@ -36,7 +36,7 @@ from tests.benchmarks.limits import (
     limited,
     machine_limits,
 )
-from tests.benchmarks.measure import Peer, close, compare, machine, table
+from tests.benchmarks.measure import Peer, close, compare, machine
 from tests.benchmarks.peers_heads import bank_epoch, bare_epoch, synthetic_rows
 
 CPU = torch.device("cpu")
@@ -94,11 +94,13 @@ def main() -> None:
         precision: {name: trunk(name, pixels, size, precision, limits) for name in N_FEATURES}
         for precision in precisions
     }
+    others = [engines(name, pixels, size) for name in N_FEATURES]
     heads = {name: head(name, size, limits) for name in N_FEATURES}
     scratch = scratch_mlp(pixels, size, limits)
     sweep = many_heads(size)
     report["tables"] = [t for of_one in trunks.values() for t in of_one.values()]
-    report["tables"] += [*heads.values(), scratch, sweep]
+    report["tables"] += [*others, *heads.values(), scratch, sweep]
+    report["left_out"] = not_installed()
     report["growth"] = growth(size)
     report["account"] = {
         precision: account(trunks["fp32"], of_one, heads, scratch)
@@ -136,6 +138,21 @@ def trunk(
     per_s = limits[f"{precision}_flop_per_s"] / FLOP_PER_IMAGE[name]
     what = f"direct convolutions at the {precision} peak"
     return result | limited(_rate(result, "featcache"), per_s, what)
+
+
+def engines(name: str, pixels: np.ndarray, size: Size) -> Result:
+    """Compare engines for the backbone alone, on batches that are ready."""
+    n = size.n_images[name]
+    title = f"The network alone of {name}, fp32, {n} ready images at 224 px, batches of 16"
+    repeats = size.trunk_repeats[name]
+    with peers_engines.peers(name, pixels[:n]) as listed:
+        return compare(title, listed, gate=close(1e-4), repeats=repeats, unit="images")
+
+
+def not_installed() -> list[str]:
+    """Say which peers are left out, and what to install."""
+    sklearn = peers_heads.sklearn_left_out()
+    return peers_engines.not_installed() + ([sklearn] if sklearn else [])
 
 
 def one_split(pixels: np.ndarray) -> Dataset:
@@ -270,61 +287,9 @@ def account(
     }
 
 
-def picture(growth: Result, path: Path) -> None:
-    """Draw the curves of `growth`, on logarithmic axes."""
-    figure = Figure(figsize=(10, 3), layout="constrained")
-    for axes, (name, curve) in zip(figure.subplots(1, len(growth)), growth.items(), strict=True):
-        sizes, seconds = zip(*curve["seconds"].items(), strict=True)
-        axes.loglog(sizes, seconds, "o-")
-        axes.set(xlabel=name, title=f"exponent {curve['exponent']:.2f}")
-        axes.grid(visible=True, alpha=0.3)
-    figure.supylabel("seconds an epoch")
-    with rc_context({"svg.hashsalt": "featcache"}):
-        figure.savefig(path, metadata={"Date": None})
-
-
 def _rate(result: Result, name: str) -> float:
     [row] = [row for row in result["rows"] if row["name"] == name]
     return float(row["per_s"])
-
-
-def markdown(report: Result) -> str:
-    """Write the report as a page."""
-    facts = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
-    peaks = ", ".join(f"{name} {value:.3g}" for name, value in report["limits"].items())
-    lines = [f"Machine: {facts}.", "", f"Measured peaks: {peaks}.", ""]
-    for result in report["tables"]:
-        lines.append(table(result))
-        if limit := result.get("limit"):
-            lines += [
-                f"The limit, {limit['what']}: {limit['per_s']:,.3g} {result['unit']} a second; "
-                f"featcache has {limit['share']:.2f} of it.",
-                "",
-            ]
-        if step := result.get("bare_step_ms"):
-            told = ", ".join(f"{name} {ms:.2f}" for name, ms in step.items())
-            lines += [f"A step of the bare loop divides into, in ms: {told}.", ""]
-    lines += ["### How an epoch grows", "", "| with | seconds | exponent |", "|---|---|---|"]
-    for name, curve in report["growth"].items():
-        seconds = ", ".join(f"{n:,}: {s:.3g}" for n, s in curve["seconds"].items())
-        lines.append(f"| {name} | {seconds} | {curve['exponent']:.2f} |")
-    for precision, whole in report["account"].items():
-        title = f"The whole notebook (in fp32), featcache's extraction in {precision}"
-        lines += ["", f"### {title}, by counted passes", ""]
-        lines += ["| part | notebook, hours | featcache, hours |", "|---|---|---|"]
-        for name, part in whole["parts"].items():
-            hours = (part["notebook_s"] / 3600, part["featcache_s"] / 3600)
-            lines.append(f"| {name} | {hours[0]:.2f} | {hours[1]:.3f} |")
-        lines.append(
-            f"| all | {whole['notebook_s'] / 3600:.1f} | {whole['featcache_s'] / 3600:.2f}: "
-            f"**{whole['ratio']:.1f} times less** |"
-        )
-        lines += [
-            "",
-            f"With MobileNetV3 stopped after 10 epochs: "
-            f"{whole['ratio_mobilenet_10_epochs']:.1f} times less.",
-        ]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +36,37 @@ class Peer:
     gated: bool = True
 
 
+def left_out(name: str, packages: Mapping[str, str]) -> str | None:
+    """Say that a peer is left out, and what to install; None if it is all there.
+
+    Args:
+        name: The peer's.
+        packages: What it needs: pip's names, by the modules that are imported.
+    """
+    missing = [package for module, package in packages.items() if find_spec(module) is None]
+    if not missing:
+        return None
+    return (
+        f"{name} is left out: not installed: {', '.join(missing)}. "
+        f'To have it compared: pip install -e ".[bench]"'
+    )
+
+
 def compare(
-    title: str, peers: Sequence[Peer], *, gate: Callable[[Any, Any], None], repeats: int, unit: str
+    title: str, peers: Sequence[Peer], *, gate: Callable[[Any, Any], float], repeats: int, unit: str
 ) -> dict[str, Any]:
     """Run peers in turn and compare them with the first, which is featcache's.
 
     Every peer runs once before anything is timed, and its answer passes the gate or the comparison
-    is void. `ratio` is the median over the repeats of the peer's seconds per unit by featcache's in
-    the same round: above 1, featcache is faster.
+    is void; `error` is what the gate told of it. `ratio` is the median over the repeats of the
+    peer's seconds per unit by featcache's in the same round: above 1, featcache is faster.
     """
     reference = peers[0].run()[1]
+    errors = {}
     for peer in peers[1:]:
         answer = peer.run()[1]
         if peer.gated:
-            gate(reference, answer)
+            errors[peer.name] = gate(reference, answer)
     seconds: dict[str, list[float]] = {peer.name: [] for peer in peers}
     for _ in range(repeats):
         for peer in peers:
@@ -69,6 +87,7 @@ def compare(
                 "ratio_low": min(ratios),
                 "ratio_high": max(ratios),
                 "gated": peer.gated,
+                "error": errors.get(peer.name),
             }
         )
     result = {"title": title, "unit": unit, "rows": rows}
@@ -91,17 +110,22 @@ def table(result: Mapping[str, Any]) -> str:
             f"| **{row['ratio']:.2f}** | {row['ratio_low']:.2f} to {row['ratio_high']:.2f} "
             f"| {row['n']} |"
         )
+    gated = [row for row in result["rows"] if row.get("error") is not None]
+    if gated:
+        errors = ", ".join(f"{row['name']} {row['error']:.1e}" for row in gated)
+        lines += ["", f"Largest difference from the first way, of the largest number: {errors}."]
     return "\n".join(lines) + "\n"
 
 
-def close(rtol: float) -> Callable[[Any, Any], None]:
-    """Make a gate: no two numbers differ by more than `rtol` of the largest."""
+def close(rtol: float) -> Callable[[Any, Any], float]:
+    """Make a gate: no two numbers differ by more than `rtol` of the largest; by how much."""
 
-    def gate(expected: torch.Tensor, answer: torch.Tensor) -> None:
+    def gate(expected: torch.Tensor, answer: torch.Tensor) -> float:
         n = min(len(expected), len(answer))
         largest = expected[:n].abs().max()
         difference = (expected[:n] - answer[:n].to(expected.device)).abs().max()
         assert difference <= rtol * largest, f"answers differ by {difference / largest:.2g}"
+        return float(difference / largest)
 
     return gate
 

@@ -23,9 +23,10 @@ from featcache.processwide import nvml_left_alone
 from featcache.specs import HeadSpec
 from featcache.trainer import quiet_lightning
 from tests.benchmarks.allocator import freed_memory_kept
-from tests.benchmarks.measure import Peer
+from tests.benchmarks.measure import Peer, left_out
 
 BATCH_SIZE, N_CLASSES, LR = 64, 10, 1e-5
+SKLEARN = "scikit-learn's MLPClassifier"
 
 
 def synthetic_rows(n: int, n_features: int, device: torch.device) -> FeatureRows:
@@ -59,6 +60,8 @@ def peers(
                 n,
             )
         )
+    if rows.prepare is None and rows.device.type == "cpu" and not sklearn_left_out():
+        listed.append(Peer(SKLEARN, lambda: _sklearn_epoch(rows, n_inputs, spec), n))
     if n_slow:
         for chunks, words in ((None, "contiguous"), (True, "automatic chunks")):
             listed.append(
@@ -69,6 +72,11 @@ def peers(
                 )
             )
     return listed
+
+
+def sklearn_left_out() -> str | None:
+    """Say that scikit-learn is not installed; None if it is."""
+    return left_out(SKLEARN, {"sklearn": "scikit-learn"})
 
 
 def bare_epoch(
@@ -180,6 +188,13 @@ def _plain_lightning_epoch(
     loader = DataLoader(rows_there, BATCH_SIZE, sampler=order, pin_memory=pinned)
     seconds = _fit(module, loader, rows.device)
     return seconds, torch.stack(module.losses).cpu()
+
+
+def _sklearn_epoch(rows: FeatureRows, n_inputs: int, spec: HeadSpec) -> tuple[float, Tensor]:
+    from tests.benchmarks.peers_sklearn import sklearn_epoch  # only where it is installed
+
+    head, order = _head(n_inputs, spec), _order(len(rows.labels))
+    return sklearn_epoch(rows.features, rows.labels, head, order, batch_size=BATCH_SIZE, lr=LR)
 
 
 class _H5Rows(Dataset[tuple[Tensor, int]]):

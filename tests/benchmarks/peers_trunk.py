@@ -66,8 +66,6 @@ def peers(name: str, dataset: Dataset, *, precision: str = "fp32") -> Iterator[l
     their rates do not depend on how many; each has a process of its own, as it would have, for what
     glibc keeps of freed memory changes its rate several times over.
     """
-    trunk = load_backbone(name, weights="random").module
-    assert trunk is not None
     [split] = dataset.splits.values()
     pixels = split.images.pixels
     n = len(pixels)
@@ -92,20 +90,7 @@ def peers(name: str, dataset: Dataset, *, precision: str = "fp32") -> Iterator[l
             )
         return sum(result.seconds_by_phase.values()), rows
 
-    runner = TrunkRunner(
-        trunk,
-        preprocess=Preprocess.notebook(224),
-        is_resized=False,
-        device="cpu",
-        precision=precision,
-        batch_size=16,
-    )
-    with freed_memory_kept():
-        compiler, why = settle_compiled(
-            runner, image_shape=(32, 32, 3), n_rows=60_000, asked="auto", on_note=silent
-        )
-    engine = "never" if compiler is None else engine_of(compiler)
-    print(f"--compile auto settles on {engine} for {name} in {precision}: {why}", flush=True)
+    runner, engine = settled(name, precision)
     forward = runner.forward
 
     def ceiling() -> tuple[float, Tensor]:
@@ -133,6 +118,32 @@ def peers(name: str, dataset: Dataset, *, precision: str = "fp32") -> Iterator[l
             Peer("a competent user's, batch 16, 2 workers", alone("competent", 16, 2), len(few)),
             Peer("thingsvision's method (rewritten)", alone("hooked"), len(few)),
         ]
+
+
+def settled(name: str, precision: str) -> tuple[TrunkRunner, str]:
+    """Build a runner of batches of 16, and what `--compile auto` settles on for 60,000 images."""
+    trunk = load_backbone(name, weights="random").module
+    assert trunk is not None
+    runner = TrunkRunner(
+        trunk,
+        preprocess=Preprocess.notebook(224),
+        is_resized=False,
+        device="cpu",
+        precision=precision,
+        batch_size=16,
+    )
+    with freed_memory_kept():
+        compiler, why = settle_compiled(
+            runner,
+            image_shape=(32, 32, 3),
+            n_rows=60_000,
+            asked="auto",
+            backbone=name,
+            on_note=silent,
+        )
+    engine = "never" if compiler is None else engine_of(compiler)
+    print(f"--compile auto settles on {engine} for {name} in {precision}: {why}", flush=True)
+    return runner, engine
 
 
 def _there(

@@ -6,12 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.benchmarks import peers_heads
+from tests.benchmarks.bench_page import markdown
 from tests.benchmarks.gpu_page import page
-from tests.benchmarks.measure import Peer, close, compare
+from tests.benchmarks.measure import Peer, Run, close, compare
+from tests.benchmarks.peers_engines import (
+    ENGINES,
+    Engine,
+    exported,
+    not_installed,
+)
 from tests.cli.conftest import child_environment
 
 ROOT = Path(__file__).parents[2]
@@ -39,8 +48,9 @@ def test_every_way_to_train_a_head_gives_the_same_losses() -> None:
     )
 
     assert result["rows"][0]["name"] == "featcache"
-    assert len(result["rows"]) == 6
+    assert len(result["rows"]) == 6 if peers_heads.sklearn_left_out() else 7
     assert all(row["per_s"] > 0 and row["n"] == 1 for row in result["rows"])
+    assert all(row["error"] <= 1e-4 for row in result["rows"][1:])
 
 
 def test_an_answer_that_differs_voids_the_comparison() -> None:
@@ -51,6 +61,58 @@ def test_an_answer_that_differs_voids_the_comparison() -> None:
 
     with pytest.raises(AssertionError, match=r"answers differ by 0\.01"):
         compare("x", peers, gate=close(1e-4), repeats=1, unit="rows")
+
+
+def test_scikit_learn_trains_from_the_same_weights_in_the_same_order_with_the_same_adam() -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    rows = peers_heads.synthetic_rows(320, 25_088, torch.device("cpu"))
+    ours, *others = peers_heads.peers(rows, 25_088)
+    [sklearn] = [peer for peer in others if peer.name == "scikit-learn's MLPClassifier"]
+
+    losses = sklearn.run()[1]
+
+    assert len(losses) == 5
+    assert close(1e-6)(ours.run()[1], losses) <= 1e-6
+
+
+class _Small(nn.Module):
+    """A backbone small enough to export in a moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.conv(images).relu().mean((2, 3))
+
+
+@pytest.mark.skipif(bool(not_installed()), reason=" ".join(not_installed()))
+def test_every_engine_gives_the_features_of_the_module() -> None:
+    module = _Small().eval()
+    batches = list(np.random.default_rng(0).random((3, 16, 3, 8, 8), np.float32))
+    with torch.inference_mode():
+        expected = torch.cat([module(torch.from_numpy(batch)) for batch in batches])
+
+    with exported(module, batches) as listed:
+        answers = {peer.name: peer.run()[1] for peer in listed}
+
+    assert list(answers) == [engine.name for engine in ENGINES]
+    for answer in answers.values():
+        assert close(1e-4)(expected, answer) <= 1e-4
+
+
+def test_an_engine_that_is_not_installed_is_left_out_by_name() -> None:
+    def never(_: Path, __: object) -> Run:
+        raise AssertionError("an engine that is not there was prepared")
+
+    engines = [Engine("Some Engine", {"torch": "torch", "no_such_engine": "no-such"}, never)]
+
+    with exported(_Small(), [np.zeros((16, 3, 8, 8), np.float32)], engines) as listed:
+        assert listed == []
+    assert not_installed(engines) == [
+        "Some Engine is left out: not installed: no-such. To have it compared: pip install -e "
+        '".[bench]"'
+    ]
 
 
 def test_a_page_is_made_of_the_parts_that_were_measured() -> None:
@@ -69,3 +131,21 @@ def test_a_page_is_made_of_the_parts_that_were_measured() -> None:
     assert "| one head | 2.5e-07 |" in found
     assert "FAILED" in found
     assert "took" not in found
+
+
+def test_the_page_of_the_bench_names_the_peers_that_were_left_out() -> None:
+    rows = peers_heads.synthetic_rows(64, 4, torch.device("cpu"))
+    compared = compare("x", peers_heads.peers(rows, 4), gate=close(1e-4), repeats=1, unit="rows")
+    report = {
+        "machine": {"cores": 2},
+        "limits": {},
+        "tables": [compared],
+        "left_out": ["A is left out."],
+        "growth": {},
+        "account": {},
+    }
+
+    found = markdown(report)
+
+    assert "\nA is left out.\n" in found
+    assert "Largest difference from the first way, of the largest number: bare loop" in found
