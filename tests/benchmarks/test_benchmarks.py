@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.benchmarks import peers_heads
+from tests.benchmarks import account, peers_heads
 from tests.benchmarks.bench_page import markdown
 from tests.benchmarks.gpu_page import page
 from tests.benchmarks.measure import Peer, Run, close, compare
@@ -149,3 +149,37 @@ def test_the_page_of_the_bench_names_the_peers_that_were_left_out() -> None:
 
     assert "\nA is left out.\n" in found
     assert "Largest difference from the first way, of the largest number: bare loop" in found
+
+
+def test_the_account_sets_the_notebooks_hours_beside_those_of_real_runs() -> None:
+    names = ("vgg16", "vgg16-l1l2", "vgg16-dropout", "mobilenet-v3", "scratch-mlp")
+    parts = {name: {"notebook_s": 36_000.0, "featcache_s": 36.0} for name in names}
+    parts["extraction, mobilenet_v3_large"] = {"notebook_s": 0.0, "featcache_s": 198.0}
+    calls = [
+        {"path": "c/vgg16-0a1b2c3d.h5", "n_rows": 60, "n_rows_computed": n, "seconds": 900.0}
+        for n in (40, 20)
+    ]
+    own = {"backbone": "vgg16", "published_acc": 0.8, "train_s": 36.0, "extract_s": None}
+    systems = [
+        {**own, "name": "vgg16", "runs": ["a", "b"]},
+        {**own, "name": "vgg16-dropout", "train_s": 18.0, "runs": ["c"]},
+        {**own, "name": "mobilenet-v3", "published_acc": None, "runs": ["d"]},
+    ]
+
+    found = account.page(parts, calls, [{"systems": systems}])
+
+    assert "| extraction, vgg16 | | 0.500 | | 0.500 |" in found
+    assert "| vgg16 | 10.00 | 0.010 | 2 | 0.020 |" in found
+    assert "| all that ran | 20.0 | 0.52: **38.8 times less** | | 0.53 |" in found
+    assert "Not run: scratch-mlp, vgg16-l1l2, mobilenet-v3. " in found
+    assert "With them by rates: 50.0 hours against 0.60, 83.3 times less." in found
+
+
+def test_the_account_wants_every_call_that_made_a_cache_unless_reproduce_did() -> None:
+    call = {"path": "vgg16-0a1b2c3d.h5", "n_rows": 60, "n_rows_computed": 20, "seconds": 9.0}
+
+    with pytest.raises(SystemExit, match="the calls computed 20 of 60 rows"):
+        account.extraction_s([call], {"vgg16": None})
+    with pytest.raises(SystemExit, match="No --extracted file is of vgg16"):
+        account.extraction_s([], {"vgg16": None})
+    assert account.extraction_s([], {"pixels": 3.0}) == {"pixels": 3.0}
