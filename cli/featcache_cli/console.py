@@ -9,11 +9,10 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -108,35 +107,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
-
-
-def show_facts(facts: Mapping[str, object]) -> None:
-    """Write "name  value" lines to stdout."""
-    shown = {printable(name): printable(value) for name, value in facts.items()}
-    width = max(map(len, shown))
-    for name, value in shown.items():
-        show_line(f"{escape(name.ljust(width))}  {escape(value)}")
-
-
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table to stdout; columns whose name begins with "#" are numbers.
-
-    The last column is as long as it is: a path in it stays in one piece on every terminal, where
-    Rich's tables are cut to the 80 columns of a dumb one.
-    """
-    are_numbers = [column.startswith("#") for column in columns]
-    titles = [printable(column.removeprefix("#")) for column in columns]
-    lines = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(cell_len, cells)) for cells in zip(titles, *lines, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        padding = [" " * (w - cell_len(cell)) for w, cell in zip(widths, cells, strict=True)]
-        parts = zip(are_numbers, padding, cells, strict=True)
-        return "  ".join(pad + c if number else c + pad for number, pad, c in parts).rstrip()
-
-    show_line(f"[bold]{escape(line(titles))}[/bold]")
-    for cells in lines:
-        show_line(escape(line(cells)))
 
 
 def duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from featcache_cli import console
 from featcache_cli.commands.extract import _rate, _shares
+from featcache_cli.tables import show_table
 
 
 def test_progress_elsewhere_than_on_a_terminal_is_a_line_every_few_seconds(
@@ -60,7 +61,7 @@ def test_a_stage_without_a_count_is_named_alone(monkeypatch: pytest.MonkeyPatch)
 def test_a_table_folds_no_name_and_has_no_codes(capsys: pytest.CaptureFixture[str]) -> None:
     path = "cache/" + "long name/" * 80 + "x.h5"
 
-    console.show_table(["cache", "#rows"], [(path, 7), ("[bold]b[/bold]\x1b[31m\n", 12)])
+    show_table(["cache", "#rows"], [(path, 7), ("[bold]b[/bold]\x1b[31m\n", 12)])
 
     out = capsys.readouterr().out
     assert f"\n{path}     7\n" in out

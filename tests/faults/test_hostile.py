@@ -19,7 +19,7 @@ from featcache.store import open_cache
 from featcache.store.format import HEADER, MANIFEST_OFFSET
 from featcache.store.reader import opened_readonly, read_manifest
 from featcache.training import TrainResult
-from featcache_cli.console import show_facts, show_table
+from featcache_cli.tables import show_facts, show_table
 from tests.faults.hostile import claims
 from tests.faults.hostile_files import resigned
 from tests.heads.conftest import MakeCache, cache, make_cache, train

@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 
 import featcache
-from featcache_cli.console import show_facts, show_json
+from featcache_cli.console import show_json
 from featcache_cli.options import JsonOption
+from featcache_cli.tables import show_facts
 
 # What decides the numbers, and what reads and writes them.
 _PACKAGES = (

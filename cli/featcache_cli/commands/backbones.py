@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from featcache.errors import UnknownNameError
 from featcache.specs import ExtractSpec
-from featcache_cli.console import note, show_json, show_line
+from featcache_cli.console import note, show_json
 from featcache_cli.options import ImageSizeOption, JsonOption
 from featcache_cli.streams import flush_answer
+from featcache_cli.tables import show_row
 
 _WIDTHS = (18, 8, 7, 6, 4)
 
@@ -45,13 +45,11 @@ def backbones(
     # Measuring a trunk takes up to a second, so each row is shown as it comes.
     for b in rows:
         weights = " ".join(w + "*" * (w in b.weights_on_disk) for w in b.weights)
-        params = f"{b.n_params / 1e6:.1f} M"
-        cells = (b.name, b.n_features, params, f"{b.gflop:.3g}", b.image_size, weights or "none")
+        params, gflop = f"{b.n_params / 1e6:.1f} M", float(f"{b.gflop:.3g}")
+        cells = (b.name, b.n_features, params, gflop, b.image_size, weights or "none")
         _show_row(cells)
 
 
 def _show_row(cells: Sequence[object]) -> None:
-    name, *numbers, last = cells
-    aligned = [f"{n:>{w}}" for n, w in zip(map(str, numbers), _WIDTHS[1:], strict=True)]
-    show_line(escape(" ".join([f"{name:<{_WIDTHS[0]}}", *aligned, "", str(last)])))
+    show_row(cells, _WIDTHS, are_numbers=[False, *[True] * (len(_WIDTHS) - 1), False])
     flush_answer()  # in a pipe too

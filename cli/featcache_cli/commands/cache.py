@@ -14,16 +14,7 @@ from featcache.specs import ExtractSpec
 from featcache_cli import completion as complete
 from featcache_cli.commands import cache_import
 from featcache_cli.commands.extract import show_extraction
-from featcache_cli.console import (
-    ProgressDisplay,
-    ask,
-    fail,
-    note,
-    reset_progress,
-    show_facts,
-    show_json,
-    show_table,
-)
+from featcache_cli.console import ProgressDisplay, ask, fail, note, reset_progress, show_json
 from featcache_cli.grammar import Command, Group
 from featcache_cli.options import (
     AUTO,
@@ -38,6 +29,7 @@ from featcache_cli.options import (
     local_path,
     number_or_auto,
 )
+from featcache_cli.tables import show_facts, show_table
 
 app = typer.Typer(cls=Group, help="List, verify, repair, import, remove caches.")
 app.command("import", cls=Command)(cache_import.import_)

@@ -10,8 +10,9 @@ import typer
 
 from featcache.specs import STORE_DTYPES, ExtractSpec
 from featcache_cli import completion as complete
-from featcache_cli.console import note, show_facts, show_json
+from featcache_cli.console import note, show_json
 from featcache_cli.options import CacheDirOption, JsonOption
+from featcache_cli.tables import show_facts
 
 
 def import_(

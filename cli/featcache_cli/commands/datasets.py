@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from featcache.specs import ExtractSpec
-from featcache_cli.console import show_json, show_table
+from featcache_cli.console import show_json
 from featcache_cli.options import DataDirOption, JsonOption
+from featcache_cli.tables import show_table
 
 
 def datasets(data_dir: DataDirOption = ExtractSpec.data_dir, json: JsonOption = False) -> None:

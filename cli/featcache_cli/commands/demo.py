@@ -10,8 +10,9 @@ from featcache_cli.commands import cache
 from featcache_cli.commands.evaluate import evaluate
 from featcache_cli.commands.extract import extract
 from featcache_cli.commands.train_head import train_head
-from featcache_cli.console import duration, headline, note, show_facts
+from featcache_cli.console import duration, headline, note
 from featcache_cli.options import CacheDirOption, RunsDirOption
+from featcache_cli.tables import show_facts
 
 if TYPE_CHECKING:
     from featcache.account import CostAccount

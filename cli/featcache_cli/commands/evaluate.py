@@ -10,7 +10,7 @@ import typer
 from featcache.errors import UsageError
 from featcache.specs import ExtractSpec
 from featcache_cli import completion as complete
-from featcache_cli.console import note, show_facts, show_json, show_table
+from featcache_cli.console import note, show_json
 from featcache_cli.options import (
     CacheDirOption,
     DeviceOption,
@@ -18,6 +18,7 @@ from featcache_cli.options import (
     RunsDirOption,
     local_path,
 )
+from featcache_cli.tables import show_facts, show_table
 
 if TYPE_CHECKING:
     from featcache.evaluation import Comparison, Evaluation

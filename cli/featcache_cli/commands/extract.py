@@ -18,15 +18,7 @@ from featcache.specs import (
     ExtractSpec,
 )
 from featcache_cli import completion as complete
-from featcache_cli.console import (
-    ProgressDisplay,
-    duration,
-    fail,
-    note,
-    reset_progress,
-    show_facts,
-    show_json,
-)
+from featcache_cli.console import ProgressDisplay, duration, fail, note, reset_progress, show_json
 from featcache_cli.options import (
     AUTO,
     CacheDirOption,
@@ -40,6 +32,7 @@ from featcache_cli.options import (
     local_path,
     number_or_auto,
 )
+from featcache_cli.tables import show_facts
 
 if TYPE_CHECKING:
     from featcache.extraction import ExtractResult
@@ -213,8 +206,8 @@ def _shares(seconds: Mapping[str, float]) -> str:
 def _show(result: ExtractResult) -> None:
     from featcache.store import human_bytes
 
-    facts: dict[str, str] = {
-        result.outcome: str(result.path),
+    facts: dict[str, object] = {
+        result.outcome: result.path,
         "rows": f"{result.n_rows} of {result.n_features} features",
         "size": human_bytes(result.nbytes),
         "time": duration(result.seconds),
@@ -226,12 +219,13 @@ def _show(result: ExtractResult) -> None:
         )
     account = result.account
     if account is not None:
-        facts["saves"] = (
+        saves = (
             f"an epoch through the trunk costs {duration(account.end_to_end_epoch_s)}, on this "
             f"cache about {duration(account.cache_epoch_s)}"
         )
         if account.break_even_epoch is not None:
-            facts["saves"] += f": worth it from epoch {account.break_even_epoch} on"
+            saves += f": worth it from epoch {account.break_even_epoch} on"
+        facts["saves"] = saves
     show_facts(facts)
 
 

@@ -10,15 +10,7 @@ from featcache.specs import BN_MODES, PREPROCESS_KINDS, REGULARISATIONS, Extract
 from featcache.specs import TrainSpec as Train
 from featcache_cli import completion as complete
 from featcache_cli.commands.extract import show_extraction
-from featcache_cli.console import (
-    ProgressDisplay,
-    headline,
-    note,
-    reset_progress,
-    show_facts,
-    show_json,
-    show_table,
-)
+from featcache_cli.console import ProgressDisplay, headline, note, reset_progress, show_json
 from featcache_cli.options import (
     CacheDirOption,
     DataDirOption,
@@ -26,6 +18,7 @@ from featcache_cli.options import (
     local_path,
     whole_numbers,
 )
+from featcache_cli.tables import show_facts, show_table
 
 if TYPE_CHECKING:
     from featcache.equivalence import ParityReport

@@ -11,14 +11,7 @@ from featcache.specs import BN_MODES, ExtractSpec, TrainSpec
 from featcache_cli import completion as complete
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.commands.train_head import show_training
-from featcache_cli.console import (
-    ProgressDisplay,
-    note,
-    reset_progress,
-    show_facts,
-    show_json,
-    show_table,
-)
+from featcache_cli.console import ProgressDisplay, note, reset_progress, show_json
 from featcache_cli.options import (
     CacheDirOption,
     DataDirOption,
@@ -28,6 +21,7 @@ from featcache_cli.options import (
     RunsDirOption,
     local_path,
 )
+from featcache_cli.tables import show_facts, show_table
 
 
 def reproduce(

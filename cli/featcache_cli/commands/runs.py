@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featcache.errors import UsageError
-from featcache_cli.console import duration, note, plain, show_json, show_table, show_text
+from featcache_cli.console import duration, note, plain, show_json, show_text
 from featcache_cli.options import JsonOption, RunsDirOption
+from featcache_cli.tables import show_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,15 +17,7 @@ from featcache.specs import (
     TrainSpec,
 )
 from featcache_cli import completion as complete
-from featcache_cli.console import (
-    ProgressDisplay,
-    duration,
-    note,
-    reset_progress,
-    show_facts,
-    show_json,
-    show_table,
-)
+from featcache_cli.console import ProgressDisplay, duration, note, reset_progress, show_json
 from featcache_cli.options import (
     CacheDirOption,
     DeviceOption,
@@ -37,6 +29,7 @@ from featcache_cli.options import (
     numbers,
     whole_numbers,
 )
+from featcache_cli.tables import show_facts, show_table
 
 if TYPE_CHECKING:
     from featcache.bankrun import SweepProgress

@@ -9,14 +9,7 @@ import typer
 
 from featcache.specs import RECIPES, REGULARISATIONS, SELECTIONS, ExtractSpec, HeadSpec, TrainSpec
 from featcache_cli import completion as complete
-from featcache_cli.console import (
-    ProgressDisplay,
-    duration,
-    note,
-    reset_progress,
-    show_facts,
-    show_json,
-)
+from featcache_cli.console import ProgressDisplay, duration, note, reset_progress, show_json
 from featcache_cli.options import (
     CacheDirOption,
     DeviceOption,
@@ -28,6 +21,7 @@ from featcache_cli.options import (
     numbers,
     whole_numbers,
 )
+from featcache_cli.tables import show_facts
 
 if TYPE_CHECKING:
     from featcache.runfiles import HeadRun
