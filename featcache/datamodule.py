@@ -17,7 +17,6 @@ from featcache.batches import (
 from featcache.errors import UsageError
 from featcache.features import (
     FeatureRows,
-    load_where_it_fits,
     pick_residence,
     preprocessor_of,
     require_labels,
@@ -25,6 +24,7 @@ from featcache.features import (
     valid_rows,
 )
 from featcache.reporting import Choice, NoteCallback, silent
+from featcache.resident import Resident, load_where_it_fits
 from featcache.specs import TrainSpec
 from featcache.store import Cache, open_cache
 from featcache.windows import WindowedRows, windows_of
@@ -108,6 +108,11 @@ class FeatureDataModule(pl.LightningDataModule):
         if self.residence is None:
             self.residence = pick_residence(self.cache, device=device)
         return self.residence
+
+    def hold(self, resident: Resident) -> None:
+        """Take rows of the cache that were verified and loaded already."""
+        self._device, self.residence = resident.device, resident.residence
+        self._loaded = dict(resident.rows)
 
     def setup(self, stage: str = "fit") -> None:
         """Load what `stage` needs, on the trainer's device; once.

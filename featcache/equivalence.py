@@ -184,7 +184,7 @@ def parity(
         path = opened.path
         _require_comparable(opened.identity["backbone"], opened.splits, trains=trains)
         check_weights(opened.identity["backbone"], spec.weights)
-        require_sound(path)
+        require_sound(opened)
     else:
         backbone_name(spec.backbone)
         _require_trunk(spec.backbone)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from featcache.errors import CorruptError
-from featcache.failures import is_out_of_memory
 from featcache.memory import FreeMemory, free_memory
 from featcache.pixels import BatchPreprocessor
 from featcache.preprocess import Preprocess
@@ -97,37 +100,27 @@ def load_rows(cache: Cache, split: str, *, device: torch.device, residence: str)
         CorruptError: If a label names no class.
     """
     rows = cache[split]
-    require_labels(cache, split)
-    labels = torch.from_numpy(rows.labels).to(device)
-    prepare = preprocessor_of(cache, split, device)
     if residence == "file":
-        return RowsInFile(rows, labels, device, prepare)
-    return FeatureRows(_copied(rows, device, residence), labels, device, prepare)
+        return RowsInFile(rows, *_beside(cache, split, device))
+    resident = room_for(rows, device=device, residence=residence)
+    read_rows(rows, 0, len(rows), resident)
+    return resident_rows(cache, split, resident, device=device)
 
 
-def load_where_it_fits(
-    cache: Cache, split: str, *, device: torch.device, residence: Choice[str]
-) -> tuple[FeatureRows, Choice[str]]:
-    """Make one split ready, in its residence or, where that has no room any more, in the next one.
+def resident_rows(
+    cache: Cache, split: str, features: Tensor, *, device: torch.device
+) -> FeatureRows:
+    """Make features that are loaded ready for training; raises as `load_rows` does."""
+    return FeatureRows(features, *_beside(cache, split, device))
 
-    Memory that was free when the residence was chosen may be another process's by now.
 
-    Returns:
-        The split, and where it stays.
-
-    Raises:
-        CorruptError: If a label names no class.
-    """
-    try:
-        return load_rows(cache, split, device=device, residence=residence.value), residence
-    except (RuntimeError, MemoryError) as err:
-        if residence.value == "file" or not is_out_of_memory(err):
-            raise
-    next_best = Choice("file", "")
-    if residence.value == "gpu":
-        next_best = pick_residence(cache, device=torch.device("cpu"))
-    why = f"{residence.value} has no room for them any more: another process took it meanwhile"
-    return load_where_it_fits(cache, split, device=device, residence=Choice(next_best.value, why))
+def _beside(
+    cache: Cache, split: str, device: torch.device
+) -> tuple[Tensor, torch.device, BatchPreprocessor | None]:
+    """Make what stands in FeatureRows beside the features."""
+    require_labels(cache, split)
+    labels = torch.from_numpy(cache[split].labels).to(device)
+    return labels, device, preprocessor_of(cache, split, device)
 
 
 def require_usable_rows(cache: Cache) -> None:
@@ -242,26 +235,36 @@ def read_rows(rows: CacheSplit, start: int, stop: int, out: Tensor) -> None:
     Raises:
         CorruptError: If it did.
     """
-    is_on_cpu = out.device.type == "cpu"
     n_rows = max(1, _BYTES_PER_COPY // max(1, rows.features.nbytes // max(1, len(rows))))
     for first in range(start, stop, n_rows):
         stop_if_asked()
         last = min(first + n_rows, stop)
-        there = out[first - start : last - start]
-        # Out of pinned memory the copy goes on while the next rows are read; torch's allocator
-        # hands that memory out again when it is done.
-        room = there if is_on_cpu else torch.empty(there.shape, dtype=out.dtype, pin_memory=True)
-        rows.read(first, last, out=room.numpy())
-        if not is_on_cpu:
-            there.copy_(room, non_blocking=True)
+        with rows_to_fill(out, first - start, last - start) as room:
+            rows.read(first, last, out=room)
 
 
-def _copied(rows: CacheSplit, device: torch.device, residence: str) -> Tensor:
+@contextlib.contextmanager
+def rows_to_fill(out: Tensor, start: int, stop: int) -> Iterator[npt.NDArray[Any]]:
+    """Give memory for the rows start..stop of a tensor, which holds what was read there at the end.
+
+    That is the tensor's own on a CPU, and pinned memory for a GPU. Out of that the copy goes on
+    while other rows are read; torch's allocator hands it out again when the copy is done.
+    """
+    there = out[start:stop]
+    if there.device.type == "cpu":
+        yield there.numpy()
+        return
+    with torch.cuda.device(there.device):  # threads begin on the first
+        room = torch.empty(there.shape, dtype=there.dtype, pin_memory=True)
+        yield room.numpy()
+        there.copy_(room, non_blocking=True)
+
+
+def room_for(rows: CacheSplit, *, device: torch.device, residence: str) -> Tensor:
+    """Make an empty tensor for all features of a split, on the device or in memory."""
     none = _no_rows(rows)
     where = device if residence == "gpu" else torch.device("cpu")
-    resident = torch.empty((len(rows), *none.shape[1:]), dtype=none.dtype, device=where)
-    read_rows(rows, 0, len(rows), resident)
-    return resident
+    return torch.empty((len(rows), *none.shape[1:]), dtype=none.dtype, device=where)
 
 
 def _no_rows(rows: CacheSplit) -> Tensor:

@@ -20,12 +20,13 @@ from featcache.checkpoint import TrainedHead, save_head
 from featcache.datamodule import FeatureDataModule
 from featcache.errors import InterruptedRunError, NonFiniteError
 from featcache.failures import device_failures_named
-from featcache.features import n_inputs, require_usable_rows
+from featcache.features import n_inputs
 from featcache.headmodule import HeadModule
 from featcache.heads import require_room
 from featcache.processwide import nvml_left_alone
 from featcache.randomness import seeded
 from featcache.reporting import NoteCallback
+from featcache.resident import Resident
 from featcache.runfiles import (
     HeadRun,
     figures_of,
@@ -60,8 +61,8 @@ class HeadJob:
         self,
         cache: Cache,
         head: HeadSpec,
+        resident: Resident,
         *,
-        device: str,
         runs_dir: Path,
         resume: bool,
         on_progress: TrainProgressCallback,
@@ -69,7 +70,8 @@ class HeadJob:
     ) -> None:
         self.cache = cache
         self.head = head
-        self.device = device
+        self.resident = resident
+        self.device = str(resident.device)
         self.runs_dir = runs_dir
         self.resume = resume
         self.on_progress = on_progress
@@ -127,7 +129,7 @@ class HeadJob:
         return run
 
     def _features(self, train: TrainSpec) -> FeatureDataModule:
-        """Check the rows and make the features resident, once; the order is the seed's."""
+        """Take the features, once; the order is the seed's."""
         if self._batches is None:
             is_pixels = self.cache.identity["backbone"] == PIXELS
             self._batches = FeatureDataModule(
@@ -139,7 +141,7 @@ class HeadJob:
                 steps_per_batch=STEPS_PER_BATCH_PIXELS if is_pixels else STEPS_PER_BATCH,
                 on_note=self.note,
             )
-            require_usable_rows(self.cache)
+            self._batches.hold(self.resident)
             residence = self._batches.choose_residence(torch.device(self.device))
             self.note(f"features stay in {residence.value}: {residence.why}")
         self._batches.sampler = EpochOrder(

@@ -124,7 +124,7 @@ def outputs_of(
     # torch takes seconds to import: what can be refused without it, is refused by now.
     if opened.path not in sound:
         with preloading("featcache.batches", "torchmetrics"):
-            require_sound(opened.path)
+            require_sound(opened)
     return _run(head, run, opened, split, device)
 
 
@@ -135,8 +135,9 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
     from featcache.arithmetic import head_arithmetic
     from featcache.batches import OrderedBatches
     from featcache.failures import device_failures_named
-    from featcache.features import load_rows, load_where_it_fits, pick_residence
+    from featcache.features import load_rows, pick_residence
     from featcache.logits import Logits
+    from featcache.resident import load_where_it_fits
     from featcache.runtime import pick_device
 
     where = torch.device(pick_device(device).value)

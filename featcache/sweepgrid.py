@@ -17,7 +17,7 @@ from featcache.bankrun import BankRun, Entry, SweepProgressCallback
 from featcache.datamodule import FeatureDataModule
 from featcache.errors import NonFiniteError
 from featcache.failures import device_failures_named
-from featcache.features import n_inputs, require_usable_rows
+from featcache.features import n_inputs
 from featcache.heads import n_parameters, require_room
 from featcache.memory import free_memory
 from featcache.metrics import Spread
@@ -25,10 +25,10 @@ from featcache.paths import portable
 from featcache.plaintorch import plain_torch
 from featcache.recipes import Recipe
 from featcache.remarks import remarks_on, reused
-from featcache.reporting import NoteCallback
+from featcache.reporting import Choice, NoteCallback
+from featcache.resident import Resident
 from featcache.runfiles import HeadRun, has_test_rows, read_run, tested
 from featcache.runs import run_path
-from featcache.runtime import pick_device
 from featcache.specs import HeadSpec, TrainSpec, fingerprint
 from featcache.stopping import working
 from featcache.store import (
@@ -47,12 +47,13 @@ from featcache.weights import read_checkpoint
 @plain_torch()
 def train_grid(
     cache: Cache,
+    resident: Resident,
     settings: Sequence[tuple[HeadSpec, TrainSpec]],
     *,
     recipe: Recipe,
     seeds: int,
     runs_dir: Path,
-    device: str,
+    device: Choice[str],
     on_progress: SweepProgressCallback,
     note: NoteCallback,
 ) -> SweepResult:
@@ -60,11 +61,12 @@ def train_grid(
 
     Args:
         cache: The cache.
+        resident: What is loaded of it.
         settings: Head and training of each setting; rows, batches and seed are the same in all.
         recipe: Where their values come from.
         seeds: Heads per setting, with seeds from that of the training on.
         runs_dir: Folder of all runs.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "cpu" or "cuda:N", and why.
         on_progress: Called after every few steps.
         note: Told each choice.
 
@@ -72,10 +74,8 @@ def train_grid(
         NonFiniteError: If no setting has all its heads.
     """
     base = settings[0][1]
-    chosen = pick_device(device)
-    note(f"device {chosen.value}: {chosen.why}")
     choices = {
-        "device": f"{chosen.value} ({chosen.why})",
+        "device": f"{device.value} ({device.why})",
         "recipe": f"{recipe.name} ({recipe.why})",
     }
 
@@ -103,23 +103,22 @@ def train_grid(
         window_rows=base.window_rows,
         on_note=note,
     )
-    on_device = torch.device(chosen.value)
+    batches.hold(resident)
+    on_device = resident.device
     n_features, n_classes = n_inputs(cache), len(cache.class_names)
     for spec in {entry.member.spec for entry in pending}:
-        require_room(spec, n_features=n_features, n_classes=n_classes, device=chosen.value)
+        require_room(spec, n_features=n_features, n_classes=n_classes, device=device.value)
     with (
         locked(stem),
         named_failures(stem, kept=lambda: _saved_of(checkpoint)),
-        head_arithmetic(chosen.value),
-        device_failures_named(chosen.value, "The sweep", kept=lambda: _saved_of(checkpoint)),
+        head_arithmetic(device.value),
+        device_failures_named(device.value, "The sweep", kept=lambda: _saved_of(checkpoint)),
     ):
-        require_usable_rows(cache)
         if pending:
             residence = batches.choose_residence(on_device)
             note(f"features stay in {residence.value}: {residence.why}")
-            for split in {batches.train_split, batches.val_split}:
+            for split in {batches.train_split, batches.val_split}:  # in windows, or in the file
                 batches.load(split, on_device)
-            residence = batches.choose_residence(on_device)  # it may have no room any more
             choices["features"] = f"{residence.value} ({residence.why})"
         started = time.perf_counter()
         with working():

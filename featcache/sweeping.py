@@ -18,7 +18,7 @@ from featcache.reporting import NoteCallback, silent
 from featcache.residence import fitting_window
 from featcache.runs import RUNS_DIR
 from featcache.specs import MOST_SEEDS, RECIPES, REGULARISATIONS, ExtractSpec, HeadSpec, TrainSpec
-from featcache.store import Cache, require_sound
+from featcache.store import Cache
 from featcache.sweeptable import SweepResult
 from featcache.trainable import require_trainable
 from featcache.training import by_hand
@@ -135,17 +135,23 @@ def sweep(
     require_trainable(opened, val_fraction)
     taken = pick_recipe(recipe, opened, base)
     settings = list(dict.fromkeys(taken.completed(settings, given=given, note=note)))
+    from featcache.resident import load_sound
+    from featcache.runtime import pick_device
+
+    chosen = pick_device(device)
+    note(f"device {chosen.value}: {chosen.why}")
     with preloading("featcache.sweepgrid"):
-        require_sound(opened.path)
+        resident = load_sound(opened, device=chosen.value, window_rows=window)
     from featcache.sweepgrid import train_grid
 
     return train_grid(
         opened,
+        resident,
         settings,
         recipe=taken,
         seeds=seeds,
         runs_dir=runs_dir,
-        device=device,
+        device=chosen,
         on_progress=on_progress or silent,
         note=note,
     )

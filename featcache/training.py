@@ -18,7 +18,7 @@ from featcache.residence import fitting_window
 from featcache.runfiles import HeadRun, reusable_run
 from featcache.runs import RUNS_DIR, run_path
 from featcache.specs import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, TrainSpec
-from featcache.store import Cache, require_sound
+from featcache.store import Cache
 from featcache.trainable import require_trainable
 
 if TYPE_CHECKING:
@@ -165,17 +165,20 @@ def train_head(
     choices = {"recipe": f"{taken.name} ({taken.why})"}
     runs = _reusable(opened, head, trains, runs_dir)
     if not runs:
-        with preloading("featcache.headrun"):
-            require_sound(opened.path)
-        from featcache.headrun import HeadJob
+        from featcache.resident import load_sound
         from featcache.runtime import pick_device
 
         chosen = pick_device(device)
         note(f"device {chosen.value}: {chosen.why}")
+        with preloading("featcache.headrun"):  # Lightning: longer than torch
+            window = train.window_rows
+            resident = load_sound(opened, device=chosen.value, window_rows=window)
+        from featcache.headrun import HeadJob
+
         job = HeadJob(
             opened,
             head,
-            device=chosen.value,
+            resident,
             runs_dir=runs_dir,
             resume=resume,
             on_progress=on_progress or silent,

@@ -7,18 +7,26 @@ import random
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy.typing as npt
 
 from featcache.errors import CorruptError, UsageError
 from featcache.paths import expanded
 from featcache.specs import IMPORTED
 from featcache.starting import starting
+from featcache.stopping import stop_if_asked
 from featcache.store.digest import N_DIGEST_THREADS, block_digest, statistics_digest
+from featcache.store.files import named_read_failures
 from featcache.store.format import Block
 from featcache.store.ledger import STATISTICS_SLOT
-from featcache.store.reader import CacheState, open_readonly, read_state
+from featcache.store.reader import Cache, CacheState, open_readonly, state_of
+
+Rooms = Callable[[int, int], AbstractContextManager[npt.NDArray[Any]]]
+"""Gives where the features of the rows start..stop are read to: contiguous, of their type."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,24 @@ def verify_cache(
     if not 0 < subset <= 1:
         raise UsageError(f"--subset is {subset:g}, but must be above 0 and at most 1 (100%).")
     path = expanded(path)
-    state = read_state(path)
+    fd = open_readonly(path)
+    try:
+        return _verified(fd, path, subset=subset, on_progress=on_progress)
+    finally:
+        os.close(fd)
+
+
+def _verified(
+    fd: int,
+    path: Path,
+    *,
+    subset: float = 1.0,
+    on_progress: Callable[[int, int], None] | None = None,
+    into: Mapping[str, Rooms] | None = None,
+) -> VerifyReport:
+    into = into or {}
+    with named_read_failures(path):
+        state = state_of(fd, path)
     blocks = state.manifest.blocks()
     written = [b for b in blocks if b.slot in state.slots]
     n_drawn = min(len(written), max(1, round(subset * len(written))))
@@ -104,7 +129,6 @@ def verify_cache(
         for b in blocks
         if b.slot in damaged_slots
     ]
-    fd = open_readonly(path)
     try:
         if not _statistics_are_sound(fd, state):
             damages.append(
@@ -112,9 +136,12 @@ def verify_cache(
             )
         with ThreadPoolExecutor(N_DIGEST_THREADS) as threads:
             with starting("Threads that check digests", kept="Nothing was changed."):
-                found = threads.map(lambda block: _what_is_wrong(fd, state, block), drawn)
+                found = threads.map(
+                    lambda block: _what_is_wrong(fd, state, block, into.get(block.split)), drawn
+                )
             try:
                 for i, (block, what) in enumerate(zip(drawn, found, strict=True)):
+                    stop_if_asked()
                     if what is not None:
                         damages.append(_damage(block, blocks, what))
                     if on_progress is not None:
@@ -124,8 +151,6 @@ def verify_cache(
                 raise
     except EOFError as err:
         raise CorruptError(f"{path.name} became shorter while it was read: {err}.") from err
-    finally:
-        os.close(fd)
     return VerifyReport(
         path=path,
         n_rows_checked=sum(b.stop - b.start for b in drawn),
@@ -138,9 +163,10 @@ def verify_cache(
     )
 
 
-def _what_is_wrong(fd: int, state: CacheState, block: Block) -> str | None:
+def _what_is_wrong(fd: int, state: CacheState, block: Block, rooms: Rooms | None) -> str | None:
     try:
-        digest = block_digest(fd, state.manifest, block)
+        with rooms(block.start, block.stop) if rooms else nullcontext() as features:
+            digest = block_digest(fd, state.manifest, block, features=features)
     except OSError as err:  # a bad sector costs its block, not the whole report
         return f"its rows cannot be read ({err.strerror})"
     if digest != state.slots[block.slot].sha256:
@@ -159,13 +185,19 @@ def _statistics_are_sound(fd: int, state: CacheState) -> bool:
         return False
 
 
-def require_sound(path: str | os.PathLike[str]) -> None:
+def require_sound(cache: Cache, *, into: Mapping[str, Rooms] | None = None) -> None:
     """Refuse a cache of which any byte is not what was written.
+
+    Args:
+        cache: The cache; it is read from the file that it holds open.
+        into: Where the features of a split go, by its name. They are read once, and digested there
+            by several threads.
 
     Raises:
         CorruptError: Naming the first damaged rows.
     """
-    report = verify_cache(path)
+    path = cache.path
+    report = _verified(cache.file.fd, path, into=into)
     if not report.is_sound:
         first, more = report.damages[0], len(report.damages) - 1
         raise CorruptError(

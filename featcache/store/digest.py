@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
 
-from featcache.store.files import read_at
+import numpy as np
+import numpy.typing as npt
+
+from featcache.store.files import read_at, read_into
 from featcache.store.format import Block, Manifest
 
 _CHUNK = 4 << 20
@@ -14,26 +19,45 @@ N_DIGEST_THREADS = min(4, os.cpu_count() or 1)
 """Threads that digest blocks: SHA-256 runs at 1.2 GB/s a core, and leaves Python to others."""
 
 
-def block_digest(fd: int, manifest: Manifest, block: Block) -> bytes:
-    """SHA-256 of a block: its rows of every column, in the order of `format.COLUMNS`."""
-    return _digest(fd, manifest.block_extents(block))
+def block_digest(
+    fd: int, manifest: Manifest, block: Block, *, features: npt.NDArray[Any] | None = None
+) -> bytes:
+    """SHA-256 of a block: its rows of every column, in the order of `format.COLUMNS`.
+
+    Args:
+        fd: The file.
+        manifest: Its manifest.
+        block: The block.
+        features: Contiguous; filled with the block's features, which are digested there.
+    """
+    extents = manifest.block_extents(block)
+    first: list[memoryview] = []
+    if features is not None:
+        read_into(fd, features, next(extents)[0])  # features are the first column
+        first = [features.reshape(-1).view(np.uint8).data]
+    return _digest(chain(first, _pieces(fd, extents)))
 
 
 def skeleton_digest(fd: int, manifest: Manifest) -> bytes:
     """SHA-256 of all bytes outside the ledger and the rows: HDF5's own, the manifest, the gaps."""
-    return _digest(fd, manifest.skeleton_extents())
+    return _digest(_pieces(fd, manifest.skeleton_extents()))
 
 
 def statistics_digest(fd: int, manifest: Manifest) -> bytes:
     """SHA-256 of the trunk's statistics."""
     assert manifest.statistics is not None, "this file has no statistics"
     extent = manifest.statistics.extent
-    return _digest(fd, [(extent.offset, extent.nbytes)])
+    return _digest(_pieces(fd, [(extent.offset, extent.nbytes)]))
 
 
-def _digest(fd: int, extents: Iterable[tuple[int, int]]) -> bytes:
+def _digest(pieces: Iterable[bytes | memoryview]) -> bytes:
     sha = hashlib.sha256()
+    for piece in pieces:
+        sha.update(piece)
+    return sha.digest()
+
+
+def _pieces(fd: int, extents: Iterable[tuple[int, int]]) -> Iterator[bytes]:
     for offset, nbytes in extents:
         for start in range(offset, offset + nbytes, _CHUNK):
-            sha.update(read_at(fd, min(_CHUNK, offset + nbytes - start), start))
-    return sha.digest()
+            yield read_at(fd, min(_CHUNK, offset + nbytes - start), start)

@@ -8,7 +8,7 @@ import os
 import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Cache:
         identity: What the fingerprint is the hash of: backbone, weights, preprocessing, dataset.
         provenance: Names and versions for people.
         n_features: D, the length of one row.
+        file: The open file, from which the rows are read.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class Cache:
     identity: Mapping[str, Any]
     provenance: Mapping[str, Any]
     n_features: int
+    file: OpenedFile = field(repr=False)
 
     def __getitem__(self, split: str) -> CacheSplit:
         return self.splits[split]
@@ -128,7 +130,7 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
     path = expanded(path)
     file = OpenedFile(settled(path), open_readonly)
     with named_read_failures(path):
-        state = _state_of(file.fd, path)
+        state = state_of(file.fd, path)
     path = file.path
     manifest = state.manifest
     if state.damaged_slots:
@@ -154,16 +156,18 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
         identity=manifest.identity,
         provenance=manifest.provenance,
         n_features=features.n_values,
+        file=file,
     )
 
 
 def read_state(path: Path) -> CacheState:
     """Read manifest and ledger of a cache, complete or not; the raises are those of open_cache."""
     with opened_readonly(path) as fd:
-        return _state_of(fd, path)
+        return state_of(fd, path)
 
 
-def _state_of(fd: int, path: Path) -> CacheState:
+def state_of(fd: int, path: Path) -> CacheState:
+    """Read manifest and ledger of an open file; the raises are those of open_cache."""
     manifest = read_manifest(fd, name=str(path))
     slots, damaged = read_slots(fd, manifest, path=path)
     if path.suffix != ".partial":

@@ -320,14 +320,14 @@ def test_a_head_compared_with_itself_does_not_differ(train: Train) -> None:
 def test_the_cache_of_two_heads_is_verified_once(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    verified: list[Path] = []
+    verified: list[featcache.Cache] = []
     monkeypatch.setattr("featcache.outputs.require_sound", verified.append)
     first, second = train().path, train(seed=1).path
 
     comparison = featcache.compare(first, second)
 
     assert len(verified) == 1
-    assert comparison.evaluations[0].cache == comparison.evaluations[1].cache == verified[0]
+    assert comparison.evaluations[0].cache == comparison.evaluations[1].cache == verified[0].path
 
 
 def test_a_better_head_is_found_better(train: Train) -> None:

@@ -143,7 +143,7 @@ def test_features_in_the_file_train_the_same_head(
 ) -> None:
     resident = train()
     choice = Choice("file", "too large")
-    monkeypatch.setattr("featcache.datamodule.pick_residence", lambda *_, **__: choice)
+    monkeypatch.setattr("featcache.resident.pick_residence", lambda *_, **__: choice)
 
     streamed = train(runs_dir=tmp_path / "streamed")
 
@@ -496,16 +496,16 @@ def test_a_device_that_fails_leaves_the_last_epoch_and_the_run_goes_on_from_ther
 def test_what_is_kept_is_told_as_it_is_where_memory_runs_out_before_an_epoch(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def without_room(*_: object) -> None:
+    def without_room(*_: object, **__: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr("featcache.headrun.require_usable_rows", without_room)
+        patched.setattr("featcache.headrun.require_room", without_room)
         with pytest.raises(DeviceError, match=r"no memory is left\. Nothing was started\. Run"):
             train()
     with pytest.raises(InterruptedRunError):
         train(on_progress=fail_in(2, KeyboardInterrupt()))
-    monkeypatch.setattr("featcache.headrun.require_usable_rows", without_room)
+    monkeypatch.setattr("featcache.headrun.require_room", without_room)
     with pytest.raises(DeviceError, match=r"The last epoch that was saved is kept in .*\.partial"):
         train()
 
@@ -519,16 +519,16 @@ def test_features_that_no_longer_fit_on_the_gpu_stay_in_memory_and_it_is_told(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = train(runs_dir=tmp_path / "plain")
-    copied = featcache.features._copied
+    room_for = featcache.features.room_for
 
-    def without_room(rows: CacheSplit, device: torch.device, residence: str) -> torch.Tensor:
+    def without_room(rows: CacheSplit, *, device: torch.device, residence: str) -> torch.Tensor:
         if residence == "gpu":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return copied(rows, device, residence)
+        return room_for(rows, device=device, residence=residence)
 
-    monkeypatch.setattr("featcache.features._copied", without_room)
+    monkeypatch.setattr("featcache.resident.room_for", without_room)
     monkeypatch.setattr(
-        "featcache.datamodule.pick_residence", lambda *_, **__: Choice("gpu", "it fits")
+        "featcache.resident.pick_residence", lambda *_, **__: Choice("gpu", "it fits")
     )
     notes: list[str] = []
     result = train(on_note=notes.append)
@@ -542,10 +542,10 @@ def test_features_that_no_longer_fit_on_the_gpu_stay_in_memory_and_it_is_told(
 def test_features_that_no_longer_fit_into_memory_are_read_from_the_file(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def without_room(*_: object) -> torch.Tensor:
+    def without_room(*_: object, **__: object) -> torch.Tensor:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
 
-    monkeypatch.setattr("featcache.features._copied", without_room)
+    monkeypatch.setattr("featcache.resident.room_for", without_room)
 
     assert train().choices["features"].startswith("file (memory has no room for them any more")
 

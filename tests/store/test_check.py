@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from featcache.errors import CacheMissingError, CorruptError, MismatchError, UsageError
-from featcache.store import CacheWriter, Damage, read_state, verify_cache
+from featcache.store import CacheWriter, Damage, open_cache, read_state, verify_cache
 from featcache.store.check import require_sound
 from featcache.store.format import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
 from tests.store.conftest import MakeRecipe, Recipe, random_rows
@@ -62,7 +62,7 @@ def test_damaged_rows_are_mended_by_a_command_quoted_for_a_shell(built: Path) ->
     overwrite(path, next(iter(damages_by_byte(manifest))), b"\xff\xff\xff\xff")
 
     with pytest.raises(CorruptError) as caught:
-        require_sound(path)
+        require_sound(open_cache(path))
 
     see, mend = str(caught.value).partition("See all with: ")[2].split(". Mend it with: ")
     assert shlex.split(see) == ["featcache", "cache", "verify", str(path)]

@@ -1,0 +1,135 @@
+"""Verify a cache and load it in one reading of the file, before what trains on it is imported."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from featcache.arithmetic import head_arithmetic
+from featcache.failures import device_failures_named, is_out_of_memory
+from featcache.features import (
+    FeatureRows,
+    load_rows,
+    pick_residence,
+    require_usable_rows,
+    resident_rows,
+    room_for,
+    rows_to_fill,
+)
+from featcache.reporting import Choice
+from featcache.store import Cache, require_sound
+
+_SPLITS = ("train", "val", "test")  # those that stage two uses; others are only verified
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """A cache that was verified, with what is loaded of it.
+
+    Attributes:
+        device: Where batches come out.
+        residence: Where the features stay, as `pick_residence` says; None if they come in windows.
+        rows: By split; empty where rows stay in the file.
+    """
+
+    device: torch.device
+    residence: Choice[str] | None
+    rows: Mapping[str, FeatureRows]
+
+
+def load_sound(cache: Cache, *, device: str, window_rows: int | None) -> Resident:
+    """Verify a cache whole, and load what is trained and tested on where it fits.
+
+    Each block is read once, into its place, and digested from there.
+
+    Args:
+        cache: The cache.
+        device: "cpu" or "cuda:N".
+        window_rows: Rows of a window; then the file is only verified.
+
+    Raises:
+        CorruptError: If the cache is damaged, or cannot be trained on.
+        DeviceError: If the device fails.
+    """
+    where = torch.device(device)
+    residence: Choice[str] | None = None
+    features: dict[str, Tensor] = {}
+    failures = device_failures_named(device, "Training", kept=lambda: "Nothing was changed.")
+    with head_arithmetic(device), failures:
+        if window_rows is None:
+            residence, features = _read(cache, where, pick_residence(cache, device=where))
+        else:
+            require_sound(cache)
+        require_usable_rows(cache)
+        rows = {
+            split: resident_rows(cache, split, tensor, device=where)
+            for split, tensor in features.items()
+        }
+    return Resident(where, residence, rows)
+
+
+def _read(
+    cache: Cache, device: torch.device, residence: Choice[str]
+) -> tuple[Choice[str], dict[str, Tensor]]:
+    """Verify every block, and keep the features in `residence` or in the next that has room."""
+    loaded = () if residence.value == "file" else [s for s in _SPLITS if s in cache.splits]
+    try:
+        features = {
+            split: room_for(cache[split], device=device, residence=residence.value)
+            for split in loaded
+        }
+        with _in_order(device):
+            require_sound(cache, into={s: partial(rows_to_fill, t) for s, t in features.items()})
+    except (RuntimeError, MemoryError) as err:
+        next_best = residence_after(err, cache, residence)
+    else:
+        return residence, features
+    return _read(cache, device, next_best)
+
+
+@contextlib.contextmanager
+def _in_order(device: torch.device) -> Iterator[None]:
+    """Wait around the body for a GPU: threads use its first stream, the caller perhaps another."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    yield
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def load_where_it_fits(
+    cache: Cache, split: str, *, device: torch.device, residence: Choice[str]
+) -> tuple[FeatureRows, Choice[str]]:
+    """Make one split ready, in its residence or, where that has no room any more, in the next one.
+
+    Memory that was free when the residence was chosen may be another process's by now.
+
+    Returns:
+        The split, and where it stays.
+
+    Raises:
+        CorruptError: If a label names no class.
+    """
+    try:
+        return load_rows(cache, split, device=device, residence=residence.value), residence
+    except (RuntimeError, MemoryError) as err:
+        next_best = residence_after(err, cache, residence)
+    return load_where_it_fits(cache, split, device=device, residence=next_best)
+
+
+def residence_after(
+    err: RuntimeError | MemoryError, cache: Cache, residence: Choice[str]
+) -> Choice[str]:
+    """Choose where features stay that had no room; raises what says anything else."""
+    if residence.value == "file" or not is_out_of_memory(err):
+        raise err
+    next_best = Choice("file", "")
+    if residence.value == "gpu":
+        next_best = pick_residence(cache, device=torch.device("cpu"))
+    why = f"{residence.value} has no room for them any more: another process took it meanwhile"
+    return Choice(next_best.value, why)
