@@ -119,10 +119,10 @@ def _wrong_stores(
     }
 
 
-def _digest_but_labels(wholes: list[Path]) -> Callable[[int, Manifest, Block], bytes]:
+def _digest_but_labels(wholes: list[Path]) -> Callable[..., bytes]:
     by_size = {whole.stat().st_size: whole.read_bytes() for whole in wholes}
 
-    def digest(fd: int, manifest: Manifest, block: Block) -> bytes:
+    def digest(fd: int, manifest: Manifest, block: Block, **_: object) -> bytes:
         sha = hashlib.sha256()
         columns = manifest.splits[block.split].columns
         for column in (name for name in COLUMNS if name in columns):
