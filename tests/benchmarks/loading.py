@@ -26,7 +26,7 @@ _KINDS = ("with imports", "imported")
 
 
 def main() -> int:
-    """Print a table of medians."""
+    """Print each run, then a table of medians."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--before", type=Path)
@@ -47,6 +47,7 @@ def main() -> int:
                         label = f"{kind}, {'cold' if is_cold else 'warm'} ({version})"
                         ran = _run(cache, kind, source, is_cold=is_cold)
                         runs.setdefault(label, []).append(ran)
+                        print(label, json.dumps(ran), flush=True)
         nbytes = cache.stat().st_size
     medians = {
         label: {what: statistics.median(run[what] for run in of_label) for what in of_label[0]}
