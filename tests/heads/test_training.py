@@ -527,9 +527,8 @@ def test_features_that_no_longer_fit_on_the_gpu_stay_in_memory_and_it_is_told(
         return room_for(rows, device=device, residence=residence)
 
     monkeypatch.setattr("featcache.resident.room_for", without_room)
-    monkeypatch.setattr(
-        "featcache.resident.pick_residence", lambda *_, **__: Choice("gpu", "it fits")
-    )
+    choices = iter([Choice("gpu", "it fits"), Choice("memory", "it fits")])
+    monkeypatch.setattr("featcache.resident.pick_residence", lambda *_, **__: next(choices))
     notes: list[str] = []
     result = train(on_note=notes.append)
 
