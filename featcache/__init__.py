@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from featcache.backbones import describe_backbone, list_backbones
     from featcache.bankrun import SweepProgress
     from featcache.checkpoint import TrainedHead, load_head
+    from featcache.config import ExtractSpec, HeadSpec, TrainSpec
     from featcache.datamodule import FeatureDataModule
     from featcache.datasets import list_datasets, load_dataset
     from featcache.equivalence import ParityReport, parity
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from featcache.runfiles import HeadRun
     from featcache.runlist import RunSummary, describe_runs
     from featcache.runs import list_runs
-    from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
     from featcache.store import (
         Cache,
         CacheSplit,
@@ -52,13 +52,13 @@ _HOME = {
     "Comparison": "evaluation",
     "Evaluation": "evaluation",
     "ExtractResult": "extraction",
-    "ExtractSpec": "specs",
+    "ExtractSpec": "config",
     "Failure": "extraction",
     "FeatcacheError": "errors",
     "FeatureDataModule": "datamodule",
     "HeadModule": "headmodule",
     "HeadRun": "runfiles",
-    "HeadSpec": "specs",
+    "HeadSpec": "config",
     "ImportResult": "importing",
     "NotebookComparison": "levels",
     "ParityCheck": "levels",
@@ -73,7 +73,7 @@ _HOME = {
     "SystemResult": "reproductiontable",
     "TrainProgress": "trainer",
     "TrainResult": "training",
-    "TrainSpec": "specs",
+    "TrainSpec": "config",
     "TrainedHead": "checkpoint",
     "compare": "evaluation",
     "describe_backbone": "backbones",

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from featcache.plaintorch import plain_torch
-from featcache.randomness import seeded
+from featcache.core.plain_torch import plain_torch
+from featcache.core.random_state import seeded
 
 _BATCH_SIZE = 64
 _N_STEPS = 12

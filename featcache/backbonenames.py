@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from featcache.core.paths import file_and_part
 from featcache.errors import UnknownNameError, UsageError
-from featcache.paths import file_and_part
 
 PIXELS = "pixels"
 DEFAULT = "DEFAULT"

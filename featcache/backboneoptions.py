@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from featcache.backbonenames import PIXELS, RANDOM, check_weights_name, published_weights
+from featcache.core.paths import expanded, file_and_part
 from featcache.errors import UnsafeFileError, UsageError, WeightsError, nearest
-from featcache.paths import expanded, file_and_part
 
 # Families that take every side from the first on, in pixels, and the one that they are made for
 # (tests/test_backboneoptions.py measures it). Families that are not here take any, or have windows

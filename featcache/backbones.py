@@ -12,7 +12,6 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from featcache.arguments import count
 from featcache.backbonenames import (
     PIXELS,
     RANDOM,
@@ -22,9 +21,12 @@ from featcache.backbonenames import (
 )
 from featcache.backboneoptions import require_exact_size
 from featcache.batchnorm import has_batch_norm
+from featcache.config import MOST_PIXELS, ExtractSpec
+from featcache.core.arguments import count
+from featcache.core.paths import file_and_part
+from featcache.core.plain_torch import plain_torch
+from featcache.core.random_state import seeded
 from featcache.errors import UsageError, WeightsError
-from featcache.paths import file_and_part
-from featcache.plaintorch import plain_torch
 from featcache.pretrained import (
     Pretrained,
     fetch_pretrained,
@@ -33,8 +35,6 @@ from featcache.pretrained import (
     require_published,
     weights_preprocess,
 )
-from featcache.randomness import seeded
-from featcache.specs import MOST_PIXELS, ExtractSpec
 from featcache.trunks import (
     build_trunk,
     classifier_prefixes,

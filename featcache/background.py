@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from featcache.starting import starting
-from featcache.stopping import stop_if_asked
+from featcache.core.starting import starting
+from featcache.core.stopping import stop_if_asked
 from featcache.store import Block, CacheWriter
 from featcache.store.digest import N_DIGEST_THREADS
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from featcache.batches import stream_seed
+from featcache.config import HeadSpec
 from featcache.heads import build_head
 from featcache.replay import replayed_step
-from featcache.specs import HeadSpec
 
 # float32: the parameter, its gradient, Adam's two moments; and copies of all but the gradient, on
 # the CPU, while an epoch is kept.

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from featcache.bank import HeadBank, Member, MemberState
 from featcache.batches import EpochOrder, SuperBatch
 from featcache.checkpoint import save_head
+from featcache.config import TrainSpec
+from featcache.core.failures import device_failures_named
+from featcache.core.reporting import NoteCallback
+from featcache.core.stopping import stop_if_asked
 from featcache.datamodule import FeatureDataModule
 from featcache.errors import InterruptedRunError, LockedError
-from featcache.failures import device_failures_named
 from featcache.features import n_inputs
 from featcache.heads import build_head
-from featcache.reporting import NoteCallback
 from featcache.runfiles import figures_of, head_of, write_figures, write_metrics
 from featcache.runfolder import begin_folder, finish_folder
 from featcache.runs import partial_run
-from featcache.specs import TrainSpec
-from featcache.stopping import stop_if_asked
 from featcache.store import locked, replace_file
 
 _STEPS_PER_TOLD = 16

@@ -8,9 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from featcache.config import differing_fields
+from featcache.core.paths import healed
+from featcache.core.plain_torch import plain_torch
+from featcache.core.reporting import NoteCallback
+from featcache.core.stopping import working
 from featcache.errors import CorruptError, InterruptedRunError
 from featcache.filling import Filled, Target, fill
-from featcache.paths import healed
 from featcache.pipeline import (
     Job,
     Progress,
@@ -19,11 +23,7 @@ from featcache.pipeline import (
     check_canaries,
     rows_not_decoded,
 )
-from featcache.plaintorch import plain_torch
 from featcache.plan import Plan
-from featcache.reporting import NoteCallback
-from featcache.specs import differing_fields
-from featcache.stopping import working
 from featcache.store import (
     CacheWriter,
     Extent,

@@ -18,6 +18,14 @@ import safetensors
 import safetensors.numpy
 
 import featcache
+from featcache.config import (
+    HeadSpec,
+    TrainSpec,
+    canonical_json,
+    differing_fields,
+    tensors_digest,
+)
+from featcache.core.paths import expanded, native, portable
 from featcache.errors import (
     CacheMissingError,
     CorruptError,
@@ -26,14 +34,6 @@ from featcache.errors import (
     StorageError,
     UnsafeFileError,
     clipped,
-)
-from featcache.paths import expanded, native, portable
-from featcache.specs import (
-    HeadSpec,
-    TrainSpec,
-    canonical_json,
-    differing_fields,
-    tensors_digest,
 )
 from featcache.store import Cache, replace_file
 

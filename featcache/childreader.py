@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache import store
+from featcache.core.files import human_bytes
+from featcache.core.starting import starting
 from featcache.errors import CorruptError, FeatcacheError, UnsafeFileError, UsageError, nearest
-from featcache.starting import starting
-from featcache.store.files import human_bytes
 from featcache.store.foreign import FRAME, FRAME_LIMIT, ID_LIMIT
 from featcache.store.reader import opened_readonly
 

@@ -15,8 +15,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from featcache.core.paths import user_cache_folder
 from featcache.errors import UnsafeFileError
-from featcache.paths import user_cache_folder
 
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 

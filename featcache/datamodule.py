@@ -7,13 +7,15 @@ import os
 import pytorch_lightning as pl
 import torch
 
-from featcache.arguments import count, place
 from featcache.batches import (
     EpochOrder,
     OrderedBatches,
     ShuffledBatches,
     require_one_process,
 )
+from featcache.config import TrainSpec
+from featcache.core.arguments import count, place
+from featcache.core.reporting import Choice, NoteCallback, silent
 from featcache.errors import UsageError
 from featcache.features import (
     FeatureRows,
@@ -23,9 +25,7 @@ from featcache.features import (
     training_rows,
     valid_rows,
 )
-from featcache.reporting import Choice, NoteCallback, silent
 from featcache.resident import Resident, load_where_it_fits
-from featcache.specs import TrainSpec
 from featcache.store import Cache, open_cache
 from featcache.windows import WindowedRows, windows_of
 

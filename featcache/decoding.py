@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from featcache.config import MAX_PIXELS
+from featcache.core.preprocess import Preprocess
+from featcache.core.stopping import stop_if_asked
 from featcache.datasets.splits import FileImages, UnreadableImageError
 from featcache.errors import DeviceError
 from featcache.pixels import resize_image, resized_size
-from featcache.preprocess import Preprocess
-from featcache.specs import MAX_PIXELS
-from featcache.stopping import stop_if_asked
 from featcache.store import NOT_DECODED_HERE
 
 OUT_OF_MEMORY = "out of memory"

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
 from featcache.backbonenames import require_known_classifier
+from featcache.config import HeadSpec
+from featcache.core.preprocess import Preprocess
 from featcache.datasets import ArrayImages, Split
-from featcache.preprocess import Preprocess
-from featcache.specs import HeadSpec
 
 
 class ImageRows(Dataset[tuple[Tensor, int]]):

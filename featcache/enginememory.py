@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from featcache.paths import user_cache_folder
-from featcache.specs import canonical_json
+from featcache.config import canonical_json
+from featcache.core.paths import user_cache_folder
 
 _KEPT_S = 30 * 24 * 3600.0
 _MOST_NBYTES = 1 << 20

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from featcache.arithmetic import HALVES
 from featcache.castweights import with_weights_cast
+from featcache.core.arithmetic import HALVES
 from featcache.fused import VERSION as FUSED_VERSION
 from featcache.fused import can_fuse, with_fused_convolutions
 from featcache.inductor import compiled_by_inductor

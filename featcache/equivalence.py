@@ -9,16 +9,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.arguments import count, dataset_name, text, whole_numbers
 from featcache.backbonenames import PIXELS, backbone_name, require_known_classifier
 from featcache.backboneoptions import check_backbone_options, check_weights
+from featcache.config import BN_MODES, ExtractSpec, HeadSpec, TrainSpec
+from featcache.core.arguments import count, dataset_name, text, whole_numbers
+from featcache.core.reporting import silent
 from featcache.datasets import Dataset, load_dataset
 from featcache.datasets.rules import ImageRules
 from featcache.errors import MismatchError, UsageError
 from featcache.extraction import extract
 from featcache.lookup import listing_difference, the_cache
-from featcache.reporting import silent
-from featcache.specs import BN_MODES, ExtractSpec, HeadSpec, TrainSpec
 from featcache.store import (
     Cache,
     open_cache,

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.arguments import count, place, require_at_least, whole_number
+from featcache.config import ExtractSpec
+from featcache.core.arguments import count, place, require_at_least, whole_number
+from featcache.core.paths import portable
+from featcache.core.reporting import NoteCallback, silent
 from featcache.errors import MismatchError
 from featcache.evaluationfiles import write_classes, write_confusion, write_predictions
 from featcache.metrics import (
@@ -29,11 +32,8 @@ from featcache.metrics import (
     per_class,
 )
 from featcache.outputs import Outputs, outputs_of
-from featcache.paths import portable
 from featcache.remarks import majority_remark
-from featcache.reporting import NoteCallback, silent
 from featcache.runs import RUNS_DIR, find_run
-from featcache.specs import ExtractSpec
 from featcache.store import replace_file
 
 TOP_K = 5

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.arguments import dataset_name, text
 from featcache.backbonenames import PIXELS, backbone_name
 from featcache.backboneoptions import check_backbone_options
+from featcache.config import TF32_ON_CPU, ExtractSpec
+from featcache.core.arguments import dataset_name, text
+from featcache.core.reporting import NoteCallback, silent
 from featcache.datasets import Dataset, load_dataset
 from featcache.datasets.rules import ImageRules
 from featcache.errors import UsageError
-from featcache.reporting import NoteCallback, silent
-from featcache.specs import TF32_ON_CPU, ExtractSpec
 from featcache.store import locked, open_cache, read_state
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from featcache.config import VAL_FRACTION
+from featcache.core.memory import FreeMemory, free_memory
+from featcache.core.preprocess import Preprocess
+from featcache.core.reporting import Choice
+from featcache.core.stopping import stop_if_asked
 from featcache.errors import CorruptError
-from featcache.memory import FreeMemory, free_memory
 from featcache.pixels import BatchPreprocessor
-from featcache.preprocess import Preprocess
-from featcache.reporting import Choice
-from featcache.specs import VAL_FRACTION
-from featcache.stopping import stop_if_asked
 from featcache.store import Cache, CacheSplit, human_bytes, require_fields
 from featcache.trainable import require_classes, require_rows, require_trainable
 

@@ -13,14 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from featcache.arithmetic import HALVES, arithmetic
 from featcache.castweights import with_weights_cast
+from featcache.core.arithmetic import HALVES, arithmetic
+from featcache.core.failures import device_failures_named, may_be_out_of_memory
+from featcache.core.memory import MemoryWatch, forget_failed_batch
+from featcache.core.preprocess import Preprocess
+from featcache.core.stopping import breakable
 from featcache.errors import DeviceError, FeatcacheError, NonFiniteError
-from featcache.failures import device_failures_named, may_be_out_of_memory
-from featcache.memory import MemoryWatch, forget_failed_batch
 from featcache.pixels import BatchPreprocessor, after_resize
-from featcache.preprocess import Preprocess
-from featcache.stopping import breakable
 
 Forward = Callable[[Tensor], Tensor]
 _MEMORY_FORMATS = {

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from featcache.arguments import numbers, option_name, several_lists, whole_numbers
+from featcache.config import CONSTANTS, USED_BY, HeadSpec
+from featcache.core.arguments import numbers, option_name, several_lists, whole_numbers
+from featcache.core.reporting import NoteCallback
 from featcache.errors import UsageError
-from featcache.reporting import NoteCallback
-from featcache.specs import CONSTANTS, USED_BY, HeadSpec
 
 
 def axes_of(**asked: Any) -> dict[str, tuple[Any, ...]]:

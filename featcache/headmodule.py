@@ -8,13 +8,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from featcache.arguments import count
 from featcache.batches import Batch, SuperBatch, require_one_process
+from featcache.config import HeadSpec, TrainSpec
+from featcache.core.arguments import count
+from featcache.core.stopping import stop_if_asked
 from featcache.errors import NonFiniteError, UsageError
 from featcache.heads import build_head, l1_norm
 from featcache.replay import ReplayedStep, replayed_step
-from featcache.specs import HeadSpec, TrainSpec
-from featcache.stopping import stop_if_asked
 
 
 class HeadModule(pl.LightningModule):

@@ -13,19 +13,21 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Timer
 
-from featcache.arithmetic import head_arithmetic
 from featcache.backbonenames import PIXELS
 from featcache.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, EpochOrder
 from featcache.checkpoint import TrainedHead, save_head
+from featcache.config import HeadSpec, TrainSpec
+from featcache.core.arithmetic import head_arithmetic
+from featcache.core.failures import device_failures_named
+from featcache.core.process_wide import nvml_left_alone
+from featcache.core.random_state import seeded
+from featcache.core.reporting import NoteCallback
+from featcache.core.stopping import working
 from featcache.datamodule import FeatureDataModule
 from featcache.errors import InterruptedRunError, NonFiniteError
-from featcache.failures import device_failures_named
 from featcache.features import n_inputs
 from featcache.headmodule import HeadModule
 from featcache.heads import require_room
-from featcache.processwide import nvml_left_alone
-from featcache.randomness import seeded
-from featcache.reporting import NoteCallback
 from featcache.resident import Resident
 from featcache.runfiles import (
     HeadRun,
@@ -38,8 +40,6 @@ from featcache.runfiles import (
 )
 from featcache.runfolder import begin_folder, finish_folder
 from featcache.runs import partial_run, run_path
-from featcache.specs import HeadSpec, TrainSpec
-from featcache.stopping import working
 from featcache.store import Cache, is_there, locked, named_failures
 from featcache.trainer import (
     LAST,

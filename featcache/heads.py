@@ -9,9 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from featcache.config import HeadSpec
+from featcache.core.memory import free_memory
 from featcache.errors import UsageError
-from featcache.memory import free_memory
-from featcache.specs import HeadSpec
 from featcache.store import human_bytes
 
 _BYTES_PER_PARAMETER = 16  # float32: the parameter, its gradient, Adam's two moments

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 
 import featcache
-from featcache.arguments import several, text, whole_number
 from featcache.childreader import Column, reading
+from featcache.config import FORMAT_VERSION, IMPORTED, ExtractSpec, fingerprint
+from featcache.core.arguments import several, text, whole_number
+from featcache.core.paths import expanded, healed, portable
+from featcache.core.stopping import stop_if_asked, working
 from featcache.datasets import dataset_slug
 from featcache.errors import CorruptError, UsageError
 from featcache.foreignlabels import named_classes
 from featcache.foreignscan import Keys, ScannedSplit, content_digest, scan, stored_rows
-from featcache.paths import expanded, healed, portable
-from featcache.specs import FORMAT_VERSION, IMPORTED, ExtractSpec, fingerprint
-from featcache.stopping import stop_if_asked, working
 from featcache.store import (
     CacheWriter,
     FilePlan,

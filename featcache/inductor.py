@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from featcache.codefolder import code_folder, private_folder
-from featcache.processwide import WhileAnyInside, errors_alone
+from featcache.core.process_wide import WhileAnyInside, errors_alone
 
 Forward = Callable[[Tensor], Tensor]
 _FOLDER_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from featcache.core.plain_torch import plain_torch
+from featcache.core.tolerances import feature_tolerance
 from featcache.endtoend import ImageRows, whole_model
 from featcache.features import bn_mode, valid_rows
 from featcache.metrics import Spread
-from featcache.plaintorch import plain_torch
 from featcache.sides import Sides, Trained, spaced
-from featcache.tolerances import feature_tolerance
 
 # What rounding leaves in the losses, predictions and accuracies of heads, where both sides compute
 # in fp32. Where the cache is less exact, so are they: see `_allowed`.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Generator, Sequence
 
+from featcache.core.preprocess import Preprocess
+from featcache.core.reporting import NoteCallback, silent
+from featcache.core.stopping import stop_if_asked
 from featcache.datasets.splits import ArrayImages, Split
 from featcache.decoding import Batch, Decoder, Span
-from featcache.preprocess import Preprocess
-from featcache.reporting import NoteCallback, silent
-from featcache.stopping import stop_if_asked
 from featcache.workers import Workers
 
 

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from featcache.arguments import dataset_name, text
 from featcache.backbonenames import backbone_name
+from featcache.config import IMPORTED, ExtractSpec, differing_fields
+from featcache.core.arguments import dataset_name, text
+from featcache.core.paths import expanded
+from featcache.core.preprocess import Preprocess
+from featcache.core.reporting import NoteCallback
 from featcache.datasets import Dataset, dataset_slug, load_dataset
 from featcache.datasets.rules import ImageRules
 from featcache.errors import CacheMissingError, DatasetError, MismatchError, UsageError
-from featcache.paths import expanded
-from featcache.preprocess import Preprocess
-from featcache.reporting import NoteCallback
-from featcache.specs import IMPORTED, ExtractSpec, differing_fields
 from featcache.store import (
     Cache,
     CacheSummary,

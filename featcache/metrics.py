@@ -237,7 +237,7 @@ def calibration_error(is_right: npt.NDArray[np.bool_], confidences: npt.NDArray[
     import torch
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    from featcache.plaintorch import plain_torch
+    from featcache.core.plain_torch import plain_torch
 
     # torchmetrics, which counts in float32, has a sixteenth bin for what is exactly 1. The figure
     # depends on one probability a row, so that it is given those, beside nought of another class.

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.arguments import device_name
 from featcache.checkpoint import TrainedHead, load_head
+from featcache.core.arguments import device_name
+from featcache.core.preload import preloading
+from featcache.core.reporting import NoteCallback
 from featcache.errors import CacheMissingError, UsageError, clipped
 from featcache.lookup import settings_of
 from featcache.metrics import label_ranks
-from featcache.preload import preloading
-from featcache.reporting import NoteCallback
 from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
 
 if TYPE_CHECKING:
@@ -132,13 +132,13 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
     """Run a head over a split of its cache, which was verified."""
     import torch
 
-    from featcache.arithmetic import head_arithmetic
     from featcache.batches import OrderedBatches
-    from featcache.failures import device_failures_named
+    from featcache.core.arithmetic import head_arithmetic
+    from featcache.core.device import pick_device
+    from featcache.core.failures import device_failures_named
     from featcache.features import load_rows, pick_residence
     from featcache.logits import Logits
     from featcache.resident import load_where_it_fits
-    from featcache.runtime import pick_device
 
     where = torch.device(pick_device(device).value)
     failures = device_failures_named(str(where), "Evaluation", kept=lambda: "Nothing was changed.")

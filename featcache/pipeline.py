@@ -19,14 +19,14 @@ from featcache.batchnorm import (
     load_batch_norm_statistics,
 )
 from featcache.compiling import CompileError, compile_trunk
+from featcache.core.preprocess import Preprocess
+from featcache.core.reporting import NoteCallback, silent
+from featcache.core.tolerances import feature_tolerance
 from featcache.datasets.splits import Dataset, Split
 from featcache.errors import DeviceError, MismatchError
 from featcache.forward import TrunkRunner, require_storable
 from featcache.loading import Batch, Span, image_shape, load_batches
-from featcache.preprocess import Preprocess
-from featcache.reporting import NoteCallback, silent
 from featcache.store import NOT_DECODED_HERE, CacheWriter
-from featcache.tolerances import feature_tolerance
 
 PIXELS_BATCH_SIZE = 64  # where there is no trunk
 # All that decides adapted statistics beside the dataset and the trunk; part of the identity. The

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from featcache.core.preprocess import Preprocess
 from featcache.errors import UsageError
-from featcache.preprocess import Preprocess
 from featcache.resample import Workspace, are_rows_first, plan_axis
 
 # Values per chunk, so that on a CPU the int32 temporaries stay in its cache, and on a GPU they

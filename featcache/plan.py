@@ -19,18 +19,18 @@ from featcache.backbones import (
 )
 from featcache.batchnorm import batch_norm_statistics
 from featcache.compiling import recompile, settle_compiled
+from featcache.config import ExtractSpec, differing_fields
+from featcache.core.device import numeric_class, pick_batch_size, pick_n_workers
+from featcache.core.paths import portable
+from featcache.core.preprocess import Preprocess
+from featcache.core.reporting import Choice, NoteCallback
 from featcache.datasets.splits import ArrayImages, Dataset
 from featcache.engines import engine_of
 from featcache.errors import MismatchError, clipped
 from featcache.forward import TrunkRunner
 from featcache.layouts import settle_memory_format
 from featcache.loading import image_shape
-from featcache.paths import portable
 from featcache.pipeline import PIXELS_BATCH_SIZE, Job, Progress, ProgressCallback
-from featcache.preprocess import Preprocess
-from featcache.reporting import Choice, NoteCallback
-from featcache.runtime import numeric_class, pick_batch_size, pick_n_workers
-from featcache.specs import ExtractSpec, differing_fields
 from featcache.store import (
     CacheWriter,
     FilePlan,

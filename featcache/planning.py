@@ -11,19 +11,19 @@ import numpy as np
 from featcache.backbonenames import PIXELS
 from featcache.backbones import describe_backbone, load_backbone
 from featcache.batchnorm import require_batch_norm
+from featcache.config import FORMAT_VERSION, TOLD_OF_HEADERS, ExtractSpec, fingerprint
+from featcache.core.device import pick_device, pick_precision
+from featcache.core.paths import expanded
+from featcache.core.plain_torch import plain_torch
+from featcache.core.preprocess import Preprocess
+from featcache.core.reporting import Choice, NoteCallback
 from featcache.datasets.rules import ImageRules
 from featcache.datasets.splits import Dataset
 from featcache.errors import UsageError
 from featcache.loading import image_shape
-from featcache.paths import expanded
 from featcache.pipeline import ADAPTATION, Progress, ProgressCallback
-from featcache.plaintorch import plain_torch
 from featcache.plan import STORE_DTYPES, Plan
-from featcache.preprocess import Preprocess
 from featcache.pretrained import weights_preprocess
-from featcache.reporting import Choice, NoteCallback
-from featcache.runtime import pick_device, pick_precision
-from featcache.specs import FORMAT_VERSION, TOLD_OF_HEADERS, ExtractSpec, fingerprint
 from featcache.store import (
     cache_path,
     partial_path,

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from featcache.backbonenames import PIXELS, published_weights
+from featcache.core.preprocess import Preprocess
+from featcache.core.stopping import breakable, working
 from featcache.errors import (
     DiskFullError,
     StorageError,
@@ -24,8 +26,6 @@ from featcache.errors import (
     WeightsError,
     WeightsUnavailableError,
 )
-from featcache.preprocess import Preprocess
-from featcache.stopping import breakable, working
 
 _STALL_S = 30.0
 _CHUNK_NBYTES = 1 << 20

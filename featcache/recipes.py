@@ -7,11 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from featcache.arguments import one_of
-from featcache.errors import clipped
-from featcache.preprocess import Preprocess
-from featcache.reporting import NoteCallback
-from featcache.specs import (
+from featcache.config import (
     RECIPES,
     VAL_FRACTION,
     ExtractSpec,
@@ -19,6 +15,10 @@ from featcache.specs import (
     TrainSpec,
     canonical_json,
 )
+from featcache.core.arguments import one_of
+from featcache.core.preprocess import Preprocess
+from featcache.core.reporting import NoteCallback
+from featcache.errors import clipped
 from featcache.store import Cache
 from featcache.systems import DATASET, SYSTEMS, System
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.backbonenames import PIXELS
+from featcache.config import IMPORTED, ExtractSpec
+from featcache.core.paths import expanded
+from featcache.core.preprocess import Preprocess
+from featcache.core.reporting import NoteCallback, silent
 from featcache.datasets.rules import ImageRules
 from featcache.errors import FeatcacheError, UsageError
 from featcache.extraction import open_images
-from featcache.paths import expanded
-from featcache.preprocess import Preprocess
-from featcache.reporting import NoteCallback, silent
-from featcache.specs import IMPORTED, ExtractSpec
 from featcache.store import (
     CacheState,
     VerifyReport,

@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.arguments import count, dataset_name, place, several, text
 from featcache.backbonenames import PIXELS, RANDOM, backbone_name
 from featcache.backboneoptions import check_backbone_options
+from featcache.config import ExtractSpec, TrainSpec, fingerprint
+from featcache.core.arguments import count, dataset_name, place, several, text
+from featcache.core.paths import portable
+from featcache.core.reporting import NoteCallback, silent
 from featcache.datasets import dataset_slug
 from featcache.errors import UnknownNameError, UsageError
 from featcache.extraction import extract
 from featcache.metrics import Spread
-from featcache.paths import portable
-from featcache.reporting import NoteCallback, silent
 from featcache.reproductiontable import SystemResult, beside, markdown_table
 from featcache.runs import RUNS_DIR
-from featcache.specs import ExtractSpec, TrainSpec, fingerprint
 from featcache.store import named_failures, open_cache, replace_file
 from featcache.systems import DATASET, SYSTEMS, System, find_system
 from featcache.training import TrainResult, train_head

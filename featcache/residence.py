@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from featcache.arguments import count
+from featcache.config import TrainSpec
+from featcache.core.arguments import count
 from featcache.errors import UsageError
-from featcache.specs import TrainSpec
 from featcache.store import Cache, human_bytes
 
 _FEWEST_BATCHES = 16

@@ -10,8 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from featcache.arithmetic import head_arithmetic
-from featcache.failures import device_failures_named, is_out_of_memory
+from featcache.core.arithmetic import head_arithmetic
+from featcache.core.failures import device_failures_named, is_out_of_memory
+from featcache.core.reporting import Choice
 from featcache.features import (
     FeatureRows,
     load_rows,
@@ -21,7 +22,6 @@ from featcache.features import (
     room_for,
     rows_to_fill,
 )
-from featcache.reporting import Choice
 from featcache.store import Cache, require_sound
 
 _SPLITS = ("train", "val", "test")  # those that stage two uses; others are only verified

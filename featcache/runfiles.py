@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.checkpoint import TrainedHead, load_head, versions
+from featcache.config import HeadSpec, TrainSpec
+from featcache.core.paths import resolved
 from featcache.errors import CorruptError
-from featcache.paths import resolved
 from featcache.runs import METRICS_FILE, RESULT_FILE
-from featcache.specs import HeadSpec, TrainSpec
 from featcache.store import Cache, locked, replace_file
 
 # Runs are read without torch, which takes seconds to import.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from featcache.reporting import NoteCallback
+from featcache.core.reporting import NoteCallback
 from featcache.runs import RUN_FILES
 
 # Lightning's, and what `eval` makes of a run that was stopped.

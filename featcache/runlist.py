@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from featcache.checkpoint import HEAD_FILE, read_description
+from featcache.core.paths import expanded
 from featcache.errors import FeatcacheError, clipped
-from featcache.paths import expanded
 from featcache.runs import RESULT_FILE, list_runs
 
 _HEAD = ("reg", "l1", "weight_decay", "dropout", "hidden")

@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from featcache.checkpoint import DESCRIPTION_FILE, HEAD_FILE, load_head
+from featcache.config import HeadSpec, TrainSpec, fingerprint
+from featcache.core.paths import expanded, native
+from featcache.core.reporting import Choice
 from featcache.datasets import dataset_slug
 from featcache.errors import CacheMissingError, CorruptError, UsageError, clipped, nearest
-from featcache.paths import expanded, native
-from featcache.reporting import Choice
-from featcache.specs import HeadSpec, TrainSpec, fingerprint
 from featcache.store import Cache, is_there
 
 RUNS_DIR = "runs"

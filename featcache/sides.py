@@ -11,17 +11,17 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from featcache.arithmetic import head_arithmetic
 from featcache.batches import STEPS_PER_BATCH, EpochOrder, ShuffledBatches
+from featcache.config import HeadSpec
+from featcache.core.arithmetic import head_arithmetic
+from featcache.core.plain_torch import plain_torch
+from featcache.core.preprocess import Preprocess
+from featcache.core.random_state import seeded
 from featcache.datasets import Dataset
 from featcache.endtoend import ImageRows, WholeModel, whole_model
 from featcache.features import load_rows, valid_rows
 from featcache.headmodule import HeadModule
 from featcache.heads import build_head
-from featcache.plaintorch import plain_torch
-from featcache.preprocess import Preprocess
-from featcache.randomness import seeded
-from featcache.specs import HeadSpec
 from featcache.store import Cache
 from featcache.trainer import EpochSeed, quiet_lightning
 

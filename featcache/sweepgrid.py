@@ -11,26 +11,26 @@ from typing import Any
 
 import torch
 
-from featcache.arithmetic import head_arithmetic
 from featcache.bank import BYTES_PER_PARAMETER, Member
 from featcache.bankrun import BankRun, Entry, SweepProgressCallback
+from featcache.config import HeadSpec, TrainSpec, fingerprint
+from featcache.core.arithmetic import head_arithmetic
+from featcache.core.failures import device_failures_named
+from featcache.core.memory import free_memory
+from featcache.core.paths import portable
+from featcache.core.plain_torch import plain_torch
+from featcache.core.reporting import Choice, NoteCallback
+from featcache.core.stopping import working
 from featcache.datamodule import FeatureDataModule
 from featcache.errors import NonFiniteError
-from featcache.failures import device_failures_named
 from featcache.features import n_inputs
 from featcache.heads import n_parameters, require_room
-from featcache.memory import free_memory
 from featcache.metrics import Spread
-from featcache.paths import portable
-from featcache.plaintorch import plain_torch
 from featcache.recipes import Recipe
 from featcache.remarks import remarks_on, reused
-from featcache.reporting import Choice, NoteCallback
 from featcache.resident import Resident
 from featcache.runfiles import HeadRun, has_test_rows, read_run, tested
 from featcache.runs import run_path
-from featcache.specs import HeadSpec, TrainSpec, fingerprint
-from featcache.stopping import working
 from featcache.store import (
     Cache,
     human_bytes,

@@ -8,16 +8,16 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
-from featcache.arguments import count, device_name, one_of, option_name, place, several
+from featcache.config import MOST_SEEDS, RECIPES, REGULARISATIONS, ExtractSpec, HeadSpec, TrainSpec
+from featcache.core.arguments import count, device_name, one_of, option_name, place, several
+from featcache.core.preload import preloading
+from featcache.core.reporting import NoteCallback, silent
 from featcache.errors import UsageError
 from featcache.grids import axes_of, heads_of
 from featcache.lookup import the_cache
-from featcache.preload import preloading
 from featcache.recipes import pick_recipe
-from featcache.reporting import NoteCallback, silent
 from featcache.residence import fitting_window
 from featcache.runs import RUNS_DIR
-from featcache.specs import MOST_SEEDS, RECIPES, REGULARISATIONS, ExtractSpec, HeadSpec, TrainSpec
 from featcache.store import Cache
 from featcache.sweeptable import SweepResult
 from featcache.trainable import require_trainable
@@ -135,8 +135,8 @@ def sweep(
     require_trainable(opened, val_fraction)
     taken = pick_recipe(recipe, opened, base)
     settings = list(dict.fromkeys(taken.completed(settings, given=given, note=note)))
+    from featcache.core.device import pick_device
     from featcache.resident import load_sound
-    from featcache.runtime import pick_device
 
     chosen = pick_device(device)
     note(f"device {chosen.value}: {chosen.why}")

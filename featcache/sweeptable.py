@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from featcache.config import HeadSpec
 from featcache.metrics import Spread
-from featcache.specs import HeadSpec
 
 
 @dataclass(frozen=True)

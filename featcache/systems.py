@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from featcache.backbonenames import PIXELS
+from featcache.config import HeadSpec, TrainSpec
 from featcache.errors import UnknownNameError
-from featcache.specs import HeadSpec, TrainSpec
 
 DATASET = "cifar10"
 

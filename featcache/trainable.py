@@ -7,8 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from featcache.config import VAL_FRACTION
 from featcache.errors import UsageError
-from featcache.specs import VAL_FRACTION
 from featcache.store import Cache
 
 

@@ -21,12 +21,12 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from featcache.batches import stream_seed
+from featcache.config import TrainSpec
+from featcache.core.process_wide import errors_alone, warnings_ignored
+from featcache.core.random_state import seed_generators
+from featcache.core.stopping import stop_if_asked
 from featcache.errors import NonFiniteError
 from featcache.headmodule import HeadModule
-from featcache.processwide import errors_alone, warnings_ignored
-from featcache.randomness import seed_generators
-from featcache.specs import TrainSpec
-from featcache.stopping import stop_if_asked
 from featcache.store import replace_file
 
 LAST = "last.ckpt"

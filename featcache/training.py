@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.arguments import count, device_name, flag, one_of, place
+from featcache.config import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, TrainSpec
+from featcache.core.arguments import count, device_name, flag, one_of, place
+from featcache.core.preload import preloading
+from featcache.core.reporting import NoteCallback, silent
 from featcache.lookup import the_cache
-from featcache.preload import preloading
 from featcache.recipes import pick_recipe
 from featcache.remarks import remarks_on, reused
-from featcache.reporting import NoteCallback, silent
 from featcache.residence import fitting_window
 from featcache.runfiles import HeadRun, reusable_run
 from featcache.runs import RUNS_DIR, run_path
-from featcache.specs import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, TrainSpec
 from featcache.store import Cache
 from featcache.trainable import require_trainable
 
@@ -165,8 +165,8 @@ def train_head(
     choices = {"recipe": f"{taken.name} ({taken.why})"}
     runs = _reusable(opened, head, trains, runs_dir)
     if not runs:
+        from featcache.core.device import pick_device
         from featcache.resident import load_sound
-        from featcache.runtime import pick_device
 
         chosen = pick_device(device)
         note(f"device {chosen.value}: {chosen.why}")

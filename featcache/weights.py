@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from featcache.backboneoptions import existing_weights_file
+from featcache.config import tensors_digest
+from featcache.core.paths import is_utf8
+from featcache.core.process_wide import WhileAnyInside, warnings_ignored
 from featcache.errors import CorruptError, UnsafeFileError, WeightsError, clipped
-from featcache.paths import is_utf8
-from featcache.processwide import WhileAnyInside, warnings_ignored
-from featcache.specs import tensors_digest
 from featcache.unwrapping import state_dicts_in
 
 # What torch.load raises on bytes that no torch.save wrote (found by flipping and cutting bytes).

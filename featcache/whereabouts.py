@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from featcache.config import ExtractSpec
+from featcache.core.paths import expanded, native, resolved
 from featcache.datasets import load_dataset
 from featcache.errors import DatasetError
-from featcache.paths import expanded, native, resolved
-from featcache.specs import ExtractSpec
 from featcache.store import Manifest
 
 _FOLDER = "folder:"

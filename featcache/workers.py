@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from featcache.core.process_wide import warnings_ignored
+from featcache.core.reporting import NoteCallback
+from featcache.core.starting import starting
+from featcache.core.stopping import stop_if_asked
 from featcache.datasets.decode import image_formats
 from featcache.decodechild import NO_ROW, Done, Shared, Task, how_it_ended, work
 from featcache.decoding import Batch, Decoder, Span
 from featcache.errors import DeviceError
-from featcache.processwide import warnings_ignored
-from featcache.reporting import NoteCallback
-from featcache.starting import starting
-from featcache.stopping import stop_if_asked
 
 _SLOTS_PER_WORKER = 4
 _MOST_SLOT_BYTES = 1 << 30

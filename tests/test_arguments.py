@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import featcache
+from featcache.config import ExtractSpec, HeadSpec
 from featcache.errors import UsageError
-from featcache.specs import ExtractSpec, HeadSpec
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import backends, nn
 
-from featcache.arithmetic import arithmetic, head_arithmetic
+from featcache.core.arithmetic import arithmetic, head_arithmetic
 
 _KEYS = [(b, o) for b in ("cuda", "mkldnn") for o in ("matmul", "conv", "rnn")]
 
@@ -122,7 +122,7 @@ def test_whatever_the_user_has_set_precision_is_right_inside_and_as_before_after
 
 def shared_with_a_gpu(precision: str) -> Any:
     """Do what `arithmetic` does for a CUDA device, without one."""
-    from featcache.arithmetic import _SHARED
+    from featcache.core.arithmetic import _SHARED
 
     return _SHARED.held(precision)
 

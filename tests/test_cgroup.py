@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import featcache
-from featcache import cgroup
+from featcache.core import cgroup
+from featcache.core.device import pick_batch_size, pick_n_workers, usable_cores
+from featcache.core.memory import free_memory
 from featcache.features import pick_residence
-from featcache.memory import free_memory
-from featcache.runtime import pick_batch_size, pick_n_workers, usable_cores
 
 GB = 10**9
 Machine = Callable[[dict[str, str]], None]
@@ -23,7 +23,7 @@ Machine = Callable[[dict[str, str]], None]
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Make what stands below the root; four cores and more memory than any limit here."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    monkeypatch.setattr("featcache.memory._free_of_host", lambda: 500 * GB)
+    monkeypatch.setattr("featcache.core.memory._free_of_host", lambda: 500 * GB)
 
     def make(files: dict[str, str]) -> None:
         for name, text in files.items():

@@ -18,13 +18,13 @@ import featcache
 from featcache import compiling
 from featcache.codefolder import _random_folder, code_folder
 from featcache.compiling import CompileError, compile_trunk, recompile, settle_compiled
+from featcache.core.preprocess import Preprocess
+from featcache.core.tolerances import feature_tolerance
 from featcache.engines import ENGINES, engine_of
 from featcache.errors import DeviceError, InterruptedRunError, MismatchError
 from featcache.extraction import ExtractResult
 from featcache.forward import TrunkRunner
 from featcache.fused import FusedConv2d
-from featcache.preprocess import Preprocess
-from featcache.tolerances import feature_tolerance
 from featcache.winograd import _build, source_digest
 from tests.test_extraction import StopAfter
 

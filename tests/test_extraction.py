@@ -14,6 +14,7 @@ from PIL import Image
 
 import featcache
 from featcache.backbones import Backbone, load_backbone
+from featcache.core.preprocess import Preprocess
 from featcache.datasets.image_files import FolderImages
 from featcache.datasets.splits import Split
 from featcache.errors import (
@@ -32,7 +33,6 @@ from featcache.extraction import ExtractResult
 from featcache.loading import Batch
 from featcache.pipeline import Job, Landing, Progress
 from featcache.pixels import reference_transform
-from featcache.preprocess import Preprocess
 from featcache.store import CacheWriter, SplitRows, locked, read_state
 from featcache.weights import state_digest
 from tests.conftest import SMALL_TRUNK, save_image

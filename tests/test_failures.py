@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from featcache.errors import DeviceError, NonFiniteError
-from featcache.failures import (
+from featcache.core.failures import (
     device_failures_named,
     is_device_failure,
     is_out_of_memory,
     may_be_out_of_memory,
 )
+from featcache.errors import DeviceError, NonFiniteError
 
 # Word for word what torch 2.11 and 2.14, cuDNN 9, cuBLAS 13, HIP and oneDNN say.
 OUT_OF_MEMORY = [

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from featcache.core.preprocess import Preprocess
 from featcache.errors import DeviceError
 from featcache.forward import TrunkRunner
-from featcache.preprocess import Preprocess
 
 
 class Watching(nn.Module):

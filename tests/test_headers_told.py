@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 import featcache
+from featcache.config import TOLD_OF_HEADERS
 from featcache.datasets import load_dataset
 from featcache.datasets.decode import FORMAT_OF
 from featcache.errors import DatasetError
 from featcache.extraction import ExtractResult
 from featcache.plan import Plan
-from featcache.specs import TOLD_OF_HEADERS
 from featcache.store import read_state
 from tests.test_repairing import damage
 

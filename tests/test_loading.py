@@ -14,11 +14,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from featcache.core.preprocess import Preprocess
 from featcache.datasets.rules import ImageRules
 from featcache.datasets.splits import Look, Split
 from featcache.errors import DeviceError
 from featcache.loading import Batch, Span, load_batches
-from featcache.preprocess import Preprocess
 
 N_ROWS = 24
 KILLED = "the process was killed by signal 9, as where memory is short"

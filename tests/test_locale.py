@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import featcache
+from featcache.core.paths import healed, native, portable
 from featcache.datasets import load_dataset
-from featcache.paths import healed, native, portable
 from tests.conftest import save_image
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -24,7 +24,7 @@ LATIN_1 = C_LOCALE | {"LC_ALL": "la_LA.ISO-8859-1"}
 _LIST = """
 import json, sys
 from featcache.datasets import load_dataset
-from featcache.paths import portable
+from featcache.core.paths import portable
 pets = load_dataset("folder:" + sys.argv[1], data_dir=".")
 ids = {name: list(split.ids) for name, split in pets.splits.items()}
 told = [pets.digest(), pets.slug, portable(pets.name), pets.class_names, ids]

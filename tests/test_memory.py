@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from featcache.memory import (
+from featcache.core.memory import (
     MemoryWatch,
     free_memory,
 )

@@ -124,7 +124,7 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: Path) -> None:
         if path.suffix in (".py", ".cpp") or path.name == "py.typed"
     }
     assert names == expected
-    wanted = {"featcache/py.typed", "featcache_cli/py.typed", "featcache/store/lock.py"}
+    wanted = {"featcache/py.typed", "featcache_cli/py.typed", "featcache/core/locks.py"}
     assert {*wanted, "featcache/winograd.cpp"} <= names
 
 
@@ -176,7 +176,7 @@ def test_every_module_imports_with_declared_dependencies_alone(
 ) -> None:
     imported = checked(clean_bin / "python", "-c", IMPORT_ALL, cwd=tmp_path).split()
 
-    assert {"featcache.extraction", "featcache.store.lock", "featcache_cli.app"} <= set(imported)
+    assert {"featcache.extraction", "featcache.core.locks", "featcache_cli.app"} <= set(imported)
 
 
 def test_the_installed_command_answers(clean_bin: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.models import MobileNet_V3_Large_Weights, Swin_V2_T_Weights, VGG16_Weights
 from torchvision.models import ViT_B_16_Weights as ViTWeights
 
+from featcache.core.preprocess import Preprocess
 from featcache.errors import UsageError
 from featcache.pixels import (
     BatchPreprocessor,
@@ -20,7 +21,6 @@ from featcache.pixels import (
     reference_transform,
     resize_image,
 )
-from featcache.preprocess import Preprocess
 
 CPU = torch.device("cpu")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import featcache
-from featcache.plaintorch import plain_torch
+from featcache.core.plain_torch import plain_torch
 
 
 @contextlib.contextmanager

@@ -20,10 +20,10 @@ import torch
 from torch import nn
 
 import featcache
+from featcache.config import HeadSpec
+from featcache.core.process_wide import WhileAnyInside, nvml_left_alone, warnings_ignored
+from featcache.core.random_state import seeded
 from featcache.heads import build_head
-from featcache.processwide import WhileAnyInside, nvml_left_alone, warnings_ignored
-from featcache.randomness import seeded
-from featcache.specs import HeadSpec
 
 _NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 _ARRAYS = """
@@ -64,7 +64,7 @@ def test_arrays_cost_no_more_page_faults_after_an_extraction(tmp_path: Path) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults as Linux counts them")
 def test_a_program_that_keeps_freed_memory_has_no_page_faults() -> None:
     script = (
-        "from featcache.allocator import keep_freed_memory\n"
+        "from featcache.core.allocator import keep_freed_memory\n"
         f"keep_freed_memory(){_ARRAYS}page_faults(); print(page_faults())"
     )
 

@@ -4,19 +4,19 @@ import pytest
 import torch
 
 from featcache.account import cost_account
-from featcache.errors import UsageError
-from featcache.memory import FreeMemory
-from featcache.runtime import (
+from featcache.core.device import (
     numeric_class,
     pick_batch_size,
     pick_n_workers,
     pick_precision,
 )
+from featcache.core.memory import FreeMemory
+from featcache.errors import UsageError
 
 
 def test_the_batch_size_is_a_power_of_two_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "featcache.runtime.free_memory", lambda _: FreeMemory(1_000_000_000, "memory")
+        "featcache.core.device.free_memory", lambda _: FreeMemory(1_000_000_000, "memory")
     )
 
     assert pick_batch_size("cpu", nbytes_per_image=1_000_000).value == 16

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import featcache
+from featcache.core.starting import starting
 from featcache.errors import DeviceError
-from featcache.starting import starting
 from tests.conftest import save_image
 
 

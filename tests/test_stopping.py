@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import featcache
-from featcache import stopping
+from featcache.core import stopping
+from featcache.core.stopping import StopRequested, ask_to_stop, breakable, stop_if_asked, working
 from featcache.errors import FeatcacheError, InterruptedRunError
 from featcache.extraction import ExtractResult
-from featcache.stopping import StopRequested, ask_to_stop, breakable, stop_if_asked, working
 
 Extract = Callable[..., ExtractResult]
 

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 
 import featcache
-from featcache.allocator import keep_freed_memory
+from featcache.core.allocator import keep_freed_memory
+from featcache.core.starting import is_refused_start, start_refused
+from featcache.core.stopping import StopRequested
 from featcache.errors import FeatcacheError, InterruptedRunError, StorageError
-from featcache.starting import is_refused_start, start_refused
-from featcache.stopping import StopRequested
 from featcache_cli import signals
 from featcache_cli.commands import (
     about,

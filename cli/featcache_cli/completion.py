@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from featcache.specs import ExtractSpec
+from featcache.config import ExtractSpec
 
 _FOLDER = "folder:"
 

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from featcache.config import RECIPES
+from featcache.core.paths import expanded
 from featcache.errors import UsageError
-from featcache.paths import expanded
-from featcache.specs import RECIPES
 from featcache_cli import completion as complete
 
 

@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP: each ends the command with its own exit code, none is lost.
 
 The handler raises nowhere but in work that says so. Before the first write, and after the last, it
-ends the process at once; in between it leaves a wish to stop (`featcache.stopping`). Each signal
+ends the process at once; in between it leaves a wish to stop (`featcache.core.stopping`). Each signal
 also writes a byte into a pipe, even while the main thread is in one long call: a thread reads it
 there, and ends the process where the main one does not answer.
 """
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from featcache import stopping
+from featcache.core import stopping
 
 _REPEATED_WITHIN_S = 1.0  # `timeout` and `uv run` send a signal twice
 _ENDS_WITHIN_S = 8.0

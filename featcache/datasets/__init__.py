@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from featcache.config import IMPORTED
+from featcache.core.paths import expanded, resolved
 from featcache.datasets.digits import load_digits
 from featcache.datasets.folder import load_folder
 from featcache.datasets.image_files import FolderImages
@@ -20,8 +22,6 @@ from featcache.datasets.splits import (
 )
 from featcache.datasets.torchvision_sets import TORCHVISION_SETS, TorchvisionSet, load_torchvision
 from featcache.errors import DatasetError, UnknownNameError, UsageError
-from featcache.paths import expanded, resolved
-from featcache.specs import IMPORTED
 
 __all__ = [
     "ArrayImages",

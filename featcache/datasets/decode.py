@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from featcache.core.process_wide import warnings_ignored
 from featcache.datasets.rules import ImageRules
 from featcache.datasets.splits import UnreadableImageError
-from featcache.processwide import warnings_ignored
 
 FORMAT_OF = {
     ".avif": "AVIF",

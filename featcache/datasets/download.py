@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from featcache.core.process_wide import WhileAnyInside
 from featcache.errors import DatasetError
-from featcache.processwide import WhileAnyInside
 
 _TIMEOUT_S = 30.0
 # What torchvision's readers and urllib raise on absent, damaged or unreachable files.

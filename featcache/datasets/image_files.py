@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from featcache.core.starting import starting
 from featcache.datasets.decode import (
     HEIC_EXTENSIONS,
     decode_image,
@@ -28,7 +29,6 @@ from featcache.datasets.headers import read_header
 from featcache.datasets.rules import ImageRules
 from featcache.datasets.splits import Look, UnreadableImageError
 from featcache.errors import MismatchError, StorageError
-from featcache.starting import starting
 
 _UNREADABLE = b"unreadable file"
 _DIGEST_BYTES = 32

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from featcache.specs import ExtractSpec
+from featcache.config import ExtractSpec
 
 
 @dataclass(frozen=True)

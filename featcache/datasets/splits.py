@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from featcache.config import TOLD_OF_HEADERS
 from featcache.datasets.rules import ImageRules
 from featcache.errors import UsageError
-from featcache.specs import TOLD_OF_HEADERS
 
 Progress = Callable[[int, int], None]
 """Called with (bytes or items done, total)."""

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featcache.core.paths import expanded, portable
+from featcache.core.process_wide import warnings_ignored
 from featcache.datasets.download import open_or_download
 from featcache.datasets.image_files import FolderImages, bytewise
 from featcache.datasets.splits import ArrayImages, Dataset, Split
-from featcache.paths import expanded, portable
-from featcache.processwide import warnings_ignored
 
 Rows = tuple[Any, Any]
 """The images, as one array or as a list of paths, and the labels."""

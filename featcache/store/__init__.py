@@ -1,5 +1,8 @@
 """The HDF5 cache: how it is written, read and trusted. See docs/format.md."""
 
+from featcache.core.files import human_bytes, is_there, named_failures, require_space
+from featcache.core.locks import locked
+from featcache.core.replace import remove_leftovers, replace_file
 from featcache.store.catalog import (
     CacheSummary,
     cache_path,
@@ -16,9 +19,7 @@ from featcache.store.catalog import (
 from featcache.store.check import Damage, VerifyReport, require_sound, verify_cache
 from featcache.store.columns import SplitRows, encode_id
 from featcache.store.describe import CacheDescription, SplitDescription, describe_cache
-from featcache.store.files import human_bytes, is_there, named_failures, require_space
 from featcache.store.format import NOT_DECODED_HERE, Block, Extent, Manifest, rows_per_block
-from featcache.store.lock import locked
 from featcache.store.mend import mend_structure
 from featcache.store.reader import (
     Cache,
@@ -28,7 +29,6 @@ from featcache.store.reader import (
     read_state,
     read_trunk_statistics,
 )
-from featcache.store.replace import remove_leftovers, replace_file
 from featcache.store.skeleton import FilePlan, SplitPlan, was_made_from
 from featcache.store.split import CacheSplit
 from featcache.store.writer import CacheWriter, partial_path

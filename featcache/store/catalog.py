@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.config import differing_fields
+from featcache.core.files import named_failures
+from featcache.core.locks import locked
+from featcache.core.paths import expanded
+from featcache.core.stopping import working
 from featcache.errors import (
     CacheMissingError,
     CorruptError,
@@ -17,11 +22,6 @@ from featcache.errors import (
     UsageError,
     nearest,
 )
-from featcache.paths import expanded
-from featcache.specs import differing_fields
-from featcache.stopping import working
-from featcache.store.files import named_failures
-from featcache.store.lock import locked
 from featcache.store.reader import read_state
 from featcache.store.writer import partial_path
 

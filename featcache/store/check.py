@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy.typing as npt
 
+from featcache.config import IMPORTED
+from featcache.core.files import named_read_failures
+from featcache.core.paths import expanded
+from featcache.core.starting import starting
+from featcache.core.stopping import stop_if_asked
 from featcache.errors import CorruptError, UsageError
-from featcache.paths import expanded
-from featcache.specs import IMPORTED
-from featcache.starting import starting
-from featcache.stopping import stop_if_asked
 from featcache.store.digest import N_DIGEST_THREADS, block_digest, statistics_digest
-from featcache.store.files import named_read_failures
 from featcache.store.format import Block
 from featcache.store.ledger import STATISTICS_SLOT
 from featcache.store.reader import Cache, CacheState, open_readonly, state_of

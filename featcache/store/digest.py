@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.store.files import read_at, read_into
+from featcache.core.files import read_at, read_into
 from featcache.store.format import Block, Manifest
 
 _CHUNK = 4 << 20

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from featcache.specs import FORMAT_VERSION, canonical_json
+from featcache.config import FORMAT_VERSION, canonical_json
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MANIFEST_OFFSET = 4096

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from featcache.core.files import named_failures, read_at, write_at
+from featcache.core.stopping import working
 from featcache.errors import CorruptError, FeatcacheError, MismatchError
-from featcache.stopping import working
 from featcache.store.digest import block_digest, statistics_digest
-from featcache.store.files import named_failures, read_at, write_at
 from featcache.store.format import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
 from featcache.store.ledger import (
     SKELETON_SLOT,

@@ -8,9 +8,9 @@ import re
 import shlex
 from typing import Any
 
+from featcache.config import EXIF_ORIENTATIONS, FORMAT_VERSION
+from featcache.core.preprocess import Preprocess
 from featcache.errors import CorruptError, MismatchError, clipped
-from featcache.preprocess import Preprocess
-from featcache.specs import EXIF_ORIENTATIONS, FORMAT_VERSION
 from featcache.store.format import (
     COLUMNS,
     HDF5_SIGNATURE,

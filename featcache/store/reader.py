@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featcache.core.files import named_read_failures, read_at
+from featcache.core.paths import expanded, healed, settled
 from featcache.errors import CacheMissingError, CorruptError, StorageError, UnsafeFileError
-from featcache.paths import expanded, healed, settled
 from featcache.store.digest import skeleton_digest, statistics_digest
-from featcache.store.files import named_read_failures, read_at
 from featcache.store.format import (
     HDF5_SIGNATURE,
     HEADER_LENGTH,

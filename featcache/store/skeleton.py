@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 from h5py import h5d, h5f, h5p, h5s, h5t
 
+from featcache.core.files import preallocate, read_at, write_at
 from featcache.errors import StorageError, UsageError
-from featcache.store.files import preallocate, read_at, write_at
 from featcache.store.format import (
     HDF5_SIGNATURE,
     HEADER,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.store.files import named_read_failures, read_into
+from featcache.core.files import named_read_failures, read_into
 from featcache.store.format import Extent
 
 

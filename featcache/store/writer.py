@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.store.columns import SplitRows, clipped_reason, labels_and_ids, require_planned
-from featcache.store.digest import block_digest, skeleton_digest, statistics_digest
-from featcache.store.files import (
+from featcache.core.files import (
     make_folder,
     named_failures,
     preallocate,
@@ -27,6 +25,8 @@ from featcache.store.files import (
     sync_folder,
     write_at,
 )
+from featcache.store.columns import SplitRows, clipped_reason, labels_and_ids, require_planned
+from featcache.store.digest import block_digest, skeleton_digest, statistics_digest
 from featcache.store.format import COLUMNS, MANIFEST_OFFSET, REASON_BYTES, Block, Manifest
 from featcache.store.ledger import (
     SKELETON_SLOT,

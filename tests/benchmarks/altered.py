@@ -23,11 +23,11 @@ from torch.nn.functional import cross_entropy
 import featcache.datamodule
 import featcache.features
 from featcache.checkpoint import load_head
+from featcache.config import HeadSpec, TrainSpec
+from featcache.core.reporting import silent
 from featcache.features import FeatureRows, load_rows, training_rows, valid_rows
 from featcache.headrun import HeadJob
-from featcache.reporting import silent
 from featcache.runfiles import HeadRun
-from featcache.specs import HeadSpec, TrainSpec
 from featcache.store import Cache, require_sound
 
 Alter = Callable[[Tensor], Tensor]

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from featcache.config import HeadSpec
+from featcache.core.preprocess import Preprocess
 from featcache.datasets import ArrayImages, Dataset, Split, load_dataset
 from featcache.features import BatchPreprocessor, FeatureRows
-from featcache.preprocess import Preprocess
-from featcache.specs import HeadSpec
 from featcache.systems import SYSTEMS
 from tests.benchmarks import peers_engines, peers_heads, peers_trunk
 from tests.benchmarks.bench_page import markdown, picture

@@ -35,7 +35,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import featcache
-from featcache.runtime import pick_device
+from featcache.core.device import pick_device
 from featcache.store import Cache
 from featcache.systems import find_system
 from featcache.weights import read_state_dicts

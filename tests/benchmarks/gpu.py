@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from featcache.specs import ExtractSpec
+from featcache.config import ExtractSpec
 from tests.benchmarks import gpu_checks, gpu_rates
 from tests.benchmarks.gpu_subjects import Bench, Figures
 from tests.benchmarks.measure import machine

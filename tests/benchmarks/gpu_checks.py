@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 import featcache
-from featcache.memory import free_memory
+from featcache.config import HeadSpec
+from featcache.core.memory import free_memory
+from featcache.core.preprocess import Preprocess
 from featcache.pipeline import Progress
 from featcache.pixels import BatchPreprocessor
-from featcache.preprocess import Preprocess
 from featcache.pretrained import weights_preprocess
 from featcache.replay import SWITCH
-from featcache.specs import HeadSpec
 from featcache.training import TrainResult
 from tests.benchmarks.gpu_subjects import Bench, Figures, digest, noise, noisy_dataset
 from tests.benchmarks.peers_heads import bank_epoch, bare_epoch, synthetic_rows
@@ -39,7 +39,7 @@ _SETTINGS = {
 _UNDER_A_SETTING = """
 import sys, torch
 {setting}
-from featcache.arithmetic import arithmetic, head_arithmetic
+from featcache.core.arithmetic import arithmetic, head_arithmetic
 torch.manual_seed(0)
 images, conv = torch.rand(8, 256, 28, 28), torch.nn.Conv2d(256, 256, 3)
 rows, linear = torch.rand(64, 4096), torch.nn.Linear(4096, 512)

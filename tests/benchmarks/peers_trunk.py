@@ -21,14 +21,14 @@ from torchvision import models, transforms
 
 import featcache
 import featcache.extraction
-from featcache.arithmetic import arithmetic
 from featcache.backbones import load_backbone
 from featcache.compiling import engine_of, settle_compiled
+from featcache.core.arithmetic import arithmetic
+from featcache.core.preprocess import Preprocess
+from featcache.core.reporting import silent
 from featcache.datasets import Dataset
 from featcache.features import BatchPreprocessor
 from featcache.forward import TrunkRunner
-from featcache.preprocess import Preprocess
-from featcache.reporting import silent
 from tests.benchmarks.allocator import freed_memory_kept
 from tests.benchmarks.measure import Peer, Run
 

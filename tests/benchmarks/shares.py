@@ -28,11 +28,11 @@ from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
 import featcache
+from featcache.config import HeadSpec, TrainSpec
+from featcache.core.device import pick_device
+from featcache.core.reporting import silent
 from featcache.features import training_rows
 from featcache.recipes import Setting, pick_recipe
-from featcache.reporting import silent
-from featcache.runtime import pick_device
-from featcache.specs import HeadSpec, TrainSpec
 from featcache.store import Cache
 from tests.benchmarks.altered import AlteredTraining
 from tests.benchmarks.resultfile import ResultFile, markdown_table, save_picture

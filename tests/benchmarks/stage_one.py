@@ -27,11 +27,11 @@ from pathlib import Path
 import torch
 
 import featcache
-from featcache.allocator import keep_freed_memory
-from featcache.arithmetic import arithmetic
 from featcache.backbones import load_backbone
+from featcache.config import ExtractSpec
+from featcache.core.allocator import keep_freed_memory
+from featcache.core.arithmetic import arithmetic
 from featcache.pipeline import Progress
-from featcache.specs import ExtractSpec
 
 _EVERY_N_BATCHES = 25
 _N_PLAIN = 7

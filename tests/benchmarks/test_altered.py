@@ -12,7 +12,7 @@ import torch
 
 import featcache
 import featcache.features
-from featcache.specs import HeadSpec, TrainSpec
+from featcache.config import HeadSpec, TrainSpec
 from tests.benchmarks.altered import AlteredRows, AlteredTraining
 from tests.benchmarks.feature_scale import between, scaled_state
 from tests.benchmarks.feature_scale_page import FIGURES, SYSTEM_NAMES, chosen_scale, page, picture

@@ -13,7 +13,7 @@ import pytest
 import typer.main
 
 import featcache
-from featcache.specs import ExtractSpec, HeadSpec, TrainSpec
+from featcache.config import ExtractSpec, HeadSpec, TrainSpec
 from featcache_cli.app import app
 from tests.cli.conftest import Run, Spawn, child_environment
 

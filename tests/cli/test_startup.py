@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from featcache import preload
+from featcache.core import preload
 from tests.cli.conftest import Run, Spawn
 from tests.conftest import save_image
 

@@ -37,7 +37,7 @@ __main__.main()
 """
 WORK = """
 import ctypes, gc, hashlib, os, signal, subprocess, sys, threading, time, weakref
-from featcache.stopping import breakable, stop_if_asked, working
+from featcache.core.stopping import breakable, stop_if_asked, working
 from featcache_cli import app, signals
 def press(): os.kill(os.getpid(), signal.SIGTERM)
 def loop():

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featcache.specs import FORMAT_VERSION, canonical_json
+from featcache.config import FORMAT_VERSION, canonical_json
 from featcache.store.digest import skeleton_digest
 from featcache.store.format import HEADER, MANIFEST_OFFSET, Manifest
 from featcache.store.ledger import SLOT_BYTES, Slot, pack_slot

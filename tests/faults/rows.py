@@ -16,12 +16,12 @@ from torch import Tensor
 
 import featcache
 from featcache.backbones import load_backbone
+from featcache.core.preprocess import Preprocess
 from featcache.datasets import Split, load_dataset
 from featcache.errors import DeviceError, FeatcacheError, InterruptedRunError, NonFiniteError
 from featcache.forward import TrunkRunner
 from featcache.loading import Batch, Span, load_batches
 from featcache.pipeline import Job, Landing
-from featcache.preprocess import Preprocess
 from tests.faults.claims import Claim, main
 from tests.faults.images import extract, make_images, small_blocks
 

@@ -18,11 +18,11 @@ from PIL import Image
 import featcache
 from featcache import planning
 from featcache.backbones import load_backbone
+from featcache.config import ExtractSpec
+from featcache.core.preprocess import Preprocess
+from featcache.core.reporting import silent
 from featcache.errors import MismatchError
 from featcache.extraction import open_images
-from featcache.preprocess import Preprocess
-from featcache.reporting import silent
-from featcache.specs import ExtractSpec
 from featcache.store import cache_path
 from tests.faults.claims import Claim, main
 from tests.faults.images import TRUNK, extract, make_images, small_blocks

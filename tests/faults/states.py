@@ -18,8 +18,8 @@ from unittest import mock
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from featcache.core.files import read_at
 from featcache.store import CacheWriter
-from featcache.store.files import read_at
 from featcache.store.format import COLUMNS, Block, Manifest
 from tests.faults.claims import Claim, main
 from tests.faults.machine import N_STEPS, RULES, Bench, CacheMachine

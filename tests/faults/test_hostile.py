@@ -13,8 +13,8 @@ import safetensors.torch
 
 import featcache
 from featcache.checkpoint import load_head
+from featcache.config import canonical_json
 from featcache.errors import CorruptError
-from featcache.specs import canonical_json
 from featcache.store import open_cache
 from featcache.store.format import HEADER, MANIFEST_OFFSET
 from featcache.store.reader import opened_readonly, read_manifest

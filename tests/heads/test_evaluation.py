@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 import featcache
 from featcache.checkpoint import load_head, save_head
+from featcache.core.reporting import silent
 from featcache.errors import (
     CacheMissingError,
     CorruptError,
@@ -22,7 +23,6 @@ from featcache.errors import (
 )
 from featcache.outputs import outputs_of
 from featcache.plots import plot_evaluation
-from featcache.reporting import silent
 from featcache.runs import list_runs
 from featcache.training import TrainResult
 from tests.heads.conftest import CLASS_NAMES, IDENTITY, MakeCache, learnable_rows

@@ -10,6 +10,8 @@ from torch.utils.data import random_split
 
 import featcache
 from featcache.batches import SuperBatch
+from featcache.core.memory import FreeMemory
+from featcache.core.preprocess import Preprocess
 from featcache.datamodule import FeatureDataModule
 from featcache.errors import CorruptError, UsageError
 from featcache.features import (
@@ -19,9 +21,7 @@ from featcache.features import (
     random_split_rows,
     training_rows,
 )
-from featcache.memory import FreeMemory
 from featcache.pixels import reference_transform
-from featcache.preprocess import Preprocess
 from featcache.trainable import require_trainable
 from tests.faults.hostile_files import resigned
 from tests.heads.conftest import MakeCache, learnable_rows

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import featcache
+from featcache.config import HeadSpec
 from featcache.datamodule import FeatureDataModule
 from featcache.errors import NonFiniteError, UsageError
 from featcache.headmodule import HeadModule
 from featcache.heads import l1_norm
-from featcache.specs import HeadSpec
 from tests.heads.conftest import CLASS_NAMES, N_FEATURES
 
 # Lightning 2.6.6 calls what torch 2.14 deprecates.

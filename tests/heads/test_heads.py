@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from featcache.config import HeadSpec, TrainSpec
 from featcache.errors import UsageError
 from featcache.heads import build_head, l1_norm
-from featcache.specs import HeadSpec, TrainSpec
 
 
 def test_the_default_head_is_the_notebooks() -> None:

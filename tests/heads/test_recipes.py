@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import featcache
+from featcache.config import HeadSpec, TrainSpec
+from featcache.core.preprocess import Preprocess
 from featcache.errors import UsageError
-from featcache.preprocess import Preprocess
 from featcache.recipes import pick_recipe
 from featcache.remarks import wilson_interval
-from featcache.specs import HeadSpec, TrainSpec
 from featcache.training import TrainResult
 from tests.heads.conftest import IDENTITY, MakeCache, Rows, learnable_rows
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import featcache
-from featcache import stopping
+from featcache.core import stopping
+from featcache.core.reporting import Choice
 from featcache.errors import CorruptError
 from featcache.features import load_rows
-from featcache.reporting import Choice
 from featcache.resident import load_sound
 from featcache.store import read_state, verify_cache
 from tests.heads.conftest import MakeCache, learnable_rows
@@ -132,7 +132,7 @@ def test_rows_that_stay_in_the_file_are_verified_there(
 def test_a_wish_to_stop_is_met_between_blocks(
     cache: featcache.Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.stopping._wish", stopping.StopRequested(2))
+    monkeypatch.setattr("featcache.core.stopping._wish", stopping.StopRequested(2))
 
     with pytest.raises(stopping.StopRequested):
         load_sound(cache, device="cpu", window_rows=None)

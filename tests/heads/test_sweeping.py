@@ -15,6 +15,8 @@ import torch
 import featcache
 import featcache.bankrun
 from featcache.checkpoint import load_head
+from featcache.config import REGULARISATIONS
+from featcache.core.memory import FreeMemory
 from featcache.errors import (
     CorruptError,
     DeviceError,
@@ -22,10 +24,8 @@ from featcache.errors import (
     NonFiniteError,
     UsageError,
 )
-from featcache.memory import FreeMemory
 from featcache.runfiles import read_run
 from featcache.runs import RUN_FILES, newest_run
-from featcache.specs import REGULARISATIONS
 from featcache.store import locked
 from featcache.sweeptable import markdown_table
 from featcache.training import TrainResult

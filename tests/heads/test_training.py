@@ -12,6 +12,7 @@ import torch
 import featcache
 import featcache.headrun
 from featcache.checkpoint import load_head, versions
+from featcache.core.reporting import Choice
 from featcache.errors import (
     CacheMissingError,
     CorruptError,
@@ -23,7 +24,6 @@ from featcache.errors import (
     UnknownNameError,
     UsageError,
 )
-from featcache.reporting import Choice
 from featcache.runs import RUN_FILES, partial_run
 from featcache.store import CacheSplit, locked
 from featcache.training import TrainResult

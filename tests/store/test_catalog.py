@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from featcache.config import differing_fields
 from featcache.errors import CacheMissingError, CorruptError, LockedError, StorageError, UsageError
-from featcache.specs import differing_fields
 from featcache.store import (
     cache_path,
     catalog,

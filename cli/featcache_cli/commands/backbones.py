@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from featcache.config import ExtractSpec
 from featcache.errors import UnknownNameError
-from featcache.specs import ExtractSpec
 from featcache_cli.console import note, show_json
 from featcache_cli.options import ImageSizeOption, JsonOption
 from featcache_cli.streams import flush_answer

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from featcache.config import ExtractSpec
 from featcache.errors import UsageError
-from featcache.specs import ExtractSpec
 from featcache_cli import completion as complete
 from featcache_cli.commands import cache_import
 from featcache_cli.commands.extract import show_extraction

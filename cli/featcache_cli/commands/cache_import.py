@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featcache.specs import STORE_DTYPES, ExtractSpec
+from featcache.config import STORE_DTYPES, ExtractSpec
 from featcache_cli import completion as complete
 from featcache_cli.console import note, show_json
 from featcache_cli.options import CacheDirOption, JsonOption

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from featcache.specs import ExtractSpec
+from featcache.config import ExtractSpec
 from featcache_cli.console import show_json
 from featcache_cli.options import DataDirOption, JsonOption
 from featcache_cli.tables import show_table

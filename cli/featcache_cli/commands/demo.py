@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from featcache.specs import ExtractSpec
+from featcache.config import ExtractSpec
 from featcache_cli.commands import cache
 from featcache_cli.commands.evaluate import evaluate
 from featcache_cli.commands.extract import extract

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featcache.config import ExtractSpec
 from featcache.errors import UsageError
-from featcache.specs import ExtractSpec
 from featcache_cli import completion as complete
 from featcache_cli.console import note, show_json
 from featcache_cli.options import (

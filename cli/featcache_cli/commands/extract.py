@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.specs import (
+from featcache.config import (
     BN_MODES,
     COMPILE_MODES,
     EXIF_ORIENTATIONS,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featcache.specs import BN_MODES, PREPROCESS_KINDS, REGULARISATIONS, ExtractSpec, HeadSpec
-from featcache.specs import TrainSpec as Train
+from featcache.config import BN_MODES, PREPROCESS_KINDS, REGULARISATIONS, ExtractSpec, HeadSpec
+from featcache.config import TrainSpec as Train
 from featcache_cli import completion as complete
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.console import ProgressDisplay, headline, note, reset_progress, show_json

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from featcache.config import BN_MODES, ExtractSpec, TrainSpec
 from featcache.errors import UsageError
-from featcache.specs import BN_MODES, ExtractSpec, TrainSpec
 from featcache_cli import completion as complete
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.commands.train_head import show_training

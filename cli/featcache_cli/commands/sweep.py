@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featcache.specs import (
+from featcache.config import (
     CONSTANTS,
     RECIPES,
     REGULARISATIONS,

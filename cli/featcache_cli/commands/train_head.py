@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.specs import RECIPES, REGULARISATIONS, SELECTIONS, ExtractSpec, HeadSpec, TrainSpec
+from featcache.config import RECIPES, REGULARISATIONS, SELECTIONS, ExtractSpec, HeadSpec, TrainSpec
 from featcache_cli import completion as complete
 from featcache_cli.console import ProgressDisplay, duration, note, reset_progress, show_json
 from featcache_cli.options import (

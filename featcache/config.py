@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from featcache.arguments import (
+from featcache.core.arguments import (
     coerce_fields,
     dataset_name,
     device_name,

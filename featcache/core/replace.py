@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from featcache.stopping import working
-from featcache.store.files import named_failures
+from featcache.core.files import named_failures
+from featcache.core.stopping import working
 
 
 def replace_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featcache.core.paths import resolved
 from featcache.errors import CorruptError, DiskFullError, FeatcacheError, StorageError
-from featcache.paths import resolved
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

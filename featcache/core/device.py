@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from featcache import cgroup
-from featcache.arguments import device_name, text
+from featcache.config import TF32_ON_CPU
+from featcache.core import cgroup
+from featcache.core.arguments import device_name, text
+from featcache.core.memory import free_memory
+from featcache.core.reporting import Choice
 from featcache.errors import DeviceError, UsageError
-from featcache.memory import free_memory
-from featcache.reporting import Choice
-from featcache.specs import TF32_ON_CPU
 
 _AMPERE = 8  # major compute capability of the first GPUs with TF32 and bf16
 # What NVIDIA's libraries and torch read from the environment, and compute otherwise then.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from featcache.plaintorch import plain_torch
+from featcache.core.plain_torch import plain_torch
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

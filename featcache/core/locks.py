@@ -12,8 +12,8 @@ from pathlib import Path
 
 import filelock
 
+from featcache.core.files import DISK_FULL, make_folder
 from featcache.errors import DiskFullError, LockedError, StorageError
-from featcache.store.files import DISK_FULL, make_folder
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from featcache.processwide import WhileAnyInside
+from featcache.core.process_wide import WhileAnyInside
 
 
 @contextlib.contextmanager

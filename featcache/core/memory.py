@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from featcache import cgroup
+from featcache.core import cgroup
 
 _SPARE = 1.2  # of what a batch takes: what must be free
 

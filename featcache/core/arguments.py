@@ -14,8 +14,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from featcache.core.paths import expanded
 from featcache.errors import UsageError, clipped, nearest
-from featcache.paths import expanded
 
 T = TypeVar("T")
 

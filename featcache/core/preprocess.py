@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from featcache.config import MOST_PIXELS
 from featcache.errors import UsageError
-from featcache.specs import MOST_PIXELS
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
