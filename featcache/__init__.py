@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from featcache.checkpoint import TrainedHead, load_head
     from featcache.config import ExtractSpec, HeadSpec, TrainSpec
     from featcache.datamodule import FeatureDataModule
-    from featcache.datasets import list_datasets, load_dataset
     from featcache.equivalence import ParityReport, parity
     from featcache.errors import FeatcacheError
     from featcache.evaluation import Comparison, Evaluation, compare, evaluate
     from featcache.extraction import ExtractResult, Failure, extract, extract_all
     from featcache.headmodule import HeadModule
+    from featcache.images.datasets import list_datasets, load_dataset
     from featcache.importing import ImportResult, import_features
     from featcache.levels import NotebookComparison, ParityCheck
     from featcache.pipeline import Progress
@@ -86,9 +86,9 @@ _HOME = {
     "import_features": "importing",
     "list_backbones": "backbones",
     "list_caches": "store",
-    "list_datasets": "datasets",
+    "list_datasets": "images.datasets",
     "list_runs": "runs",
-    "load_dataset": "datasets",
+    "load_dataset": "images.datasets",
     "load_head": "checkpoint",
     "open_cache": "store",
     "parity": "equivalence",

@@ -21,7 +21,7 @@ from torchvision import models, transforms
 from featcache.backbonenames import require_known_classifier
 from featcache.config import HeadSpec
 from featcache.core.preprocess import Preprocess
-from featcache.datasets import ArrayImages, Split
+from featcache.images.splits import ArrayImages, Split
 
 
 class ImageRows(Dataset[tuple[Tensor, int]]):

@@ -14,10 +14,11 @@ from featcache.backboneoptions import check_backbone_options, check_weights
 from featcache.config import BN_MODES, ExtractSpec, HeadSpec, TrainSpec
 from featcache.core.arguments import count, dataset_name, text, whole_numbers
 from featcache.core.reporting import silent
-from featcache.datasets import Dataset, load_dataset
-from featcache.datasets.rules import ImageRules
 from featcache.errors import MismatchError, UsageError
 from featcache.extraction import extract
+from featcache.images.datasets import load_dataset
+from featcache.images.rules import ImageRules
+from featcache.images.splits import Dataset
 from featcache.lookup import listing_difference, the_cache
 from featcache.store import (
     Cache,

@@ -15,9 +15,10 @@ from featcache.backboneoptions import check_backbone_options
 from featcache.config import TF32_ON_CPU, ExtractSpec
 from featcache.core.arguments import dataset_name, text
 from featcache.core.reporting import NoteCallback, silent
-from featcache.datasets import Dataset, load_dataset
-from featcache.datasets.rules import ImageRules
 from featcache.errors import UsageError
+from featcache.images.datasets import load_dataset
+from featcache.images.rules import ImageRules
+from featcache.images.splits import Dataset
 from featcache.store import locked, open_cache, read_state
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import Choice
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import CorruptError
-from featcache.pixels import BatchPreprocessor
+from featcache.images.transform import BatchPreprocessor
 from featcache.store import Cache, CacheSplit, human_bytes, require_fields
 from featcache.trainable import require_classes, require_rows, require_trainable
 

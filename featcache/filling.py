@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from featcache.background import BlockWriter, FinishedBlock
-from featcache.datasets.splits import Split
-from featcache.loading import Batch, Span
+from featcache.images.batches import Batch, Span
+from featcache.images.splits import Split
 from featcache.pipeline import Job, Landing, Progress
 from featcache.store import Block, CacheWriter
 

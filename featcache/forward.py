@@ -20,7 +20,7 @@ from featcache.core.memory import MemoryWatch, forget_failed_batch
 from featcache.core.preprocess import Preprocess
 from featcache.core.stopping import breakable
 from featcache.errors import DeviceError, FeatcacheError, NonFiniteError
-from featcache.pixels import BatchPreprocessor, after_resize
+from featcache.images.transform import BatchPreprocessor, after_resize
 
 Forward = Callable[[Tensor], Tensor]
 _MEMORY_FORMATS = {

@@ -18,10 +18,10 @@ from featcache.config import FORMAT_VERSION, IMPORTED, ExtractSpec, fingerprint
 from featcache.core.arguments import several, text, whole_number
 from featcache.core.paths import expanded, healed, portable
 from featcache.core.stopping import stop_if_asked, working
-from featcache.datasets import dataset_slug
 from featcache.errors import CorruptError, UsageError
 from featcache.foreignlabels import named_classes
 from featcache.foreignscan import Keys, ScannedSplit, content_digest, scan, stored_rows
+from featcache.images.datasets import dataset_slug
 from featcache.store import (
     CacheWriter,
     FilePlan,

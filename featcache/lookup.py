@@ -14,9 +14,10 @@ from featcache.core.arguments import dataset_name, text
 from featcache.core.paths import expanded
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback
-from featcache.datasets import Dataset, dataset_slug, load_dataset
-from featcache.datasets.rules import ImageRules
 from featcache.errors import CacheMissingError, DatasetError, MismatchError, UsageError
+from featcache.images.datasets import dataset_slug, load_dataset
+from featcache.images.rules import ImageRules
+from featcache.images.splits import Dataset
 from featcache.store import (
     Cache,
     CacheSummary,

@@ -22,10 +22,10 @@ from featcache.compiling import CompileError, compile_trunk
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.tolerances import feature_tolerance
-from featcache.datasets.splits import Dataset, Split
 from featcache.errors import DeviceError, MismatchError
 from featcache.forward import TrunkRunner, require_storable
-from featcache.loading import Batch, Span, image_shape, load_batches
+from featcache.images.batches import Batch, Span, image_shape, load_batches
+from featcache.images.splits import Dataset, Split
 from featcache.store import NOT_DECODED_HERE, CacheWriter
 
 PIXELS_BATCH_SIZE = 64  # where there is no trunk

@@ -24,12 +24,12 @@ from featcache.core.device import numeric_class, pick_batch_size, pick_n_workers
 from featcache.core.paths import portable
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import Choice, NoteCallback
-from featcache.datasets.splits import ArrayImages, Dataset
 from featcache.engines import engine_of
 from featcache.errors import MismatchError, clipped
 from featcache.forward import TrunkRunner
+from featcache.images.batches import image_shape
+from featcache.images.splits import ArrayImages, Dataset
 from featcache.layouts import settle_memory_format
-from featcache.loading import image_shape
 from featcache.pipeline import PIXELS_BATCH_SIZE, Job, Progress, ProgressCallback
 from featcache.store import (
     CacheWriter,

@@ -17,10 +17,10 @@ from featcache.core.paths import expanded
 from featcache.core.plain_torch import plain_torch
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import Choice, NoteCallback
-from featcache.datasets.rules import ImageRules
-from featcache.datasets.splits import Dataset
 from featcache.errors import UsageError
-from featcache.loading import image_shape
+from featcache.images.batches import image_shape
+from featcache.images.rules import ImageRules
+from featcache.images.splits import Dataset
 from featcache.pipeline import ADAPTATION, Progress, ProgressCallback
 from featcache.plan import STORE_DTYPES, Plan
 from featcache.pretrained import weights_preprocess

@@ -14,9 +14,9 @@ from featcache.config import IMPORTED, ExtractSpec
 from featcache.core.paths import expanded
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback, silent
-from featcache.datasets.rules import ImageRules
 from featcache.errors import FeatcacheError, UsageError
 from featcache.extraction import open_images
+from featcache.images.rules import ImageRules
 from featcache.store import (
     CacheState,
     VerifyReport,

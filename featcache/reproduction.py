@@ -15,9 +15,9 @@ from featcache.config import ExtractSpec, TrainSpec, fingerprint
 from featcache.core.arguments import count, dataset_name, place, several, text
 from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback, silent
-from featcache.datasets import dataset_slug
 from featcache.errors import UnknownNameError, UsageError
 from featcache.extraction import extract
+from featcache.images.datasets import dataset_slug
 from featcache.metrics import Spread
 from featcache.reproductiontable import SystemResult, beside, markdown_table
 from featcache.runs import RUNS_DIR

@@ -12,8 +12,8 @@ from featcache.checkpoint import DESCRIPTION_FILE, HEAD_FILE, load_head
 from featcache.config import HeadSpec, TrainSpec, fingerprint
 from featcache.core.paths import expanded, native
 from featcache.core.reporting import Choice
-from featcache.datasets import dataset_slug
 from featcache.errors import CacheMissingError, CorruptError, UsageError, clipped, nearest
+from featcache.images.datasets import dataset_slug
 from featcache.store import Cache, is_there
 
 RUNS_DIR = "runs"

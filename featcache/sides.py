@@ -17,11 +17,11 @@ from featcache.core.arithmetic import head_arithmetic
 from featcache.core.plain_torch import plain_torch
 from featcache.core.preprocess import Preprocess
 from featcache.core.random_state import seeded
-from featcache.datasets import Dataset
 from featcache.endtoend import ImageRows, WholeModel, whole_model
 from featcache.features import load_rows, valid_rows
 from featcache.headmodule import HeadModule
 from featcache.heads import build_head
+from featcache.images.splits import Dataset
 from featcache.store import Cache
 from featcache.trainer import EpochSeed, quiet_lightning
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from featcache.config import ExtractSpec
 from featcache.core.paths import expanded, native, resolved
-from featcache.datasets import load_dataset
 from featcache.errors import DatasetError
+from featcache.images.datasets import load_dataset
 from featcache.store import Manifest
 
 _FOLDER = "folder:"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from featcache.features import RowsInFile, read_rows
-from featcache.pixels import BatchPreprocessor
+from featcache.images.transform import BatchPreprocessor
 from featcache.store import CacheSplit
 
 

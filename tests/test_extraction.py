@@ -15,8 +15,6 @@ from PIL import Image
 import featcache
 from featcache.backbones import Backbone, load_backbone
 from featcache.core.preprocess import Preprocess
-from featcache.datasets.image_files import FolderImages
-from featcache.datasets.splits import Split
 from featcache.errors import (
     CorruptError,
     DeviceError,
@@ -30,9 +28,11 @@ from featcache.errors import (
     WeightsError,
 )
 from featcache.extraction import ExtractResult
-from featcache.loading import Batch
+from featcache.images.batches import Batch
+from featcache.images.image_files import FolderImages
+from featcache.images.splits import Split
+from featcache.images.transform import reference_transform
 from featcache.pipeline import Job, Landing, Progress
-from featcache.pixels import reference_transform
 from featcache.store import CacheWriter, SplitRows, locked, read_state
 from featcache.weights import state_digest
 from tests.conftest import SMALL_TRUNK, save_image

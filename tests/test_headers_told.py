@@ -11,10 +11,10 @@ from PIL import Image
 
 import featcache
 from featcache.config import TOLD_OF_HEADERS
-from featcache.datasets import load_dataset
-from featcache.datasets.decode import FORMAT_OF
 from featcache.errors import DatasetError
 from featcache.extraction import ExtractResult
+from featcache.images.datasets import load_dataset
+from featcache.images.decode import FORMAT_OF
 from featcache.plan import Plan
 from featcache.store import read_state
 from tests.test_repairing import damage
@@ -134,7 +134,7 @@ def test_parity_turns_photos_as_its_cache_does(photos: Path, tmp_path: Path) -> 
 def test_heic_files_are_named_with_the_way_to_read_them(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.datasets.image_files.image_extensions", lambda: tuple(FORMAT_OF))
+    monkeypatch.setattr("featcache.images.image_files.image_extensions", lambda: tuple(FORMAT_OF))
     for name in ("train/cat/a.HEIC", "train/dog/b.heif", "test/cat/c.heic"):
         (photos / name).write_bytes(b"ftypheic")
 

@@ -15,7 +15,7 @@ import pytest
 
 import featcache
 from featcache.core.paths import healed, native, portable
-from featcache.datasets import load_dataset
+from featcache.images.datasets import load_dataset
 from tests.conftest import save_image
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -23,7 +23,7 @@ LATIN_1 = C_LOCALE | {"LC_ALL": "la_LA.ISO-8859-1"}
 
 _LIST = """
 import json, sys
-from featcache.datasets import load_dataset
+from featcache.images.datasets import load_dataset
 from featcache.core.paths import portable
 pets = load_dataset("folder:" + sys.argv[1], data_dir=".")
 ids = {name: list(split.ids) for name, split in pets.splits.items()}
@@ -115,7 +115,7 @@ def test_a_cache_that_was_made_without_a_locale_is_still_the_cache(
     place = {"image_size": 8, "n_workers": 0, "cache_dir": tmp_path / "cache"}
     with monkeypatch.context() as before:  # names as such a process reads them
         before.setattr(
-            "featcache.datasets.folder.portable",
+            "featcache.images.sources.folder.portable",
             lambda name: name.encode().decode("ascii", errors="surrogateescape"),
         )
         made = featcache.extract(f"folder:{pets}", backbone="pixels", **place)

@@ -13,7 +13,7 @@ from torchvision.models import ViT_B_16_Weights as ViTWeights
 
 from featcache.core.preprocess import Preprocess
 from featcache.errors import UsageError
-from featcache.pixels import (
+from featcache.images.transform import (
     BatchPreprocessor,
     _look_up,
     after_resize,

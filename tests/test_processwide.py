@@ -97,7 +97,7 @@ def overlapping(first: Callable[[], Any], second: Callable[[], Any]) -> None:
 
 
 def test_overlapping_downloads_leave_stdout_and_the_timeout_of_sockets() -> None:
-    from featcache.datasets.download import _DOWNLOADING
+    from featcache.images.sources.torchvision_download import _DOWNLOADING
 
     before = sys.stdout, sys.stderr, socket.getdefaulttimeout()
     seen = []

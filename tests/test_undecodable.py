@@ -34,7 +34,7 @@ def slow_image(image_folder: Path) -> Path:
 def hurry(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine on which an image may take 80 ms; `undo` makes it an ordinary one."""
     with monkeypatch.context() as patch:
-        patch.setattr("featcache.decodechild.CPU_SECONDS_PER_IMAGE", 0.08)
+        patch.setattr("featcache.images.decode_process.CPU_SECONDS_PER_IMAGE", 0.08)
         yield patch
 
 

@@ -35,7 +35,7 @@ def datasets(incomplete: str) -> list[str]:
         start = incomplete.removeprefix(_FOLDER)
         folder = Path(start) if start.endswith("/") else Path(start).parent
         return [f"{_FOLDER}{path}" for path in sorted(folder.glob("*/"))]
-    from featcache.datasets import list_datasets
+    from featcache.images.datasets import list_datasets
 
     names = [info.name for info in list_datasets()]
     return [_FOLDER if name.startswith(_FOLDER) else name for name in names]

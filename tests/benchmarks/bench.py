@@ -24,8 +24,9 @@ import torch
 
 from featcache.config import HeadSpec
 from featcache.core.preprocess import Preprocess
-from featcache.datasets import ArrayImages, Dataset, Split, load_dataset
 from featcache.features import BatchPreprocessor, FeatureRows
+from featcache.images.datasets import load_dataset
+from featcache.images.splits import ArrayImages, Dataset, Split
 from featcache.systems import SYSTEMS
 from tests.benchmarks import peers_engines, peers_heads, peers_trunk
 from tests.benchmarks.bench_page import markdown, picture

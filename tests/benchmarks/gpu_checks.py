@@ -18,8 +18,8 @@ import featcache
 from featcache.config import HeadSpec
 from featcache.core.memory import free_memory
 from featcache.core.preprocess import Preprocess
+from featcache.images.transform import BatchPreprocessor
 from featcache.pipeline import Progress
-from featcache.pixels import BatchPreprocessor
 from featcache.pretrained import weights_preprocess
 from featcache.replay import SWITCH
 from featcache.training import TrainResult

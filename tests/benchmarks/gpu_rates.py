@@ -21,7 +21,7 @@ from featcache.config import HeadSpec
 from featcache.core.arithmetic import arithmetic
 from featcache.core.preprocess import Preprocess
 from featcache.features import FeatureRows
-from featcache.pixels import BatchPreprocessor
+from featcache.images.transform import BatchPreprocessor
 from featcache.replay import SWITCH
 from tests.benchmarks import peers_heads
 from tests.benchmarks.gpu_subjects import Bench, Figures, module, noise, noisy_dataset

@@ -19,9 +19,9 @@ import torch
 import featcache
 from featcache.backbones import load_backbone
 from featcache.core.preprocess import Preprocess
-from featcache.datasets import ArrayImages, Dataset, Split
 from featcache.extraction import ExtractResult
 from featcache.forward import TrunkRunner
+from featcache.images.splits import ArrayImages, Dataset, Split
 
 Figures = dict[str, Any]
 

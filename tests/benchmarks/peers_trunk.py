@@ -26,9 +26,9 @@ from featcache.compiling import engine_of, settle_compiled
 from featcache.core.arithmetic import arithmetic
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import silent
-from featcache.datasets import Dataset
 from featcache.features import BatchPreprocessor
 from featcache.forward import TrunkRunner
+from featcache.images.splits import Dataset
 from tests.benchmarks.allocator import freed_memory_kept
 from tests.benchmarks.measure import Peer, Run
 

@@ -37,10 +37,10 @@ from featcache import inductor
 from featcache.backbones import load_backbone
 from featcache.compiling import compile_trunk
 from featcache.core.preprocess import Preprocess
-from featcache.datasets.splits import ArrayImages
 from featcache.engines import cpp_compiler
 from featcache.features import BatchPreprocessor, FeatureRows
 from featcache.forward import TrunkRunner
+from featcache.images.splits import ArrayImages
 from featcache.winograd import has_winograd_convolutions, with_winograd_convolutions
 from tests.benchmarks import peers_trunk
 from tests.benchmarks.allocator import freed_memory_kept

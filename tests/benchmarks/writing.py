@@ -25,8 +25,8 @@ import featcache
 import featcache.cachemaking
 import featcache.extraction
 import featcache.plan
-from featcache.datasets import ArrayImages, Dataset, Split
 from featcache.forward import TrunkRunner
+from featcache.images.splits import ArrayImages, Dataset, Split
 
 N_FEATURES, BATCH_SIZE = 25_088, 64
 

@@ -93,7 +93,7 @@ def test_an_image_that_this_machine_cannot_decode_is_counted_and_repaired_elsewh
 ) -> None:
     Image.new("L", (5000, 5000), 99).save(pets / "test" / "dog" / "slow.png", compress_level=1)
     with monkeypatch.context() as hurry:
-        hurry.setattr("featcache.decodechild.CPU_SECONDS_PER_IMAGE", 0.08)
+        hurry.setattr("featcache.images.decode_process.CPU_SECONDS_PER_IMAGE", 0.08)
         refused = run(*pixels, "--n-workers", "1")
         skipped = run(*pixels, "--n-workers", "1", "--skip-undecodable")
         info = run("cache", "info", "pixels")

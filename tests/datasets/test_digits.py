@@ -1,4 +1,4 @@
-"""scikit-learn's digits, and that importing featcache.datasets stays cheap."""
+"""scikit-learn's digits, and that importing featcache.images.datasets stays cheap."""
 
 import subprocess
 import sys
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from featcache.datasets import ArrayImages, load_dataset
 from featcache.errors import DatasetError
+from featcache.images.datasets import load_dataset
+from featcache.images.splits import ArrayImages
 
 
 def test_digits_are_the_first_1437_and_the_last_360_rows(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_one_changed_label_or_pixel_changes_the_digest(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_imports_no_torch() -> None:
-    code = "import sys, featcache.datasets; print({'torch', 'sklearn'} & {*sys.modules})"
+    code = "import sys, featcache.images.datasets; print({'torch', 'sklearn'} & {*sys.modules})"
 
     answer = subprocess.run(
         [sys.executable, "-c", code],

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from featcache.datasets import Dataset, load_dataset
 from featcache.errors import DatasetError, UsageError
+from featcache.images.datasets import load_dataset
+from featcache.images.splits import Dataset
 
 
 def put(root: Path, *paths: str, level: int = 90) -> None:

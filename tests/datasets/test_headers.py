@@ -11,10 +11,10 @@ import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 from torchvision.datasets.folder import pil_loader
 
-from featcache.datasets import FolderImages
-from featcache.datasets.headers import read_header
-from featcache.datasets.rules import ImageRules
-from featcache.datasets.splits import Header
+from featcache.images.headers import read_header
+from featcache.images.image_files import FolderImages
+from featcache.images.rules import ImageRules
+from featcache.images.splits import Header
 from tests.datasets.test_image_files import NOISE, READABLE, RGB, encoded
 
 APPLY = ImageRules(exif_orientation="apply")

@@ -17,11 +17,11 @@ import pytest
 from PIL import Image, TiffImagePlugin
 from torchvision.datasets.folder import pil_loader
 
-from featcache.datasets import FolderImages, UnreadableImageError
-from featcache.datasets.decode import n_scans
-from featcache.datasets.image_files import is_image_name
-from featcache.datasets.rules import ImageRules
 from featcache.errors import MismatchError, StorageError
+from featcache.images.decode import n_scans
+from featcache.images.image_files import FolderImages, is_image_name
+from featcache.images.rules import ImageRules
+from featcache.images.splits import UnreadableImageError
 from tests.faults.bombs import many_scans
 
 RNG = np.random.default_rng(0)
@@ -222,8 +222,8 @@ def test_a_large_file_that_changed_since_it_was_hashed_is_refused(
 
 LITTLE_MEMORY = """
 import io, json, os, pathlib, resource, sys
-from featcache.datasets.decode import ImageRules, decode_image, image_formats
-from featcache.datasets.splits import UnreadableImageError
+from featcache.images.decode import ImageRules, decode_image, image_formats
+from featcache.images.splits import UnreadableImageError
 
 image_formats()
 for path in map(pathlib.Path, sys.argv[1:]):

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from featcache.datasets import ArrayImages, list_datasets, load_dataset
-from featcache.datasets.torchvision_sets import TORCHVISION_SETS
 from featcache.errors import DatasetError, UnknownNameError, UsageError
+from featcache.images.datasets import list_datasets, load_dataset
+from featcache.images.sources.torchvision_sets import TORCHVISION_SETS
+from featcache.images.splits import ArrayImages
 
 Place = Callable[[str, Path], None]
 

@@ -11,8 +11,8 @@ from unittest import mock
 
 import featcache
 from featcache import pipeline, plan
-from featcache.datasets import FolderImages
 from featcache.errors import MismatchError
+from featcache.images.image_files import FolderImages
 from featcache.pipeline import Progress
 from featcache.store import verify_cache
 from tests.conftest import save_image

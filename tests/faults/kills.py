@@ -31,8 +31,8 @@ import numpy as np
 import torch
 
 import featcache.extraction
-from featcache.datasets import Dataset
 from featcache.errors import FeatcacheError
+from featcache.images.splits import Dataset
 from featcache.store import list_caches, read_state
 from tests.benchmarks.bench import one_split
 from tests.faults.claims import Claim, main

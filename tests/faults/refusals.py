@@ -29,7 +29,7 @@ _MODULES = (
     "featcache.headrun",
     "featcache.cachemaking",
     "featcache.planning",
-    "featcache.datasets.digits",
+    "featcache.images.sources.digits",
 )
 
 

@@ -17,10 +17,11 @@ from torch import Tensor
 import featcache
 from featcache.backbones import load_backbone
 from featcache.core.preprocess import Preprocess
-from featcache.datasets import Split, load_dataset
 from featcache.errors import DeviceError, FeatcacheError, InterruptedRunError, NonFiniteError
 from featcache.forward import TrunkRunner
-from featcache.loading import Batch, Span, load_batches
+from featcache.images.batches import Batch, Span, load_batches
+from featcache.images.datasets import load_dataset
+from featcache.images.splits import Split
 from featcache.pipeline import Job, Landing
 from tests.faults.claims import Claim, main
 from tests.faults.images import extract, make_images, small_blocks

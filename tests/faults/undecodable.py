@@ -24,11 +24,12 @@ from unittest import mock
 from PIL import Image
 
 import featcache
-from featcache import decodechild, pipeline, plan
-from featcache.datasets import UnreadableImageError
-from featcache.datasets.decode import decode_image
-from featcache.datasets.rules import ImageRules
+from featcache import pipeline, plan
 from featcache.errors import DeviceError
+from featcache.images import decode_process
+from featcache.images.decode import decode_image
+from featcache.images.rules import ImageRules
+from featcache.images.splits import UnreadableImageError
 from tests.faults.bombs import many_scans
 from tests.faults.claims import Claim, main
 from tests.faults.images import extract, make_images, small_blocks
@@ -60,7 +61,7 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
             all(kills)
             and set(held.values()) == {_AS_PROMISED}
             and n_refused == 3
-            and most_s < decodechild.CPU_SECONDS_PER_IMAGE / 2,
+            and most_s < decode_process.CPU_SECONDS_PER_IMAGE / 2,
             f"a ProcessPoolExecutor whose worker is killed: {control}",
             control == "all batches lost, no file named",
         )
@@ -126,27 +127,27 @@ def _little_memory() -> Iterator[None]:
         room = pages * resource.getpagesize() + _ROOM
         resource.setrlimit(resource.RLIMIT_AS, (room, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
-    with mock.patch.object(decodechild, "forget_other_threads", limit):
+    with mock.patch.object(decode_process, "forget_other_threads", limit):
         yield
 
 
 @contextmanager
 def _little_time() -> Iterator[None]:
-    with mock.patch.object(decodechild, "CPU_SECONDS_PER_IMAGE", 0.05):
+    with mock.patch.object(decode_process, "CPU_SECONDS_PER_IMAGE", 0.05):
         yield
 
 
 @contextmanager
 def _killed_at_it() -> Iterator[None]:
     """Kill the process that meets the image, as the kernel does where memory is short."""
-    decode = decodechild.Decoder._decode
+    decode = decode_process.Decoder._decode
 
     def deadly(decoder: Any, row: int) -> Any:
         if decoder.images.path_of(row).endswith("hard.jpg"):
             os.kill(os.getpid(), signal.SIGKILL)
         return decode(decoder, row)
 
-    with mock.patch.object(decodechild.Decoder, "_decode", deadly):
+    with mock.patch.object(decode_process.Decoder, "_decode", deadly):
         yield
 
 

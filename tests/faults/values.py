@@ -31,7 +31,7 @@ LIMIT_S, _MOST_MEMORY = 5, 16 << 30
 _MODULES = (
     *("featcache_cli.app", "featcache.planning", "featcache.cachemaking", "featcache.repairing"),
     *("featcache.headrun", "featcache.sweepgrid", "featcache.outputs", "featcache.levels"),
-    *("torchmetrics.functional.classification", "featcache.datasets.digits"),
+    *("torchmetrics.functional.classification", "featcache.images.sources.digits"),
 )
 NUMBERS = (
     *("0", "-1", "-0", "1.5", "1e400", "-1e400", "1e-400", "nan", "inf", "-inf", "0x10", "1_000"),

@@ -17,10 +17,10 @@ from PIL import Image
 import featcache
 from featcache.backbones import load_backbone
 from featcache.core.preprocess import Preprocess
-from featcache.datasets import load_dataset
 from featcache.endtoend import ImageRows, WholeModel, whole_model
 from featcache.equivalence import ParityReport
 from featcache.errors import MismatchError, UsageError
+from featcache.images.datasets import load_dataset
 from featcache.levels import ParityCheck
 
 BACKBONE, SIZE, LIMIT = "resnet18", 32, 32

@@ -21,7 +21,7 @@ from featcache.features import (
     random_split_rows,
     training_rows,
 )
-from featcache.pixels import reference_transform
+from featcache.images.transform import reference_transform
 from featcache.trainable import require_trainable
 from tests.faults.hostile_files import resigned
 from tests.heads.conftest import MakeCache, learnable_rows

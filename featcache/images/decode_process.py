@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from featcache.datasets.decode import forget_other_threads
-from featcache.decoding import OUT_OF_MEMORY, Decoder, Span
+from featcache.images.decode import forget_other_threads
+from featcache.images.decode_batches import OUT_OF_MEMORY, Decoder, Span
 
 CPU_SECONDS_PER_IMAGE = 60.0
 NO_ROW = -1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from featcache.datasets.splits import ArrayImages, Dataset, Split
 from featcache.errors import DatasetError
+from featcache.images.splits import ArrayImages, Dataset, Split
 
 N_TRAIN = 1437
 

@@ -19,16 +19,16 @@ import numpy.typing as npt
 from PIL import Image
 
 from featcache.core.starting import starting
-from featcache.datasets.decode import (
+from featcache.errors import MismatchError, StorageError
+from featcache.images.decode import (
     HEIC_EXTENSIONS,
     decode_image,
     image_extensions,
     reason_of,
 )
-from featcache.datasets.headers import read_header
-from featcache.datasets.rules import ImageRules
-from featcache.datasets.splits import Look, UnreadableImageError
-from featcache.errors import MismatchError, StorageError
+from featcache.images.headers import read_header
+from featcache.images.rules import ImageRules
+from featcache.images.splits import Look, UnreadableImageError
 
 _UNREADABLE = b"unreadable file"
 _DIGEST_BYTES = 32

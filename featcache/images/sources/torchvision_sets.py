@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from featcache.core.paths import expanded, portable
 from featcache.core.process_wide import warnings_ignored
-from featcache.datasets.download import open_or_download
-from featcache.datasets.image_files import FolderImages, bytewise
-from featcache.datasets.splits import ArrayImages, Dataset, Split
+from featcache.images.image_files import FolderImages, bytewise
+from featcache.images.sources.torchvision_download import open_or_download
+from featcache.images.splits import ArrayImages, Dataset, Split
 
 Rows = tuple[Any, Any]
 """The images, as one array or as a list of paths, and the labels."""

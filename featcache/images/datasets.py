@@ -10,18 +10,22 @@ from pathlib import Path
 
 from featcache.config import IMPORTED
 from featcache.core.paths import expanded, resolved
-from featcache.datasets.digits import load_digits
-from featcache.datasets.folder import load_folder
-from featcache.datasets.image_files import FolderImages
-from featcache.datasets.splits import (
+from featcache.errors import DatasetError, UnknownNameError, UsageError
+from featcache.images.image_files import FolderImages
+from featcache.images.sources.digits import load_digits
+from featcache.images.sources.folder import load_folder
+from featcache.images.sources.torchvision_sets import (
+    TORCHVISION_SETS,
+    TorchvisionSet,
+    load_torchvision,
+)
+from featcache.images.splits import (
     ArrayImages,
     Dataset,
     FileImages,
     Split,
     UnreadableImageError,
 )
-from featcache.datasets.torchvision_sets import TORCHVISION_SETS, TorchvisionSet, load_torchvision
-from featcache.errors import DatasetError, UnknownNameError, UsageError
 
 __all__ = [
     "ArrayImages",

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from featcache.config import TOLD_OF_HEADERS
-from featcache.datasets.rules import ImageRules
 from featcache.errors import UsageError
+from featcache.images.rules import ImageRules
 
 Progress = Callable[[int, int], None]
 """Called with (bytes or items done, total)."""

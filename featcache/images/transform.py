@@ -14,7 +14,7 @@ from torch import Tensor
 
 from featcache.core.preprocess import Preprocess
 from featcache.errors import UsageError
-from featcache.resample import Workspace, are_rows_first, plan_axis
+from featcache.images.pillow_resize import Workspace, are_rows_first, plan_axis
 
 # Values per chunk, so that on a CPU the int32 temporaries stay in its cache, and on a GPU they
 # stay far below what the trunk itself needs (64 MiB each).

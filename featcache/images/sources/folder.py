@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from featcache.core.paths import expanded, portable
-from featcache.datasets.image_files import FolderImages, bytewise, is_heic_name
-from featcache.datasets.layout import LAYOUT, Layout, listed, read_layout
-from featcache.datasets.splits import Dataset, Split
-from featcache.datasets.tree import Found
 from featcache.errors import DatasetError
+from featcache.images.image_files import FolderImages, bytewise, is_heic_name
+from featcache.images.layout import LAYOUT, Layout, listed, read_layout
+from featcache.images.splits import Dataset, Split
+from featcache.images.tree import Found
 
 
 def load_folder(path: str | Path, *, name: str, slug: str) -> Dataset:

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.datasets.image_files import is_image_name
-from featcache.datasets.tree import Found, entries, is_folder, walk
 from featcache.errors import DatasetError
+from featcache.images.image_files import is_image_name
+from featcache.images.tree import Found, entries, is_folder, walk
 
 # What a folder is called, in any case, and the split that it means.
 _SPLIT_OF = {

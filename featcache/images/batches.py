@@ -8,9 +8,9 @@ from collections.abc import Generator, Sequence
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.stopping import stop_if_asked
-from featcache.datasets.splits import ArrayImages, Split
-from featcache.decoding import Batch, Decoder, Span
-from featcache.workers import Workers
+from featcache.images.decode_batches import Batch, Decoder, Span
+from featcache.images.decode_pool import Workers
+from featcache.images.splits import ArrayImages, Split
 
 
 def image_shape(split: Split, preprocess: Preprocess) -> tuple[int, int, int]:

@@ -18,10 +18,10 @@ from featcache.core.process_wide import warnings_ignored
 from featcache.core.reporting import NoteCallback
 from featcache.core.starting import starting
 from featcache.core.stopping import stop_if_asked
-from featcache.datasets.decode import image_formats
-from featcache.decodechild import NO_ROW, Done, Shared, Task, how_it_ended, work
-from featcache.decoding import Batch, Decoder, Span
 from featcache.errors import DeviceError
+from featcache.images.decode import image_formats
+from featcache.images.decode_batches import Batch, Decoder, Span
+from featcache.images.decode_process import NO_ROW, Done, Shared, Task, how_it_ended, work
 
 _SLOTS_PER_WORKER = 4
 _MOST_SLOT_BYTES = 1 << 30

@@ -7,8 +7,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from featcache.datasets.image_files import bytewise, is_image_name
 from featcache.errors import DatasetError
+from featcache.images.image_files import bytewise, is_image_name
 
 _LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}
 

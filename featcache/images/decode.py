@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from featcache.core.process_wide import warnings_ignored
-from featcache.datasets.rules import ImageRules
-from featcache.datasets.splits import UnreadableImageError
+from featcache.images.rules import ImageRules
+from featcache.images.splits import UnreadableImageError
 
 FORMAT_OF = {
     ".avif": "AVIF",

@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from featcache.datasets.decode import image_formats, orientation_of, pillow_set_up
-from featcache.datasets.rules import ImageRules
-from featcache.datasets.splits import Header
+from featcache.images.decode import image_formats, orientation_of, pillow_set_up
+from featcache.images.rules import ImageRules
+from featcache.images.splits import Header
 
 # 16-bit, 32-bit and floating grey: to make RGB of them PIL, and so torchvision, clips at 255.
 _CLIPPED_MODES = ("I", "F")
