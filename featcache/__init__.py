@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from featcache.extraction import ExtractResult, Failure, extract, extract_all
     from featcache.headmodule import HeadModule
     from featcache.images.datasets import list_datasets, load_dataset
-    from featcache.importing import ImportResult, import_features
     from featcache.levels import NotebookComparison, ParityCheck
     from featcache.pipeline import Progress
     from featcache.repairing import RepairReport, repair_cache
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
         remove_cache,
         verify_cache,
     )
+    from featcache.store.imports.import_features import ImportResult, import_features
     from featcache.sweeping import sweep
     from featcache.sweeptable import SweepResult, SweepSetting
     from featcache.trainer import TrainProgress
@@ -59,7 +59,7 @@ _HOME = {
     "HeadModule": "headmodule",
     "HeadRun": "runfiles",
     "HeadSpec": "config",
-    "ImportResult": "importing",
+    "ImportResult": "store.imports.import_features",
     "NotebookComparison": "levels",
     "ParityCheck": "levels",
     "ParityReport": "equivalence",
@@ -83,7 +83,7 @@ _HOME = {
     "extract": "extraction",
     "extract_all": "extraction",
     "find_cache": "store",
-    "import_features": "importing",
+    "import_features": "store.imports.import_features",
     "list_backbones": "backbones",
     "list_caches": "store",
     "list_datasets": "images.datasets",

@@ -18,7 +18,7 @@ from featcache.errors import (
     UnsafeFileError,
     UsageError,
 )
-from featcache.importing import ImportResult
+from featcache.store.imports.import_features import ImportResult
 
 Import = Callable[..., ImportResult]
 

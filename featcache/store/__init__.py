@@ -16,11 +16,10 @@ from featcache.store.catalog import (
     require_identity,
     summarise,
 )
-from featcache.store.check import Damage, VerifyReport, require_sound, verify_cache
 from featcache.store.columns import SplitRows, encode_id
 from featcache.store.describe import CacheDescription, SplitDescription, describe_cache
-from featcache.store.format import NOT_DECODED_HERE, Block, Extent, Manifest, rows_per_block
-from featcache.store.mend import mend_structure
+from featcache.store.hdf5_file import FilePlan, SplitPlan, was_made_from
+from featcache.store.manifest import NOT_DECODED_HERE, Block, Extent, Manifest, rows_per_block
 from featcache.store.reader import (
     Cache,
     CacheState,
@@ -29,8 +28,9 @@ from featcache.store.reader import (
     read_state,
     read_trunk_statistics,
 )
-from featcache.store.skeleton import FilePlan, SplitPlan, was_made_from
 from featcache.store.split import CacheSplit
+from featcache.store.structure_repair import mend_structure
+from featcache.store.verify import Damage, VerifyReport, require_sound, verify_cache
 from featcache.store.writer import CacheWriter, partial_path
 
 __all__ = [

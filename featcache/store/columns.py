@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import CorruptError
-from featcache.store.format import REASON_BYTES, Extent
+from featcache.store.manifest import REASON_BYTES, Extent
 
 
 class SplitRows(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.core.files import read_at, read_into
-from featcache.store.format import Block, Manifest
+from featcache.store.manifest import Block, Manifest
 
 _CHUNK = 4 << 20
 N_DIGEST_THREADS = min(4, os.cpu_count() or 1)

@@ -19,13 +19,6 @@ from featcache.core.files import named_read_failures, read_at
 from featcache.core.paths import expanded, healed, settled
 from featcache.errors import CacheMissingError, CorruptError, StorageError, UnsafeFileError
 from featcache.store.digest import skeleton_digest, statistics_digest
-from featcache.store.format import (
-    HDF5_SIGNATURE,
-    HEADER_LENGTH,
-    MANIFEST_OFFSET,
-    Block,
-    Manifest,
-)
 from featcache.store.ledger import (
     SKELETON_SLOT,
     STATISTICS_SLOT,
@@ -33,7 +26,14 @@ from featcache.store.ledger import (
     numeric_class_id,
     unpack_slots,
 )
-from featcache.store.parse import parse_header, parse_manifest
+from featcache.store.manifest import (
+    HDF5_SIGNATURE,
+    HEADER_LENGTH,
+    MANIFEST_OFFSET,
+    Block,
+    Manifest,
+)
+from featcache.store.manifest_parser import parse_header, parse_manifest
 from featcache.store.split import CacheSplit, OpenedFile
 
 

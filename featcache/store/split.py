@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.core.files import named_read_failures, read_into
-from featcache.store.format import Extent
+from featcache.store.manifest import Extent
 
 
 class OpenedFile:

@@ -27,7 +27,7 @@ from featcache.core.files import (
 )
 from featcache.store.columns import SplitRows, clipped_reason, labels_and_ids, require_planned
 from featcache.store.digest import block_digest, skeleton_digest, statistics_digest
-from featcache.store.format import COLUMNS, MANIFEST_OFFSET, REASON_BYTES, Block, Manifest
+from featcache.store.hdf5_file import FilePlan, create_skeleton, largest_nbytes
 from featcache.store.ledger import (
     SKELETON_SLOT,
     SLOT_BYTES,
@@ -36,8 +36,8 @@ from featcache.store.ledger import (
     numeric_class_id,
     pack_slot,
 )
+from featcache.store.manifest import COLUMNS, MANIFEST_OFFSET, REASON_BYTES, Block, Manifest
 from featcache.store.reader import open_regular, read_manifest, read_slots
-from featcache.store.skeleton import FilePlan, create_skeleton, largest_nbytes
 
 _ROWS_AT_ONCE = 1 << 16
 

@@ -28,8 +28,8 @@ from featcache.config import HeadSpec, TrainSpec, canonical_json
 from featcache.errors import FeatcacheError
 from featcache.heads import build_head
 from featcache.store import describe_cache, open_cache, verify_cache
-from featcache.store.format import Manifest
 from featcache.store.ledger import SLOT_BYTES, Slot, pack_slot
+from featcache.store.manifest import Manifest
 from tests.faults.claims import Claim, main
 from tests.faults.hostile_files import manifest_of, with_manifest
 from tests.store.conftest import Recipe, random_rows

@@ -14,8 +14,8 @@ import numpy as np
 
 from featcache.config import FORMAT_VERSION, canonical_json
 from featcache.store.digest import skeleton_digest
-from featcache.store.format import HEADER, MANIFEST_OFFSET, Manifest
 from featcache.store.ledger import SLOT_BYTES, Slot, pack_slot
+from featcache.store.manifest import HEADER, MANIFEST_OFFSET, Manifest
 from featcache.store.reader import read_manifest
 
 SECRET = b"the secret of another file......"

@@ -18,8 +18,8 @@ import h5py
 import numpy as np
 
 import featcache
-from featcache import childreader
 from featcache.errors import FeatcacheError, NonFiniteError
+from featcache.store.imports import sandbox
 from tests.faults.claims import Claim, main
 
 N, D = 300, 8
@@ -200,7 +200,7 @@ def mutated(folder: Path, n: int) -> list[int | None]:
 def bad_children(folder: Path) -> list[int | None]:
     """Put children in the reader's place that crash, hang, flood or lie."""
     path = make(folder / "fine.h5")
-    usual = childreader.CHILD, childreader.START_S
+    usual = sandbox.CHILD, sandbox.START_S
     codes = []
     for _, code in enumerate(
         (
@@ -213,15 +213,15 @@ def bad_children(folder: Path) -> list[int | None]:
     ):
         command = (sys.executable, "-c", code)
         try:
-            childreader.START_S = 1.0
-            with childreader.reading(path, [("features", "x")], command=command) as columns:
+            sandbox.START_S = 1.0
+            with sandbox.reading(path, [("features", "x")], command=command) as columns:
                 for part in columns[0].parts():
                     del part
             codes.append(0)
         except FeatcacheError as err:
             codes.append(err.exit_code)
         finally:
-            childreader.START_S = usual[1]
+            sandbox.START_S = usual[1]
     return codes
 
 

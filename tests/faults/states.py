@@ -20,7 +20,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from featcache.core.files import read_at
 from featcache.store import CacheWriter
-from featcache.store.format import COLUMNS, Block, Manifest
+from featcache.store.manifest import COLUMNS, Block, Manifest
 from tests.faults.claims import Claim, main
 from tests.faults.machine import N_STEPS, RULES, Bench, CacheMachine
 from tests.faults.makers import ExtractMaker, Maker, StoreMaker
@@ -110,7 +110,7 @@ def _wrong_stores(
             "tests.faults.makers.locked", contextlib.nullcontext
         ),
         "a verify that takes the labels for granted": lambda: mock.patch(
-            "featcache.store.check.block_digest", _digest_but_labels(wholes)
+            "featcache.store.verify.block_digest", _digest_but_labels(wholes)
         ),
         "a recheck that returns nothing": lambda: mock.patch.object(
             CacheWriter, "recheck", return_value=[]

@@ -16,7 +16,7 @@ from featcache.checkpoint import load_head
 from featcache.config import canonical_json
 from featcache.errors import CorruptError
 from featcache.store import open_cache
-from featcache.store.format import HEADER, MANIFEST_OFFSET
+from featcache.store.manifest import HEADER, MANIFEST_OFFSET
 from featcache.store.reader import opened_readonly, read_manifest
 from featcache.training import TrainResult
 from featcache_cli.tables import show_facts, show_table

@@ -8,8 +8,8 @@ import pytest
 
 from featcache.errors import CacheMissingError, CorruptError, MismatchError, UsageError
 from featcache.store import CacheWriter, Damage, open_cache, read_state, verify_cache
-from featcache.store.check import require_sound
-from featcache.store.format import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
+from featcache.store.manifest import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
+from featcache.store.verify import require_sound
 from tests.store.conftest import MakeRecipe, Recipe, random_rows
 
 

@@ -20,8 +20,8 @@ from featcache.store import (
     rows_per_block,
     verify_cache,
 )
-from featcache.store.format import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
-from featcache.store.parse import parse_header, parse_manifest
+from featcache.store.manifest import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
+from featcache.store.manifest_parser import parse_header, parse_manifest
 from tests.faults.hostile_files import resigned
 from tests.store.conftest import MakeRecipe, Recipe, random_rows
 

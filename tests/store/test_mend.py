@@ -8,7 +8,7 @@ import pytest
 
 from featcache.errors import CorruptError, UnsafeFileError
 from featcache.store import FilePlan, mend, mend_structure, read_state, verify_cache
-from featcache.store.format import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
+from featcache.store.manifest import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
 from tests.store.conftest import MakeRecipe, Recipe
 
 Places = Callable[[Path], list[int]]

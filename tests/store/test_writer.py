@@ -24,8 +24,8 @@ from featcache.store import (
     verify_cache,
     writer,
 )
-from featcache.store.format import COLUMNS
-from featcache.store.skeleton import largest_nbytes
+from featcache.store.hdf5_file import largest_nbytes
+from featcache.store.manifest import COLUMNS
 from tests.store.conftest import MakeRecipe, Recipe, Rows, random_rows
 
 

@@ -13,14 +13,11 @@ from pathlib import Path
 import numpy as np
 
 import featcache
-from featcache.childreader import Column, reading
 from featcache.config import FORMAT_VERSION, IMPORTED, ExtractSpec, fingerprint
 from featcache.core.arguments import several, text, whole_number
 from featcache.core.paths import expanded, healed, portable
 from featcache.core.stopping import stop_if_asked, working
 from featcache.errors import CorruptError, UsageError
-from featcache.foreignlabels import named_classes
-from featcache.foreignscan import Keys, ScannedSplit, content_digest, scan, stored_rows
 from featcache.images.datasets import dataset_slug
 from featcache.store import (
     CacheWriter,
@@ -38,6 +35,9 @@ from featcache.store import (
     verify_cache,
     was_made_from,
 )
+from featcache.store.imports.labels import named_classes
+from featcache.store.imports.sandbox import Column, reading
+from featcache.store.imports.scan import Keys, ScannedSplit, content_digest, scan, stored_rows
 
 _KEPT = "Nothing was written."
 _CHANGED = "The file changed while it was read. Nothing was kept."

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.childreader import Column
 from featcache.errors import UsageError
+from featcache.store.imports.sandbox import Column
 
 MOST_CLASSES = 65_536
 _KEPT = "Nothing was written."

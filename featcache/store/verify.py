@@ -21,8 +21,8 @@ from featcache.core.starting import starting
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import CorruptError, UsageError
 from featcache.store.digest import N_DIGEST_THREADS, block_digest, statistics_digest
-from featcache.store.format import Block
 from featcache.store.ledger import STATISTICS_SLOT
+from featcache.store.manifest import Block
 from featcache.store.reader import Cache, CacheState, open_readonly, state_of
 
 Rooms = Callable[[int, int], AbstractContextManager[npt.NDArray[Any]]]

@@ -11,10 +11,10 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from featcache.childreader import Column, reading
 from featcache.errors import NonFiniteError, UsageError
-from featcache.foreignlabels import read_labels
 from featcache.store import SplitRows, require_space, rows_per_block
+from featcache.store.imports.labels import read_labels
+from featcache.store.imports.sandbox import Column, reading
 
 Keys = tuple[str, str, str | None]
 """Of a split: where its features, labels and ids are."""

@@ -16,7 +16,7 @@ from featcache.core.files import named_failures, read_at, write_at
 from featcache.core.stopping import working
 from featcache.errors import CorruptError, FeatcacheError, MismatchError
 from featcache.store.digest import block_digest, statistics_digest
-from featcache.store.format import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
+from featcache.store.hdf5_file import plan_of, skeleton_parts
 from featcache.store.ledger import (
     SKELETON_SLOT,
     SLOT_BYTES,
@@ -27,9 +27,9 @@ from featcache.store.ledger import (
     unpack_slot,
     unpack_slots,
 )
-from featcache.store.parse import MANIFEST_LIMIT, parse_header, parse_manifest
+from featcache.store.manifest import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
+from featcache.store.manifest_parser import MANIFEST_LIMIT, parse_header, parse_manifest
 from featcache.store.reader import open_readonly, open_regular
-from featcache.store.skeleton import plan_of, skeleton_parts
 
 T = TypeVar("T")
 _CHUNK = 4 << 20

@@ -11,7 +11,8 @@ from typing import Any
 from featcache.config import EXIF_ORIENTATIONS, FORMAT_VERSION
 from featcache.core.preprocess import Preprocess
 from featcache.errors import CorruptError, MismatchError, clipped
-from featcache.store.format import (
+from featcache.store.ledger import SLOT_BYTES
+from featcache.store.manifest import (
     COLUMNS,
     HDF5_SIGNATURE,
     HEADER_LENGTH,
@@ -21,7 +22,6 @@ from featcache.store.format import (
     SplitLayout,
     TrunkStatistics,
 )
-from featcache.store.ledger import SLOT_BYTES
 
 MANIFEST_LIMIT = 16 << 20
 SLOTS_LIMIT = 1 << 20  # 64 MiB of ledger; blocks of 16 rows make that 17 million rows

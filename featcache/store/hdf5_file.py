@@ -17,7 +17,8 @@ from h5py import h5d, h5f, h5p, h5s, h5t
 
 from featcache.core.files import preallocate, read_at, write_at
 from featcache.errors import StorageError, UsageError
-from featcache.store.format import (
+from featcache.store.ledger import SLOT_BYTES
+from featcache.store.manifest import (
     HDF5_SIGNATURE,
     HEADER,
     HEADER_LENGTH,
@@ -28,8 +29,7 @@ from featcache.store.format import (
     SplitLayout,
     TrunkStatistics,
 )
-from featcache.store.ledger import SLOT_BYTES
-from featcache.store.parse import SLOTS_LIMIT
+from featcache.store.manifest_parser import SLOTS_LIMIT
 
 _ERRNO = re.compile(r"errno = (\d+)")
 _PAGE = 4096

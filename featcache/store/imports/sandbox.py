@@ -21,7 +21,7 @@ from featcache import store
 from featcache.core.files import human_bytes
 from featcache.core.starting import starting
 from featcache.errors import CorruptError, FeatcacheError, UnsafeFileError, UsageError, nearest
-from featcache.store.foreign import FRAME, FRAME_LIMIT, ID_LIMIT
+from featcache.store.imports.sandbox_child import FRAME, FRAME_LIMIT, ID_LIMIT
 from featcache.store.reader import opened_readonly
 
 CHILD = (sys.executable, "-P", str(Path(store.__file__).with_name("foreign.py")))
