@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featcache.backbones import describe_backbone, list_backbones
+    from featcache.backbones.load import describe_backbone, list_backbones
     from featcache.bankrun import SweepProgress
     from featcache.checkpoint import TrainedHead, load_head
     from featcache.config import ExtractSpec, HeadSpec, TrainSpec
@@ -76,7 +76,7 @@ _HOME = {
     "TrainSpec": "config",
     "TrainedHead": "checkpoint",
     "compare": "evaluation",
-    "describe_backbone": "backbones",
+    "describe_backbone": "backbones.load",
     "describe_cache": "store",
     "describe_runs": "runlist",
     "evaluate": "evaluation",
@@ -84,7 +84,7 @@ _HOME = {
     "extract_all": "extraction",
     "find_cache": "store",
     "import_features": "store.imports.import_features",
-    "list_backbones": "backbones",
+    "list_backbones": "backbones.load",
     "list_caches": "store",
     "list_datasets": "images.datasets",
     "list_runs": "runs",

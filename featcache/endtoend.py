@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
-from featcache.backbonenames import require_known_classifier
+from featcache.backbones.names import require_known_classifier
 from featcache.config import HeadSpec
 from featcache.core.preprocess import Preprocess
 from featcache.images.splits import ArrayImages, Split

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.backbonenames import PIXELS, backbone_name, require_known_classifier
-from featcache.backboneoptions import check_backbone_options, check_weights
+from featcache.backbones.names import PIXELS, backbone_name, require_known_classifier
+from featcache.backbones.options import check_backbone_options, check_weights
 from featcache.config import BN_MODES, ExtractSpec, HeadSpec, TrainSpec
 from featcache.core.arguments import count, dataset_name, text, whole_numbers
 from featcache.core.reporting import silent
@@ -261,8 +261,8 @@ def _require_comparable(backbone: str, splits: Container[str], *, trains: bool) 
 
 
 def _require_drift(spec: ExtractSpec) -> None:
-    from featcache.batchnorm import has_batch_norm
-    from featcache.trunks import build_trunk
+    from featcache.backbones.batchnorm import has_batch_norm
+    from featcache.backbones.torchvision_models import build_trunk
 
     if not has_batch_norm(build_trunk(spec.backbone, image_size=spec.image_size, meta=True)):
         raise UsageError(
@@ -292,7 +292,7 @@ def _trunk_state(cache: Cache, *, weights: str) -> dict[str, Tensor]:
     """Load the trunk's weights, with the running statistics of the cache where it adapted them."""
     import torch
 
-    from featcache.backbones import load_backbone
+    from featcache.backbones.load import load_backbone
     from featcache.features import preprocess_of
 
     image_size = preprocess_of(cache).out_size[0]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.backbonenames import PIXELS, backbone_name
-from featcache.backboneoptions import check_backbone_options
+from featcache.backbones.names import PIXELS, backbone_name
+from featcache.backbones.options import check_backbone_options
 from featcache.config import TF32_ON_CPU, ExtractSpec
 from featcache.core.arguments import dataset_name, text
 from featcache.core.reporting import NoteCallback, silent

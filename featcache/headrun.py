@@ -13,7 +13,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Timer
 
-from featcache.backbonenames import PIXELS
+from featcache.backbones.names import PIXELS
+from featcache.backbones.state_dict import read_checkpoint
 from featcache.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, EpochOrder
 from featcache.checkpoint import TrainedHead, save_head
 from featcache.config import HeadSpec, TrainSpec
@@ -49,7 +50,6 @@ from featcache.trainer import (
     make_trainer,
     quiet_lightning,
 )
-from featcache.weights import read_checkpoint
 
 _Kind = TypeVar("_Kind", bound=Callback)
 

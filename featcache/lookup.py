@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from featcache.backbonenames import backbone_name
+from featcache.backbones.names import backbone_name
 from featcache.config import IMPORTED, ExtractSpec, differing_fields
 from featcache.core.arguments import dataset_name, text
 from featcache.core.paths import expanded

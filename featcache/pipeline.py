@@ -13,17 +13,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from featcache.batchnorm import (
+from featcache.backbones.batchnorm import (
     adapt_batch_norm,
     batch_norm_statistics,
     load_batch_norm_statistics,
 )
-from featcache.compiling import CompileError, compile_trunk
+from featcache.backbones.engines.trial import CompileError, compile_trunk
+from featcache.backbones.runner import TrunkRunner, require_storable
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.tolerances import feature_tolerance
 from featcache.errors import DeviceError, MismatchError
-from featcache.forward import TrunkRunner, require_storable
 from featcache.images.batches import Batch, Span, image_shape, load_batches
 from featcache.images.splits import Dataset, Split
 from featcache.store import NOT_DECODED_HERE, CacheWriter

@@ -14,22 +14,22 @@ import numpy as np
 import torch
 
 import featcache
-from featcache.backbones import (
+from featcache.backbones.batchnorm import batch_norm_statistics
+from featcache.backbones.engines.engine import engine_of
+from featcache.backbones.engines.memory_format import settle_memory_format
+from featcache.backbones.engines.trial import recompile, settle_compiled
+from featcache.backbones.load import (
     Backbone,
 )
-from featcache.batchnorm import batch_norm_statistics
-from featcache.compiling import recompile, settle_compiled
+from featcache.backbones.runner import TrunkRunner
 from featcache.config import ExtractSpec, differing_fields
 from featcache.core.device import numeric_class, pick_batch_size, pick_n_workers
 from featcache.core.paths import portable
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import Choice, NoteCallback
-from featcache.engines import engine_of
 from featcache.errors import MismatchError, clipped
-from featcache.forward import TrunkRunner
 from featcache.images.batches import image_shape
 from featcache.images.splits import ArrayImages, Dataset
-from featcache.layouts import settle_memory_format
 from featcache.pipeline import PIXELS_BATCH_SIZE, Job, Progress, ProgressCallback
 from featcache.store import (
     CacheWriter,

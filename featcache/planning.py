@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.backbonenames import PIXELS
-from featcache.backbones import describe_backbone, load_backbone
-from featcache.batchnorm import require_batch_norm
+from featcache.backbones.batchnorm import require_batch_norm
+from featcache.backbones.load import describe_backbone, load_backbone
+from featcache.backbones.names import PIXELS
+from featcache.backbones.torchvision_weights import weights_preprocess
 from featcache.config import FORMAT_VERSION, TOLD_OF_HEADERS, ExtractSpec, fingerprint
 from featcache.core.device import pick_device, pick_precision
 from featcache.core.paths import expanded
@@ -23,7 +24,6 @@ from featcache.images.rules import ImageRules
 from featcache.images.splits import Dataset
 from featcache.pipeline import ADAPTATION, Progress, ProgressCallback
 from featcache.plan import STORE_DTYPES, Plan
-from featcache.pretrained import weights_preprocess
 from featcache.store import (
     cache_path,
     partial_path,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.backbonenames import PIXELS
+from featcache.backbones.names import PIXELS
 from featcache.config import IMPORTED, ExtractSpec
 from featcache.core.paths import expanded
 from featcache.core.preprocess import Preprocess

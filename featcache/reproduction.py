@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.backbonenames import PIXELS, RANDOM, backbone_name
-from featcache.backboneoptions import check_backbone_options
+from featcache.backbones.names import PIXELS, RANDOM, backbone_name
+from featcache.backbones.options import check_backbone_options
 from featcache.config import ExtractSpec, TrainSpec, fingerprint
 from featcache.core.arguments import count, dataset_name, place, several, text
 from featcache.core.paths import portable
@@ -121,8 +121,8 @@ def reproduce(
     note = on_note or silent
     note(f"systems: {', '.join(system.name for system in systems)}")
     _require_weights(backbones, weights=weights, image_size=image_size)
-    from featcache.batchnorm import has_batch_norm
-    from featcache.trunks import build_trunk
+    from featcache.backbones.batchnorm import has_batch_norm
+    from featcache.backbones.torchvision_models import build_trunk
 
     for i, system in enumerate(systems):
         note(f"system {i + 1} of {len(systems)}: {system.name}")
@@ -258,7 +258,7 @@ def _require_weights(backbones: Sequence[str], *, weights: str, image_size: int)
     trunks = [backbone for backbone in dict.fromkeys(backbones) if backbone != PIXELS]
     for backbone in trunks:
         check_backbone_options(backbone, weights, image_size)
-    from featcache.backbones import load_backbone  # it imports torch, which takes seconds
+    from featcache.backbones.load import load_backbone  # it imports torch, which takes seconds
 
     for backbone in trunks:
         load_backbone(backbone, weights=weights, image_size=image_size)

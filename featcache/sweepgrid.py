@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from featcache.backbones.state_dict import read_checkpoint
 from featcache.bank import BYTES_PER_PARAMETER, Member
 from featcache.bankrun import BankRun, Entry, SweepProgressCallback
 from featcache.config import HeadSpec, TrainSpec, fingerprint
@@ -41,7 +42,6 @@ from featcache.store import (
     replace_file,
 )
 from featcache.sweeptable import SweepResult, SweepSetting, markdown_table
-from featcache.weights import read_checkpoint
 
 
 @plain_torch()

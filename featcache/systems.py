@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featcache.backbonenames import PIXELS
+from featcache.backbones.names import PIXELS
 from featcache.config import HeadSpec, TrainSpec
 from featcache.errors import UnknownNameError
 

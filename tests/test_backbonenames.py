@@ -5,32 +5,32 @@ import re
 import pytest
 from torchvision import models
 
-from featcache import backbonenames
+from featcache.backbones import names
 
 
 @pytest.fixture(autouse=True)
 def _read_again() -> None:
-    backbonenames._published.cache_clear()
+    names._published.cache_clear()
 
 
 def test_the_names_in_torchvisions_sources_are_those_of_its_registry() -> None:
-    names = backbonenames.backbone_names()
+    names = names.backbone_names()
 
     assert names == ["pixels", *models.list_models(module=models)]
-    assert backbonenames._in_sources() == backbonenames._in_registry()
+    assert names._in_sources() == names._in_registry()
 
 
 def test_without_sources_torchvision_itself_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbonenames, "find_spec", lambda _: None)
+    monkeypatch.setattr(names, "find_spec", lambda _: None)
 
-    assert backbonenames.published_weights("vgg16", "IMAGENET1K_FEATURES") == "IMAGENET1K_FEATURES"
+    assert names.published_weights("vgg16", "IMAGENET1K_FEATURES") == "IMAGENET1K_FEATURES"
 
 
 def test_sources_of_which_one_model_is_not_understood_are_not_believed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    all_but_vgg = backbonenames._MODEL.pattern.replace(r"def (", r"def (?!vgg)(")
-    monkeypatch.setattr(backbonenames, "_MODEL", re.compile(all_but_vgg, re.MULTILINE))
+    all_but_vgg = names._MODEL.pattern.replace(r"def (", r"def (?!vgg)(")
+    monkeypatch.setattr(names, "_MODEL", re.compile(all_but_vgg, re.MULTILINE))
 
-    assert backbonenames._in_sources() == {}
-    assert "vgg16" in backbonenames.backbone_names()
+    assert names._in_sources() == {}
+    assert "vgg16" in names.backbone_names()

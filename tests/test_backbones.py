@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from featcache.backbonenames import backbone_name, backbone_names
-from featcache.backbones import describe_backbone, list_backbones, load_backbone
-from featcache.batchnorm import adapt_batch_norm
+from featcache.backbones.batchnorm import adapt_batch_norm
+from featcache.backbones.load import describe_backbone, list_backbones, load_backbone
+from featcache.backbones.names import backbone_name, backbone_names
+from featcache.backbones.state_dict import state_digest
+from featcache.backbones.torchvision_models import build_trunk
 from featcache.errors import UnknownNameError, UsageError, WeightsError
-from featcache.trunks import build_trunk
-from featcache.weights import state_digest
 
 SHARED = Path(__file__).parents[2] / "shared/weights/mobilenet_v2-imagenet1k-features.pth"
 
@@ -65,7 +65,7 @@ def test_unknown_name_is_answered_with_the_nearest():
 
 
 def test_importing_the_module_does_not_import_torchvision():
-    code = "import sys, featcache.backbones; sys.exit('torchvision' in sys.modules)"
+    code = "import sys, featcache.backbones.load; sys.exit('torchvision' in sys.modules)"
 
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False)
 

@@ -2,15 +2,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from featcache.batchnorm import (
+from featcache.backbones.batchnorm import (
     adapt_batch_norm,
     batch_norm_statistics,
     has_batch_norm,
     load_batch_norm_statistics,
     require_batch_norm,
 )
+from featcache.backbones.state_dict import state_digest
 from featcache.errors import UsageError, WeightsError
-from featcache.weights import state_digest
 
 
 def small_net() -> nn.Module:

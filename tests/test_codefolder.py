@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from featcache.codefolder import _random_folder, code_folder, private_folder
+from featcache.backbones.engines.code_folder import _random_folder, code_folder, private_folder
 from featcache.errors import UnsafeFileError
 
 ANOTHER = 65534  # nobody
@@ -57,7 +57,7 @@ def test_a_folder_that_others_could_write_to_is_passed_over_for_one_of_a_random_
 
 
 def test_the_folder_of_a_random_name_goes_with_its_process(tmp_path: Path) -> None:
-    code = "from featcache.codefolder import code_folder; print(code_folder())"
+    code = "from featcache.backbones.engines.code_folder import code_folder; print(code_folder())"
     (tmp_path / "no-folder").touch()
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "no-folder")}
 

@@ -15,17 +15,22 @@ from torch import Tensor, nn
 from torch._inductor import codecache
 
 import featcache
-from featcache import compiling
-from featcache.codefolder import _random_folder, code_folder
-from featcache.compiling import CompileError, compile_trunk, recompile, settle_compiled
+from featcache.backbones.engines import trial
+from featcache.backbones.engines.code_folder import _random_folder, code_folder
+from featcache.backbones.engines.engine import ENGINES, engine_of
+from featcache.backbones.engines.fused import FusedConv2d
+from featcache.backbones.engines.trial import (
+    CompileError,
+    compile_trunk,
+    recompile,
+    settle_compiled,
+)
+from featcache.backbones.engines.winograd import _build, source_digest
+from featcache.backbones.runner import TrunkRunner
 from featcache.core.preprocess import Preprocess
 from featcache.core.tolerances import feature_tolerance
-from featcache.engines import ENGINES, engine_of
 from featcache.errors import DeviceError, InterruptedRunError, MismatchError
 from featcache.extraction import ExtractResult
-from featcache.forward import TrunkRunner
-from featcache.fused import FusedConv2d
-from featcache.winograd import _build, source_digest
 from tests.test_extraction import StopAfter
 
 Extract = Callable[..., ExtractResult]
@@ -87,8 +92,8 @@ def settle(monkeypatch: pytest.MonkeyPatch, runner: TrunkRunner) -> Callable[...
             took = eager_s if runner.forward is runner.module else compiled_s
             return runner.features(images), took
 
-        monkeypatch.setattr(compiling, "compile_trunk", compile_trunk)
-        monkeypatch.setattr(compiling, "_timed", timed)
+        monkeypatch.setattr(trial, "compile_trunk", compile_trunk)
+        monkeypatch.setattr(trial, "_timed", timed)
         compiler = options.get("compiler", "cc 1")
         say(monkeypatch, lambda _: compiler)
         asked_runner = make_runner(options["module"]) if "module" in options else runner
@@ -218,12 +223,12 @@ def test_the_faster_engine_is_kept(
         running[runner.forward] = engine
 
     took = {"eager": 1.0, **seconds}
-    monkeypatch.setattr(compiling, "compile_trunk", compile_trunk)
+    monkeypatch.setattr(trial, "compile_trunk", compile_trunk)
 
     def timed(runner: TrunkRunner, images: Any) -> tuple[Any, float]:
         return runner.features(images), took[running[runner.forward]]
 
-    monkeypatch.setattr(compiling, "_timed", timed)
+    monkeypatch.setattr(trial, "_timed", timed)
     say(monkeypatch, lambda engine: engine)
 
     choice = settle_compiled(
@@ -312,7 +317,7 @@ def test_what_the_compiler_says_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pat
     script = tmp_path / "c++"
     script.write_text("#!/bin/sh\nprintf 'in f:\\nerror: bad -march\\n' >&2; exit 1\n")
     script.chmod(0o755)
-    monkeypatch.setattr("featcache.engines.cpp_compiler", lambda: str(script))
+    monkeypatch.setattr("featcache.backbones.engines.engine.cpp_compiler", lambda: str(script))
     runner = make_runner(Wide())
 
     with pytest.raises(CompileError, match="failed to compile: error: bad -march"):

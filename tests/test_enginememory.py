@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from featcache.enginememory import Remembered, recall, remember
+from featcache.backbones.engines.trial_memory import Remembered, recall, remember
 
 KEY = {"compiler": "winograd 1a2b, g++ 14", "backbone": "vgg16", "batch_size": 16}
 FOUND = Remembered(compile_s=1.5, gain=2.6)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-import featcache.compiling
+import featcache.backbones.engines.trial
 from featcache.errors import FeatcacheError, UnknownNameError
 
 
 def kinds(parent: type[FeatcacheError] = FeatcacheError) -> Iterator[type[FeatcacheError]]:
     for kind in parent.__subclasses__():
-        if kind.__module__ in ("featcache.errors", featcache.compiling.__name__):
+        if kind.__module__ in ("featcache.errors", featcache.backbones.engines.trial.__name__):
             yield kind
             yield from kinds(kind)
 

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 import featcache
-from featcache.backbones import Backbone, load_backbone
+from featcache.backbones.load import Backbone, load_backbone
+from featcache.backbones.state_dict import state_digest
 from featcache.core.preprocess import Preprocess
 from featcache.errors import (
     CorruptError,
@@ -34,7 +35,6 @@ from featcache.images.splits import Split
 from featcache.images.transform import reference_transform
 from featcache.pipeline import Job, Landing, Progress
 from featcache.store import CacheWriter, SplitRows, locked, read_state
-from featcache.weights import state_digest
 from tests.conftest import SMALL_TRUNK, save_image
 from tests.faults.hostile_files import resigned
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from featcache.backbones.runner import TrunkRunner
 from featcache.core.preprocess import Preprocess
 from featcache.errors import DeviceError
-from featcache.forward import TrunkRunner
 
 
 class Watching(nn.Module):
@@ -114,7 +114,7 @@ def test_the_probe_halves_until_memory_is_to_spare(
         def was_short(self) -> bool:
             return module.seen[-1] > 16
 
-    monkeypatch.setattr("featcache.forward.MemoryWatch", Short)
+    monkeypatch.setattr("featcache.backbones.runner.MemoryWatch", Short)
 
     assert runner.probe((8, 8, 3), may_halve=True) == 16
     assert module.seen == [64, 32, 16]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from featcache.castweights import with_weights_cast
-from featcache.fused import FusedConv2d, with_fused_convolutions
-from featcache.trunks import build_trunk
+from featcache.backbones.cast_weights import with_weights_cast
+from featcache.backbones.engines.fused import FusedConv2d, with_fused_convolutions
+from featcache.backbones.torchvision_models import build_trunk
 
 
 def conv(n_in: int = 4, n_out: int = 4, size: int = 3, **options: Any) -> nn.Conv2d:
@@ -183,7 +183,7 @@ def test_on_cuda_it_is_one_call_of_cudnn(monkeypatch: pytest.MonkeyPatch) -> Non
     fused = with_fused_convolutions(block)
     monkeypatch.setattr(torch, "cudnn_convolution_relu", one)
     monkeypatch.setattr(torch, "cudnn_convolution_add_relu", added)
-    monkeypatch.setattr("featcache.fused._is_on_cuda", lambda _: True)
+    monkeypatch.setattr("featcache.backbones.engines.fused._is_on_cuda", lambda _: True)
 
     found = fused(batch())
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from featcache.backbones.engines.memory_format import settle_memory_format
+from featcache.backbones.runner import TrunkRunner
 from featcache.core.device import numeric_class
 from featcache.core.preprocess import Preprocess
-from featcache.forward import TrunkRunner
-from featcache.layouts import settle_memory_format
 
 SHAPE = (8, 8, 3)
 

@@ -8,19 +8,19 @@ import torch
 from torchvision import models
 
 import featcache
-from featcache.backbones import describe_backbone, load_backbone
+from featcache.backbones.load import describe_backbone, load_backbone
+from featcache.backbones.torchvision_weights import (
+    fetch_pretrained,
+    find_pretrained,
+    list_pretrained,
+    weights_preprocess,
+)
 from featcache.errors import (
     StorageError,
     UnknownNameError,
     UsageError,
     WeightsError,
     WeightsUnavailableError,
-)
-from featcache.pretrained import (
-    fetch_pretrained,
-    find_pretrained,
-    list_pretrained,
-    weights_preprocess,
 )
 
 
@@ -142,7 +142,7 @@ def test_a_reused_extraction_hashes_the_weights_once(hub, published, tmp_path, m
         hashed.append(Path(file.name).name)
         return digest(file, name)
 
-    monkeypatch.setattr("featcache.pretrained.hashlib.file_digest", counted)
+    monkeypatch.setattr("featcache.backbones.torchvision_weights.hashlib.file_digest", counted)
     options = {"backbone": "squeezenet1_1", "image_size": 32, "limit": 4}
 
     first, second = (

@@ -166,7 +166,7 @@ def test_other_images_are_refused_and_nothing_is_changed(
 
 def test_a_weights_file_must_be_named(extract: Extract, tmp_path: Path) -> None:
     weights = tmp_path / "own.pth"
-    module = featcache.backbones.load_backbone(SMALL_TRUNK, weights="random", seed=5).module
+    module = featcache.backbones.load.load_backbone(SMALL_TRUNK, weights="random", seed=5).module
     assert module is not None
     torch.save(module.state_dict(), weights)
     path = extract(weights=str(weights)).path

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torchvision import models
 
-from featcache.backbones import Backbone, load_backbone
+from featcache.backbones.load import Backbone, load_backbone
 from featcache.errors import UnsafeFileError, WeightsError
 
 NAME = "mobilenet_v3_small"

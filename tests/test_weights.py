@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from featcache.backbones.state_dict import fit_state_dict, read_state_dicts, state_digest
+from featcache.backbones.unwrapping import find_backbone
 from featcache.errors import FeatcacheError, UnsafeFileError, WeightsError
-from featcache.unwrapping import find_backbone
-from featcache.weights import fit_state_dict, read_state_dicts, state_digest
 
 
 class RunsCode:

@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from featcache import winograd
-from featcache.engines import ENGINES, cpp_compiler
-from featcache.winograd import has_winograd_convolutions, with_winograd_convolutions
+from featcache.backbones.engines import winograd
+from featcache.backbones.engines.engine import ENGINES, cpp_compiler
+from featcache.backbones.engines.winograd import (
+    has_winograd_convolutions,
+    with_winograd_convolutions,
+)
 
 pytestmark = pytest.mark.skipif(ENGINES["winograd"].version() is None, reason="no C++ compiler")
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featcache.backbonenames import PIXELS
+from featcache.backbones.names import PIXELS
 from featcache.systems import SYSTEMS
 
 Json = Mapping[str, Any]

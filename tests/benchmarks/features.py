@@ -22,9 +22,9 @@ from PIL import Image
 from torchvision import models, transforms
 
 import featcache
+from featcache.backbones.state_dict import read_state_dicts
+from featcache.backbones.unwrapping import find_backbone
 from featcache.errors import NonFiniteError
-from featcache.unwrapping import find_backbone
-from featcache.weights import read_state_dicts
 
 _N_IMAGES = 64
 _VARIANTS = {

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 import featcache
+from featcache.backbones.torchvision_weights import weights_preprocess
 from featcache.config import HeadSpec
 from featcache.core.memory import free_memory
 from featcache.core.preprocess import Preprocess
 from featcache.images.transform import BatchPreprocessor
 from featcache.pipeline import Progress
-from featcache.pretrained import weights_preprocess
 from featcache.replay import SWITCH
 from featcache.training import TrainResult
 from tests.benchmarks.gpu_subjects import Bench, Figures, digest, noise, noisy_dataset

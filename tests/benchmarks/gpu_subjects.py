@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 import featcache
-from featcache.backbones import load_backbone
+from featcache.backbones.load import load_backbone
+from featcache.backbones.runner import TrunkRunner
 from featcache.core.preprocess import Preprocess
 from featcache.extraction import ExtractResult
-from featcache.forward import TrunkRunner
 from featcache.images.splits import ArrayImages, Dataset, Split
 
 Figures = dict[str, Any]

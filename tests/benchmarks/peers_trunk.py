@@ -21,13 +21,13 @@ from torchvision import models, transforms
 
 import featcache
 import featcache.extraction
-from featcache.backbones import load_backbone
-from featcache.compiling import engine_of, settle_compiled
+from featcache.backbones.engines.trial import engine_of, settle_compiled
+from featcache.backbones.load import load_backbone
+from featcache.backbones.runner import TrunkRunner
 from featcache.core.arithmetic import arithmetic
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import silent
 from featcache.features import BatchPreprocessor
-from featcache.forward import TrunkRunner
 from featcache.images.splits import Dataset
 from tests.benchmarks.allocator import freed_memory_kept
 from tests.benchmarks.measure import Peer, Run

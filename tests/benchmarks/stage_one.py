@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 import featcache
-from featcache.backbones import load_backbone
+from featcache.backbones.load import load_backbone
 from featcache.config import ExtractSpec
 from featcache.core.allocator import keep_freed_memory
 from featcache.core.arithmetic import arithmetic

@@ -33,15 +33,18 @@ import torch
 from torch import nn
 
 import featcache
-from featcache import inductor
-from featcache.backbones import load_backbone
-from featcache.compiling import compile_trunk
+from featcache.backbones.engines import inductor
+from featcache.backbones.engines.engine import cpp_compiler
+from featcache.backbones.engines.trial import compile_trunk
+from featcache.backbones.engines.winograd import (
+    has_winograd_convolutions,
+    with_winograd_convolutions,
+)
+from featcache.backbones.load import load_backbone
+from featcache.backbones.runner import TrunkRunner
 from featcache.core.preprocess import Preprocess
-from featcache.engines import cpp_compiler
 from featcache.features import BatchPreprocessor, FeatureRows
-from featcache.forward import TrunkRunner
 from featcache.images.splits import ArrayImages
-from featcache.winograd import has_winograd_convolutions, with_winograd_convolutions
 from tests.benchmarks import peers_trunk
 from tests.benchmarks.allocator import freed_memory_kept
 from tests.benchmarks.bench import images, one_split

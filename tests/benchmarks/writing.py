@@ -25,7 +25,7 @@ import featcache
 import featcache.cachemaking
 import featcache.extraction
 import featcache.plan
-from featcache.forward import TrunkRunner
+from featcache.backbones.runner import TrunkRunner
 from featcache.images.splits import ArrayImages, Dataset, Split
 
 N_FEATURES, BATCH_SIZE = 25_088, 64

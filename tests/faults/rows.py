@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 import featcache
-from featcache.backbones import load_backbone
+from featcache.backbones.load import load_backbone
+from featcache.backbones.runner import TrunkRunner
 from featcache.core.preprocess import Preprocess
 from featcache.errors import DeviceError, FeatcacheError, InterruptedRunError, NonFiniteError
-from featcache.forward import TrunkRunner
 from featcache.images.batches import Batch, Span, load_batches
 from featcache.images.datasets import load_dataset
 from featcache.images.splits import Split

@@ -17,7 +17,7 @@ from PIL import Image
 
 import featcache
 from featcache import planning
-from featcache.backbones import load_backbone
+from featcache.backbones.load import load_backbone
 from featcache.config import ExtractSpec
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import silent

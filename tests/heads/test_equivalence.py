@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import featcache
-from featcache.backbones import load_backbone
+from featcache.backbones.load import load_backbone
 from featcache.core.preprocess import Preprocess
 from featcache.endtoend import ImageRows, WholeModel, whole_model
 from featcache.equivalence import ParityReport

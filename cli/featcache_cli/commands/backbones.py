@@ -28,14 +28,14 @@ def backbones(
 
     For each its features, parameters, GFLOP per image, and the weights on this machine.
     """
-    from featcache.backbonenames import LISTING, backbone_names
+    from featcache.backbones.names import LISTING, backbone_names
 
     fitting = [known for known in backbone_names() if name.lower() in known]
     if not fitting:
         raise UnknownNameError("backbone", name, backbone_names(), listing=LISTING)
     if not json:
         _show_row(("backbone", "features", "params", "GFLOP", "px", "weights (*here)"))
-    from featcache.backbones import list_backbones  # it imports torch, which takes seconds
+    from featcache.backbones.load import list_backbones  # it imports torch, which takes seconds
 
     rows = list_backbones(image_size, names=fitting)
     if json:

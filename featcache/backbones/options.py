@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from featcache.backbonenames import PIXELS, RANDOM, check_weights_name, published_weights
+from featcache.backbones.names import PIXELS, RANDOM, check_weights_name, published_weights
 from featcache.core.paths import expanded, file_and_part
 from featcache.errors import UnsafeFileError, UsageError, WeightsError, nearest
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from featcache.castweights import shallow_copy
+from featcache.backbones.cast_weights import shallow_copy
 
 VERSION = 1  # part of the numeric class: another one where features change
 

@@ -12,10 +12,10 @@ import time
 import numpy as np
 import numpy.typing as npt
 
+from featcache.backbones.runner import TrunkRunner
 from featcache.core.memory import forget_failed_batch
 from featcache.core.reporting import Choice
 from featcache.errors import DeviceError
-from featcache.forward import TrunkRunner
 
 _LEAST_GAIN = 1.1
 _N_ROUNDS = 3

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from featcache.codefolder import code_folder, private_folder
+from featcache.backbones.engines.code_folder import code_folder, private_folder
 from featcache.core.process_wide import WhileAnyInside, errors_alone
 
 Forward = Callable[[Tensor], Tensor]

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.serialization import safe_globals
 
-from featcache.backboneoptions import existing_weights_file
+from featcache.backbones.options import existing_weights_file
+from featcache.backbones.unwrapping import state_dicts_in
 from featcache.config import tensors_digest
 from featcache.core.paths import is_utf8
 from featcache.core.process_wide import WhileAnyInside, warnings_ignored
 from featcache.errors import CorruptError, UnsafeFileError, WeightsError, clipped
-from featcache.unwrapping import state_dicts_in
 
 # What torch.load raises on bytes that no torch.save wrote (found by flipping and cutting bytes).
 UNREADABLE = (

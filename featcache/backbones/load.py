@@ -12,22 +12,22 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from featcache.backbonenames import (
+from featcache.backbones.batchnorm import has_batch_norm
+from featcache.backbones.names import (
     PIXELS,
     RANDOM,
     backbone_name,
     backbone_names,
     check_weights_name,
 )
-from featcache.backboneoptions import require_exact_size
-from featcache.batchnorm import has_batch_norm
-from featcache.config import MOST_PIXELS, ExtractSpec
-from featcache.core.arguments import count
-from featcache.core.paths import file_and_part
-from featcache.core.plain_torch import plain_torch
-from featcache.core.random_state import seeded
-from featcache.errors import UsageError, WeightsError
-from featcache.pretrained import (
+from featcache.backbones.options import require_exact_size
+from featcache.backbones.state_dict import fit_state_dict, read_state_dicts, state_digest
+from featcache.backbones.torchvision_models import (
+    build_trunk,
+    classifier_prefixes,
+    n_features,
+)
+from featcache.backbones.torchvision_weights import (
     Pretrained,
     fetch_pretrained,
     find_pretrained,
@@ -35,13 +35,13 @@ from featcache.pretrained import (
     require_published,
     weights_preprocess,
 )
-from featcache.trunks import (
-    build_trunk,
-    classifier_prefixes,
-    n_features,
-)
-from featcache.unwrapping import find_backbone
-from featcache.weights import fit_state_dict, read_state_dicts, state_digest
+from featcache.backbones.unwrapping import find_backbone
+from featcache.config import MOST_PIXELS, ExtractSpec
+from featcache.core.arguments import count
+from featcache.core.paths import file_and_part
+from featcache.core.plain_torch import plain_torch
+from featcache.core.random_state import seeded
+from featcache.errors import UsageError, WeightsError
 
 __all__ = [
     "Backbone",

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from featcache.backbones.engines.engine import ENGINES, Engine, engine_of
+from featcache.backbones.engines.trial_memory import Remembered, recall, remember
+from featcache.backbones.runner import TrunkRunner
 from featcache.core.device import numeric_class, processor_name
 from featcache.core.memory import forget_failed_batch
 from featcache.core.reporting import Choice, NoteCallback
 from featcache.core.tolerances import feature_tolerance
-from featcache.enginememory import Remembered, recall, remember
-from featcache.engines import ENGINES, Engine, engine_of
 from featcache.errors import DeviceError, clipped
-from featcache.forward import TrunkRunner
 
 _TRIED = {"cpu": ("winograd", "inductor"), "cuda": ("fused",)}  # of themselves, in this order
 _LEAST_GAIN = 1.1

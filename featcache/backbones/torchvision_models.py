@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from featcache.backboneoptions import require_exact_size, too_small
-from featcache.pretrained import list_pretrained
+from featcache.backbones.options import require_exact_size, too_small
+from featcache.backbones.torchvision_weights import list_pretrained
 
 _HEADS = ("classifier", "fc", "head", "heads")
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from featcache.castweights import with_weights_cast
+from featcache.backbones.cast_weights import with_weights_cast
 from featcache.core.arithmetic import HALVES, arithmetic
 from featcache.core.failures import device_failures_named, may_be_out_of_memory
 from featcache.core.memory import MemoryWatch, forget_failed_batch

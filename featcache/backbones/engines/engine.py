@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from featcache.castweights import with_weights_cast
-from featcache.core.arithmetic import HALVES
-from featcache.fused import VERSION as FUSED_VERSION
-from featcache.fused import can_fuse, with_fused_convolutions
-from featcache.inductor import compiled_by_inductor
-from featcache.winograd import (
+from featcache.backbones.cast_weights import with_weights_cast
+from featcache.backbones.engines.fused import VERSION as FUSED_VERSION
+from featcache.backbones.engines.fused import can_fuse, with_fused_convolutions
+from featcache.backbones.engines.inductor import compiled_by_inductor
+from featcache.backbones.engines.winograd import (
     has_winograd_convolutions,
     source_digest,
     with_winograd_convolutions,
 )
+from featcache.core.arithmetic import HALVES
 
 _PLAIN = (
     nn.Conv2d,
