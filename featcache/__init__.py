@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from featcache.equivalence import ParityReport, parity
     from featcache.errors import FeatcacheError
     from featcache.evaluation import Comparison, Evaluation, compare, evaluate
-    from featcache.extraction import ExtractResult, Failure, extract, extract_all
+    from featcache.extraction.extract import ExtractResult, Failure, extract, extract_all
+    from featcache.extraction.job import Progress
+    from featcache.extraction.repair import RepairReport, repair_cache
     from featcache.headmodule import HeadModule
     from featcache.images.datasets import list_datasets, load_dataset
     from featcache.levels import NotebookComparison, ParityCheck
-    from featcache.pipeline import Progress
-    from featcache.repairing import RepairReport, repair_cache
     from featcache.reproduction import Reproduction, reproduce
     from featcache.reproductiontable import SystemResult
     from featcache.runfiles import HeadRun
@@ -51,9 +51,9 @@ _HOME = {
     "CacheSplit": "store",
     "Comparison": "evaluation",
     "Evaluation": "evaluation",
-    "ExtractResult": "extraction",
+    "ExtractResult": "extraction.extract",
     "ExtractSpec": "config",
-    "Failure": "extraction",
+    "Failure": "extraction.extract",
     "FeatcacheError": "errors",
     "FeatureDataModule": "datamodule",
     "HeadModule": "headmodule",
@@ -63,8 +63,8 @@ _HOME = {
     "NotebookComparison": "levels",
     "ParityCheck": "levels",
     "ParityReport": "equivalence",
-    "Progress": "pipeline",
-    "RepairReport": "repairing",
+    "Progress": "extraction.job",
+    "RepairReport": "extraction.repair",
     "Reproduction": "reproduction",
     "RunSummary": "runlist",
     "SweepProgress": "bankrun",
@@ -80,8 +80,8 @@ _HOME = {
     "describe_cache": "store",
     "describe_runs": "runlist",
     "evaluate": "evaluation",
-    "extract": "extraction",
-    "extract_all": "extraction",
+    "extract": "extraction.extract",
+    "extract_all": "extraction.extract",
     "find_cache": "store",
     "import_features": "store.imports.import_features",
     "list_backbones": "backbones.load",
@@ -93,7 +93,7 @@ _HOME = {
     "open_cache": "store",
     "parity": "equivalence",
     "remove_cache": "store",
-    "repair_cache": "repairing",
+    "repair_cache": "extraction.repair",
     "reproduce": "reproduction",
     "sweep": "sweeping",
     "train_head": "training",

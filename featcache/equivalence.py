@@ -15,7 +15,8 @@ from featcache.config import BN_MODES, ExtractSpec, HeadSpec, TrainSpec
 from featcache.core.arguments import count, dataset_name, text, whole_numbers
 from featcache.core.reporting import silent
 from featcache.errors import MismatchError, UsageError
-from featcache.extraction import extract
+from featcache.extraction.extract import extract
+from featcache.extraction.whereabouts import dataset_of
 from featcache.images.datasets import load_dataset
 from featcache.images.rules import ImageRules
 from featcache.images.splits import Dataset
@@ -28,13 +29,12 @@ from featcache.store import (
     require_fields,
     require_sound,
 )
-from featcache.whereabouts import dataset_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from featcache.extraction.job import ProgressCallback
     from featcache.levels import NotebookComparison, ParityCheck
-    from featcache.pipeline import ProgressCallback
     from featcache.sides import Sides
 
 

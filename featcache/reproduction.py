@@ -16,7 +16,7 @@ from featcache.core.arguments import count, dataset_name, place, several, text
 from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback, silent
 from featcache.errors import UnknownNameError, UsageError
-from featcache.extraction import extract
+from featcache.extraction.extract import extract
 from featcache.images.datasets import dataset_slug
 from featcache.metrics import Spread
 from featcache.reproductiontable import SystemResult, beside, markdown_table
@@ -26,7 +26,7 @@ from featcache.systems import DATASET, SYSTEMS, System, find_system
 from featcache.training import TrainResult, train_head
 
 if TYPE_CHECKING:
-    from featcache.pipeline import ProgressCallback
+    from featcache.extraction.job import ProgressCallback
     from featcache.trainer import TrainProgressCallback
 
 

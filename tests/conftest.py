@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import featcache
-from featcache.extraction import ExtractResult
+from featcache.extraction.extract import ExtractResult
 
 _TESTS = itertools.count()
 SMALL_TRUNK = "mobilenet_v3_small"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import featcache
-from featcache.background import BlockWriter, FinishedBlock
 from featcache.errors import DiskFullError
-from featcache.extraction import ExtractResult
+from featcache.extraction.extract import ExtractResult
+from featcache.extraction.writer_thread import BlockWriter, FinishedBlock
 from featcache.store import Block
 
 
@@ -113,7 +113,9 @@ def test_a_second_interruption_never_leaves_the_thread_behind(
 def test_a_disk_that_fills_up_in_mid_run_keeps_the_rows_before(
     extract: Callable[..., ExtractResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size, **__: batch_size)
+    monkeypatch.setattr(
+        "featcache.extraction.plan.rows_per_block", lambda _, batch_size, **__: batch_size
+    )
     pwrite, n_large = os.pwrite, iter(range(1000))
 
     def pwrite_until_full(fd: int, content: memoryview, offset: int) -> int:

@@ -30,7 +30,7 @@ from featcache.backbones.runner import TrunkRunner
 from featcache.core.preprocess import Preprocess
 from featcache.core.tolerances import feature_tolerance
 from featcache.errors import DeviceError, InterruptedRunError, MismatchError
-from featcache.extraction import ExtractResult
+from featcache.extraction.extract import ExtractResult
 from tests.test_extraction import StopAfter
 
 Extract = Callable[..., ExtractResult]
@@ -438,7 +438,9 @@ def test_the_same_command_resumes_where_the_engine_did_not_suit(
     extract: Extract, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first run was eager, whatever was asked for."""
-    monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size)
+    monkeypatch.setattr(
+        "featcache.extraction.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
+    )
     say(monkeypatch, lambda _: None)
     asked = {"backbone": "resnet18", "image_size": 32, "compile": "winograd"}
     with pytest.raises(InterruptedRunError):
@@ -518,7 +520,9 @@ def test_a_compiled_run_resumes_compiled_and_byte_identical(
     extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     """Adapted BatchNorm too: a graph compiled before would have the statistics of before."""
-    monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size)
+    monkeypatch.setattr(
+        "featcache.extraction.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
+    )
     monkeypatch.setitem(ENGINES, "fused", dataclasses.replace(ENGINES["fused"], device="cpu"))
     asked = {"backbone": "resnet18", "bn": "adapted", "image_size": 32}
     whole = extract(**asked, compile=engine, cache_dir=tmp_path / "whole").path

@@ -28,12 +28,12 @@ from featcache.errors import (
     UsageError,
     WeightsError,
 )
-from featcache.extraction import ExtractResult
+from featcache.extraction.extract import ExtractResult
+from featcache.extraction.job import Job, Landing, Progress
 from featcache.images.batches import Batch
 from featcache.images.image_files import FolderImages
 from featcache.images.splits import Split
 from featcache.images.transform import reference_transform
-from featcache.pipeline import Job, Landing, Progress
 from featcache.store import CacheWriter, SplitRows, locked, read_state
 from tests.conftest import SMALL_TRUNK, save_image
 from tests.faults.hostile_files import resigned
@@ -76,7 +76,9 @@ def trunk_state() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of two batches, so that a small dataset has several."""
-    monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size)
+    monkeypatch.setattr(
+        "featcache.extraction.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
+    )
 
 
 def test_extract_computes_then_reuses(extract: Extract) -> None:
@@ -307,7 +309,7 @@ def test_extraction_changes_no_parameter_and_no_buffer(
         loaded.append(load_backbone(name, **options))  # type: ignore[arg-type]
         return loaded[-1]
 
-    monkeypatch.setattr("featcache.planning.load_backbone", load_and_keep)
+    monkeypatch.setattr("featcache.extraction.planning.load_backbone", load_and_keep)
 
     extract(limit=40)
 
@@ -588,7 +590,7 @@ def test_several_trunks_read_every_image_once_and_make_the_same_files(
 ) -> None:
     """Blocks of two lengths; one trunk goes on, one is there, one has a grid of its own."""
     monkeypatch.setattr(
-        "featcache.plan.rows_per_block",
+        "featcache.extraction.plan.rows_per_block",
         lambda row_nbytes, batch_size, **__: batch_size * (2 if row_nbytes < 3_000 else 3),
     )
     names = (SMALL_TRUNK, "mobilenet_v2", "squeezenet1_1", "resnet18")
@@ -631,7 +633,9 @@ def test_another_block_size_changes_ledger_and_manifest_alone(
 ) -> None:
     usual = extract()
     with monkeypatch.context() as patched:
-        patched.setattr("featcache.plan.rows_per_block", lambda _, batch_size, **__: batch_size)
+        patched.setattr(
+            "featcache.extraction.plan.rows_per_block", lambda _, batch_size, **__: batch_size
+        )
         interrupt(extract, 4, cache_dir=tmp_path / "small")
     small = extract(cache_dir=tmp_path / "small")  # goes on with its own
 

@@ -12,10 +12,10 @@ from PIL import Image
 import featcache
 from featcache.config import TOLD_OF_HEADERS
 from featcache.errors import DatasetError
-from featcache.extraction import ExtractResult
+from featcache.extraction.extract import ExtractResult
+from featcache.extraction.plan import Plan
 from featcache.images.datasets import load_dataset
 from featcache.images.decode import FORMAT_OF
-from featcache.plan import Plan
 from featcache.store import read_state
 from tests.test_repairing import damage
 

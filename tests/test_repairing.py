@@ -19,7 +19,7 @@ from featcache.errors import (
     MismatchError,
     UsageError,
 )
-from featcache.extraction import ExtractResult
+from featcache.extraction.extract import ExtractResult
 from featcache.store import locked, partial_path, read_state, verify_cache
 from tests.conftest import SMALL_TRUNK, save_image
 from tests.test_extraction import StopAfter
@@ -29,7 +29,9 @@ Extract = Callable[..., ExtractResult]
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size)
+    monkeypatch.setattr(
+        "featcache.extraction.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
+    )
 
 
 def damage(path: Path, split: str, row: int, column: str = "features") -> None:

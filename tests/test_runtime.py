@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from featcache.account import cost_account
 from featcache.core.device import (
     numeric_class,
     pick_batch_size,
@@ -12,6 +11,7 @@ from featcache.core.device import (
 )
 from featcache.core.memory import FreeMemory
 from featcache.errors import UsageError
+from featcache.extraction.cost import cost_account
 
 
 def test_the_batch_size_is_a_power_of_two_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:

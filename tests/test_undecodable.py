@@ -10,7 +10,7 @@ from PIL import Image
 
 import featcache
 from featcache.errors import DeviceError, UsageError
-from featcache.extraction import ExtractResult
+from featcache.extraction.extract import ExtractResult
 from tests.test_extraction import interrupt
 
 Extract = Callable[..., ExtractResult]
@@ -19,7 +19,9 @@ REASON = "not decoded here: more than 0.08 CPU seconds"
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size)
+    monkeypatch.setattr(
+        "featcache.extraction.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
+    )
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from featcache.backbones.torchvision_weights import weights_preprocess
 from featcache.config import HeadSpec
 from featcache.core.memory import free_memory
 from featcache.core.preprocess import Preprocess
+from featcache.extraction.job import Progress
 from featcache.images.transform import BatchPreprocessor
-from featcache.pipeline import Progress
 from featcache.replay import SWITCH
 from featcache.training import TrainResult
 from tests.benchmarks.gpu_subjects import Bench, Figures, digest, noise, noisy_dataset

@@ -20,7 +20,7 @@ import featcache
 from featcache.backbones.load import load_backbone
 from featcache.backbones.runner import TrunkRunner
 from featcache.core.preprocess import Preprocess
-from featcache.extraction import ExtractResult
+from featcache.extraction.extract import ExtractResult
 from featcache.images.splits import ArrayImages, Dataset, Split
 
 Figures = dict[str, Any]
@@ -84,7 +84,7 @@ class Bench:
             "compile": self.compile,
             "cache_dir": folder,
         }
-        with mock.patch("featcache.extraction.load_dataset", return_value=dataset):
+        with mock.patch("featcache.extraction.extract.load_dataset", return_value=dataset):
             return featcache.extract("cifar10", **(settings | options))
 
     def synchronize(self) -> None:

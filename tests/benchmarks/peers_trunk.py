@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import models, transforms
 
 import featcache
-import featcache.extraction
+import featcache.extraction.extract
 from featcache.backbones.engines.trial import engine_of, settle_compiled
 from featcache.backbones.load import load_backbone
 from featcache.backbones.runner import TrunkRunner
@@ -75,7 +75,9 @@ def peers(name: str, dataset: Dataset, *, precision: str = "fp32") -> Iterator[l
     )
 
     def ours(compile: str) -> tuple[float, Tensor]:
-        featcache.extraction.load_dataset = lambda *_, **__: dataset  # these images have no files
+        featcache.extraction.extract.load_dataset = lambda *_, **__: (
+            dataset
+        )  # these images have no files
         with tempfile.TemporaryDirectory() as folder, freed_memory_kept():  # as the command line
             result = featcache.extract(
                 "cifar10",

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 import featcache
-import featcache.cachemaking
-import featcache.extraction
-import featcache.plan
+import featcache.extraction.extract
+import featcache.extraction.plan
+import featcache.extraction.run
 from featcache.backbones.runner import TrunkRunner
 from featcache.images.splits import ArrayImages, Dataset, Split
 
@@ -48,8 +48,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8_192)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    featcache.extraction.load_dataset = lambda *_, **__: _dataset(options.rows)  # type: ignore[assignment]
-    featcache.plan.TrunkRunner = FreeRunner  # type: ignore[misc]
+    featcache.extraction.extract.load_dataset = lambda *_, **__: _dataset(options.rows)  # type: ignore[assignment]
+    featcache.extraction.plan.TrunkRunner = FreeRunner  # type: ignore[misc]
     figures: dict[str, Any] = {"rows": options.rows, "cores": os.cpu_count()}
     for store_dtype, itemsize in (("float32", 4), ("float16", 2)):
         runs = [_run(options.folder, store_dtype, options.rows) for _ in range(options.repeats)]
@@ -69,7 +69,7 @@ def main() -> None:
 def _run(folder: Path, store_dtype: str, n_rows: int) -> tuple[float, float]:
     """Extract once; the rate that `extract` says, and the seconds of filling."""
     seconds = []
-    fill = featcache.cachemaking.fill
+    fill = featcache.extraction.run.fill
 
     def timed(*arguments: Any) -> Any:
         started = time.perf_counter()
@@ -77,7 +77,7 @@ def _run(folder: Path, store_dtype: str, n_rows: int) -> tuple[float, float]:
         seconds.append(time.perf_counter() - started)
         return answer
 
-    featcache.cachemaking.fill = timed
+    featcache.extraction.run.fill = timed
     try:
         with tempfile.TemporaryDirectory(dir=folder) as cache_dir:
             result = featcache.extract(
@@ -92,7 +92,7 @@ def _run(folder: Path, store_dtype: str, n_rows: int) -> tuple[float, float]:
                 cache_dir=cache_dir,
             )
     finally:
-        featcache.cachemaking.fill = fill
+        featcache.extraction.run.fill = fill
     assert result.n_rows == n_rows, "the rows of another dataset were written"
     return result.images_per_s, seconds[0]
 

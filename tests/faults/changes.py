@@ -10,10 +10,10 @@ from pathlib import Path
 from unittest import mock
 
 import featcache
-from featcache import pipeline, plan
 from featcache.errors import MismatchError
+from featcache.extraction import job, plan
+from featcache.extraction.job import Progress
 from featcache.images.image_files import FolderImages
-from featcache.pipeline import Progress
 from featcache.store import verify_cache
 from tests.conftest import save_image
 from tests.faults.claims import Claim, main
@@ -27,7 +27,7 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
     small_blocks(1)
     with (
         mock.patch.object(plan, "PIXELS_BATCH_SIZE", 16),
-        mock.patch.object(pipeline, "PIXELS_BATCH_SIZE", 16),
+        mock.patch.object(job, "PIXELS_BATCH_SIZE", 16),
     ):
         return _claims(folder, n_each=1 if quick else 8)
 

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 import featcache
-from featcache import background, plan
-from featcache.extraction import ExtractResult
+from featcache.extraction import plan, writer_thread
+from featcache.extraction.extract import ExtractResult
 
 TRUNK = "mobilenet_v3_small"
 
@@ -40,5 +40,5 @@ def small_blocks(n_batches: int = 2) -> None:
 
     They are acknowledged at once: a small extraction is over before the first half second is.
     """
-    background._COMMIT_S = 0.005
+    writer_thread._COMMIT_S = 0.005
     plan.rows_per_block = lambda _, batch_size, **__: n_batches * batch_size

@@ -30,7 +30,7 @@ import h5py
 import numpy as np
 import torch
 
-import featcache.extraction
+import featcache.extraction.extract
 from featcache.errors import FeatcacheError
 from featcache.images.splits import Dataset
 from featcache.store import list_caches, read_state
@@ -97,12 +97,12 @@ def _extractions(folder: Path) -> list[_Extraction]:
     images = make_images(folder / "images", n_train=1500, n_test=350, side=32)
     files = ["--dataset", f"folder:{images}", "--image-size", "32", "--n-workers", "1"]
     pixels = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)
-    loads = featcache.extraction.load_dataset
+    loads = featcache.extraction.extract.load_dataset
 
     def load_dataset(name: str, **options: Any) -> Dataset:
         return one_split(pixels) if name == "cifar10" else loads(name, **options)
 
-    featcache.extraction.load_dataset = load_dataset  # 200 images that are in memory
+    featcache.extraction.extract.load_dataset = load_dataset  # 200 images that are in memory
     few = ["--dataset", "cifar10", "--image-size", "32", "--batch-size", "16"]
     trunk = ["--weights", "random", "--backbone"]
     return [

@@ -16,8 +16,8 @@ from unittest import mock
 import numpy as np
 
 import featcache
-from featcache.background import BlockWriter, FinishedBlock
 from featcache.errors import FeatcacheError, InterruptedRunError
+from featcache.extraction.writer_thread import BlockWriter, FinishedBlock
 from featcache.store import CacheWriter, list_caches, locked, open_cache, partial_path, read_state
 from featcache.store.ledger import SLOT_BYTES
 from tests.conftest import save_image
@@ -103,7 +103,7 @@ class ExtractMaker:
                 raise KeyboardInterrupt
 
         with (
-            mock.patch("featcache.plan.rows_per_block", return_value=ROWS_PER_BLOCK),
+            mock.patch("featcache.extraction.plan.rows_per_block", return_value=ROWS_PER_BLOCK),
             contextlib.suppress(InterruptedRunError),
         ):
             featcache.extract(

@@ -27,8 +27,8 @@ _MODULES = (
     "featcache_cli.app",
     "featcache.training",
     "featcache.headrun",
-    "featcache.cachemaking",
-    "featcache.planning",
+    "featcache.extraction.run",
+    "featcache.extraction.planning",
     "featcache.images.sources.digits",
 )
 

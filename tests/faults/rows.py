@@ -19,10 +19,10 @@ from featcache.backbones.load import load_backbone
 from featcache.backbones.runner import TrunkRunner
 from featcache.core.preprocess import Preprocess
 from featcache.errors import DeviceError, FeatcacheError, InterruptedRunError, NonFiniteError
+from featcache.extraction.job import Job, Landing
 from featcache.images.batches import Batch, Span, load_batches
 from featcache.images.datasets import load_dataset
 from featcache.images.splits import Split
-from featcache.pipeline import Job, Landing
 from tests.faults.claims import Claim, main
 from tests.faults.images import extract, make_images, small_blocks
 

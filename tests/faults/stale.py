@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 
 import featcache
-from featcache import planning
 from featcache.backbones.load import load_backbone
 from featcache.config import ExtractSpec
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import silent
 from featcache.errors import MismatchError
-from featcache.extraction import open_images
+from featcache.extraction import planning
+from featcache.extraction.extract import open_images
 from featcache.store import cache_path
 from tests.faults.claims import Claim, main
 from tests.faults.images import TRUNK, extract, make_images, small_blocks

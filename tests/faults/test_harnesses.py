@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from featcache import plan
+from featcache.extraction import plan
 from tests.faults import (
     changes,
     clock,

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 from typer.testing import CliRunner
 
-import featcache.background
-import featcache.plan
+import featcache.extraction.plan
+import featcache.extraction.writer_thread
 from featcache.errors import FeatcacheError
 from featcache.store import Block, CacheWriter, list_caches, read_state, verify_cache
 from featcache_cli import app
@@ -196,7 +196,9 @@ def _rows(block: Block) -> range:
 
 def _make_blocks_small() -> None:
     """Four rows a block, each acknowledged as soon as it is there, without pauses."""
-    featcache.plan.rows_per_block = lambda *_, **__: _ROWS_PER_BLOCK
-    featcache.background._COMMIT_S = 0.005  # else it is over before anything is acknowledged
-    featcache.background._QUEUED_BLOCKS = 1
-    featcache.background._TICK_S = 0.005
+    featcache.extraction.plan.rows_per_block = lambda *_, **__: _ROWS_PER_BLOCK
+    featcache.extraction.writer_thread._COMMIT_S = (
+        0.005  # else it is over before anything is acknowledged
+    )
+    featcache.extraction.writer_thread._QUEUED_BLOCKS = 1
+    featcache.extraction.writer_thread._TICK_S = 0.005

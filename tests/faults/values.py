@@ -29,7 +29,12 @@ from tests.faults.images import make_images
 CODES = {0, 1, 2, 3, 10, 11, 12, 13, 14, 15, 16}
 LIMIT_S, _MOST_MEMORY = 5, 16 << 30
 _MODULES = (
-    *("featcache_cli.app", "featcache.planning", "featcache.cachemaking", "featcache.repairing"),
+    *(
+        "featcache_cli.app",
+        "featcache.extraction.planning",
+        "featcache.extraction.run",
+        "featcache.extraction.repair",
+    ),
     *("featcache.headrun", "featcache.sweepgrid", "featcache.outputs", "featcache.levels"),
     *("torchmetrics.functional.classification", "featcache.images.sources.digits"),
 )

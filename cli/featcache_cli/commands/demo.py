@@ -15,7 +15,7 @@ from featcache_cli.options import CacheDirOption, RunsDirOption
 from featcache_cli.tables import show_facts
 
 if TYPE_CHECKING:
-    from featcache.account import CostAccount
+    from featcache.extraction.cost import CostAccount
     from featcache.runfiles import HeadRun
 
 _BACKBONE, _IMAGE_SIZE = "vgg16", 64

@@ -35,8 +35,8 @@ from featcache_cli.options import (
 from featcache_cli.tables import show_facts
 
 if TYPE_CHECKING:
-    from featcache.extraction import ExtractResult
-    from featcache.pipeline import Progress
+    from featcache.extraction.extract import ExtractResult
+    from featcache.extraction.job import Progress
 
 _SHOWN_FAILURES = 10
 _STAGES = {

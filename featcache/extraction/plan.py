@@ -28,9 +28,9 @@ from featcache.core.paths import portable
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import Choice, NoteCallback
 from featcache.errors import MismatchError, clipped
+from featcache.extraction.job import PIXELS_BATCH_SIZE, Job, Progress, ProgressCallback
 from featcache.images.batches import image_shape
 from featcache.images.splits import ArrayImages, Dataset
-from featcache.pipeline import PIXELS_BATCH_SIZE, Job, Progress, ProgressCallback
 from featcache.store import (
     CacheWriter,
     FilePlan,

@@ -15,7 +15,7 @@ from featcache.core.paths import expanded
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback, silent
 from featcache.errors import FeatcacheError, UsageError
-from featcache.extraction import open_images
+from featcache.extraction.extract import open_images
 from featcache.images.rules import ImageRules
 from featcache.store import (
     CacheState,
@@ -32,8 +32,8 @@ from featcache.store import (
 )
 
 if TYPE_CHECKING:
-    from featcache.pipeline import ProgressCallback
-from featcache.whereabouts import dataset_of
+    from featcache.extraction.job import ProgressCallback
+from featcache.extraction.whereabouts import dataset_of
 
 _WAY_OUT = "Say where the right ones are with --dataset, --data-dir or --weights."
 _RANDOM = re.compile(r"random \(seed (\d+)\)")
@@ -144,8 +144,8 @@ def repair_cache(
         # 0.1 dropped splits called Test/ or dev/: its caches are repaired without them.
         images = open_images(spec, note=note).with_splits(state.manifest.splits)
         # They import torch, which takes seconds.
-        from featcache.cachemaking import make_caches
-        from featcache.planning import make_plan
+        from featcache.extraction.planning import make_plan
+        from featcache.extraction.run import make_caches
 
         plan = make_plan(spec, images, on_progress=progress, on_note=note, at=path)
         require_identity(path, state.manifest.identity, plan.identity, way_out=_WAY_OUT)

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from featcache.background import BlockWriter, FinishedBlock
+from featcache.extraction.job import Job, Landing, Progress
+from featcache.extraction.writer_thread import BlockWriter, FinishedBlock
 from featcache.images.batches import Batch, Span
 from featcache.images.splits import Split
-from featcache.pipeline import Job, Landing, Progress
 from featcache.store import Block, CacheWriter
 
 

@@ -14,8 +14,8 @@ from featcache.core.plain_torch import plain_torch
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import working
 from featcache.errors import CorruptError, InterruptedRunError
-from featcache.filling import Filled, Target, fill
-from featcache.pipeline import (
+from featcache.extraction.fill import Filled, Target, fill
+from featcache.extraction.job import (
     Job,
     Progress,
     ProgressCallback,
@@ -23,7 +23,7 @@ from featcache.pipeline import (
     check_canaries,
     rows_not_decoded,
 )
-from featcache.plan import Plan
+from featcache.extraction.plan import Plan
 from featcache.store import (
     CacheWriter,
     Extent,

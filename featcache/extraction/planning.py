@@ -19,11 +19,11 @@ from featcache.core.plain_torch import plain_torch
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import Choice, NoteCallback
 from featcache.errors import UsageError
+from featcache.extraction.job import ADAPTATION, Progress, ProgressCallback
+from featcache.extraction.plan import STORE_DTYPES, Plan
 from featcache.images.batches import image_shape
 from featcache.images.rules import ImageRules
 from featcache.images.splits import Dataset
-from featcache.pipeline import ADAPTATION, Progress, ProgressCallback
-from featcache.plan import STORE_DTYPES, Plan
 from featcache.store import (
     cache_path,
     partial_path,

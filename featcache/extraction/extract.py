@@ -22,10 +22,10 @@ from featcache.images.splits import Dataset
 from featcache.store import locked, open_cache, read_state
 
 if TYPE_CHECKING:
-    from featcache.account import CostAccount
-    from featcache.cachemaking import Made
-    from featcache.pipeline import ProgressCallback
-    from featcache.plan import Plan
+    from featcache.extraction.cost import CostAccount
+    from featcache.extraction.job import ProgressCallback
+    from featcache.extraction.plan import Plan
+    from featcache.extraction.run import Made
 
 _OF_THE_IMAGES = (
     "dataset",
@@ -259,8 +259,8 @@ def _extract(
         check_backbone_options(spec.backbone, spec.weights, spec.image_size)
     dataset = open_images(specs[0], note=note)
     # They import torch, which takes seconds.
-    from featcache.cachemaking import make_caches
-    from featcache.planning import make_plan
+    from featcache.extraction.planning import make_plan
+    from featcache.extraction.run import make_caches
 
     plans: list[Plan] = []
     for spec in specs:
@@ -287,7 +287,7 @@ def _is_complete(plan: Plan) -> bool:
     """Tell whether the cache is there; refuse a file of another identity in its place."""
     if not (plan.path.exists() or plan.path.is_symlink()):
         return False
-    from featcache.cachemaking import require_same_file
+    from featcache.extraction.run import require_same_file
 
     open_cache(plan.path)  # refuses what is not complete
     require_same_file(plan.path, read_state(plan.path).manifest, plan)
@@ -309,7 +309,7 @@ def _result(plan: Plan, made: Made | None, *, seconds: float) -> ExtractResult:
     )
     account = None
     if n_computed and plan.has_trunk and "train" in cache.splits:
-        from featcache.account import cost_account
+        from featcache.extraction.cost import cost_account
 
         account = cost_account(
             seconds_per_image=fill_s / n_computed,
