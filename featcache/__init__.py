@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from featcache.bankrun import SweepProgress
     from featcache.checkpoint import TrainedHead, load_head
     from featcache.config import ExtractSpec, HeadSpec, TrainSpec
-    from featcache.datamodule import FeatureDataModule
     from featcache.equivalence import ParityReport, parity
     from featcache.errors import FeatcacheError
     from featcache.evaluation import Comparison, Evaluation, compare, evaluate
     from featcache.extraction.extract import ExtractResult, Failure, extract, extract_all
     from featcache.extraction.job import Progress
     from featcache.extraction.repair import RepairReport, repair_cache
+    from featcache.features.datamodule import FeatureDataModule
     from featcache.headmodule import HeadModule
     from featcache.images.datasets import list_datasets, load_dataset
     from featcache.levels import NotebookComparison, ParityCheck
@@ -55,7 +55,7 @@ _HOME = {
     "ExtractSpec": "config",
     "Failure": "extraction.extract",
     "FeatcacheError": "errors",
-    "FeatureDataModule": "datamodule",
+    "FeatureDataModule": "features.datamodule",
     "HeadModule": "headmodule",
     "HeadRun": "runfiles",
     "HeadSpec": "config",

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featcache.batches import stream_seed
 from featcache.config import HeadSpec
+from featcache.features.batches import stream_seed
 from featcache.heads import build_head
 from featcache.replay import replayed_step
 

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from featcache.bank import HeadBank, Member, MemberState
-from featcache.batches import EpochOrder, SuperBatch
 from featcache.checkpoint import save_head
 from featcache.config import TrainSpec
 from featcache.core.failures import device_failures_named
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import stop_if_asked
-from featcache.datamodule import FeatureDataModule
 from featcache.errors import InterruptedRunError, LockedError
-from featcache.features import n_inputs
+from featcache.features.batches import EpochOrder, SuperBatch
+from featcache.features.datamodule import FeatureDataModule
+from featcache.features.rows import n_inputs
 from featcache.heads import build_head
 from featcache.runfiles import figures_of, head_of, write_figures, write_metrics
 from featcache.runfolder import begin_folder, finish_folder

@@ -17,10 +17,10 @@ from featcache.core.reporting import silent
 from featcache.errors import MismatchError, UsageError
 from featcache.extraction.extract import extract
 from featcache.extraction.whereabouts import dataset_of
+from featcache.features.lookup import listing_difference, the_cache
 from featcache.images.datasets import load_dataset
 from featcache.images.rules import ImageRules
 from featcache.images.splits import Dataset
-from featcache.lookup import listing_difference, the_cache
 from featcache.store import (
     Cache,
     open_cache,
@@ -158,7 +158,7 @@ def parity(
         return extract(**settings, on_progress=on_progress, on_note=on_note).path
 
     def sides_of(path: Path) -> Sides:
-        from featcache.features import preprocess_of
+        from featcache.features.rows import preprocess_of
         from featcache.sides import Sides
 
         opened = open_cache(path)
@@ -197,7 +197,7 @@ def parity(
             _require_drift(spec)
         path = extracted(spec.bn)
     # They import torch and Lightning, which takes seconds.
-    from featcache.features import bn_mode
+    from featcache.features.rows import bn_mode
     from featcache.levels import (
         compare_features,
         compare_results,
@@ -293,7 +293,7 @@ def _trunk_state(cache: Cache, *, weights: str) -> dict[str, Tensor]:
     import torch
 
     from featcache.backbones.load import load_backbone
-    from featcache.features import preprocess_of
+    from featcache.features.rows import preprocess_of
 
     image_size = preprocess_of(cache).out_size[0]
     said = {**cache.identity, **cache.provenance}

@@ -8,11 +8,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from featcache.batches import Batch, SuperBatch, require_one_process
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.arguments import count
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import NonFiniteError, UsageError
+from featcache.features.batches import Batch, SuperBatch, require_one_process
 from featcache.heads import build_head, l1_norm
 from featcache.replay import ReplayedStep, replayed_step
 

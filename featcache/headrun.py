@@ -15,7 +15,6 @@ from pytorch_lightning.callbacks import Callback, Timer
 
 from featcache.backbones.names import PIXELS
 from featcache.backbones.state_dict import read_checkpoint
-from featcache.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, EpochOrder
 from featcache.checkpoint import TrainedHead, save_head
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.arithmetic import head_arithmetic
@@ -24,9 +23,10 @@ from featcache.core.process_wide import nvml_left_alone
 from featcache.core.random_state import seeded
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import working
-from featcache.datamodule import FeatureDataModule
 from featcache.errors import InterruptedRunError, NonFiniteError
-from featcache.features import n_inputs
+from featcache.features.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, EpochOrder
+from featcache.features.datamodule import FeatureDataModule
+from featcache.features.rows import n_inputs
 from featcache.headmodule import HeadModule
 from featcache.heads import require_room
 from featcache.resident import Resident

@@ -12,7 +12,7 @@ from torch import nn
 from featcache.core.plain_torch import plain_torch
 from featcache.core.tolerances import feature_tolerance
 from featcache.endtoend import ImageRows, whole_model
-from featcache.features import bn_mode, valid_rows
+from featcache.features.rows import bn_mode, valid_rows
 from featcache.metrics import Spread
 from featcache.sides import Sides, Trained, spaced
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from featcache.batches import Batch
 from featcache.core.arithmetic import head_arithmetic
+from featcache.features.batches import Batch
 
 
 class Logits:

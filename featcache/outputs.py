@@ -16,7 +16,7 @@ from featcache.core.arguments import device_name
 from featcache.core.preload import preloading
 from featcache.core.reporting import NoteCallback
 from featcache.errors import CacheMissingError, UsageError, clipped
-from featcache.lookup import settings_of
+from featcache.features.lookup import settings_of
 from featcache.metrics import label_ranks
 from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
 
@@ -123,7 +123,7 @@ def outputs_of(
     _require_split(opened, split)
     # torch takes seconds to import: what can be refused without it, is refused by now.
     if opened.path not in sound:
-        with preloading("featcache.batches", "torchmetrics"):
+        with preloading("featcache.features.batches", "torchmetrics"):
             require_sound(opened)
     return _run(head, run, opened, split, device)
 
@@ -132,11 +132,11 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
     """Run a head over a split of its cache, which was verified."""
     import torch
 
-    from featcache.batches import OrderedBatches
     from featcache.core.arithmetic import head_arithmetic
     from featcache.core.device import pick_device
     from featcache.core.failures import device_failures_named
-    from featcache.features import load_rows, pick_residence
+    from featcache.features.batches import OrderedBatches
+    from featcache.features.rows import load_rows, pick_residence
     from featcache.logits import Logits
     from featcache.resident import load_where_it_fits
 
@@ -244,7 +244,7 @@ def _require_split(cache: Cache, split: str) -> None:
 
 def _rows_of(head: TrainedHead, cache: Cache, split: str) -> tuple[str, torch.Tensor]:
     """Find a split's rows: the name in the cache, and (n,) row numbers in ascending order."""
-    from featcache.features import training_rows, valid_rows
+    from featcache.features.rows import training_rows, valid_rows
 
     if split in ("train", "val"):
         train = head.train

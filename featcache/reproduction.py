@@ -213,7 +213,7 @@ class _Table:
 def _result(
     system: System, backbone: str, trained: TrainResult, table: _Table, *, is_own: bool
 ) -> SystemResult:
-    from featcache.features import bn_mode
+    from featcache.features.rows import bn_mode
 
     cache = open_cache(trained.cache)
     images_per_s = table.images_per_s.get(cache.fingerprint)

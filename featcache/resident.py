@@ -13,7 +13,7 @@ from torch import Tensor
 from featcache.core.arithmetic import head_arithmetic
 from featcache.core.failures import device_failures_named, is_out_of_memory
 from featcache.core.reporting import Choice
-from featcache.features import (
+from featcache.features.rows import (
     FeatureRows,
     load_rows,
     pick_residence,

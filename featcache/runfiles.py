@@ -21,7 +21,7 @@ from featcache.store import Cache, locked, replace_file
 if TYPE_CHECKING:
     import torch
 
-    from featcache.datamodule import FeatureDataModule
+    from featcache.features.datamodule import FeatureDataModule
 
 History = Sequence[Mapping[str, float]]
 
@@ -130,7 +130,7 @@ def head_of(
         device: Where it was trained.
         is_finished: Whether training ended as planned.
     """
-    from featcache.features import n_inputs
+    from featcache.features.rows import n_inputs
 
     return TrainedHead(
         path=None,

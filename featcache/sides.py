@@ -11,14 +11,14 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from featcache.batches import STEPS_PER_BATCH, EpochOrder, ShuffledBatches
 from featcache.config import HeadSpec
 from featcache.core.arithmetic import head_arithmetic
 from featcache.core.plain_torch import plain_torch
 from featcache.core.preprocess import Preprocess
 from featcache.core.random_state import seeded
 from featcache.endtoend import ImageRows, WholeModel, whole_model
-from featcache.features import load_rows, valid_rows
+from featcache.features.batches import STEPS_PER_BATCH, EpochOrder, ShuffledBatches
+from featcache.features.rows import load_rows, valid_rows
 from featcache.headmodule import HeadModule
 from featcache.heads import build_head
 from featcache.images.splits import Dataset

@@ -22,9 +22,9 @@ from featcache.core.paths import portable
 from featcache.core.plain_torch import plain_torch
 from featcache.core.reporting import Choice, NoteCallback
 from featcache.core.stopping import working
-from featcache.datamodule import FeatureDataModule
 from featcache.errors import NonFiniteError
-from featcache.features import n_inputs
+from featcache.features.datamodule import FeatureDataModule
+from featcache.features.rows import n_inputs
 from featcache.heads import n_parameters, require_room
 from featcache.metrics import Spread
 from featcache.recipes import Recipe

@@ -13,14 +13,14 @@ from featcache.core.arguments import count, device_name, one_of, option_name, pl
 from featcache.core.preload import preloading
 from featcache.core.reporting import NoteCallback, silent
 from featcache.errors import UsageError
+from featcache.features.lookup import the_cache
+from featcache.features.residence import fitting_window
+from featcache.features.trainable import require_trainable
 from featcache.grids import axes_of, heads_of
-from featcache.lookup import the_cache
 from featcache.recipes import pick_recipe
-from featcache.residence import fitting_window
 from featcache.runs import RUNS_DIR
 from featcache.store import Cache
 from featcache.sweeptable import SweepResult
-from featcache.trainable import require_trainable
 from featcache.training import by_hand
 
 if TYPE_CHECKING:

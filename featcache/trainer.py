@@ -20,12 +20,12 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from featcache.batches import stream_seed
 from featcache.config import TrainSpec
 from featcache.core.process_wide import errors_alone, warnings_ignored
 from featcache.core.random_state import seed_generators
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import NonFiniteError
+from featcache.features.batches import stream_seed
 from featcache.headmodule import HeadModule
 from featcache.store import replace_file
 

@@ -12,14 +12,14 @@ from featcache.config import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, TrainSp
 from featcache.core.arguments import count, device_name, flag, one_of, place
 from featcache.core.preload import preloading
 from featcache.core.reporting import NoteCallback, silent
-from featcache.lookup import the_cache
+from featcache.features.lookup import the_cache
+from featcache.features.residence import fitting_window
+from featcache.features.trainable import require_trainable
 from featcache.recipes import pick_recipe
 from featcache.remarks import remarks_on, reused
-from featcache.residence import fitting_window
 from featcache.runfiles import HeadRun, reusable_run
 from featcache.runs import RUNS_DIR, run_path
 from featcache.store import Cache
-from featcache.trainable import require_trainable
 
 if TYPE_CHECKING:
     from featcache.trainer import TrainProgressCallback

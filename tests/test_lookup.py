@@ -13,7 +13,7 @@ import pytest
 
 import featcache
 from featcache.errors import CacheMissingError, DatasetError, MismatchError, UsageError
-from featcache.lookup import the_cache
+from featcache.features.lookup import the_cache
 from tests.conftest import save_image
 from tests.store.conftest import Recipe, random_rows
 

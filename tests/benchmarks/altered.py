@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-import featcache.datamodule
-import featcache.features
+import featcache.features.datamodule
+import featcache.features.rows
 from featcache.checkpoint import load_head
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.reporting import silent
-from featcache.features import FeatureRows, load_rows, training_rows, valid_rows
+from featcache.features.rows import FeatureRows, load_rows, training_rows, valid_rows
 from featcache.headrun import HeadJob
 from featcache.runfiles import HeadRun
 from featcache.store import Cache, require_sound
@@ -95,8 +95,8 @@ class AlteredTraining:
 
         with (
             TemporaryDirectory() as folder,
-            patch.object(featcache.features, "load_rows", loaded),
-            patch.object(featcache.datamodule, "training_rows", divided),
+            patch.object(featcache.features.rows, "load_rows", loaded),
+            patch.object(featcache.features.datamodule, "training_rows", divided),
         ):
             job = HeadJob(
                 self.cache,

@@ -24,7 +24,7 @@ import torch
 
 from featcache.config import HeadSpec
 from featcache.core.preprocess import Preprocess
-from featcache.features import BatchPreprocessor, FeatureRows
+from featcache.features.rows import BatchPreprocessor, FeatureRows
 from featcache.images.datasets import load_dataset
 from featcache.images.splits import ArrayImages, Dataset, Split
 from featcache.systems import SYSTEMS

@@ -20,7 +20,7 @@ from featcache.bank import HeadBank, Member, MemberState
 from featcache.config import HeadSpec
 from featcache.core.arithmetic import arithmetic
 from featcache.core.preprocess import Preprocess
-from featcache.features import FeatureRows
+from featcache.features.rows import FeatureRows
 from featcache.images.transform import BatchPreprocessor
 from featcache.replay import SWITCH
 from tests.benchmarks import peers_heads

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from featcache.bank import HeadBank, Member, MemberState
-from featcache.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, EpochOrder
 from featcache.config import HeadSpec
 from featcache.core.process_wide import nvml_left_alone
-from featcache.datamodule import FeatureDataModule
-from featcache.features import FeatureRows
+from featcache.features.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, EpochOrder
+from featcache.features.datamodule import FeatureDataModule
+from featcache.features.rows import FeatureRows
 from featcache.headmodule import HeadModule
 from featcache.trainer import quiet_lightning
 from tests.benchmarks.allocator import freed_memory_kept

@@ -27,7 +27,7 @@ from featcache.backbones.runner import TrunkRunner
 from featcache.core.arithmetic import arithmetic
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import silent
-from featcache.features import BatchPreprocessor
+from featcache.features.rows import BatchPreprocessor
 from featcache.images.splits import Dataset
 from tests.benchmarks.allocator import freed_memory_kept
 from tests.benchmarks.measure import Peer, Run

@@ -31,7 +31,7 @@ import featcache
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.device import pick_device
 from featcache.core.reporting import silent
-from featcache.features import training_rows
+from featcache.features.rows import training_rows
 from featcache.recipes import Setting, pick_recipe
 from featcache.store import Cache
 from tests.benchmarks.altered import AlteredTraining

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import featcache
-import featcache.features
+import featcache.features.rows
 from featcache.config import HeadSpec, TrainSpec
 from tests.benchmarks.altered import AlteredRows, AlteredTraining
 from tests.benchmarks.feature_scale import between, scaled_state
@@ -100,12 +100,12 @@ def test_a_share_of_the_rows_trains_and_all_of_them_are_as_without(
 def test_a_library_that_loads_its_rows_otherwise_is_noticed(
     training: AlteredTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = featcache.features.load_rows
+    load = featcache.features.rows.load_rows
 
     def otherwise(cache: Any, split: str, *, device: Any, residence: Any) -> Any:
         return load(cache, split, device=device, residence=residence.value), residence
 
-    monkeypatch.setattr("featcache.datamodule.load_where_it_fits", otherwise)
+    monkeypatch.setattr("featcache.features.datamodule.load_where_it_fits", otherwise)
 
     with pytest.raises(AssertionError, match=r"^0 altered rows were taken, not"):
         training.figures(HEADS["none"], TRAIN, alter=partial(torch.mul, other=0.5))

@@ -43,7 +43,7 @@ from featcache.backbones.engines.winograd import (
 from featcache.backbones.load import load_backbone
 from featcache.backbones.runner import TrunkRunner
 from featcache.core.preprocess import Preprocess
-from featcache.features import BatchPreprocessor, FeatureRows
+from featcache.features.rows import BatchPreprocessor, FeatureRows
 from featcache.images.splits import ArrayImages
 from tests.benchmarks import peers_trunk
 from tests.benchmarks.allocator import freed_memory_kept

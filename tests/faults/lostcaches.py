@@ -67,7 +67,8 @@ def _trained(
     cache.parent.mkdir(parents=True)
     shutil.copy(whole, cache)
 
-    from featcache import batches, headrun  # noqa: F401 - here, so that the fork has them
+    from featcache import headrun
+    from featcache.features import batches  # noqa: F401 - here, so that the fork has them
 
     def before() -> None:
         headrun.STEPS_PER_BATCH = 1  # a step each time

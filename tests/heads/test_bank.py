@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from featcache.bank import HeadBank, Member, MemberState
-from featcache.batches import stream_seed
 from featcache.config import REGULARISATIONS, HeadSpec
+from featcache.features.batches import stream_seed
 from featcache.heads import build_head, l1_norm
 
 N_FEATURES, N_CLASSES, BATCH_SIZE = 24, 5, 16

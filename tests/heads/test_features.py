@@ -9,20 +9,20 @@ from PIL import Image
 from torch.utils.data import random_split
 
 import featcache
-from featcache.batches import SuperBatch
 from featcache.core.memory import FreeMemory
 from featcache.core.preprocess import Preprocess
-from featcache.datamodule import FeatureDataModule
 from featcache.errors import CorruptError, UsageError
-from featcache.features import (
+from featcache.features.batches import SuperBatch
+from featcache.features.datamodule import FeatureDataModule
+from featcache.features.rows import (
     load_rows,
     n_inputs,
     pick_residence,
     random_split_rows,
     training_rows,
 )
+from featcache.features.trainable import require_trainable
 from featcache.images.transform import reference_transform
-from featcache.trainable import require_trainable
 from tests.faults.hostile_files import resigned
 from tests.heads.conftest import MakeCache, learnable_rows
 
@@ -112,7 +112,7 @@ def test_features_that_do_not_fit_are_read_from_the_file(
     for spare, choices in ((0, fits), (-1, does_not)):
         free = 1_000_000_000 + (200 + 60) * 12 * 4 + spare  # 1 GB stays free
         monkeypatch.setattr(
-            "featcache.features.free_memory", lambda _, free=free: FreeMemory(free, "memory")
+            "featcache.features.rows.free_memory", lambda _, free=free: FreeMemory(free, "memory")
         )
         choices.append(pick_residence(cache, device=CPU))
 

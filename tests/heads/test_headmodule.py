@@ -10,8 +10,8 @@ from torch import nn
 
 import featcache
 from featcache.config import HeadSpec
-from featcache.datamodule import FeatureDataModule
 from featcache.errors import NonFiniteError, UsageError
+from featcache.features.datamodule import FeatureDataModule
 from featcache.headmodule import HeadModule
 from featcache.heads import l1_norm
 from tests.heads.conftest import CLASS_NAMES, N_FEATURES

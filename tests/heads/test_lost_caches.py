@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import featcache
-from featcache.batches import OrderedBatches
 from featcache.errors import CorruptError
-from featcache.features import load_rows
+from featcache.features.batches import OrderedBatches
+from featcache.features.rows import load_rows
 from featcache.training import TrainResult
 from tests.heads.conftest import MakeCache, learnable_rows
 

@@ -13,7 +13,7 @@ import featcache
 from featcache.core import stopping
 from featcache.core.reporting import Choice
 from featcache.errors import CorruptError
-from featcache.features import load_rows
+from featcache.features.rows import load_rows
 from featcache.resident import load_sound
 from featcache.store import read_state, verify_cache
 from tests.heads.conftest import MakeCache, learnable_rows

@@ -519,7 +519,7 @@ def test_features_that_no_longer_fit_on_the_gpu_stay_in_memory_and_it_is_told(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = train(runs_dir=tmp_path / "plain")
-    room_for = featcache.features.room_for
+    room_for = featcache.features.rows.room_for
 
     def without_room(rows: CacheSplit, *, device: torch.device, residence: str) -> torch.Tensor:
         if residence == "gpu":

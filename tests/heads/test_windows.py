@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import featcache
-from featcache.batches import EpochOrder
-from featcache.datamodule import FeatureDataModule
 from featcache.errors import InterruptedRunError, UsageError
+from featcache.features.batches import EpochOrder
+from featcache.features.datamodule import FeatureDataModule
+from featcache.features.windows import WindowedRows, windows_of
 from featcache.training import TrainResult
-from featcache.windows import WindowedRows, windows_of
 from tests.heads.conftest import MakeCache, learnable_rows
 
 Train = Callable[..., TrainResult]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from featcache.features import RowsInFile, read_rows
+from featcache.features.rows import RowsInFile, read_rows
 from featcache.images.transform import BatchPreprocessor
 from featcache.store import CacheSplit
 

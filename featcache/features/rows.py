@@ -19,9 +19,9 @@ from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import Choice
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import CorruptError
+from featcache.features.trainable import require_classes, require_rows, require_trainable
 from featcache.images.transform import BatchPreprocessor
 from featcache.store import Cache, CacheSplit, human_bytes, require_fields
-from featcache.trainable import require_classes, require_rows, require_trainable
 
 _RESERVED_BYTES = 1_000_000_000
 _BYTES_PER_COPY = 64 << 20

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from featcache.errors import UsageError
-from featcache.features import FeatureRows
-from featcache.windows import windows_of
+from featcache.features.rows import FeatureRows
+from featcache.features.windows import windows_of
 
 # One Lightning step costs 1 to 2 ms beside its optimiser steps; pixels take so long themselves that
 # progress would come too rarely.

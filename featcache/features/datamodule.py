@@ -7,17 +7,17 @@ import os
 import pytorch_lightning as pl
 import torch
 
-from featcache.batches import (
+from featcache.config import TrainSpec
+from featcache.core.arguments import count, place
+from featcache.core.reporting import Choice, NoteCallback, silent
+from featcache.errors import UsageError
+from featcache.features.batches import (
     EpochOrder,
     OrderedBatches,
     ShuffledBatches,
     require_one_process,
 )
-from featcache.config import TrainSpec
-from featcache.core.arguments import count, place
-from featcache.core.reporting import Choice, NoteCallback, silent
-from featcache.errors import UsageError
-from featcache.features import (
+from featcache.features.rows import (
     FeatureRows,
     pick_residence,
     preprocessor_of,
@@ -25,9 +25,9 @@ from featcache.features import (
     training_rows,
     valid_rows,
 )
+from featcache.features.windows import WindowedRows, windows_of
 from featcache.resident import Resident, load_where_it_fits
 from featcache.store import Cache, open_cache
-from featcache.windows import WindowedRows, windows_of
 
 
 class FeatureDataModule(pl.LightningDataModule):
