@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featcache.backbones.load import describe_backbone, list_backbones
     from featcache.bankrun import SweepProgress
-    from featcache.checkpoint import TrainedHead, load_head
     from featcache.config import ExtractSpec, HeadSpec, TrainSpec
     from featcache.equivalence import ParityReport, parity
     from featcache.errors import FeatcacheError
@@ -21,13 +20,14 @@ if TYPE_CHECKING:
     from featcache.extraction.repair import RepairReport, repair_cache
     from featcache.features.datamodule import FeatureDataModule
     from featcache.headmodule import HeadModule
+    from featcache.heads.head_file import TrainedHead, load_head
+    from featcache.heads.run_files import HeadRun
+    from featcache.heads.run_list import RunSummary, describe_runs
+    from featcache.heads.runs import list_runs
     from featcache.images.datasets import list_datasets, load_dataset
     from featcache.levels import NotebookComparison, ParityCheck
     from featcache.reproduction import Reproduction, reproduce
     from featcache.reproductiontable import SystemResult
-    from featcache.runfiles import HeadRun
-    from featcache.runlist import RunSummary, describe_runs
-    from featcache.runs import list_runs
     from featcache.store import (
         Cache,
         CacheSplit,
@@ -57,7 +57,7 @@ _HOME = {
     "FeatcacheError": "errors",
     "FeatureDataModule": "features.datamodule",
     "HeadModule": "headmodule",
-    "HeadRun": "runfiles",
+    "HeadRun": "heads.run_files",
     "HeadSpec": "config",
     "ImportResult": "store.imports.import_features",
     "NotebookComparison": "levels",
@@ -66,7 +66,7 @@ _HOME = {
     "Progress": "extraction.job",
     "RepairReport": "extraction.repair",
     "Reproduction": "reproduction",
-    "RunSummary": "runlist",
+    "RunSummary": "heads.run_list",
     "SweepProgress": "bankrun",
     "SweepResult": "sweeptable",
     "SweepSetting": "sweeptable",
@@ -74,11 +74,11 @@ _HOME = {
     "TrainProgress": "trainer",
     "TrainResult": "training",
     "TrainSpec": "config",
-    "TrainedHead": "checkpoint",
+    "TrainedHead": "heads.head_file",
     "compare": "evaluation",
     "describe_backbone": "backbones.load",
     "describe_cache": "store",
-    "describe_runs": "runlist",
+    "describe_runs": "heads.run_list",
     "evaluate": "evaluation",
     "extract": "extraction.extract",
     "extract_all": "extraction.extract",
@@ -87,9 +87,9 @@ _HOME = {
     "list_backbones": "backbones.load",
     "list_caches": "store",
     "list_datasets": "images.datasets",
-    "list_runs": "runs",
+    "list_runs": "heads.runs",
     "load_dataset": "images.datasets",
-    "load_head": "checkpoint",
+    "load_head": "heads.head_file",
     "open_cache": "store",
     "parity": "equivalence",
     "remove_cache": "store",

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from featcache.bank import HeadBank, Member, MemberState
-from featcache.checkpoint import save_head
 from featcache.config import TrainSpec
 from featcache.core.failures import device_failures_named
 from featcache.core.reporting import NoteCallback
@@ -22,10 +21,11 @@ from featcache.errors import InterruptedRunError, LockedError
 from featcache.features.batches import EpochOrder, SuperBatch
 from featcache.features.datamodule import FeatureDataModule
 from featcache.features.rows import n_inputs
-from featcache.heads import build_head
-from featcache.runfiles import figures_of, head_of, write_figures, write_metrics
-from featcache.runfolder import begin_folder, finish_folder
-from featcache.runs import partial_run
+from featcache.heads.head_file import save_head
+from featcache.heads.mlp import build_head
+from featcache.heads.run_files import figures_of, head_of, write_figures, write_metrics
+from featcache.heads.run_folder import begin_folder, finish_folder
+from featcache.heads.runs import partial_run
 from featcache.store import locked, replace_file
 
 _STEPS_PER_TOLD = 16

@@ -19,6 +19,8 @@ from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback, silent
 from featcache.errors import MismatchError
 from featcache.evaluationfiles import write_classes, write_confusion, write_predictions
+from featcache.heads.predictions import Outputs, outputs_of
+from featcache.heads.runs import RUNS_DIR, find_run
 from featcache.metrics import (
     ClassFigures,
     Estimate,
@@ -31,9 +33,7 @@ from featcache.metrics import (
     mcnemar_p,
     per_class,
 )
-from featcache.outputs import Outputs, outputs_of
 from featcache.remarks import majority_remark
-from featcache.runs import RUNS_DIR, find_run
 from featcache.store import replace_file
 
 TOP_K = 5

@@ -13,7 +13,7 @@ from featcache.core.arguments import count
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import NonFiniteError, UsageError
 from featcache.features.batches import Batch, SuperBatch, require_one_process
-from featcache.heads import build_head, l1_norm
+from featcache.heads.mlp import build_head, l1_norm
 from featcache.replay import ReplayedStep, replayed_step
 
 

@@ -15,7 +15,6 @@ from pytorch_lightning.callbacks import Callback, Timer
 
 from featcache.backbones.names import PIXELS
 from featcache.backbones.state_dict import read_checkpoint
-from featcache.checkpoint import TrainedHead, save_head
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.arithmetic import head_arithmetic
 from featcache.core.failures import device_failures_named
@@ -28,9 +27,9 @@ from featcache.features.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, 
 from featcache.features.datamodule import FeatureDataModule
 from featcache.features.rows import n_inputs
 from featcache.headmodule import HeadModule
-from featcache.heads import require_room
-from featcache.resident import Resident
-from featcache.runfiles import (
+from featcache.heads.head_file import TrainedHead, save_head
+from featcache.heads.mlp import require_room
+from featcache.heads.run_files import (
     HeadRun,
     figures_of,
     has_test_rows,
@@ -39,8 +38,9 @@ from featcache.runfiles import (
     tested,
     write_figures,
 )
-from featcache.runfolder import begin_folder, finish_folder
-from featcache.runs import partial_run, run_path
+from featcache.heads.run_folder import begin_folder, finish_folder
+from featcache.heads.runs import partial_run, run_path
+from featcache.resident import Resident
 from featcache.store import Cache, is_there, locked, named_failures
 from featcache.trainer import (
     LAST,

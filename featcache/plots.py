@@ -11,7 +11,7 @@ from typing import Any
 
 from featcache.errors import UsageError
 from featcache.evaluation import Evaluation
-from featcache.runs import RESULT_FILE
+from featcache.heads.runs import RESULT_FILE
 from featcache.store import replace_file
 
 _LARGEST_WITH_NUMBERS = 20

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from featcache.checkpoint import load_head
 from featcache.config import VAL_FRACTION, TrainSpec
 from featcache.errors import clipped
+from featcache.heads.head_file import load_head
+from featcache.heads.run_files import HeadRun
 from featcache.metrics import Estimate
 from featcache.recipes import Recipe
-from featcache.runfiles import HeadRun
 from featcache.store import Cache
 
 _Z = 1.959964  # the normal distribution's 97.5th percentile

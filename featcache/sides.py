@@ -20,7 +20,7 @@ from featcache.endtoend import ImageRows, WholeModel, whole_model
 from featcache.features.batches import STEPS_PER_BATCH, EpochOrder, ShuffledBatches
 from featcache.features.rows import load_rows, valid_rows
 from featcache.headmodule import HeadModule
-from featcache.heads import build_head
+from featcache.heads.mlp import build_head
 from featcache.images.splits import Dataset
 from featcache.store import Cache
 from featcache.trainer import EpochSeed, quiet_lightning

@@ -25,13 +25,13 @@ from featcache.core.stopping import working
 from featcache.errors import NonFiniteError
 from featcache.features.datamodule import FeatureDataModule
 from featcache.features.rows import n_inputs
-from featcache.heads import n_parameters, require_room
+from featcache.heads.mlp import n_parameters, require_room
+from featcache.heads.run_files import HeadRun, has_test_rows, read_run, tested
+from featcache.heads.runs import run_path
 from featcache.metrics import Spread
 from featcache.recipes import Recipe
 from featcache.remarks import remarks_on, reused
 from featcache.resident import Resident
-from featcache.runfiles import HeadRun, has_test_rows, read_run, tested
-from featcache.runs import run_path
 from featcache.store import (
     Cache,
     human_bytes,

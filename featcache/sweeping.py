@@ -17,8 +17,8 @@ from featcache.features.lookup import the_cache
 from featcache.features.residence import fitting_window
 from featcache.features.trainable import require_trainable
 from featcache.grids import axes_of, heads_of
+from featcache.heads.runs import RUNS_DIR
 from featcache.recipes import pick_recipe
-from featcache.runs import RUNS_DIR
 from featcache.store import Cache
 from featcache.sweeptable import SweepResult
 from featcache.training import by_hand

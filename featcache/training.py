@@ -15,10 +15,10 @@ from featcache.core.reporting import NoteCallback, silent
 from featcache.features.lookup import the_cache
 from featcache.features.residence import fitting_window
 from featcache.features.trainable import require_trainable
+from featcache.heads.run_files import HeadRun, reusable_run
+from featcache.heads.runs import RUNS_DIR, run_path
 from featcache.recipes import pick_recipe
 from featcache.remarks import remarks_on, reused
-from featcache.runfiles import HeadRun, reusable_run
-from featcache.runs import RUNS_DIR, run_path
 from featcache.store import Cache
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ import featcache
 from featcache.config import HeadSpec
 from featcache.core.process_wide import WhileAnyInside, nvml_left_alone, warnings_ignored
 from featcache.core.random_state import seeded
-from featcache.heads import build_head
+from featcache.heads.mlp import build_head
 
 _NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 _ARRAYS = """

@@ -60,7 +60,7 @@ def caches(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def runs(ctx: typer.Context, incomplete: str) -> list[str]:
     """Offer the runs, the newest first."""
-    from featcache.runs import RUNS_DIR, list_runs
+    from featcache.heads.runs import RUNS_DIR, list_runs
 
     folder = ctx.params.get("runs_dir") or RUNS_DIR
     return [f"{path.parent.name}/{path.name}" for path in reversed(list_runs(folder))]

@@ -22,12 +22,12 @@ from torch.nn.functional import cross_entropy
 
 import featcache.features.datamodule
 import featcache.features.rows
-from featcache.checkpoint import load_head
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.reporting import silent
 from featcache.features.rows import FeatureRows, load_rows, training_rows, valid_rows
 from featcache.headrun import HeadJob
-from featcache.runfiles import HeadRun
+from featcache.heads.head_file import load_head
+from featcache.heads.run_files import HeadRun
 from featcache.store import Cache, require_sound
 
 Alter = Callable[[Tensor], Tensor]

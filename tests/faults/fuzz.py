@@ -23,10 +23,10 @@ import h5py
 import numpy as np
 import torch
 
-from featcache.checkpoint import HEAD_FILE, TrainedHead, load_head, save_head
 from featcache.config import HeadSpec, TrainSpec, canonical_json
 from featcache.errors import FeatcacheError
-from featcache.heads import build_head
+from featcache.heads.head_file import HEAD_FILE, TrainedHead, load_head, save_head
+from featcache.heads.mlp import build_head
 from featcache.store import describe_cache, open_cache, verify_cache
 from featcache.store.ledger import SLOT_BYTES, Slot, pack_slot
 from featcache.store.manifest import Manifest

@@ -18,8 +18,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import featcache
-from featcache.checkpoint import TrainedHead, load_head, save_head
 from featcache.errors import FeatcacheError, InterruptedRunError
+from featcache.heads.head_file import TrainedHead, load_head, save_head
 from featcache_cli import app
 from tests.faults.claims import Claim
 from tests.faults.intercept import Child, Fault, run

@@ -12,9 +12,9 @@ import safetensors
 import safetensors.torch
 
 import featcache
-from featcache.checkpoint import load_head
 from featcache.config import canonical_json
 from featcache.errors import CorruptError
+from featcache.heads.head_file import load_head
 from featcache.store import open_cache
 from featcache.store.manifest import HEADER, MANIFEST_OFFSET
 from featcache.store.reader import opened_readonly, read_manifest

@@ -35,7 +35,12 @@ _MODULES = (
         "featcache.extraction.run",
         "featcache.extraction.repair",
     ),
-    *("featcache.headrun", "featcache.sweepgrid", "featcache.outputs", "featcache.levels"),
+    *(
+        "featcache.headrun",
+        "featcache.sweepgrid",
+        "featcache.heads.predictions",
+        "featcache.levels",
+    ),
     *("torchmetrics.functional.classification", "featcache.images.sources.digits"),
 )
 NUMBERS = (

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import featcache
-from featcache.checkpoint import load_head, save_head
 from featcache.errors import CacheMissingError, CorruptError, MismatchError, UnsafeFileError
+from featcache.heads.head_file import load_head, save_head
 from featcache.training import TrainResult
 from tests.heads.conftest import CLASS_NAMES, N_FEATURES
 

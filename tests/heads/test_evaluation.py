@@ -12,7 +12,6 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import featcache
-from featcache.checkpoint import load_head, save_head
 from featcache.core.reporting import silent
 from featcache.errors import (
     CacheMissingError,
@@ -21,9 +20,10 @@ from featcache.errors import (
     UnsafeFileError,
     UsageError,
 )
-from featcache.outputs import outputs_of
+from featcache.heads.head_file import load_head, save_head
+from featcache.heads.predictions import outputs_of
+from featcache.heads.runs import list_runs
 from featcache.plots import plot_evaluation
-from featcache.runs import list_runs
 from featcache.training import TrainResult
 from tests.heads.conftest import CLASS_NAMES, IDENTITY, MakeCache, learnable_rows
 
@@ -185,7 +185,7 @@ def test_blocks_of_rows_and_classes_change_no_figure(
     whole = featcache.evaluate(path)
     rows = list(csv.DictReader(whole.predictions.read_text().splitlines()))
 
-    monkeypatch.setattr("featcache.outputs._BLOCK_VALUES", 7)
+    monkeypatch.setattr("featcache.heads.predictions._BLOCK_VALUES", 7)
     again = featcache.evaluate(path)
 
     assert (again.acc, again.classes, again.confusion) == (
@@ -321,7 +321,7 @@ def test_the_cache_of_two_heads_is_verified_once(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verified: list[featcache.Cache] = []
-    monkeypatch.setattr("featcache.outputs.require_sound", verified.append)
+    monkeypatch.setattr("featcache.heads.predictions.require_sound", verified.append)
     first, second = train().path, train(seed=1).path
 
     comparison = featcache.compare(first, second)

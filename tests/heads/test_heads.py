@@ -6,7 +6,7 @@ from torch import nn
 
 from featcache.config import HeadSpec, TrainSpec
 from featcache.errors import UsageError
-from featcache.heads import build_head, l1_norm
+from featcache.heads.mlp import build_head, l1_norm
 
 
 def test_the_default_head_is_the_notebooks() -> None:

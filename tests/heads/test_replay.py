@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import featcache
 from featcache.bank import HeadBank, Member, MemberState
-from featcache.checkpoint import load_head
 from featcache.config import HeadSpec
 from featcache.errors import DeviceError
+from featcache.heads.head_file import load_head
 from featcache.replay import ReplayedStep, Step, replayed_step
 
 N_STEPS, N_FULL, BATCH_SIZE = 12, 9, 8

@@ -9,7 +9,7 @@ import pytest
 
 import featcache
 from featcache.errors import InterruptedRunError
-from featcache.runs import RUN_FILES, partial_run
+from featcache.heads.runs import RUN_FILES, partial_run
 from featcache.training import TrainResult
 
 Train = Callable[..., TrainResult]

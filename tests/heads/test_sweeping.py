@@ -14,7 +14,6 @@ import torch
 
 import featcache
 import featcache.bankrun
-from featcache.checkpoint import load_head
 from featcache.config import REGULARISATIONS
 from featcache.core.memory import FreeMemory
 from featcache.errors import (
@@ -24,8 +23,9 @@ from featcache.errors import (
     NonFiniteError,
     UsageError,
 )
-from featcache.runfiles import read_run
-from featcache.runs import RUN_FILES, newest_run
+from featcache.heads.head_file import load_head
+from featcache.heads.run_files import read_run
+from featcache.heads.runs import RUN_FILES, newest_run
 from featcache.store import locked
 from featcache.sweeptable import markdown_table
 from featcache.training import TrainResult

@@ -11,7 +11,6 @@ import torch
 
 import featcache
 import featcache.headrun
-from featcache.checkpoint import load_head, versions
 from featcache.core.reporting import Choice
 from featcache.errors import (
     CacheMissingError,
@@ -24,7 +23,8 @@ from featcache.errors import (
     UnknownNameError,
     UsageError,
 )
-from featcache.runs import RUN_FILES, partial_run
+from featcache.heads.head_file import load_head, versions
+from featcache.heads.runs import RUN_FILES, partial_run
 from featcache.store import CacheSplit, locked
 from featcache.training import TrainResult
 from tests.heads.conftest import IDENTITY, MakeCache, learnable_rows
@@ -591,7 +591,7 @@ def test_a_run_of_another_device_and_torch_is_told(
         return {**versions("cuda:1"), "torch": "2.0.1"}
 
     with monkeypatch.context() as patched:
-        patched.setattr("featcache.runfiles.versions", elsewhere)
+        patched.setattr("featcache.heads.run_files.versions", elsewhere)
         train()
     notes: list[str] = []
 

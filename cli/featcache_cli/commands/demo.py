@@ -16,7 +16,7 @@ from featcache_cli.tables import show_facts
 
 if TYPE_CHECKING:
     from featcache.extraction.cost import CostAccount
-    from featcache.runfiles import HeadRun
+    from featcache.heads.run_files import HeadRun
 
 _BACKBONE, _IMAGE_SIZE = "vgg16", 64
 _LR, _MAX_EPOCHS = 1e-3, 8

@@ -68,8 +68,8 @@ def evaluate(
     """
     from featcache.evaluation import compare
     from featcache.evaluation import evaluate as run
+    from featcache.heads.runs import find_run, newest_run
     from featcache.plots import plot_evaluation, require_matplotlib
-    from featcache.runs import find_run, newest_run
 
     n_runs = len(runs or ())
     if n_runs > 2:

@@ -16,7 +16,7 @@ from featcache_cli.tables import show_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from featcache.runlist import RunSummary
+    from featcache.heads.run_list import RunSummary
 
 _DAY_S = 86_400
 

@@ -24,7 +24,7 @@ from featcache_cli.options import (
 from featcache_cli.tables import show_facts
 
 if TYPE_CHECKING:
-    from featcache.runfiles import HeadRun
+    from featcache.heads.run_files import HeadRun
     from featcache.trainer import TrainProgress
     from featcache.training import TrainResult
 

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from featcache.checkpoint import HEAD_FILE, read_description
 from featcache.core.paths import expanded
 from featcache.errors import FeatcacheError, clipped
-from featcache.runs import RESULT_FILE, list_runs
+from featcache.heads.head_file import HEAD_FILE, read_description
+from featcache.heads.runs import RESULT_FILE, list_runs
 
 _HEAD = ("reg", "l1", "weight_decay", "dropout", "hidden")
 _TRAINING = ("lr", "batch_size", "max_epochs", "patience", "select", "seed")

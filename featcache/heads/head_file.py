@@ -99,7 +99,7 @@ class TrainedHead:
 
     def module(self) -> nn.Sequential:
         """Build the head with its weights, in evaluation mode: (B, D) -> (B, K) logits."""
-        from featcache.heads import build_head
+        from featcache.heads.mlp import build_head
 
         module = build_head(
             self.spec, n_features=self.n_features, n_classes=len(self.class_names), seed=0

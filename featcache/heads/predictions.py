@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.checkpoint import TrainedHead, load_head
 from featcache.core.arguments import device_name
 from featcache.core.preload import preloading
 from featcache.core.reporting import NoteCallback
 from featcache.errors import CacheMissingError, UsageError, clipped
 from featcache.features.lookup import settings_of
+from featcache.heads.head_file import TrainedHead, load_head
 from featcache.metrics import label_ranks
 from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
 
 if TYPE_CHECKING:
     import torch
 
-    from featcache.logits import Logits
+    from featcache.heads.logits import Logits
 
 
 _BLOCK_VALUES = 2 << 20
@@ -137,7 +137,7 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
     from featcache.core.failures import device_failures_named
     from featcache.features.batches import OrderedBatches
     from featcache.features.rows import load_rows, pick_residence
-    from featcache.logits import Logits
+    from featcache.heads.logits import Logits
     from featcache.resident import load_where_it_fits
 
     where = torch.device(pick_device(device).value)

@@ -8,11 +8,11 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from featcache.checkpoint import DESCRIPTION_FILE, HEAD_FILE, load_head
 from featcache.config import HeadSpec, TrainSpec, fingerprint
 from featcache.core.paths import expanded, native
 from featcache.core.reporting import Choice
 from featcache.errors import CacheMissingError, CorruptError, UsageError, clipped, nearest
+from featcache.heads.head_file import DESCRIPTION_FILE, HEAD_FILE, load_head
 from featcache.images.datasets import dataset_slug
 from featcache.store import Cache, is_there
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from featcache.core.reporting import NoteCallback
-from featcache.runs import RUN_FILES
+from featcache.heads.runs import RUN_FILES
 
 # Lightning's, and what `eval` makes of a run that was stopped.
 _PASSING = (

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.checkpoint import TrainedHead, load_head, versions
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.paths import resolved
 from featcache.errors import CorruptError
-from featcache.runs import METRICS_FILE, RESULT_FILE
+from featcache.heads.head_file import TrainedHead, load_head, versions
+from featcache.heads.runs import METRICS_FILE, RESULT_FILE
 from featcache.store import Cache, locked, replace_file
 
 # Runs are read without torch, which takes seconds to import.
