@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from featcache.config import ExtractSpec, HeadSpec, TrainSpec
     from featcache.equivalence import ParityReport, parity
     from featcache.errors import FeatcacheError
-    from featcache.evaluation import Comparison, Evaluation, compare, evaluate
+    from featcache.evaluation.evaluate import Comparison, Evaluation, compare, evaluate
     from featcache.extraction.extract import ExtractResult, Failure, extract, extract_all
     from featcache.extraction.job import Progress
     from featcache.extraction.repair import RepairReport, repair_cache
@@ -49,8 +49,8 @@ __version__ = "0.1.0"
 _HOME = {
     "Cache": "store",
     "CacheSplit": "store",
-    "Comparison": "evaluation",
-    "Evaluation": "evaluation",
+    "Comparison": "evaluation.evaluate",
+    "Evaluation": "evaluation.evaluate",
     "ExtractResult": "extraction.extract",
     "ExtractSpec": "config",
     "Failure": "extraction.extract",
@@ -75,11 +75,11 @@ _HOME = {
     "TrainResult": "training",
     "TrainSpec": "config",
     "TrainedHead": "heads.head_file",
-    "compare": "evaluation",
+    "compare": "evaluation.evaluate",
     "describe_backbone": "backbones.load",
     "describe_cache": "store",
     "describe_runs": "heads.run_list",
-    "evaluate": "evaluation",
+    "evaluate": "evaluation.evaluate",
     "extract": "extraction.extract",
     "extract_all": "extraction.extract",
     "find_cache": "store",

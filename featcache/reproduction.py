@@ -16,10 +16,10 @@ from featcache.core.arguments import count, dataset_name, place, several, text
 from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback, silent
 from featcache.errors import UnknownNameError, UsageError
+from featcache.evaluation.metrics import Spread
 from featcache.extraction.extract import extract
 from featcache.heads.runs import RUNS_DIR
 from featcache.images.datasets import dataset_slug
-from featcache.metrics import Spread
 from featcache.reproductiontable import SystemResult, beside, markdown_table
 from featcache.store import named_failures, open_cache, replace_file
 from featcache.systems import DATASET, SYSTEMS, System, find_system

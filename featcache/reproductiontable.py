@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.metrics import Interval, Spread
+from featcache.evaluation.metrics import Interval, Spread
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,14 @@ from featcache.core.plain_torch import plain_torch
 from featcache.core.reporting import Choice, NoteCallback
 from featcache.core.stopping import working
 from featcache.errors import NonFiniteError
+from featcache.evaluation.metrics import Spread
+from featcache.evaluation.remarks import remarks_on, reused
 from featcache.features.datamodule import FeatureDataModule
 from featcache.features.rows import n_inputs
 from featcache.heads.mlp import n_parameters, require_room
 from featcache.heads.run_files import HeadRun, has_test_rows, read_run, tested
 from featcache.heads.runs import run_path
-from featcache.metrics import Spread
 from featcache.recipes import Recipe
-from featcache.remarks import remarks_on, reused
 from featcache.resident import Resident
 from featcache.store import (
     Cache,

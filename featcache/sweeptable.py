@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.config import HeadSpec
-from featcache.metrics import Spread
+from featcache.evaluation.metrics import Spread
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from featcache.config import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, TrainSp
 from featcache.core.arguments import count, device_name, flag, one_of, place
 from featcache.core.preload import preloading
 from featcache.core.reporting import NoteCallback, silent
+from featcache.evaluation.remarks import remarks_on, reused
 from featcache.features.lookup import the_cache
 from featcache.features.residence import fitting_window
 from featcache.features.trainable import require_trainable
 from featcache.heads.run_files import HeadRun, reusable_run
 from featcache.heads.runs import RUNS_DIR, run_path
 from featcache.recipes import pick_recipe
-from featcache.remarks import remarks_on, reused
 from featcache.store import Cache
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from featcache.core.arguments import device_name
 from featcache.core.preload import preloading
 from featcache.core.reporting import NoteCallback
 from featcache.errors import CacheMissingError, UsageError, clipped
+from featcache.evaluation.metrics import label_ranks
 from featcache.features.lookup import settings_of
 from featcache.heads.head_file import TrainedHead, load_head
-from featcache.metrics import label_ranks
 from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from featcache.metrics import Interval, Spread, student_t
+from featcache.evaluation.metrics import Interval, Spread, student_t
 from featcache.store import replace_file
 from tests.benchmarks.measure import machine
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import featcache
-from featcache.metrics import Interval, Spread
+from featcache.evaluation.metrics import Interval, Spread
 from featcache.reproductiontable import beside, markdown_table
 from featcache.systems import SYSTEMS
 from tests.cli.conftest import Run

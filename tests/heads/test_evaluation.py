@@ -20,10 +20,10 @@ from featcache.errors import (
     UnsafeFileError,
     UsageError,
 )
+from featcache.evaluation.plots import plot_evaluation
 from featcache.heads.head_file import load_head, save_head
 from featcache.heads.predictions import outputs_of
 from featcache.heads.runs import list_runs
-from featcache.plots import plot_evaluation
 from featcache.training import TrainResult
 from tests.heads.conftest import CLASS_NAMES, IDENTITY, MakeCache, learnable_rows
 

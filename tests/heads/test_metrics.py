@@ -19,7 +19,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from featcache.metrics import (
+from featcache.evaluation.metrics import (
     Interval,
     Spread,
     auroc,

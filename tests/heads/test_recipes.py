@@ -14,8 +14,8 @@ import featcache
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.preprocess import Preprocess
 from featcache.errors import UsageError
+from featcache.evaluation.remarks import wilson_interval
 from featcache.recipes import pick_recipe
-from featcache.remarks import wilson_interval
 from featcache.training import TrainResult
 from tests.heads.conftest import IDENTITY, MakeCache, Rows, learnable_rows
 

@@ -21,8 +21,8 @@ from featcache_cli.options import (
 from featcache_cli.tables import show_facts, show_table
 
 if TYPE_CHECKING:
-    from featcache.evaluation import Comparison, Evaluation
-    from featcache.metrics import Estimate
+    from featcache.evaluation.evaluate import Comparison, Evaluation
+    from featcache.evaluation.metrics import Estimate
 
 _MATRIX_COLUMNS = 80
 
@@ -66,10 +66,10 @@ def evaluate(
 
     Writes the figures, and a prediction for each image, into the run's folder.
     """
-    from featcache.evaluation import compare
-    from featcache.evaluation import evaluate as run
+    from featcache.evaluation.evaluate import compare
+    from featcache.evaluation.evaluate import evaluate as run
+    from featcache.evaluation.plots import plot_evaluation, require_matplotlib
     from featcache.heads.runs import find_run, newest_run
-    from featcache.plots import plot_evaluation, require_matplotlib
 
     n_runs = len(runs or ())
     if n_runs > 2:

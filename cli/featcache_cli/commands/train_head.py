@@ -203,7 +203,7 @@ def _facts(run: HeadRun) -> dict[str, object]:
 
 
 def _show_spread(result: TrainResult) -> None:
-    from featcache.metrics import Spread
+    from featcache.evaluation.metrics import Spread
 
     for name in ("val_acc", "val_loss", "test_acc", "test_loss"):
         figures = [value for run in result.runs if (value := getattr(run, name)) is not None]

@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from featcache.evaluation.metrics import ClassFigures, Rows
 from featcache.heads.predictions import Outputs
-from featcache.metrics import ClassFigures, Rows
 from featcache.store import replace_file
 
 MOST_PROBABILITIES = 1000

@@ -9,9 +9,9 @@ import numpy as np
 
 from featcache.config import VAL_FRACTION, TrainSpec
 from featcache.errors import clipped
+from featcache.evaluation.metrics import Estimate
 from featcache.heads.head_file import load_head
 from featcache.heads.run_files import HeadRun
-from featcache.metrics import Estimate
 from featcache.recipes import Recipe
 from featcache.store import Cache
 

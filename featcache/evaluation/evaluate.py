@@ -18,10 +18,7 @@ from featcache.core.arguments import count, place, require_at_least, whole_numbe
 from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback, silent
 from featcache.errors import MismatchError
-from featcache.evaluationfiles import write_classes, write_confusion, write_predictions
-from featcache.heads.predictions import Outputs, outputs_of
-from featcache.heads.runs import RUNS_DIR, find_run
-from featcache.metrics import (
+from featcache.evaluation.metrics import (
     ClassFigures,
     Estimate,
     Rows,
@@ -33,7 +30,10 @@ from featcache.metrics import (
     mcnemar_p,
     per_class,
 )
-from featcache.remarks import majority_remark
+from featcache.evaluation.remarks import majority_remark
+from featcache.evaluation.tables import write_classes, write_confusion, write_predictions
+from featcache.heads.predictions import Outputs, outputs_of
+from featcache.heads.runs import RUNS_DIR, find_run
 from featcache.store import replace_file
 
 TOP_K = 5

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import UsageError
-from featcache.evaluation import Evaluation
+from featcache.evaluation.evaluate import Evaluation
 from featcache.heads.runs import RESULT_FILE
 from featcache.store import replace_file
 
