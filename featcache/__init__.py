@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featcache.backbones.load import describe_backbone, list_backbones
-    from featcache.bankrun import SweepProgress
     from featcache.config import ExtractSpec, HeadSpec, TrainSpec
     from featcache.equivalence import ParityReport, parity
     from featcache.errors import FeatcacheError
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from featcache.extraction.job import Progress
     from featcache.extraction.repair import RepairReport, repair_cache
     from featcache.features.datamodule import FeatureDataModule
-    from featcache.headmodule import HeadModule
     from featcache.heads.head_file import TrainedHead, load_head
     from featcache.heads.run_files import HeadRun
     from featcache.heads.run_list import RunSummary, describe_runs
@@ -39,10 +37,12 @@ if TYPE_CHECKING:
         verify_cache,
     )
     from featcache.store.imports.import_features import ImportResult, import_features
-    from featcache.sweeping import sweep
-    from featcache.sweeptable import SweepResult, SweepSetting
-    from featcache.trainer import TrainProgress
-    from featcache.training import TrainResult, train_head
+    from featcache.training.module import HeadModule
+    from featcache.training.sweeps.bank_trainer import SweepProgress
+    from featcache.training.sweeps.sweep import sweep
+    from featcache.training.sweeps.table import SweepResult, SweepSetting
+    from featcache.training.train_head import TrainResult, train_head
+    from featcache.training.trainer import TrainProgress
 
 __version__ = "0.1.0"
 
@@ -56,7 +56,7 @@ _HOME = {
     "Failure": "extraction.extract",
     "FeatcacheError": "errors",
     "FeatureDataModule": "features.datamodule",
-    "HeadModule": "headmodule",
+    "HeadModule": "training.module",
     "HeadRun": "heads.run_files",
     "HeadSpec": "config",
     "ImportResult": "store.imports.import_features",
@@ -67,12 +67,12 @@ _HOME = {
     "RepairReport": "extraction.repair",
     "Reproduction": "reproduction",
     "RunSummary": "heads.run_list",
-    "SweepProgress": "bankrun",
-    "SweepResult": "sweeptable",
-    "SweepSetting": "sweeptable",
+    "SweepProgress": "training.sweeps.bank_trainer",
+    "SweepResult": "training.sweeps.table",
+    "SweepSetting": "training.sweeps.table",
     "SystemResult": "reproductiontable",
-    "TrainProgress": "trainer",
-    "TrainResult": "training",
+    "TrainProgress": "training.trainer",
+    "TrainResult": "training.train_head",
     "TrainSpec": "config",
     "TrainedHead": "heads.head_file",
     "compare": "evaluation.evaluate",
@@ -95,8 +95,8 @@ _HOME = {
     "remove_cache": "store",
     "repair_cache": "extraction.repair",
     "reproduce": "reproduction",
-    "sweep": "sweeping",
-    "train_head": "training",
+    "sweep": "training.sweeps.sweep",
+    "train_head": "training.train_head",
     "verify_cache": "store",
 }
 

@@ -23,11 +23,11 @@ from featcache.images.datasets import dataset_slug
 from featcache.reproductiontable import SystemResult, beside, markdown_table
 from featcache.store import named_failures, open_cache, replace_file
 from featcache.systems import DATASET, SYSTEMS, System, find_system
-from featcache.training import TrainResult, train_head
+from featcache.training.train_head import TrainResult, train_head
 
 if TYPE_CHECKING:
     from featcache.extraction.job import ProgressCallback
-    from featcache.trainer import TrainProgressCallback
+    from featcache.training.trainer import TrainProgressCallback
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from featcache.core.random_state import seeded
 from featcache.endtoend import ImageRows, WholeModel, whole_model
 from featcache.features.batches import STEPS_PER_BATCH, EpochOrder, ShuffledBatches
 from featcache.features.rows import load_rows, valid_rows
-from featcache.headmodule import HeadModule
 from featcache.heads.mlp import build_head
 from featcache.images.splits import Dataset
 from featcache.store import Cache
-from featcache.trainer import EpochSeed, quiet_lightning
+from featcache.training.module import HeadModule
+from featcache.training.trainer import EpochSeed, quiet_lightning
 
 _CPU = torch.device("cpu")
 

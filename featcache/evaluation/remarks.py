@@ -12,8 +12,8 @@ from featcache.errors import clipped
 from featcache.evaluation.metrics import Estimate
 from featcache.heads.head_file import load_head
 from featcache.heads.run_files import HeadRun
-from featcache.recipes import Recipe
 from featcache.store import Cache
+from featcache.training.recipes import Recipe
 
 _Z = 1.959964  # the normal distribution's 97.5th percentile
 

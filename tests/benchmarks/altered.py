@@ -25,10 +25,10 @@ import featcache.features.rows
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.reporting import silent
 from featcache.features.rows import FeatureRows, load_rows, training_rows, valid_rows
-from featcache.headrun import HeadJob
 from featcache.heads.head_file import load_head
 from featcache.heads.run_files import HeadRun
 from featcache.store import Cache, require_sound
+from featcache.training.run import HeadJob
 
 Alter = Callable[[Tensor], Tensor]
 _TOLERANCE = 1e-4  # of a test_loss, between two ways to add up

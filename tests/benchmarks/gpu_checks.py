@@ -21,8 +21,8 @@ from featcache.core.memory import free_memory
 from featcache.core.preprocess import Preprocess
 from featcache.extraction.job import Progress
 from featcache.images.transform import BatchPreprocessor
-from featcache.replay import SWITCH
-from featcache.training import TrainResult
+from featcache.training.cuda_graphs import SWITCH
+from featcache.training.train_head import TrainResult
 from tests.benchmarks.gpu_subjects import Bench, Figures, digest, noise, noisy_dataset
 from tests.benchmarks.peers_heads import bank_epoch, bare_epoch, synthetic_rows
 

@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 
 import featcache
-from featcache.bank import HeadBank, Member, MemberState
 from featcache.config import HeadSpec
 from featcache.core.arithmetic import arithmetic
 from featcache.core.preprocess import Preprocess
 from featcache.features.rows import FeatureRows
 from featcache.images.transform import BatchPreprocessor
-from featcache.replay import SWITCH
+from featcache.training.cuda_graphs import SWITCH
+from featcache.training.sweeps.head_bank import HeadBank, Member, MemberState
 from tests.benchmarks import peers_heads
 from tests.benchmarks.gpu_subjects import Bench, Figures, module, noise, noisy_dataset
 from tests.benchmarks.limits import FLOP_PER_IMAGE

@@ -102,7 +102,7 @@ def _train(cache: str, kind: str) -> None:
     import featcache
 
     if kind == "imported":
-        import featcache.headrun
+        import featcache.training.run
     started, cpu, read = time.perf_counter(), time.process_time(), _bytes_read()
 
     with tempfile.TemporaryDirectory() as runs_dir:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from featcache.bank import HeadBank, Member, MemberState
 from featcache.config import HeadSpec
 from featcache.core.process_wide import nvml_left_alone
 from featcache.features.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, EpochOrder
 from featcache.features.datamodule import FeatureDataModule
 from featcache.features.rows import FeatureRows
-from featcache.headmodule import HeadModule
-from featcache.trainer import quiet_lightning
+from featcache.training.module import HeadModule
+from featcache.training.sweeps.head_bank import HeadBank, Member, MemberState
+from featcache.training.trainer import quiet_lightning
 from tests.benchmarks.allocator import freed_memory_kept
 from tests.benchmarks.measure import Peer, left_out
 

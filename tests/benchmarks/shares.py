@@ -32,8 +32,8 @@ from featcache.config import HeadSpec, TrainSpec
 from featcache.core.device import pick_device
 from featcache.core.reporting import silent
 from featcache.features.rows import training_rows
-from featcache.recipes import Setting, pick_recipe
 from featcache.store import Cache
+from featcache.training.recipes import Setting, pick_recipe
 from tests.benchmarks.altered import AlteredTraining
 from tests.benchmarks.resultfile import ResultFile, markdown_table, save_picture
 

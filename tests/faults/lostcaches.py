@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import featcache
-from featcache.headmodule import HeadModule
+from featcache.training.module import HeadModule
 from tests.faults.claims import Claim, main
 from tests.faults.command import run_command
 from tests.heads.conftest import CLASS_NAMES, IDENTITY, FeatureRecipe, learnable_rows
@@ -67,11 +67,11 @@ def _trained(
     cache.parent.mkdir(parents=True)
     shutil.copy(whole, cache)
 
-    from featcache import headrun
     from featcache.features import batches  # noqa: F401 - here, so that the fork has them
+    from featcache.training import run
 
     def before() -> None:
-        headrun.STEPS_PER_BATCH = 1  # a step each time
+        run.STEPS_PER_BATCH = 1  # a step each time
         training_step, n_begun = HeadModule.training_step, [0]
 
         def counted(self: HeadModule, batch: Any, batch_idx: int) -> None:

@@ -158,7 +158,7 @@ def _as_checkpoint(folder: Path, images: Path, cache: Path, content: bytes) -> l
 
 def _stop_after_an_epoch() -> None:
     """Press Ctrl-C in the second epoch."""
-    from featcache.headmodule import HeadModule
+    from featcache.training.module import HeadModule
 
     begin: Callable[[HeadModule], None] = HeadModule.on_train_epoch_start
 

@@ -25,8 +25,8 @@ CODES = {12, 13, 15}
 LIMIT_S = 10.0
 _MODULES = (
     "featcache_cli.app",
-    "featcache.training",
-    "featcache.headrun",
+    "featcache.training.train_head",
+    "featcache.training.run",
     "featcache.extraction.run",
     "featcache.extraction.planning",
     "featcache.images.sources.digits",

@@ -81,7 +81,9 @@ class Command:
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Stop every command by every signal, and the naive loop too."""
     random.seed(0)
-    importlib.import_module("featcache.sweeping")  # with torch: once, not in each process
+    importlib.import_module(
+        "featcache.training.sweeps.sweep"
+    )  # with torch: once, not in each process
     n_images = 200 if quick else 900
     images = folder / "images"
     for i in range(n_images):

@@ -75,7 +75,7 @@ class _Bench:
         self._runs, self._log = folder / "runs", folder / "log"
         place = ["--cache", str(cache), "--runs-dir", str(self._runs)]
         self._command = ["sweep", *place, *_GRID.split()]
-        from featcache import sweepgrid  # noqa: F401 - here, so that the forks have it
+        from featcache.training.sweeps import grid_run  # noqa: F401 - here, so that the forks have it
 
         ended = self.sweep()
         assert ended.code == 0, ended.text

@@ -36,8 +36,8 @@ _MODULES = (
         "featcache.extraction.repair",
     ),
     *(
-        "featcache.headrun",
-        "featcache.sweepgrid",
+        "featcache.training.run",
+        "featcache.training.sweeps.grid_run",
         "featcache.heads.predictions",
         "featcache.levels",
     ),

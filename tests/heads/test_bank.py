@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from featcache.bank import HeadBank, Member, MemberState
 from featcache.config import REGULARISATIONS, HeadSpec
 from featcache.features.batches import stream_seed
 from featcache.heads.mlp import build_head, l1_norm
+from featcache.training.sweeps.head_bank import HeadBank, Member, MemberState
 
 N_FEATURES, N_CLASSES, BATCH_SIZE = 24, 5, 16
 CPU = torch.device("cpu")

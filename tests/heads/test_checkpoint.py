@@ -16,7 +16,7 @@ from torch import nn
 import featcache
 from featcache.errors import CacheMissingError, CorruptError, MismatchError, UnsafeFileError
 from featcache.heads.head_file import load_head, save_head
-from featcache.training import TrainResult
+from featcache.training.train_head import TrainResult
 from tests.heads.conftest import CLASS_NAMES, N_FEATURES
 
 

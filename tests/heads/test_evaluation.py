@@ -24,7 +24,7 @@ from featcache.evaluation.plots import plot_evaluation
 from featcache.heads.head_file import load_head, save_head
 from featcache.heads.predictions import outputs_of
 from featcache.heads.runs import list_runs
-from featcache.training import TrainResult
+from featcache.training.train_head import TrainResult
 from tests.heads.conftest import CLASS_NAMES, IDENTITY, MakeCache, learnable_rows
 
 Train = Callable[..., TrainResult]

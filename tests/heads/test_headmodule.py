@@ -12,8 +12,8 @@ import featcache
 from featcache.config import HeadSpec
 from featcache.errors import NonFiniteError, UsageError
 from featcache.features.datamodule import FeatureDataModule
-from featcache.headmodule import HeadModule
 from featcache.heads.mlp import l1_norm
+from featcache.training.module import HeadModule
 from tests.heads.conftest import CLASS_NAMES, N_FEATURES
 
 # Lightning 2.6.6 calls what torch 2.14 deprecates.

@@ -15,8 +15,8 @@ from featcache.config import HeadSpec, TrainSpec
 from featcache.core.preprocess import Preprocess
 from featcache.errors import UsageError
 from featcache.evaluation.remarks import wilson_interval
-from featcache.recipes import pick_recipe
-from featcache.training import TrainResult
+from featcache.training.recipes import pick_recipe
+from featcache.training.train_head import TrainResult
 from tests.heads.conftest import IDENTITY, MakeCache, Rows, learnable_rows
 
 Train = Callable[..., TrainResult]

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import featcache
-from featcache.bank import HeadBank, Member, MemberState
 from featcache.config import HeadSpec
 from featcache.errors import DeviceError
 from featcache.heads.head_file import load_head
-from featcache.replay import ReplayedStep, Step, replayed_step
+from featcache.training.cuda_graphs import ReplayedStep, Step, replayed_step
+from featcache.training.sweeps.head_bank import HeadBank, Member, MemberState
 
 N_STEPS, N_FULL, BATCH_SIZE = 12, 9, 8
 
@@ -148,7 +148,7 @@ def test_steps_are_replayed_on_cuda_unless_that_is_switched_off(
 
 
 def test_steps_that_move_much_memory_run_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.replay._MOST_BYTES", 100)
+    monkeypatch.setattr("featcache.training.cuda_graphs._MOST_BYTES", 100)
 
     assert replayed_step(Trained().adam, device=torch.device("cuda")) is None
 
@@ -189,7 +189,7 @@ def test_a_head_with_replayed_steps_is_the_same(
     options = {"reg": "dropout", "hidden": (8,), "dropout": (0.5,), "max_epochs": 2}
     expected = featcache.train_head(cache.path, **options, runs_dir=tmp_path / "as ever")
     made: list[ReplayedStep] = []
-    monkeypatch.setattr("featcache.headmodule.replayed_step", replaying(made))
+    monkeypatch.setattr("featcache.training.module.replayed_step", replaying(made))
 
     found = featcache.train_head(cache.path, **options, runs_dir=tmp_path / "replayed")
 
@@ -220,7 +220,7 @@ def test_a_bank_with_replayed_steps_is_the_same(monkeypatch: pytest.MonkeyPatch)
 
     expected, states = train()
     made: list[ReplayedStep] = []
-    monkeypatch.setattr("featcache.bank.replayed_step", replaying(made))
+    monkeypatch.setattr("featcache.training.sweeps.head_bank.replayed_step", replaying(made))
 
     found, found_states = train()
 

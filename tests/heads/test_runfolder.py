@@ -10,7 +10,7 @@ import pytest
 import featcache
 from featcache.errors import InterruptedRunError
 from featcache.heads.runs import RUN_FILES, partial_run
-from featcache.training import TrainResult
+from featcache.training.train_head import TrainResult
 
 Train = Callable[..., TrainResult]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import featcache
-import featcache.bankrun
+import featcache.training.sweeps.bank_trainer
 from featcache.config import REGULARISATIONS
 from featcache.core.memory import FreeMemory
 from featcache.errors import (
@@ -27,8 +27,8 @@ from featcache.heads.head_file import load_head
 from featcache.heads.run_files import read_run
 from featcache.heads.runs import RUN_FILES, newest_run
 from featcache.store import locked
-from featcache.sweeptable import markdown_table
-from featcache.training import TrainResult
+from featcache.training.sweeps.table import markdown_table
+from featcache.training.train_head import TrainResult
 from tests.heads.conftest import IDENTITY, MakeCache, Rows, learnable_rows
 
 Train = Callable[..., TrainResult]
@@ -201,7 +201,9 @@ def test_heads_that_do_not_fit_side_by_side_go_in_several_passes(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     whole = sweep(**GRID, runs_dir=tmp_path / "whole")
-    monkeypatch.setattr("featcache.sweepgrid.free_memory", lambda _: FreeMemory(10_000, "memory"))
+    monkeypatch.setattr(
+        "featcache.training.sweeps.grid_run.free_memory", lambda _: FreeMemory(10_000, "memory")
+    )
     notes: list[str] = []
 
     result = sweep(**GRID, on_note=notes.append)
@@ -216,7 +218,9 @@ def test_heads_that_do_not_fit_side_by_side_go_in_several_passes(
 def test_a_sweep_stopped_in_its_second_pass_goes_on_there(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("featcache.sweepgrid.free_memory", lambda _: FreeMemory(20_000, "memory"))
+    monkeypatch.setattr(
+        "featcache.training.sweeps.grid_run.free_memory", lambda _: FreeMemory(20_000, "memory")
+    )
     whole = sweep(**GRID, runs_dir=tmp_path / "whole")
     n_passes = 0
 
@@ -242,15 +246,15 @@ def test_a_kill_between_a_run_and_the_checkpoint_loses_nothing(
 ) -> None:
     options = {"lr": (1e-3, 3e-2, 0.3), "max_epochs": 30, "patience": 2, "min_delta": 0.05}
     whole = sweep(**options, runs_dir=tmp_path / "whole")
-    save = featcache.bankrun.BankRun._save
+    save = featcache.training.sweeps.bank_trainer.BankRun._save
 
-    def save_or_die(self: featcache.bankrun.BankRun) -> None:
+    def save_or_die(self: featcache.training.sweeps.bank_trainer.BankRun) -> None:
         if self.finished:
             raise SystemExit("killed")
         save(self)
 
     with monkeypatch.context() as patched:
-        patched.setattr(featcache.bankrun.BankRun, "_save", save_or_die)
+        patched.setattr(featcache.training.sweeps.bank_trainer.BankRun, "_save", save_or_die)
         with pytest.raises(SystemExit):
             sweep(**options)
     resumed = sweep(**options)
@@ -264,14 +268,16 @@ def test_heads_are_written_when_they_are_done_and_every_half_minute(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, seconds_per_save: float, n_saved: int
 ) -> None:
     saved: list[Path] = []
-    replace_file = featcache.bankrun.replace_file
+    replace_file = featcache.training.sweeps.bank_trainer.replace_file
 
     def counted(path: Path, *arguments: object) -> None:
         saved.append(path)
         replace_file(path, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("featcache.bankrun._SECONDS_PER_SAVE", seconds_per_save)
-    monkeypatch.setattr("featcache.bankrun.replace_file", counted)
+    monkeypatch.setattr(
+        "featcache.training.sweeps.bank_trainer._SECONDS_PER_SAVE", seconds_per_save
+    )
+    monkeypatch.setattr("featcache.training.sweeps.bank_trainer.replace_file", counted)
 
     sweep(lr=(1e-3, 1e-2))  # of three epochs, in which none stops early
 
@@ -283,15 +289,15 @@ def test_a_stop_between_two_epochs_keeps_the_last_whole_one(
 ) -> None:
     options = {"lr": (1e-3, 1e-2), "max_epochs": 4}
     whole = sweep(**options, runs_dir=tmp_path / "whole")
-    keep_best = featcache.bankrun.BankRun._keep_best
+    keep_best = featcache.training.sweeps.bank_trainer.BankRun._keep_best
 
-    def stop(self: featcache.bankrun.BankRun, *arguments: object) -> None:
+    def stop(self: featcache.training.sweeps.bank_trainer.BankRun, *arguments: object) -> None:
         if self.epoch == 2:
             raise KeyboardInterrupt
         keep_best(self, *arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(featcache.bankrun.BankRun, "_keep_best", stop)
+        patched.setattr(featcache.training.sweeps.bank_trainer.BankRun, "_keep_best", stop)
         with pytest.raises(InterruptedRunError, match="kept as of epoch 2"):
             sweep(**options)
     resumed = sweep(**options)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import featcache
-import featcache.headrun
+import featcache.training.run
 from featcache.core.reporting import Choice
 from featcache.errors import (
     CacheMissingError,
@@ -26,7 +26,7 @@ from featcache.errors import (
 from featcache.heads.head_file import load_head, versions
 from featcache.heads.runs import RUN_FILES, partial_run
 from featcache.store import CacheSplit, locked
-from featcache.training import TrainResult
+from featcache.training.train_head import TrainResult
 from tests.heads.conftest import IDENTITY, MakeCache, learnable_rows
 
 Train = Callable[..., TrainResult]
@@ -281,7 +281,7 @@ def test_a_damaged_checkpoint_is_told(train: Train, tmp_path: Path) -> None:
 def test_a_loss_that_explodes_stops_and_keeps_the_last_good_head(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    penalty = featcache.headmodule.l1_norm
+    penalty = featcache.training.module.l1_norm
     n_calls = 0
 
     def exploding(parameters: object) -> torch.Tensor:
@@ -289,7 +289,7 @@ def test_a_loss_that_explodes_stops_and_keeps_the_last_good_head(
         n_calls += 1
         return penalty(parameters) * (float("nan") if n_calls > 23 else 1)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("featcache.headmodule.l1_norm", exploding)
+    monkeypatch.setattr("featcache.training.module.l1_norm", exploding)
 
     with pytest.raises(NonFiniteError) as err:
         train(reg="l1")
@@ -500,12 +500,12 @@ def test_what_is_kept_is_told_as_it_is_where_memory_runs_out_before_an_epoch(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr("featcache.headrun.require_room", without_room)
+        patched.setattr("featcache.training.run.require_room", without_room)
         with pytest.raises(DeviceError, match=r"no memory is left\. Nothing was started\. Run"):
             train()
     with pytest.raises(InterruptedRunError):
         train(on_progress=fail_in(2, KeyboardInterrupt()))
-    monkeypatch.setattr("featcache.headrun.require_room", without_room)
+    monkeypatch.setattr("featcache.training.run.require_room", without_room)
     with pytest.raises(DeviceError, match=r"The last epoch that was saved is kept in .*\.partial"):
         train()
 

@@ -14,7 +14,7 @@ from featcache.errors import InterruptedRunError, UsageError
 from featcache.features.batches import EpochOrder
 from featcache.features.datamodule import FeatureDataModule
 from featcache.features.windows import WindowedRows, windows_of
-from featcache.training import TrainResult
+from featcache.training.train_head import TrainResult
 from tests.heads.conftest import MakeCache, learnable_rows
 
 Train = Callable[..., TrainResult]

@@ -32,8 +32,8 @@ from featcache_cli.options import (
 from featcache_cli.tables import show_facts, show_table
 
 if TYPE_CHECKING:
-    from featcache.bankrun import SweepProgress
-    from featcache.sweeptable import SweepResult
+    from featcache.training.sweeps.bank_trainer import SweepProgress
+    from featcache.training.sweeps.table import SweepResult
 
 
 def sweep(
@@ -176,7 +176,7 @@ def _show_progress(display: ProgressDisplay, progress: SweepProgress) -> None:
 
 
 def _show(result: SweepResult) -> None:
-    from featcache.sweeptable import figures, name_of
+    from featcache.training.sweeps.table import figures, name_of
 
     show_table(
         ["#val_loss", "#val_acc", "#epochs", "setting"],

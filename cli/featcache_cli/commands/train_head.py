@@ -25,8 +25,8 @@ from featcache_cli.tables import show_facts
 
 if TYPE_CHECKING:
     from featcache.heads.run_files import HeadRun
-    from featcache.trainer import TrainProgress
-    from featcache.training import TrainResult
+    from featcache.training.train_head import TrainResult
+    from featcache.training.trainer import TrainProgress
 
 
 def train_head(

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 
 from featcache.backbones.state_dict import read_checkpoint
-from featcache.bank import BYTES_PER_PARAMETER, Member
-from featcache.bankrun import BankRun, Entry, SweepProgressCallback
 from featcache.config import HeadSpec, TrainSpec, fingerprint
 from featcache.core.arithmetic import head_arithmetic
 from featcache.core.failures import device_failures_named
@@ -30,7 +28,6 @@ from featcache.features.rows import n_inputs
 from featcache.heads.mlp import n_parameters, require_room
 from featcache.heads.run_files import HeadRun, has_test_rows, read_run, tested
 from featcache.heads.runs import run_path
-from featcache.recipes import Recipe
 from featcache.resident import Resident
 from featcache.store import (
     Cache,
@@ -41,7 +38,10 @@ from featcache.store import (
     remove_leftovers,
     replace_file,
 )
-from featcache.sweeptable import SweepResult, SweepSetting, markdown_table
+from featcache.training.recipes import Recipe
+from featcache.training.sweeps.bank_trainer import BankRun, Entry, SweepProgressCallback
+from featcache.training.sweeps.head_bank import BYTES_PER_PARAMETER, Member
+from featcache.training.sweeps.table import SweepResult, SweepSetting, markdown_table
 
 
 @plain_torch()

@@ -26,8 +26,8 @@ from featcache.core.random_state import seed_generators
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import NonFiniteError
 from featcache.features.batches import stream_seed
-from featcache.headmodule import HeadModule
 from featcache.store import replace_file
+from featcache.training.module import HeadModule
 
 LAST = "last.ckpt"
 _ERRORS_ALONE = errors_alone("pytorch_lightning", "lightning_fabric")

@@ -18,11 +18,11 @@ from featcache.features.residence import fitting_window
 from featcache.features.trainable import require_trainable
 from featcache.heads.run_files import HeadRun, reusable_run
 from featcache.heads.runs import RUNS_DIR, run_path
-from featcache.recipes import pick_recipe
 from featcache.store import Cache
+from featcache.training.recipes import pick_recipe
 
 if TYPE_CHECKING:
-    from featcache.trainer import TrainProgressCallback
+    from featcache.training.trainer import TrainProgressCallback
 
 
 @dataclass(frozen=True)
@@ -170,10 +170,10 @@ def train_head(
 
         chosen = pick_device(device)
         note(f"device {chosen.value}: {chosen.why}")
-        with preloading("featcache.headrun"):  # Lightning: longer than torch
+        with preloading("featcache.training.run"):  # Lightning: longer than torch
             window = train.window_rows
             resident = load_sound(opened, device=chosen.value, window_rows=window)
-        from featcache.headrun import HeadJob
+        from featcache.training.run import HeadJob
 
         job = HeadJob(
             opened,

@@ -16,15 +16,15 @@ from featcache.errors import UsageError
 from featcache.features.lookup import the_cache
 from featcache.features.residence import fitting_window
 from featcache.features.trainable import require_trainable
-from featcache.grids import axes_of, heads_of
 from featcache.heads.runs import RUNS_DIR
-from featcache.recipes import pick_recipe
 from featcache.store import Cache
-from featcache.sweeptable import SweepResult
-from featcache.training import by_hand
+from featcache.training.recipes import pick_recipe
+from featcache.training.sweeps.grid import axes_of, heads_of
+from featcache.training.sweeps.table import SweepResult
+from featcache.training.train_head import by_hand
 
 if TYPE_CHECKING:
-    from featcache.bankrun import SweepProgressCallback
+    from featcache.training.sweeps.bank_trainer import SweepProgressCallback
 
 
 def sweep(
@@ -140,9 +140,9 @@ def sweep(
 
     chosen = pick_device(device)
     note(f"device {chosen.value}: {chosen.why}")
-    with preloading("featcache.sweepgrid"):
+    with preloading("featcache.training.sweeps.grid_run"):
         resident = load_sound(opened, device=chosen.value, window_rows=window)
-    from featcache.sweepgrid import train_grid
+    from featcache.training.sweeps.grid_run import train_grid
 
     return train_grid(
         opened,

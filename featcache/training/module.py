@@ -14,7 +14,7 @@ from featcache.core.stopping import stop_if_asked
 from featcache.errors import NonFiniteError, UsageError
 from featcache.features.batches import Batch, SuperBatch, require_one_process
 from featcache.heads.mlp import build_head, l1_norm
-from featcache.replay import ReplayedStep, replayed_step
+from featcache.training.cuda_graphs import ReplayedStep, replayed_step
 
 
 class HeadModule(pl.LightningModule):

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featcache.bank import HeadBank, Member, MemberState
 from featcache.config import TrainSpec
 from featcache.core.failures import device_failures_named
 from featcache.core.reporting import NoteCallback
@@ -27,6 +26,7 @@ from featcache.heads.run_files import figures_of, head_of, write_figures, write_
 from featcache.heads.run_folder import begin_folder, finish_folder
 from featcache.heads.runs import partial_run
 from featcache.store import locked, replace_file
+from featcache.training.sweeps.head_bank import HeadBank, Member, MemberState
 
 _STEPS_PER_TOLD = 16
 _SECONDS_PER_SAVE = 30.0  # 128 heads of VGG16's features are 1.9 GB, and their epoch takes 2 s

@@ -26,7 +26,6 @@ from featcache.errors import InterruptedRunError, NonFiniteError
 from featcache.features.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, EpochOrder
 from featcache.features.datamodule import FeatureDataModule
 from featcache.features.rows import n_inputs
-from featcache.headmodule import HeadModule
 from featcache.heads.head_file import TrainedHead, save_head
 from featcache.heads.mlp import require_room
 from featcache.heads.run_files import (
@@ -42,7 +41,8 @@ from featcache.heads.run_folder import begin_folder, finish_folder
 from featcache.heads.runs import partial_run, run_path
 from featcache.resident import Resident
 from featcache.store import Cache, is_there, locked, named_failures
-from featcache.trainer import (
+from featcache.training.module import HeadModule
+from featcache.training.trainer import (
     LAST,
     KeepBest,
     TrainProgressCallback,

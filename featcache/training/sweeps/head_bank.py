@@ -18,7 +18,7 @@ from torch import Tensor
 from featcache.config import HeadSpec
 from featcache.features.batches import stream_seed
 from featcache.heads.mlp import build_head
-from featcache.replay import replayed_step
+from featcache.training.cuda_graphs import replayed_step
 
 # float32: the parameter, its gradient, Adam's two moments; and copies of all but the gradient, on
 # the CPU, while an epoch is kept.
