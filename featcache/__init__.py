@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featcache.backbones.load import describe_backbone, list_backbones
     from featcache.config import ExtractSpec, HeadSpec, TrainSpec
-    from featcache.equivalence import ParityReport, parity
     from featcache.errors import FeatcacheError
     from featcache.evaluation.evaluate import Comparison, Evaluation, compare, evaluate
     from featcache.extraction.extract import ExtractResult, Failure, extract, extract_all
@@ -23,9 +22,10 @@ if TYPE_CHECKING:
     from featcache.heads.run_list import RunSummary, describe_runs
     from featcache.heads.runs import list_runs
     from featcache.images.datasets import list_datasets, load_dataset
-    from featcache.levels import NotebookComparison, ParityCheck
-    from featcache.reproduction import Reproduction, reproduce
-    from featcache.reproductiontable import SystemResult
+    from featcache.notebook.parity import ParityReport, parity
+    from featcache.notebook.parity_checks import NotebookComparison, ParityCheck
+    from featcache.notebook.reproduce import Reproduction, reproduce
+    from featcache.notebook.reproduce_table import SystemResult
     from featcache.store import (
         Cache,
         CacheSplit,
@@ -60,17 +60,17 @@ _HOME = {
     "HeadRun": "heads.run_files",
     "HeadSpec": "config",
     "ImportResult": "store.imports.import_features",
-    "NotebookComparison": "levels",
-    "ParityCheck": "levels",
-    "ParityReport": "equivalence",
+    "NotebookComparison": "notebook.parity_checks",
+    "ParityCheck": "notebook.parity_checks",
+    "ParityReport": "notebook.parity",
     "Progress": "extraction.job",
     "RepairReport": "extraction.repair",
-    "Reproduction": "reproduction",
+    "Reproduction": "notebook.reproduce",
     "RunSummary": "heads.run_list",
     "SweepProgress": "training.sweeps.bank_trainer",
     "SweepResult": "training.sweeps.table",
     "SweepSetting": "training.sweeps.table",
-    "SystemResult": "reproductiontable",
+    "SystemResult": "notebook.reproduce_table",
     "TrainProgress": "training.trainer",
     "TrainResult": "training.train_head",
     "TrainSpec": "config",
@@ -91,10 +91,10 @@ _HOME = {
     "load_dataset": "images.datasets",
     "load_head": "heads.head_file",
     "open_cache": "store",
-    "parity": "equivalence",
+    "parity": "notebook.parity",
     "remove_cache": "store",
     "repair_cache": "extraction.repair",
-    "reproduce": "reproduction",
+    "reproduce": "notebook.reproduce",
     "sweep": "training.sweeps.sweep",
     "train_head": "training.train_head",
     "verify_cache": "store",

@@ -19,8 +19,8 @@ from featcache.core.arguments import one_of
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback
 from featcache.errors import clipped
+from featcache.notebook.systems import DATASET, SYSTEMS, System
 from featcache.store import Cache
-from featcache.systems import DATASET, SYSTEMS, System
 
 # Features of another scale, or a few hundred images, need more and larger steps than the notebook's
 # 3,125 of 1e-5 (docs/guides/heads.md has the figures).

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.backbones.names import PIXELS
-from featcache.systems import SYSTEMS
+from featcache.notebook.systems import SYSTEMS
 
 Json = Mapping[str, Any]
 

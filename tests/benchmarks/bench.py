@@ -27,7 +27,7 @@ from featcache.core.preprocess import Preprocess
 from featcache.features.rows import BatchPreprocessor, FeatureRows
 from featcache.images.datasets import load_dataset
 from featcache.images.splits import ArrayImages, Dataset, Split
-from featcache.systems import SYSTEMS
+from featcache.notebook.systems import SYSTEMS
 from tests.benchmarks import peers_engines, peers_heads, peers_trunk
 from tests.benchmarks.bench_page import markdown, picture
 from tests.benchmarks.limits import (

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from matplotlib.figure import Figure
 
-from featcache.systems import find_system
+from featcache.notebook.systems import find_system
 from tests.benchmarks.resultfile import ResultFile, markdown_table
 
 PLAIN, L1L2, DROPOUT = SYSTEM_NAMES = ("vgg16", "vgg16-l1l2", "vgg16-dropout")

@@ -25,8 +25,8 @@ def test_it_prints_each_figure_with_its_tolerance(run: Run) -> None:
 
 
 def test_a_figure_that_falls_short_is_exit_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.levels.LOSS_TOLERANCE", -1.0)
-    monkeypatch.setattr("featcache.levels.feature_tolerance", lambda *_: -1.0)
+    monkeypatch.setattr("featcache.notebook.parity_checks.LOSS_TOLERANCE", -1.0)
+    monkeypatch.setattr("featcache.notebook.parity_checks.feature_tolerance", lambda *_: -1.0)
 
     result = run(*SMALL)
 

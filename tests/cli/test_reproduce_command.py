@@ -7,8 +7,8 @@ import pytest
 
 import featcache
 from featcache.evaluation.metrics import Interval, Spread
-from featcache.reproductiontable import beside, markdown_table
-from featcache.systems import SYSTEMS
+from featcache.notebook.reproduce_table import beside, markdown_table
+from featcache.notebook.systems import SYSTEMS
 from tests.cli.conftest import Run
 
 TRUNKS = {"vgg16": "mobilenet_v3_small", "mobilenet_v3_large": "mobilenet_v3_small"}

@@ -39,7 +39,7 @@ _MODULES = (
         "featcache.training.run",
         "featcache.training.sweeps.grid_run",
         "featcache.heads.predictions",
-        "featcache.levels",
+        "featcache.notebook.parity_checks",
     ),
     *("torchmetrics.functional.classification", "featcache.images.sources.digits"),
 )

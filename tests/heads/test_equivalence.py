@@ -17,11 +17,11 @@ from PIL import Image
 import featcache
 from featcache.backbones.load import load_backbone
 from featcache.core.preprocess import Preprocess
-from featcache.endtoend import ImageRows, WholeModel, whole_model
-from featcache.equivalence import ParityReport
 from featcache.errors import MismatchError, UsageError
 from featcache.images.datasets import load_dataset
-from featcache.levels import ParityCheck
+from featcache.notebook.end_to_end import ImageRows, WholeModel, whole_model
+from featcache.notebook.parity import ParityReport
+from featcache.notebook.parity_checks import ParityCheck
 
 BACKBONE, SIZE, LIMIT = "resnet18", 32, 32
 Parity = Callable[..., ParityReport]

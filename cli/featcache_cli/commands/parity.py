@@ -21,7 +21,7 @@ from featcache_cli.options import (
 from featcache_cli.tables import show_facts, show_table
 
 if TYPE_CHECKING:
-    from featcache.equivalence import ParityReport
+    from featcache.notebook.parity import ParityReport
 
 
 def parity(

@@ -72,7 +72,7 @@ def reproduce(
     What is done is not done again: caches and heads that are there are used.
     """
     from featcache import reproduce as run
-    from featcache.reproductiontable import figures
+    from featcache.notebook.reproduce_table import figures
 
     extraction, training = ProgressDisplay(), ProgressDisplay()
     result = run(

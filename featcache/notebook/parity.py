@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from featcache.extraction.job import ProgressCallback
-    from featcache.levels import NotebookComparison, ParityCheck
-    from featcache.sides import Sides
+    from featcache.notebook.parity_checks import NotebookComparison, ParityCheck
+    from featcache.notebook.parity_training import Sides
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def parity(
 
     def sides_of(path: Path) -> Sides:
         from featcache.features.rows import preprocess_of
-        from featcache.sides import Sides
+        from featcache.notebook.parity_training import Sides
 
         opened = open_cache(path)
         return Sides(
@@ -198,13 +198,13 @@ def parity(
         path = extracted(spec.bn)
     # They import torch and Lightning, which takes seconds.
     from featcache.features.rows import bn_mode
-    from featcache.levels import (
+    from featcache.notebook.parity_checks import (
         compare_features,
         compare_results,
         compare_trajectory,
         compare_with_notebook,
     )
-    from featcache.sides import train_cached, train_end_to_end
+    from featcache.notebook.parity_training import train_cached, train_end_to_end
 
     sides = sides_of(path)
     # Level 3's first training is level 2's, and one of those beside the notebook's.

@@ -16,11 +16,11 @@ from featcache.core.arithmetic import head_arithmetic
 from featcache.core.plain_torch import plain_torch
 from featcache.core.preprocess import Preprocess
 from featcache.core.random_state import seeded
-from featcache.endtoend import ImageRows, WholeModel, whole_model
 from featcache.features.batches import STEPS_PER_BATCH, EpochOrder, ShuffledBatches
 from featcache.features.rows import load_rows, valid_rows
 from featcache.heads.mlp import build_head
 from featcache.images.splits import Dataset
+from featcache.notebook.end_to_end import ImageRows, WholeModel, whole_model
 from featcache.store import Cache
 from featcache.training.module import HeadModule
 from featcache.training.trainer import EpochSeed, quiet_lightning

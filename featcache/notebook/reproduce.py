@@ -20,9 +20,9 @@ from featcache.evaluation.metrics import Spread
 from featcache.extraction.extract import extract
 from featcache.heads.runs import RUNS_DIR
 from featcache.images.datasets import dataset_slug
-from featcache.reproductiontable import SystemResult, beside, markdown_table
+from featcache.notebook.reproduce_table import SystemResult, beside, markdown_table
+from featcache.notebook.systems import DATASET, SYSTEMS, System, find_system
 from featcache.store import named_failures, open_cache, replace_file
-from featcache.systems import DATASET, SYSTEMS, System, find_system
 from featcache.training.train_head import TrainResult, train_head
 
 if TYPE_CHECKING:

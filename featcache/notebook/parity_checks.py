@@ -11,10 +11,10 @@ from torch import nn
 
 from featcache.core.plain_torch import plain_torch
 from featcache.core.tolerances import feature_tolerance
-from featcache.endtoend import ImageRows, whole_model
 from featcache.evaluation.metrics import Spread
 from featcache.features.rows import bn_mode, valid_rows
-from featcache.sides import Sides, Trained, spaced
+from featcache.notebook.end_to_end import ImageRows, whole_model
+from featcache.notebook.parity_training import Sides, Trained, spaced
 
 # What rounding leaves in the losses, predictions and accuracies of heads, where both sides compute
 # in fp32. Where the cache is less exact, so are they: see `_allowed`.
