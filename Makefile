@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint faults bench trunks clean
+.PHONY: demo test lint faults bench backbones clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("featcache needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -31,9 +31,9 @@ faults: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m tests.benchmarks.bench docs/benchmarks/$$(nproc)-cores-$$(uname -m)-$$(date +%F) $(BENCH)
 
-# Every torchvision trunk, built and measured; about two minutes.
-trunks: $(VENV)/ready
-	FEATCACHE_ALL_TRUNKS=1 $(BIN)/python -m pytest tests/test_backbones.py
+# Every torchvision backbone, built and measured; about two minutes.
+backbones: $(VENV)/ready
+	FEATCACHE_ALL_BACKBONES=1 $(BIN)/python -m pytest tests/backbones/test_load.py
 
 clean:
 	rm -rf $(VENV)

@@ -1,4 +1,4 @@
-"""Run a frozen trunk once, keep its features in one HDF5 file, train heads on it in seconds.
+"""Run a frozen backbone once, keep its features in one HDF5 file, train heads on it in seconds.
 
 The public names are loaded when they are first used (PEP 562): `import featcache` is instant.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from featcache.version import __version__
 
 if TYPE_CHECKING:
     from featcache.backbones.load import describe_backbone, list_backbones
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
     from featcache.training.sweeps.table import SweepResult, SweepSetting
     from featcache.training.train_head import TrainResult, train_head
     from featcache.training.trainer import TrainProgress
-
-__version__ = "0.1.0"
 
 _HOME = {
     "Cache": "store",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +18,15 @@ from featcache.core.arguments import (
     require_at_most,
     typed,
 )
-from featcache.errors import UsageError, clipped
+from featcache.core.preprocess import MOST_PIXELS
+from featcache.errors import UsageError
 
-FORMAT_VERSION = 1
 IMPORTED = "imported"
 
 BN_MODES = ("frozen", "adapted")
 PREPROCESS_KINDS = ("notebook", "weights")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 STORE_DTYPES = ("float32", "float16")
-MOST_PIXELS = 1 << 14  # a side of what enters a trunk; 3 GB of float32 for one image
 MAX_PIXELS = 178_956_970  # of an image; PIL's own: 0.5 GiB of RGB
 # What provenance counts of image files: values clipped to 0..255, and pixels that are not upright.
 TOLD_OF_HEADERS = ("clipped_images", "exif_turned_images")
@@ -52,10 +49,6 @@ USED_BY: Mapping[str, tuple[str, ...]] = {
     "dropout": ("dropout",),
 }
 CONSTANTS: Mapping[str, Any] = {"l1": 1e-5, "weight_decay": 1e-4, "dropout": (0.5, 0.3)}
-_MOST_DIFFERENCES = 20
-
-
-TF32_ON_CPU = "--precision tf32 exists only on CUDA. Use fp32 or bf16 on a CPU."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +63,8 @@ class ExtractSpec:
             images, then frozen).
         preprocess: "notebook" (resize to a square, mean and std 0.5) or "weights" (the transform
             that belongs to the weights).
-        image_size: Side of the square that enters the trunk, in pixels.
-        precision: Arithmetic of the trunk; "auto" is fp32 on a CPU and tf32 on CUDA, where there
+        image_size: Side of the square that enters the backbone, in pixels.
+        precision: Arithmetic of the backbone; "auto" is fp32 on a CPU and tf32 on CUDA, where there
             are tensor cores for it.
         store_dtype: Type of the stored features.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -82,7 +75,7 @@ class ExtractSpec:
         seed: Seeds `weights="random"`.
         cache_dir: Folder of all caches.
         data_dir: Folder of downloaded datasets.
-        compile: Whether to compile the trunk: "auto" tries it where the job is long enough
+        compile: Whether to compile the backbone: "auto" tries it where the job is long enough
             to pay; "never"; or an engine, "winograd" or "inductor" on a CPU, "fused" on CUDA.
         mix_numerics: Go on with a partial file whose rows were made by another numeric class.
         max_pixels: An image file whose header says more pixels is not decoded.
@@ -138,8 +131,8 @@ class ExtractSpec:
         require_at_least("--seed", self.seed, 0)
         require_at_least("--max-pixels", self.max_pixels, 1)
 
-    def refuse_trunk_options(self) -> None:
-        """Refuse what "pixels", which is no trunk, has no use for.
+    def refuse_backbone_options(self) -> None:
+        """Refuse the options that "pixels" has no use for, since it runs no network.
 
         Raises:
             UsageError: Naming the option.
@@ -148,7 +141,7 @@ class ExtractSpec:
             value = getattr(self, option)
             if value != getattr(ExtractSpec, option):
                 raise UsageError(
-                    f"{option_name(option)} {value} needs a trunk, but the backbone "
+                    f"{option_name(option)} {value} needs a backbone, but the backbone "
                     f"'pixels' stores the images as they are. Nothing was started. Leave the "
                     f"option out."
                 )
@@ -292,56 +285,3 @@ def _choose(spec: Any, **allowed: tuple[str, ...]) -> None:
     for name, words in allowed.items():
         word = one_of(option_name(name), getattr(spec, name), words)
         object.__setattr__(spec, name, word)
-
-
-def canonical_json(value: Any) -> str:
-    """Write JSON in the one form that is hashed: sorted keys, no spaces, ASCII, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def fingerprint(identity: Mapping[str, Any]) -> str:
-    """Hash an identity: the SHA-256 of its canonical JSON, as 64 hex digits."""
-    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
-
-
-def tensors_digest(tensors: Iterable[tuple[str, str, Sequence[int], memoryview]]) -> str:
-    """Hash tensors in their order: the SHA-256 of names, types, shapes and bytes, as 64 hex digits.
-
-    Args:
-        tensors: For each its name, its type as torch writes it ("torch.float32"), its shape, and
-            its bytes.
-    """
-    sha = hashlib.sha256()
-    for name, dtype, shape, content in tensors:
-        title = canonical_json([name, dtype, list(shape)])
-        sha.update(f"{len(title)}:{title}".encode())
-        sha.update(content)
-    return sha.hexdigest()
-
-
-def differing_fields(found: Any, wanted: Any) -> list[str]:
-    """List where two nested JSON values differ, as "field: found X, wanted Y" lines.
-
-    One of them may be a stranger's: lines and their number are cut to what a message can hold.
-    """
-    lines = _differences(found, wanted)
-    n_more = len(lines) - _MOST_DIFFERENCES
-    return [*lines[:_MOST_DIFFERENCES], f"and {n_more} more"] if n_more > 0 else lines
-
-
-def _differences(found: Any, wanted: Any, *, prefix: str = "") -> list[str]:
-    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
-        lines: list[str] = []
-        for key in sorted({*found, *wanted}):
-            name = f"{prefix}.{key}" if prefix else str(key)
-            lines += _differences(found.get(key), wanted.get(key), prefix=name)
-        return lines
-    if canonical_json(found) == canonical_json(wanted):
-        return []
-    return [f"{clipped(prefix)}: found {_short(found)}, wanted {_short(wanted)}"]
-
-
-def _short(value: Any) -> str:
-    text = canonical_json(value)
-    is_digest = isinstance(value, str) and len(value) == 64
-    return text[:13] + '..."' if is_digest else clipped(text)

@@ -41,7 +41,7 @@ class DatasetError(FeatcacheError, FileNotFoundError):
 
 
 class WeightsError(FeatcacheError, ValueError):
-    """Weights do not fit the trunk, hold NaN, or cannot be read."""
+    """Weights do not fit the backbone, hold NaN, or cannot be read."""
 
     exit_code = 2
 

@@ -17,9 +17,10 @@ from PIL import Image
 
 import featcache
 from featcache.extraction.extract import ExtractResult
+from tests.feature_caches import cache, make_cache, train  # noqa: F401 - fixtures of several rooms
 
 _TESTS = itertools.count()
-SMALL_TRUNK = "mobilenet_v3_small"
+SMALL_BACKBONE = "mobilenet_v3_small"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -72,7 +73,7 @@ def image_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def extract(image_folder: Path, tmp_path: Path) -> Callable[..., ExtractResult]:
-    """`featcache.extract` of the image folder, through a small random trunk at 32 px.
+    """`featcache.extract` of the image folder, through a small random backbone at 32 px.
 
     Rows take 2,304 bytes, so a block has 512 rows at most; batches of 32 make it smaller blocks
     only where a test says so.
@@ -80,7 +81,7 @@ def extract(image_folder: Path, tmp_path: Path) -> Callable[..., ExtractResult]:
     return partial(
         featcache.extract,
         f"folder:{image_folder}",
-        backbone=SMALL_TRUNK,
+        backbone=SMALL_BACKBONE,
         weights="random",
         image_size=32,
         batch_size=32,

@@ -125,7 +125,7 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: Path) -> None:
     }
     assert names == expected
     wanted = {"featcache/py.typed", "featcache_cli/py.typed", "featcache/core/locks.py"}
-    assert {*wanted, "featcache/winograd.cpp"} <= names
+    assert {*wanted, "featcache/backbones/engines/winograd.cpp"} <= names
 
 
 def test_the_wheel_brings_command_license_and_declared_dependencies(wheel: Path) -> None:

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-import featcache
 from featcache.core.allocator import keep_freed_memory
 from featcache.core.starting import is_refused_start, start_refused
 from featcache.core.stopping import StopRequested
 from featcache.errors import FeatcacheError, InterruptedRunError, StorageError
+from featcache.version import __version__
 from featcache_cli import signals
 from featcache_cli.commands import (
     about,
@@ -97,7 +97,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help and usage errors: they fold no name and survive a pipe
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Run the frozen trunk once, keep its features in one HDF5 file, train heads in seconds.",
+    help="Run a frozen backbone once, keep its features in one HDF5 file, train heads in seconds.",
 )
 _COMMANDS: Mapping[str, Callable[..., Any]] = {
     "extract": extract.extract,
@@ -120,7 +120,7 @@ app.add_typer(cache.app, name="cache")
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"featcache {featcache.__version__}")
+        typer.echo(f"featcache {__version__}")
         raise typer.Exit
 
 

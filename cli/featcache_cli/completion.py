@@ -24,7 +24,7 @@ def one_of(*values: str) -> Callable[[str], list[str]]:
 
 def backbones(incomplete: str) -> list[str]:
     """Offer every backbone."""
-    from featcache.backbones.names import backbone_names
+    from featcache.core.backbone_names import backbone_names
 
     return backbone_names()
 
@@ -43,7 +43,7 @@ def datasets(incomplete: str) -> list[str]:
 
 def weights(ctx: typer.Context, incomplete: str) -> list[str]:
     """Offer the weights of the backbone that stands before."""
-    from featcache.backbones.names import DEFAULT, RANDOM, weights_names
+    from featcache.core.backbone_names import DEFAULT, RANDOM, weights_names
 
     named = ctx.params.get("backbone") or ExtractSpec.backbone
     backbone = named if isinstance(named, str) else named[0]

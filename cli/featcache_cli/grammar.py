@@ -131,7 +131,7 @@ def _write_groups(command: str, params: Sequence[Any], ctx: Any, formatter: Any)
 
 def _meant(command: Any, word: str) -> str:
     """Guess the option that a stray word belongs to, by the values that it takes."""
-    from featcache.backbones.names import backbone_names
+    from featcache.core.backbone_names import backbone_names
     from featcache.images.datasets import list_datasets
 
     options = {name for param in command.params for name in param.opts}

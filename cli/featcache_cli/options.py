@@ -26,7 +26,7 @@ CacheDirOption = Annotated[str, typer.Option(help="Folder of all caches.", callb
 DataDirOption = Annotated[
     str, typer.Option(help="Folder of downloaded datasets.", callback=local_path)
 ]
-ImageSizeOption = Annotated[int, typer.Option(help="Side of the trunk's input, in pixels.")]
+ImageSizeOption = Annotated[int, typer.Option(help="Side of the backbone's input, in pixels.")]
 RecipeOption = Annotated[
     str,
     typer.Option(

@@ -1,9 +1,9 @@
 """Ctrl-C, SIGTERM and SIGHUP: each ends the command with its own exit code, none is lost.
 
 The handler raises nowhere but in work that says so. Before the first write, and after the last, it
-ends the process at once; in between it leaves a wish to stop (`featcache.core.stopping`). Each signal
-also writes a byte into a pipe, even while the main thread is in one long call: a thread reads it
-there, and ends the process where the main one does not answer.
+ends the process at once; in between it leaves a wish to stop (`featcache.core.stopping`). Each
+signal also writes a byte into a pipe, even while the main thread is in one long call: a thread
+reads it there, and ends the process where the main one does not answer.
 """
 
 from __future__ import annotations

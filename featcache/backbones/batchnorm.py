@@ -19,7 +19,7 @@ def has_batch_norm(module: nn.Module) -> bool:
 
 
 def require_batch_norm(module: nn.Module, *, backbone: str) -> None:
-    """Refuse to adapt a trunk that has no BatchNorm.
+    """Refuse to adapt a backbone that has no BatchNorm.
 
     Raises:
         UsageError: If there is none.
@@ -95,7 +95,7 @@ def load_batch_norm_statistics(module: nn.Module, statistics: Mapping[str, Tenso
     wrong += [n for n in own.keys() & statistics.keys() if own[n].shape != statistics[n].shape]
     if wrong:
         raise WeightsError(
-            f"BatchNorm statistics do not fit this trunk: {len(wrong)} missing, surplus or of "
+            f"BatchNorm statistics do not fit this backbone: {len(wrong)} missing, surplus or of "
             f"another shape ({', '.join(wrong[:5])}). Nothing was changed. Extract the cache again."
         )
     with torch.no_grad():

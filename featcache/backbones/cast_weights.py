@@ -14,22 +14,22 @@ _CAST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 def with_weights_cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Copy a trunk, the weights of convolutions and linear layers cast; other tensors are shared.
+    """Copy a backbone with its convolution and linear weights cast; other tensors are shared.
 
-    Under autocast to `dtype` the copy gives the bits of the trunk itself: autocast would cast the
-    same tensors, in every batch, since it remembers only those that are trained. Layers of a class
-    derived from torch's may do other things with their weights, and keep theirs.
+    Under autocast to `dtype` the copy gives the bits of the backbone itself: autocast would cast
+    the same tensors, in every batch, since it remembers only those that are trained. Layers of a
+    class derived from torch's may do other things with their weights, and keep theirs.
 
     Args:
         module: In eval mode.
         dtype: `torch.bfloat16` or `torch.float16`.
     """
-    trunk = shallow_copy(module)
-    for part in trunk.modules():
+    backbone = shallow_copy(module)
+    for part in backbone.modules():
         if type(part) in _CAST:
             for name, tensor in list(part.named_parameters(recurse=False)):
                 setattr(part, name, nn.Parameter(tensor.to(dtype), requires_grad=False))
-    return trunk
+    return backbone
 
 
 def shallow_copy(module: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Frozen trunks by name: what they cost, and ready to run with their weights and provenance."""
+"""Frozen backbones by name: what they cost, and ready to run with their weights and provenance."""
 
 from __future__ import annotations
 
@@ -13,17 +13,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from featcache.backbones.batchnorm import has_batch_norm
-from featcache.backbones.names import (
-    PIXELS,
-    RANDOM,
-    backbone_name,
-    backbone_names,
-    check_weights_name,
-)
 from featcache.backbones.options import require_exact_size
-from featcache.backbones.state_dict import fit_state_dict, read_state_dicts, state_digest
+from featcache.backbones.state_dict import fit_state_dict, read_state_dicts
 from featcache.backbones.torchvision_models import (
-    build_trunk,
+    build_backbone,
     classifier_prefixes,
     n_features,
 )
@@ -36,11 +29,20 @@ from featcache.backbones.torchvision_weights import (
     weights_preprocess,
 )
 from featcache.backbones.unwrapping import find_backbone
-from featcache.config import MOST_PIXELS, ExtractSpec
+from featcache.config import ExtractSpec
 from featcache.core.arguments import count
+from featcache.core.backbone_names import (
+    PIXELS,
+    RANDOM,
+    backbone_name,
+    backbone_names,
+    check_weights_name,
+)
 from featcache.core.paths import file_and_part
 from featcache.core.plain_torch import plain_torch
+from featcache.core.preprocess import MOST_PIXELS
 from featcache.core.random_state import seeded
+from featcache.core.tensor_files import state_digest
 from featcache.errors import UsageError, WeightsError
 
 __all__ = [
@@ -57,13 +59,13 @@ _FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """What a trunk is and costs at one image size, known without its weights.
+    """What a backbone is and costs at one image size, known without its weights.
 
     Attributes:
         name: As in `backbone_names`.
-        image_size: Side of the square that enters the trunk, in pixels.
-        n_features: Numbers per image that leave the trunk.
-        n_params: Parameters of the trunk, without the classifier.
+        image_size: Side of the square that enters the backbone, in pixels.
+        n_features: Numbers per image that leave the backbone.
+        n_params: Parameters of the backbone, without the classifier.
         gflop: Work per image, 1 MAC = 2 FLOP: convolutions, linear layers, attention products.
         activation_bytes_per_image: Largest input plus output of one layer, in float32.
         weights: torchvision's weights, DEFAULT first.
@@ -82,7 +84,7 @@ class BackboneInfo:
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A trunk that is ready to run, and where its weights come from.
+    """A backbone that is ready to run, and where its weights come from.
 
     Attributes:
         name: As in `backbone_names`.
@@ -91,7 +93,7 @@ class Backbone:
         layer: Which layer's output the features are.
         weights: For people: "IMAGENET1K_V1", "random (seed 0)", or a file's name.
         note: What stood around the weights in their file, and was left out; mostly empty.
-        weights_sha256: `state_digest` of the trunk, without classifier and auxiliary heads.
+        weights_sha256: `state_digest` of the backbone, without classifier and auxiliary heads.
         has_batchnorm: Whether `adapt_batch_norm` has something to adapt.
         published: What torchvision says of its weights; None for those of the user.
     """
@@ -117,11 +119,11 @@ class Backbone:
 
 
 def describe_backbone(name: str, image_size: int = ExtractSpec.image_size) -> BackboneInfo:
-    """Measure a trunk on torch's meta device, without allocating or fetching its weights.
+    """Measure a backbone on torch's meta device, without allocating or fetching its weights.
 
     Raises:
         UnknownNameError: If there is no such backbone.
-        UsageError: If the trunk does not take this image size.
+        UsageError: If the backbone does not take this image size.
 
     Example:
         >>> describe_backbone("vgg16", 224).n_features
@@ -155,16 +157,16 @@ class _Measured(NamedTuple):
 
 @functools.cache
 def _measure(name: str, image_size: int) -> _Measured:
-    trunk = build_trunk(name, image_size=image_size, meta=True)
+    backbone = build_backbone(name, image_size=image_size, meta=True)
     layer_sizes: list[int] = []
-    for layer in trunk.modules():
+    for layer in backbone.modules():
         if not list(layer.children()):
             layer.register_forward_hook(lambda _, x, y: layer_sizes.append(_n_values(x, y)))
     counter = FlopCounterMode(display=False)
-    width = n_features(trunk, name=name, image_size=image_size, counter=counter)
+    width = n_features(backbone, name=name, image_size=image_size, counter=counter)
     return _Measured(
         n_features=width,
-        n_params=sum(p.numel() for p in trunk.parameters()),
+        n_params=sum(p.numel() for p in backbone.parameters()),
         gflop=counter.get_total_flops() / 1e9,
         activation_bytes_per_image=max(layer_sizes) * _FLOAT_BYTES,
     )
@@ -178,8 +180,8 @@ def list_backbones(
     A row takes up to a second, all 81 about half a minute: show each when it comes.
 
     Args:
-        image_size: Side of the square that enters the trunk, in pixels; a trunk that does not take
-            it is described at the size of its DEFAULT weights.
+        image_size: Side of the square that enters the backbone, in pixels; a backbone that does not
+            take it is described at the size of its DEFAULT weights.
         names: Which; None means all.
     """
     image_size = count("--image-size", image_size, most=MOST_PIXELS)
@@ -199,20 +201,20 @@ def load_backbone(
     image_size: int = ExtractSpec.image_size,
     check_file: bool = True,
 ) -> Backbone:
-    """Build a frozen trunk with its weights, on the CPU.
+    """Build a frozen backbone with its weights, on the CPU.
 
     Args:
         name: As in `backbone_names`.
         weights: "DEFAULT", one of torchvision's names, "random", or a path to a file that holds a
-            state dict of the model or of the trunk alone; "FILE#PART" takes one of several.
+            state dict of the model or of the backbone alone; "FILE#PART" takes one of several.
         seed: Seeds "random"; the global generators stay as they are.
-        image_size: Side of the square that enters the trunk, in pixels.
+        image_size: Side of the square that enters the backbone, in pixels.
         check_file: Compare a file of published weights with its digest. Without, a cache that is
             there already shows by `weights_sha256` that they are right.
 
     Raises:
         UnknownNameError: If there is no such backbone, or no such weights for it.
-        UsageError: If the trunk does not take this image size.
+        UsageError: If the backbone does not take this image size.
         WeightsUnavailableError: If torchvision's weights are neither here nor reachable.
         WeightsError: If the weights are damaged, do not fit, or hold NaN.
         UnsafeFileError: If reading the file would run code.
@@ -229,9 +231,9 @@ def load_backbone(
     width = _measure(name, image_size).n_features
     note = ""
     if weights.lower() == RANDOM:
-        trunk, label = _random_trunk(name, seed, image_size), f"random (seed {seed})"
+        backbone, label = _random_backbone(name, seed, image_size), f"random (seed {seed})"
     else:
-        trunk = build_trunk(name, image_size=image_size, meta=True)
+        backbone = build_backbone(name, image_size=image_size, meta=True)
         if entry is not None and name.startswith("vit_"):
             sizes = {entry.name: entry.min_size}
             require_exact_size(name, image_size, sizes, weights=entry.name)
@@ -240,7 +242,7 @@ def load_backbone(
         if entry is not None and check_file:
             require_published(entry)
         try:
-            note = _fill(trunk, file, name)
+            note = _fill(backbone, file, name)
         except WeightsError:
             if entry is not None:
                 require_published(entry)  # which says to delete a damaged file
@@ -248,12 +250,12 @@ def load_backbone(
         label = entry.name if entry else Path(weights).name
     return Backbone(
         name=name,
-        module=trunk,
+        module=backbone,
         n_features=width,
         layer="input of the classifier",
         weights=label,
-        weights_sha256=state_digest(trunk.state_dict()),
-        has_batchnorm=has_batch_norm(trunk),
+        weights_sha256=state_digest(backbone.state_dict()),
+        has_batchnorm=has_batch_norm(backbone),
         published=entry,
         note=note,
     )
@@ -271,25 +273,25 @@ def _pixels(image_size: int) -> Backbone:
     )
 
 
-def _random_trunk(name: str, seed: int, image_size: int) -> nn.Module:
+def _random_backbone(name: str, seed: int, image_size: int) -> nn.Module:
     with seeded(seed):
-        return build_trunk(name, image_size=image_size)
+        return build_backbone(name, image_size=image_size)
 
 
-def _fill(trunk: nn.Module, path: str | Path, name: str) -> str:
+def _fill(backbone: nn.Module, path: str | Path, name: str) -> str:
     """Load weights; what stood around them in the file, for people."""
-    own = trunk.state_dict()
+    own = backbone.state_dict()
     file, part = (path, "") if "://" in str(path) else file_and_part(str(path))
     found, others = find_backbone(read_state_dicts(file), own, part=part, source=str(path))
     told = found.told(others)
     source = f"{path} ({told})" if told else str(path)
     fitted = fit_state_dict(
-        found.state, own, ignored=classifier_prefixes(), source=source, trunk=name
+        found.state, own, ignored=classifier_prefixes(), source=source, backbone=name
     )
     own.update(fitted)  # keeps the versions in own._metadata, which mnasnet insists on
-    trunk.load_state_dict(own, assign=True)
-    trunk.requires_grad_(requires_grad=False)
-    left = [n for n, t in (*trunk.named_parameters(), *trunk.named_buffers()) if t.is_meta]
+    backbone.load_state_dict(own, assign=True)
+    backbone.requires_grad_(requires_grad=False)
+    left = [n for n, t in (*backbone.named_parameters(), *backbone.named_buffers()) if t.is_meta]
     if left:
         raise WeightsError(
             f"{path} does not fill {name}: {', '.join(left)} are no part of its state dict. "

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from featcache.backbones.names import PIXELS, RANDOM, check_weights_name, published_weights
+from featcache.core.backbone_names import PIXELS, RANDOM, check_weights_name, published_weights
 from featcache.core.paths import expanded, file_and_part
 from featcache.errors import UnsafeFileError, UsageError, WeightsError, nearest
 
@@ -38,7 +38,7 @@ def check_backbone_options(backbone: str, weights: str, image_size: int) -> None
     Args:
         backbone: A torchvision classification model, or "pixels".
         weights: As typed.
-        image_size: Side of the trunk's input, in pixels.
+        image_size: Side of the backbone's input, in pixels.
 
     Raises:
         UsageError: If the size cannot be.
@@ -115,9 +115,9 @@ def require_exact_size(
     known = sorted(set(sizes.values()))
     if image_size not in known:
         raise UsageError(
-            f"The trunk {backbone} takes images of {' or '.join(map(str, known))} px exactly (its "
-            f"position embedding has one size), not of {image_size} px. Nothing was started. Use "
-            f"--image-size {known[0]}."
+            f"The backbone {backbone} takes images of {' or '.join(map(str, known))} px exactly "
+            f"(its position embedding has one size), not of {image_size} px. Nothing was started. "
+            f"Use --image-size {known[0]}."
         )
     if weights is None:
         return
@@ -131,9 +131,9 @@ def require_exact_size(
 
 
 def too_small(backbone: str, image_size: int, *, smallest: int, made_for: int) -> UsageError:
-    """Say which sizes a trunk takes."""
+    """Say which sizes a backbone takes."""
     return UsageError(
-        f"The trunk {backbone} cannot take images of {image_size} px: the smallest it takes is "
+        f"The backbone {backbone} cannot take images of {image_size} px: the smallest it takes is "
         f"{smallest} px, and it is made for {made_for} px. Nothing was started. Use "
         f"--image-size {smallest if image_size < smallest else made_for}."
     )

@@ -1,4 +1,4 @@
-"""A trunk on its device: uint8 images in, checked features out."""
+"""A backbone on its device: uint8 images in, checked features out."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class InFlight:
     wait: Callable[[], None]
 
 
-class TrunkRunner:
+class BackboneRunner:
     """Runs a frozen module over batches of one fixed shape.
 
     Attributes:
@@ -155,9 +155,9 @@ class TrunkRunner:
             if isinstance(err, FeatcacheError):
                 raise
             raise DeviceError(
-                f"The trunk failed on {self.device} with a batch of {self.batch_size}: {err}. All "
-                f"acknowledged rows are kept. The same command goes on from there; if memory is "
-                f"short, a smaller --batch-size needs --mix-numerics to go on with the same file."
+                f"The backbone failed on {self.device} with a batch of {self.batch_size}: {err}. "
+                f"All acknowledged rows are kept. The same command goes on from there; if memory "
+                f"is short, a smaller --batch-size needs --mix-numerics for the same file."
             ) from err
 
     def inputs(self, images: npt.NDArray[np.uint8]) -> Tensor:
@@ -300,7 +300,7 @@ def require_storable(
     """
     checked = "Check the weights, and --precision if it is not fp32."
     is_finite = np.isfinite(largest)
-    _require(is_finite, ids, "The trunk gave NaN or infinite features", way_out=checked)
+    _require(is_finite, ids, "The backbone gave NaN or infinite features", way_out=checked)
     if store_dtype == "float32":
         return
     wider = "Run with --store-dtype float32."

@@ -1,16 +1,14 @@
-"""State dicts: read without running code, fitted to a trunk, digested."""
+"""State dicts: read without running code, fitted to a backbone, digested."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import pickle
 import pickletools
 import re
-import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +20,11 @@ from torch.serialization import safe_globals
 
 from featcache.backbones.options import existing_weights_file
 from featcache.backbones.unwrapping import state_dicts_in
-from featcache.config import tensors_digest
 from featcache.core.paths import is_utf8
 from featcache.core.process_wide import WhileAnyInside, warnings_ignored
-from featcache.errors import CorruptError, UnsafeFileError, WeightsError, clipped
+from featcache.core.tensor_files import UNREADABLE, refuse_inflating
+from featcache.errors import UnsafeFileError, WeightsError, clipped
 
-# What torch.load raises on bytes that no torch.save wrote (found by flipping and cutting bytes).
-UNREADABLE = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    AssertionError,
-    EOFError,
-    OSError,
-    struct.error,
-    pickle.UnpicklingError,
-    MemoryError,
-)
 # torchvision's training scripts keep their arguments; it holds names and values, and no code.
 _known_classes = WhileAnyInside(lambda: safe_globals([argparse.Namespace]))
 _N_SHOWN = 5
@@ -49,25 +33,6 @@ _SAVE_ADVICE = (
     "Nothing was loaded. Save one with torch.save(model.state_dict(), PATH) or "
     "safetensors.torch.save_file(model.state_dict(), PATH)."
 )
-
-
-def state_digest(state: Mapping[str, Tensor]) -> str:
-    """Hash names, dtypes, shapes and bytes of all tensors in their order.
-
-    The memory format (channels last or not) and the device have no part in it.
-
-    Returns:
-        SHA-256 as 64 hex digits.
-    """
-    return tensors_digest(
-        (name, str(tensor.dtype), tensor.shape, _bytes_of(tensor)) for name, tensor in state.items()
-    )
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    content: memoryview = flat.view(torch.uint8).numpy().data
-    return content
 
 
 def read_state_dicts(path: str | Path) -> dict[str, dict[str, Tensor]]:
@@ -102,25 +67,25 @@ def fit_state_dict(
     *,
     ignored: Iterable[str] = (),
     source: str,
-    trunk: str,
+    backbone: str,
 ) -> dict[str, Tensor]:
-    """Check a state dict against a trunk's and copy the trunk's tensors out of it.
+    """Check a state dict against a backbone's and copy the backbone's tensors out of it.
 
-    Floating types are converted to the trunk's float32. BatchNorm's `num_batches_tracked`, which
+    Floating types are converted to the backbone's float32. BatchNorm's `num_batches_tracked`, which
     older files lack and inference does not read, is 0 where it is missing.
 
     Args:
-        state: What a file holds, under the trunk's own names.
-        like: The trunk's own state dict; tensors may be on the meta device.
-        ignored: Beginnings of names that are no part of the trunk (classifier, auxiliary heads).
+        state: What a file holds, under the backbone's own names.
+        like: The backbone's own state dict; tensors may be on the meta device.
+        ignored: Beginnings of names that are no part of the backbone (classifier, auxiliary heads).
         source: Names the file in messages.
-        trunk: Names the trunk in messages.
+        backbone: Names the backbone in messages.
 
     Returns:
         Names and order of `like`, in memory, contiguous.
 
     Raises:
-        WeightsError: If trunk tensors are missing, surplus, of another shape, or not finite.
+        WeightsError: If backbone tensors are missing, surplus, of another shape, or not finite.
     """
     skipped = tuple(ignored)
     missing = [n for n in like if n not in state and not n.endswith(".num_batches_tracked")]
@@ -134,15 +99,15 @@ def fit_state_dict(
         kinds = {"missing": missing, "surplus": surplus, "of another shape or type": unfit}
         found = "; ".join(f"{len(v)} {k} ({_first(v)})" for k, v in kinds.items() if v)
         raise WeightsError(
-            f"{source} does not fit the trunk of torchvision's {trunk}: {found}. Nothing was "
-            f"loaded. Give a state dict of {trunk}, or name the --backbone that it belongs to."
+            f"{source} does not fit the backbone of torchvision's {backbone}: {found}. Nothing was "
+            f"loaded. Give a state dict of {backbone}, or name the --backbone that it belongs to."
         )
     fitted = {n: _copy(state.get(n), t) for n, t in like.items()}
     bad = [n for n, t in fitted.items() if t.is_floating_point() and not t.isfinite().all()]
     if bad:
         raise WeightsError(
             f"{source} holds NaN or infinite numbers (as float32) in {len(bad)} tensor(s) of the "
-            f"trunk: {_first(bad)}. Nothing was loaded. Give weights of a run that converged."
+            f"backbone: {_first(bad)}. Nothing was loaded. Give weights of a run that converged."
         )
     return fitted
 
@@ -155,44 +120,6 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             f"{path} ends in .safetensors, but cannot be read as such: {err}. It is damaged, or "
             f"another kind of file: copy it again, or rename a torch.save file to .pth."
         ) from err
-
-
-def refuse_inflating(path: Path) -> None:
-    """Refuse an archive that holds more than it weighs; torch.save compresses nothing.
-
-    Raises:
-        UnsafeFileError: If it would fill the memory when it is read.
-    """
-    with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-        inflated = sum(entry.file_size for entry in archive.infolist())
-        if inflated > path.stat().st_size:
-            raise UnsafeFileError(
-                f"{path} was refused: it would inflate from {path.stat().st_size} to {inflated} "
-                f"bytes, and torch.save compresses nothing. Nothing was loaded."
-            )
-
-
-def read_checkpoint(path: Path, names: Sequence[str], *, way_out: str) -> dict[str, Any]:
-    """Read one of our own checkpoints, running no code from it.
-
-    Args:
-        path: The file.
-        names: What it must hold.
-        way_out: What to do if it cannot be read.
-
-    Raises:
-        CorruptError: If it cannot be read.
-    """
-    try:
-        refuse_inflating(path)
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        for name in names:
-            checkpoint[name]
-    except (*UNREADABLE, UnsafeFileError) as err:
-        raise CorruptError(
-            f"{path} is damaged ({type(err).__name__}). Nothing was changed. {way_out}"
-        ) from err
-    return checkpoint
 
 
 def _read_torch(path: Path) -> Any:

@@ -20,7 +20,7 @@ _HAS_INIT_FLAG = frozenset({"googlenet", "inception_v3"})
 _ALLOCATORS = frozenset({torch.empty, torch.zeros, torch.ones})
 
 
-def build_trunk(name: str, *, image_size: int, meta: bool = False) -> nn.Module:
+def build_backbone(name: str, *, image_size: int, meta: bool = False) -> nn.Module:
     """Build a model without its classifier: (B, 3, H, W) -> (B, D), in evaluation mode.
 
     D is what enters the classifier's first linear layer; a norm or a pooling in front of that
@@ -52,39 +52,39 @@ def build_trunk(name: str, *, image_size: int, meta: bool = False) -> nn.Module:
     else:
         model = models.get_model(name, weights=None, **options)
     _cut(model)
-    trunk: nn.Module = model.eval().requires_grad_(False)
-    return trunk
+    backbone: nn.Module = model.eval().requires_grad_(False)
+    return backbone
 
 
 def classifier_prefixes() -> tuple[str, ...]:
-    """Beginnings of the state dict names that are no part of a trunk."""
+    """Beginnings of the state dict names that are no part of a backbone."""
     return tuple(f"{part}." for part in (*_HEADS, *_AUXILIARY))
 
 
 def n_features(
-    trunk: nn.Module,
+    backbone: nn.Module,
     *,
     name: str,
     image_size: int,
     counter: FlopCounterMode | None = None,
 ) -> int:
-    """Push one empty image through a trunk on the meta device and count its features.
+    """Push one empty image through a backbone on the meta device and count its features.
 
     Args:
-        trunk: From `build_trunk(..., meta=True)`.
-        name: Names the trunk in messages.
+        backbone: From `build_backbone(..., meta=True)`.
+        name: Names the backbone in messages.
         image_size: Side of the image in pixels.
         counter: Counts the work of this one pass.
 
     Raises:
-        UsageError: If the trunk does not take this size; names the smallest that it takes.
+        UsageError: If the backbone does not take this size; names the smallest that it takes.
     """
     try:
         with counter or contextlib.nullcontext():
-            return int(_meta_forward(trunk, image_size).shape[1])
+            return int(_meta_forward(backbone, image_size).shape[1])
     except (RuntimeError, AssertionError, ValueError) as err:
         made_for = list_pretrained(name)[0].preprocess.crop or 0
-        smallest = _smallest_size(trunk, made_for)
+        smallest = _smallest_size(backbone, made_for)
         raise too_small(name, image_size, smallest=smallest, made_for=made_for) from err
 
 
@@ -120,18 +120,18 @@ def _cut(model: nn.Module) -> None:
             setattr(model, auxiliary, None)
 
 
-def _meta_forward(trunk: nn.Module, image_size: int) -> Tensor:
+def _meta_forward(backbone: nn.Module, image_size: int) -> Tensor:
     with torch.no_grad():
-        out: Tensor = trunk(torch.empty(1, 3, image_size, image_size, device="meta"))
+        out: Tensor = backbone(torch.empty(1, 3, image_size, image_size, device="meta"))
     return out
 
 
-def _smallest_size(trunk: nn.Module, works: int) -> int:
+def _smallest_size(backbone: nn.Module, works: int) -> int:
     fails = 0
     while works - fails > 1:
         middle = (works + fails) // 2
         try:
-            _meta_forward(trunk, middle)
+            _meta_forward(backbone, middle)
             works = middle
         except (RuntimeError, AssertionError, ValueError):
             fails = middle

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from featcache.backbones.names import PIXELS, published_weights
+from featcache.core.backbone_names import PIXELS, published_weights
 from featcache.core.preprocess import Preprocess
 from featcache.core.stopping import breakable, working
 from featcache.errors import (

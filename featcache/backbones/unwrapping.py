@@ -19,7 +19,7 @@ _SEGMENTS = frozenset({"module", "_orig_mod"})
 _BESIDE = re.compile(r"n_averaged$|(\w+_)?(loss|criterion|metrics?)(_\w+)?(\.|$)")
 # torchvision's densenet files are older than the ban on dots in module names.
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
-_TRUNK = "features."  # names of `model.features` alone lack it
+_BACKBONE = "features."  # names of `model.features` alone lack it
 _N_SHOWN = 5
 
 
@@ -125,7 +125,7 @@ def _readings(place: str, state: Mapping[str, Tensor], needed: Sequence[str]) ->
         inside = {n.removeprefix(prefix): t for n, t in plain.items() if n.startswith(prefix)}
         outside = [n for n in plain if not n.startswith(prefix)]
         beside = [n for n in inside if _BESIDE.match(n)]
-        features = _with_trunk_names(inside, needed)
+        features = _with_backbone_names(inside, needed)
         part = ".".join(filter(None, (place, prefix.rstrip("."))))
         stripped = [f"'{s}'" for s in (place, prefix, *(f"{s}." for s in sorted(segments))) if s]
         kept = {n: t for n, t in features.items() if n not in beside}
@@ -145,7 +145,7 @@ def _without_segments(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], s
 def _prefixes(state: Mapping[str, Tensor], needed: Sequence[str]) -> list[str]:
     """Beginnings behind which names of the backbone stand; "" where there are none."""
     probes = {needed[i] for i in (0, len(needed) // 2, -1)}
-    probes |= {name.removeprefix(_TRUNK) for name in probes}
+    probes |= {name.removeprefix(_BACKBONE) for name in probes}
     found = {
         name.removesuffix(probe)
         for name in state
@@ -153,11 +153,11 @@ def _prefixes(state: Mapping[str, Tensor], needed: Sequence[str]) -> list[str]:
         if name == probe or name.endswith(f".{probe}")
     }
     # "features." is the backbone's own where all of its names have it.
-    return sorted(p for p in found if not p.endswith(_TRUNK) or p == "") or [""]
+    return sorted(p for p in found if not p.endswith(_BACKBONE) or p == "") or [""]
 
 
-def _with_trunk_names(state: Mapping[str, Tensor], needed: Sequence[str]) -> dict[str, Tensor]:
+def _with_backbone_names(state: Mapping[str, Tensor], needed: Sequence[str]) -> dict[str, Tensor]:
     if any(name in state for name in needed):
         return dict(state)
-    prefixed = {f"{_TRUNK}{name}": tensor for name, tensor in state.items()}
+    prefixed = {f"{_BACKBONE}{name}": tensor for name, tensor in state.items()}
     return prefixed if any(name in prefixed for name in needed) else dict(state)

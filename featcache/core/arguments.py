@@ -214,3 +214,17 @@ _KINDS: dict[str, Callable[[str, Any], Any]] = {
     "tuple[int, ...]": whole_numbers,
     "tuple[float, ...]": numbers,
 }
+
+
+def imported_slug(name: str) -> str:
+    """Take the name of an imported dataset, which is also the folder of its caches and runs.
+
+    Raises:
+        UsageError: If it has other characters than letters, digits, dots, dashes and underscores.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise UsageError(
+            f"--name is {name!r}, but must be 1 to 64 letters, digits, dots, dashes and "
+            f"underscores. Nothing was written."
+        )
+    return name

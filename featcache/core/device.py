@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from featcache.config import TF32_ON_CPU
 from featcache.core import cgroup
 from featcache.core.arguments import device_name, text
 from featcache.core.memory import free_memory
 from featcache.core.reporting import Choice
+from featcache.core.tolerances import TF32_ON_CPU
 from featcache.errors import DeviceError, UsageError
 
 _AMPERE = 8  # major compute capability of the first GPUs with TF32 and bf16
@@ -24,7 +24,7 @@ _OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "TORCH_CUDNN_V8
 
 
 def pick_device(device: str) -> Choice[str]:
-    """Choose where the trunk runs.
+    """Choose where the backbone runs.
 
     Args:
         device: "auto", "cpu", "cuda" or "cuda:N".

@@ -1,4 +1,4 @@
-"""How one image becomes a trunk's input, as it is stored in an identity; no torch."""
+"""How one image becomes a backbone's input, as it is stored in an identity; no torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from featcache.config import MOST_PIXELS
 from featcache.errors import UsageError
 
+MOST_PIXELS = 1 << 14  # a side of what enters a backbone; 3 GB of float32 for one image
 INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How one RGB image becomes the trunk's input; part of a cache's identity.
+    """How one RGB image becomes the backbone's input; part of a cache's identity.
 
     Attributes:
         resize: Size the image is resized to: (height, width), or one number for the shorter side.
@@ -92,7 +92,7 @@ class Preprocess:
 
     @property
     def out_size(self) -> tuple[int, int]:
-        """(height, width) of what enters the trunk."""
+        """(height, width) of what enters the backbone."""
         if self.crop is not None:
             return (self.crop, self.crop)
         assert isinstance(self.resize, tuple), "without a crop the resize names both sides"

@@ -7,6 +7,9 @@ from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
+NOT_DECODED_HERE = "not decoded here: "
+"""How the reason of a row begins that this machine could not decode, and another may."""
+
 
 class Choice(NamedTuple, Generic[T]):
     """A value that was chosen for the user, and why."""

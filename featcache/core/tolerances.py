@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+TF32_ON_CPU = "--precision tf32 exists only on CUDA. Use fp32 or bf16 on a CPU."
 OF_PRECISION: Mapping[str, float] = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
 """The largest difference of a feature, in units of the largest feature.
 

@@ -1,1 +1,1 @@
-"""TODO room."""
+"""What a head is worth: figures with intervals, comparison, tables and plots."""

@@ -266,7 +266,7 @@ def compare(
     runs_dir: str | os.PathLike[str] = RUNS_DIR,
     on_note: NoteCallback | None = None,
 ) -> Comparison:
-    """Compare two heads on the same images of a split; their trunks may differ.
+    """Compare two heads on the same images of a split; their backbones may differ.
 
     Args:
         first: Folder of a run, or part of its name.

@@ -200,14 +200,6 @@ def macro_f1(labels: Rows, predictions: Rows, n_classes: int) -> float:
     return float(np.mean(2 * right[total > 0] / total[total > 0]))
 
 
-def label_ranks(labels: Rows, scores: npt.NDArray[Any]) -> Rows:
-    """Rank each row's label by its score among (N, K), (N,) from 0; ties go by class number."""
-    own = np.take_along_axis(scores, labels[:, None], axis=1)
-    is_before = np.arange(scores.shape[1])[None] < labels[:, None]
-    ranks: Rows = ((scores > own) | ((scores == own) & is_before)).sum(1)
-    return ranks
-
-
 def auroc(is_of_class: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64]) -> float:
     """Compute the area under the ROC curve of one class against the rest.
 

@@ -23,8 +23,8 @@ class CostAccount:
 
     Attributes:
         extraction_s: What the cache cost, all images at the measured rate.
-        end_to_end_epoch_s: The trunk's part of one end-to-end epoch: every training image through
-            reading, preprocessing and trunk at the measured rate.
+        end_to_end_epoch_s: The backbone's part of one end-to-end epoch: every training image
+            through reading, preprocessing and backbone at the measured rate.
         cache_epoch_s: One epoch of the notebook's head on features of this length: the median of
             12 measured steps, times the steps of an epoch.
         break_even_epoch: From this epoch on, the cache was cheaper; None if it never is.
@@ -43,7 +43,7 @@ def cost_account(
     """Weigh the cost of a cache against training end to end.
 
     Args:
-        seconds_per_image: Measured, for reading, preprocessing and trunk.
+        seconds_per_image: Measured, for reading, preprocessing and backbone.
         n_images: Images of all splits.
         n_train: Images of the training split.
         n_features: D, the length of a row.

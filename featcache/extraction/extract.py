@@ -1,4 +1,4 @@
-"""Stage one: images through a frozen trunk into a cache."""
+"""Stage one: images through a frozen backbone into a cache."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.backbones.names import PIXELS, backbone_name
 from featcache.backbones.options import check_backbone_options
-from featcache.config import TF32_ON_CPU, ExtractSpec
+from featcache.config import ExtractSpec
 from featcache.core.arguments import dataset_name, text
+from featcache.core.backbone_names import PIXELS, backbone_name
 from featcache.core.reporting import NoteCallback, silent
+from featcache.core.tolerances import TF32_ON_CPU
 from featcache.errors import UsageError
 from featcache.images.datasets import load_dataset
 from featcache.images.rules import ImageRules
@@ -115,7 +116,7 @@ def extract(
     on_progress: ProgressCallback | None = None,
     on_note: NoteCallback | None = None,
 ) -> ExtractResult:
-    """Run a dataset through a frozen trunk once and keep its features in one HDF5 file.
+    """Run a dataset through a frozen backbone once and keep its features in one HDF5 file.
 
     The arguments are those of `ExtractSpec`, which says what each means. The same call goes on
     with a partial file and answers at once if the cache is complete.
@@ -127,7 +128,7 @@ def extract(
         weights: "DEFAULT", a torchvision weights name, a path, or "random".
         bn: "frozen" or "adapted".
         preprocess: "notebook" or "weights".
-        image_size: Side of the trunk's input, in pixels.
+        image_size: Side of the backbone's input, in pixels.
         precision: "auto", "fp32", "tf32", "bf16" or "fp16".
         store_dtype: "float32" or "float16".
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -189,13 +190,13 @@ def extract_all(
     on_progress: ProgressCallback | None = None,
     on_note: NoteCallback | None = None,
 ) -> tuple[ExtractResult, ...]:
-    """Run a dataset through several trunks, each into a cache of its own, reading images once.
+    """Run a dataset through several backbones, each into a cache of its own, reading images once.
 
-    Trunks whose images are prepared alike, in batches of one size, share a pass; others follow in
-    a pass of their own. Each cache is byte for byte the one that `extract` makes.
+    Backbones whose images are prepared alike, in batches of one size, share a pass; others follow
+    in a pass of their own. Each cache is byte for byte the one that `extract` makes.
 
     Args:
-        specs: What each cache is to be; all of the same images, each trunk once.
+        specs: What each cache is to be; all of the same images, each backbone once.
         on_progress: Called after each batch.
         on_note: Called with a sentence for each choice that was made.
 
@@ -204,7 +205,7 @@ def extract_all(
         counted in full for each cache of a pass.
 
     Raises:
-        UsageError: If there is no trunk, one is named twice, "pixels" is among several, or they
+        UsageError: If there is no backbone, one is named twice, "pixels" is among several, or they
             differ in their images.
         FeatcacheError: One of its children, as `extract` raises them.
     """
@@ -213,12 +214,12 @@ def extract_all(
         backbone_name(name)
     if not names or len(set(names)) < len(names):
         raise UsageError(
-            f"--backbone names {', '.join(names) or 'no trunk'}; expected one or more, each once."
+            f"--backbone names {', '.join(names) or 'no backbone'}; give one or more, each once."
         )
     if PIXELS in names and len(names) > 1:
         raise UsageError(
-            f"--backbone {PIXELS} has no trunk, and shares no pass with one. Nothing was started. "
-            f"Extract it by itself."
+            f"--backbone {PIXELS} runs no network, and shares no pass with one. Nothing was "
+            f"started. Extract it by itself."
         )
     if len({tuple(getattr(spec, name) for name in _OF_THE_IMAGES) for spec in specs}) > 1:
         raise UsageError(
@@ -238,7 +239,7 @@ def open_images(spec: ExtractSpec, *, note: NoteCallback) -> Dataset:
     backbone_name(spec.backbone)
     check_backbone_options(spec.backbone, spec.weights, spec.image_size)
     if spec.backbone == PIXELS:
-        spec.refuse_trunk_options()
+        spec.refuse_backbone_options()
     if (spec.precision, spec.device) == ("tf32", "cpu"):
         raise UsageError(TF32_ON_CPU)
     note(f"opening {spec.dataset}")
@@ -308,7 +309,7 @@ def _result(plan: Plan, made: Made | None, *, seconds: float) -> ExtractResult:
         for image_id, reason in split.failures.items()
     )
     account = None
-    if n_computed and plan.has_trunk and "train" in cache.splits:
+    if n_computed and plan.has_backbone and "train" in cache.splits:
         from featcache.extraction.cost import cost_account
 
         account = cost_account(

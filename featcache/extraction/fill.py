@@ -1,4 +1,4 @@
-"""Fill caches in one pass: read, preprocess, trunks in one thread; rows to the disk in others."""
+"""Fill caches in one pass: one thread reads and computes, others write rows to the disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run needs, how its trunk is made ready, and whether it is still the same trunk."""
+"""What a run needs, how its backbone is made ready, and whether it is still the same backbone."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from featcache.backbones.batchnorm import (
     batch_norm_statistics,
     load_batch_norm_statistics,
 )
-from featcache.backbones.engines.trial import CompileError, compile_trunk
-from featcache.backbones.runner import TrunkRunner, require_storable
+from featcache.backbones.engines.trial import CompileError, compile_backbone
+from featcache.backbones.runner import BackboneRunner, require_storable
 from featcache.core.preprocess import Preprocess
-from featcache.core.reporting import NoteCallback, silent
+from featcache.core.reporting import NOT_DECODED_HERE, NoteCallback, silent
 from featcache.core.tolerances import feature_tolerance
 from featcache.errors import DeviceError, MismatchError
 from featcache.images.batches import Batch, Span, image_shape, load_batches
 from featcache.images.splits import Dataset, Split
-from featcache.store import NOT_DECODED_HERE, CacheWriter
+from featcache.store import CacheWriter
 
-PIXELS_BATCH_SIZE = 64  # where there is no trunk
-# All that decides adapted statistics beside the dataset and the trunk; part of the identity. The
+PIXELS_BATCH_SIZE = 64  # where no network runs
+# All that decides adapted statistics beside the dataset and the backbone; part of the identity. The
 # batch is the notebook's.
 _ADAPT_BATCH_SIZE = 64
 _ADAPT_SEED = 0
@@ -51,7 +51,7 @@ class Progress:
         images_per_s: Rate of this run so far.
         left_s: Seconds left for all splits, at that rate.
         seconds: Time of this run so far, by "read", "preprocess", "trunk", "check" and "write"
-            (only what the trunk waited for the writer).
+            (only what the backbone waited for the writer).
     """
 
     stage: str
@@ -75,7 +75,7 @@ class Job:
     Attributes:
         dataset: The images.
         preprocess: Image to input.
-        runner: The trunk; None stores the pixels themselves.
+        runner: The backbone; None stores the pixels themselves.
         store_dtype: "float32", "float16"; "uint8" for pixels.
         n_workers: Decoding processes.
         numerics: The numeric class of this run.
@@ -86,7 +86,7 @@ class Job:
 
     dataset: Dataset
     preprocess: Preprocess
-    runner: TrunkRunner | None
+    runner: BackboneRunner | None
     store_dtype: str
     n_workers: int
     numerics: Mapping[str, Any]
@@ -142,7 +142,7 @@ class Job:
 
 
 def adapt(job: Job, writer: CacheWriter) -> None:
-    """Give the trunk its adapted BatchNorm statistics: stored ones, else one pass over train.
+    """Give the backbone its adapted BatchNorm statistics: stored ones, else one pass over train.
 
     The order is a fixed permutation, since the batches of a folder sorted by class would each
     see one class; a short last batch is left out.
@@ -164,7 +164,7 @@ def adapt(job: Job, writer: CacheWriter) -> None:
     if "compiler" in job.numerics:
         shape = image_shape(job.dataset.splits["train"], job.preprocess)
         try:  # the compiled one has the statistics of before
-            compile_trunk(job.runner, shape, job.numerics["compiler"])
+            compile_backbone(job.runner, shape, job.numerics["compiler"])
         except CompileError as err:
             raise DeviceError(
                 f"{err} The statistics are kept, no rows are. Remove {writer.file} (featcache "

@@ -1,4 +1,4 @@
-"""One run of `extract`, decided: its trunk made ready, and the file that it fills."""
+"""One run of `extract`, decided: its backbone made ready, and the file that it fills."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import featcache
 from featcache.backbones.batchnorm import batch_norm_statistics
 from featcache.backbones.engines.engine import engine_of
 from featcache.backbones.engines.memory_format import settle_memory_format
@@ -21,9 +20,10 @@ from featcache.backbones.engines.trial import recompile, settle_compiled
 from featcache.backbones.load import (
     Backbone,
 )
-from featcache.backbones.runner import TrunkRunner
-from featcache.config import ExtractSpec, differing_fields
+from featcache.backbones.runner import BackboneRunner
+from featcache.config import ExtractSpec
 from featcache.core.device import numeric_class, pick_batch_size, pick_n_workers
+from featcache.core.identity import differing_fields
 from featcache.core.paths import portable
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import Choice, NoteCallback
@@ -39,6 +39,7 @@ from featcache.store import (
     encode_id,
     rows_per_block,
 )
+from featcache.version import __version__
 
 STORE_DTYPES = {"float32": "<f4", "float16": "<f2", "uint8": "|u1"}
 
@@ -51,7 +52,7 @@ class Plan:
         spec: What was asked for.
         dataset: The images, limited as asked.
         preprocess: Image to input.
-        backbone: The trunk with its weights; its module is None for `pixels`.
+        backbone: The backbone with its weights; its module is None for `pixels`.
         nbytes_per_image: Activations that one image needs at a time.
         gflop: Work of the backbone for one image; 0 for `pixels`.
         device: "cpu" or "cuda:N".
@@ -78,8 +79,8 @@ class Plan:
     choices: dict[str, str]
 
     @property
-    def has_trunk(self) -> bool:
-        """Whether there is a trunk to run; `pixels` has none."""
+    def has_backbone(self) -> bool:
+        """Whether there is a backbone to run; `pixels` has none."""
         return self.backbone.module is not None
 
     @property
@@ -92,8 +93,8 @@ class Plan:
         return {n: SplitRows(s.labels, s.ids) for n, s in self.dataset.splits.items()}
 
     def new_job(self, *, on_progress: ProgressCallback, on_note: NoteCallback) -> Job:
-        """Choose the batch size, by a probe of the trunk, and make the job of a new file."""
-        if not self.has_trunk:
+        """Choose the batch size, by a probe of the backbone, and make the job of a new file."""
+        if not self.has_backbone:
             return self._job(PIXELS_BATCH_SIZE, on_progress, on_note)
         asked = self.spec.batch_size
         if asked is None:
@@ -101,7 +102,7 @@ class Plan:
         else:
             choice = Choice(asked, "asked for")
         job = self._job(choice.value, on_progress, on_note)
-        assert job.runner is not None, "a trunk has a runner"
+        assert job.runner is not None, "a backbone has a runner"
         shape = self._image_shape()
         on_progress(Progress("probe", "", 0, 0))
         probed = job.runner.probe(shape, may_halve=asked is None)
@@ -124,7 +125,7 @@ class Plan:
         )
         how = "eager" if compiler.value is None else "compiled"
         self.choices["trunk"] = f"{how} ({compiler.why})"
-        on_note(f"trunk {how}: {compiler.why}")
+        on_note(f"backbone {how}: {compiler.why}")
         return replace(job, numerics=self._numerics(probed, job.runner, compiler.value))
 
     def resumed_job(
@@ -132,7 +133,7 @@ class Plan:
     ) -> Job:
         """Make the job that goes on with a partial file, as its first run did.
 
-        Its batch grid, and whether its trunk is compiled, are those of the first run.
+        Its batch grid, and whether its backbone is compiled, are those of the first run.
 
         Raises:
             MismatchError: If this run is of another numeric class, unless that was allowed.
@@ -191,7 +192,7 @@ class Plan:
         }
 
     def statistics(self) -> tuple[tuple[str, tuple[int, ...]], ...] | None:
-        """Name the trunk's statistics in the file, with their shapes; None if it is frozen."""
+        """Name the backbone's statistics in the file, with their shapes; None if it is frozen."""
         if self.spec.bn != "adapted":
             return None
         assert self.backbone.module is not None, "pixels have no BatchNorm"
@@ -205,7 +206,7 @@ class Plan:
         workers = pick_n_workers(self.spec.n_workers, device=self.device)
         runner = None
         if self.backbone.module is not None:
-            runner = TrunkRunner(
+            runner = BackboneRunner(
                 self.backbone.module,
                 preprocess=self.preprocess,
                 is_resized=not self.dataset.is_in_memory,
@@ -226,7 +227,7 @@ class Plan:
         )
 
     def _numerics(
-        self, batch_size: int, runner: TrunkRunner | None, compiler: str | None = None
+        self, batch_size: int, runner: BackboneRunner | None, compiler: str | None = None
     ) -> dict[str, Any]:
         # Pillow 13 resizes tall images in another order of passes than Pillow 12; its minor
         # versions bring other decoders along.
@@ -250,7 +251,7 @@ class Plan:
             "dataset": portable(self.dataset.name),
             "limit": self.spec.limit,
             "weights": portable(self.backbone.weights),
-            "featcache": featcache.__version__,
+            "featcache": __version__,
             "torch": torch.__version__,
             "torchvision": version("torchvision"),
             "pillow": version("pillow"),

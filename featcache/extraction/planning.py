@@ -10,10 +10,11 @@ import numpy as np
 
 from featcache.backbones.batchnorm import require_batch_norm
 from featcache.backbones.load import describe_backbone, load_backbone
-from featcache.backbones.names import PIXELS
 from featcache.backbones.torchvision_weights import weights_preprocess
-from featcache.config import FORMAT_VERSION, TOLD_OF_HEADERS, ExtractSpec, fingerprint
+from featcache.config import TOLD_OF_HEADERS, ExtractSpec
+from featcache.core.backbone_names import PIXELS
 from featcache.core.device import pick_device, pick_precision
+from featcache.core.identity import FORMAT_VERSION, fingerprint
 from featcache.core.paths import expanded
 from featcache.core.plain_torch import plain_torch
 from featcache.core.preprocess import Preprocess
@@ -71,9 +72,9 @@ def make_plan(
     folder = expanded(spec.cache_dir) / dataset.slug
     n_rows = sum(len(split) for split in dataset.splits.values())
     nbytes = n_rows * np.dtype(STORE_DTYPES[store_dtype]).itemsize * math.prod(row_shape)
-    of_this_trunk = folder.glob(f"{spec.backbone}-*.h5*")
+    of_this_backbone = folder.glob(f"{spec.backbone}-*.h5*")
     # One of that size may be our own, which only the identity tells.
-    if at is None and not any(p.is_file() and p.stat().st_size >= nbytes for p in of_this_trunk):
+    if at is None and not any(p.is_file() and p.stat().st_size >= nbytes for p in of_this_backbone):
         require_space(folder, nbytes=nbytes)
     if dataset_sha256 is None:
         dataset_sha256, dataset = dataset.identified(

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.backbones.names import PIXELS
 from featcache.config import IMPORTED, ExtractSpec
+from featcache.core.backbone_names import PIXELS
 from featcache.core.paths import expanded
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback, silent
@@ -86,7 +86,7 @@ def repair_cache(
         path: The cache; a `.h5.partial` is completed, as `extract` would.
         dataset: Where its images are now; None takes what the cache names. A relative folder is
             looked for beside the cache and above it before the working directory.
-        weights: What fills the trunk; None takes what the cache names, which for a file is only
+        weights: What fills the backbone; None takes what the cache names, which for a file is only
             its name.
         data_dir: Folder of downloaded datasets.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -151,7 +151,7 @@ def repair_cache(
         require_identity(path, state.manifest.identity, plan.identity, way_out=_WAY_OUT)
         [made] = make_caches([plan], progress=progress, note=note)
     if any(damage.split == "trunk" for damage in report.damages):
-        mended.append("the trunk's statistics")
+        mended.append("the backbone's statistics")
     return RepairReport(
         path, tuple(mended), made.n_rows_computed, report.n_rows, _n_not_decoded(path)
     )
@@ -163,7 +163,7 @@ def _n_not_decoded(path: Path) -> int:
 
 def _told(report: VerifyReport, n_not_decoded: int) -> str:
     damaged = [
-        "the trunk's statistics"
+        "the backbone's statistics"
         if damage.split == "trunk"
         else f"{damage.split} rows {damage.first_row} to {damage.last_row}"
         for damage in report.damages

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.config import differing_fields
+from featcache.core.identity import differing_fields
 from featcache.core.paths import healed
 from featcache.core.plain_torch import plain_torch
 from featcache.core.reporting import NoteCallback
@@ -179,7 +179,7 @@ def _recheck(
 
 
 def _target(begun: _Begun, writer: CacheWriter, *, note: NoteCallback) -> Target:
-    """Make the trunk ready, and see that it is the one that began the file."""
+    """Make the backbone ready, and see that it is the one that began the file."""
     if begun.plan.spec.bn == "adapted":
         adapt(begun.job, writer)
     if begun.is_resumed:
@@ -198,7 +198,7 @@ def _fill_in_passes(targets: Sequence[Target], note: NoteCallback) -> dict[Targe
         else:
             shared.append(target)
     if len(passes) > 1:
-        note(f"{len(passes)} passes over the images: not all trunks prepare or batch them alike")
+        note(f"{len(passes)} passes over the images: not all backbones prepare or batch them alike")
     filled: dict[Target, Filled] = {}
     for together in passes:
         filled |= zip(together, fill(together), strict=True)

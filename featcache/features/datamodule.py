@@ -17,6 +17,7 @@ from featcache.features.batches import (
     ShuffledBatches,
     require_one_process,
 )
+from featcache.features.resident import Resident, load_where_it_fits
 from featcache.features.rows import (
     FeatureRows,
     pick_residence,
@@ -26,7 +27,6 @@ from featcache.features.rows import (
     valid_rows,
 )
 from featcache.features.windows import WindowedRows, windows_of
-from featcache.resident import Resident, load_where_it_fits
 from featcache.store import Cache, open_cache
 
 

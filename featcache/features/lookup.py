@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from featcache.backbones.names import backbone_name
-from featcache.config import IMPORTED, ExtractSpec, differing_fields
+from featcache.config import IMPORTED, ExtractSpec
 from featcache.core.arguments import dataset_name, text
+from featcache.core.backbone_names import backbone_name
+from featcache.core.identity import differing_fields
 from featcache.core.paths import expanded
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback

@@ -17,14 +17,8 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-import featcache
-from featcache.config import (
-    HeadSpec,
-    TrainSpec,
-    canonical_json,
-    differing_fields,
-    tensors_digest,
-)
+from featcache.config import HeadSpec, TrainSpec
+from featcache.core.identity import canonical_json, differing_fields, tensors_digest
 from featcache.core.paths import expanded, native, portable
 from featcache.errors import (
     CacheMissingError,
@@ -36,6 +30,7 @@ from featcache.errors import (
     clipped,
 )
 from featcache.store import Cache, replace_file
+from featcache.version import __version__
 
 # Heads are read without torch, which takes seconds to import.
 if TYPE_CHECKING:
@@ -94,7 +89,7 @@ class TrainedHead:
 
     @property
     def backbone(self) -> str:
-        """The trunk of its cache."""
+        """The backbone of its cache."""
         return str(self.cache_identity["backbone"])
 
     def module(self) -> nn.Sequential:
@@ -230,7 +225,7 @@ def versions(device: str) -> dict[str, str]:
     return {
         **({} if kind == "cpu" else {"device": kind}),
         "precision": "fp32",
-        "featcache": featcache.__version__,
+        "featcache": __version__,
         "torch": torch.__version__,
         "pytorch_lightning": version("pytorch_lightning"),
     }

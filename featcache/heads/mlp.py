@@ -83,7 +83,7 @@ def require_room(spec: HeadSpec, *, n_features: int, n_classes: int, device: str
 def l1_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Sum |p| over all parameters, biases among them, as the notebook's penalty does.
 
-    The notebook also sums over its frozen trunk: a constant in the logged loss, without gradient.
-    Here the head is all there is, so that constant is missing.
+    The notebook also sums over its frozen backbone: a constant in the logged loss, without
+    gradient. Here the head is all there is, so that constant is missing.
     """
     return torch.stack([p.abs().sum() for p in parameters]).sum()

@@ -15,7 +15,6 @@ from featcache.core.arguments import device_name
 from featcache.core.preload import preloading
 from featcache.core.reporting import NoteCallback
 from featcache.errors import CacheMissingError, UsageError, clipped
-from featcache.evaluation.metrics import label_ranks
 from featcache.features.lookup import settings_of
 from featcache.heads.head_file import TrainedHead, load_head
 from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
@@ -136,9 +135,9 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
     from featcache.core.device import pick_device
     from featcache.core.failures import device_failures_named
     from featcache.features.batches import OrderedBatches
+    from featcache.features.resident import load_where_it_fits
     from featcache.features.rows import load_rows, pick_residence
     from featcache.heads.logits import Logits
-    from featcache.resident import load_where_it_fits
 
     where = torch.device(pick_device(device).value)
     failures = device_failures_named(str(where), "Evaluation", kept=lambda: "Nothing was changed.")
@@ -254,3 +253,11 @@ def _rows_of(head: TrainedHead, cache: Cache, split: str) -> tuple[str, torch.Te
         source, rows = (train_split, train_rows) if split == "train" else (val_split, val_rows)
         return source, rows.sort().values
     return split, valid_rows(cache[split])
+
+
+def label_ranks(labels: npt.NDArray[np.int64], scores: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Rank each row's label by its score among (N, K), (N,) from 0; ties go by class number."""
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    is_before = np.arange(scores.shape[1])[None] < labels[:, None]
+    ranks: npt.NDArray[np.int64] = ((scores > own) | ((scores == own) & is_before)).sum(1)
+    return ranks

@@ -8,7 +8,8 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from featcache.config import HeadSpec, TrainSpec, fingerprint
+from featcache.config import HeadSpec, TrainSpec
+from featcache.core.identity import fingerprint
 from featcache.core.paths import expanded, native
 from featcache.core.reporting import Choice
 from featcache.errors import CacheMissingError, CorruptError, UsageError, clipped, nearest

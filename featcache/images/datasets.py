@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.config import IMPORTED
+from featcache.core.arguments import imported_slug
 from featcache.core.paths import expanded, resolved
 from featcache.errors import DatasetError, UnknownNameError, UsageError
 from featcache.images.image_files import FolderImages
@@ -104,12 +105,7 @@ def dataset_slug(name: str) -> str:
             raise UsageError("Dataset 'folder:' lacks its path. Write it as: folder:PATH")
         return _folder_slug(rest)
     if kind == IMPORTED:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", rest):
-            raise UsageError(
-                f"--name is {rest!r}, but must be 1 to 64 letters, digits, dots, dashes and "
-                f"underscores. Nothing was written."
-            )
-        return rest
+        return imported_slug(rest)
     if name == "digits":
         return name
     spec = _torchvision_spec(name)

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from featcache.config import MAX_PIXELS
 from featcache.core.preprocess import Preprocess
+from featcache.core.reporting import NOT_DECODED_HERE
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import DeviceError
 from featcache.images.splits import FileImages, UnreadableImageError
 from featcache.images.transform import resize_image, resized_size
-from featcache.store import NOT_DECODED_HERE
 
 OUT_OF_MEMORY = "out of memory"
 

@@ -25,7 +25,7 @@ from featcache.images.decode_process import NO_ROW, Done, Shared, Task, how_it_e
 
 _SLOTS_PER_WORKER = 4
 _MOST_SLOT_BYTES = 1 << 30
-_TASKS_PER_WORKER = 2  # one in work, one behind it while the parent is in the trunk
+_TASKS_PER_WORKER = 2  # one in work, one behind it while the parent is in the backbone
 _LOOKS_EVERY_S = 0.2
 _LEAVES_WITHIN_S = 2.0
 

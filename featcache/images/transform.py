@@ -17,7 +17,7 @@ from featcache.errors import UsageError
 from featcache.images.pillow_resize import Workspace, are_rows_first, plan_axis
 
 # Values per chunk, so that on a CPU the int32 temporaries stay in its cache, and on a GPU they
-# stay far below what the trunk itself needs (64 MiB each).
+# stay far below what the backbone itself needs (64 MiB each).
 _CHUNK_VALUES_CPU = 1 << 20
 _CHUNK_VALUES_GPU = 1 << 24
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
-from featcache.backbones.names import require_known_classifier
 from featcache.config import HeadSpec
+from featcache.core.backbone_names import require_known_classifier
 from featcache.core.preprocess import Preprocess
 from featcache.images.splits import ArrayImages, Split
 
@@ -51,7 +51,7 @@ class ImageRows(Dataset[tuple[Tensor, int]]):
 
 
 class WholeModel(pl.LightningModule):
-    """The notebook's module: a frozen torchvision trunk with a head, end to end."""
+    """The notebook's module: a frozen torchvision backbone with a head, end to end."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class WholeModel(pl.LightningModule):
         spec: HeadSpec,
         *,
         lr: float,
-        trunk_trains: bool = False,
+        backbone_trains: bool = False,
     ) -> None:
         """Take a model from `whole_model`, and the head that is in it.
 
@@ -69,7 +69,7 @@ class WholeModel(pl.LightningModule):
             head: Its last part, which alone has gradients.
             spec: The regularisation.
             lr: Learning rate of Adam.
-            trunk_trains: Leave the trunk in training mode, as the notebook does: BatchNorm
+            backbone_trains: Leave the backbone in training mode, as the notebook does: BatchNorm
                 normalises by the batch, and its running statistics drift.
         """
         super().__init__()
@@ -77,19 +77,19 @@ class WholeModel(pl.LightningModule):
         self.head = head
         self.spec = spec
         self.lr = lr
-        self.trunk_trains = trunk_trains
+        self.backbone_trains = backbone_trains
         self.losses: list[Tensor] = []
 
     def train(self, mode: bool = True) -> WholeModel:
-        """Switch the head, and the trunk only where it trains."""
+        """Switch the head, and the backbone only where it trains."""
         super().train(mode)
-        if not self.trunk_trains:
+        if not self.backbone_trains:
             self.model.eval()
             self.head.train(mode)
         return self
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Compute the notebook's loss, without the constant of the trunk's own L1 norm."""
+        """Compute the notebook's loss, without the constant of the backbone's own L1 norm."""
         images, labels = batch
         loss = nn.functional.cross_entropy(self.model(images), labels)
         if self.spec.l1:
@@ -112,12 +112,12 @@ class WholeModel(pl.LightningModule):
         return torch.cat(parts)
 
 
-def whole_model(name: str, trunk: Mapping[str, Tensor], head: nn.Module) -> nn.Module:
-    """Build a torchvision model with a trunk's weights and another classifier.
+def whole_model(name: str, backbone: Mapping[str, Tensor], head: nn.Module) -> nn.Module:
+    """Build a torchvision model with a backbone's weights and another classifier.
 
     Args:
         name: The model.
-        trunk: The state dict of all but its classifier.
+        backbone: The state dict of all but its classifier.
         head: Goes where the classifier was; (B, D) -> (B, K).
 
     Raises:
@@ -127,7 +127,7 @@ def whole_model(name: str, trunk: Mapping[str, Tensor], head: nn.Module) -> nn.M
     with torch.device("meta"):  # no time for initial weights that are replaced at once
         model = models.get_model(name, weights=None)
     setattr(model, part, nn.Identity())
-    model.load_state_dict(dict(copy.deepcopy(trunk)), strict=True, assign=True)
+    model.load_state_dict(dict(copy.deepcopy(backbone)), strict=True, assign=True)
     model.requires_grad_(False)
     setattr(model, part, head)
     model.eval()

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.backbones.names import PIXELS, backbone_name, require_known_classifier
 from featcache.backbones.options import check_backbone_options, check_weights
 from featcache.config import BN_MODES, ExtractSpec, HeadSpec, TrainSpec
 from featcache.core.arguments import count, dataset_name, text, whole_numbers
+from featcache.core.backbone_names import PIXELS, backbone_name, require_known_classifier
 from featcache.core.reporting import silent
 from featcache.errors import MismatchError, UsageError
 from featcache.extraction.extract import extract
@@ -44,7 +44,7 @@ class ParityReport:
 
     Attributes:
         cache: The cache.
-        backbone: Its trunk.
+        backbone: Its backbone.
         bn: "frozen" or "adapted": both sides ran in this mode.
         checks: The figures of all levels.
         beside_notebook: Where the notebook's own mode lands beside a frozen and an adapted cache,
@@ -95,17 +95,17 @@ def parity(
     head with one order of batches, and compares the loss of every step and the predictions for
     the test images. Level 3 does so for several seeds, and compares the mean accuracies.
 
-    A trunk with adapted BatchNorm runs with the statistics of the cache on both sides.
+    A backbone with adapted BatchNorm runs with the statistics of the cache on both sides.
 
     Args:
         cache: Path or part of the name of a cache; None extracts one in fp32.
         dataset: As for `extract`; beside a cache, where its images are now.
-        backbone: A torchvision trunk whose classifier stands right behind its features; a cache
+        backbone: A torchvision backbone whose classifier stands right behind its features; a cache
             says this and `bn`, `preprocess` and `image_size` itself.
         weights: As for `extract`; they must be those of the cache.
         bn: "frozen" or "adapted".
         preprocess: "notebook" or "weights".
-        image_size: Side of the trunk's input, in pixels.
+        image_size: Side of the backbone's input, in pixels.
         limit: Images of each split that take part, evenly spaced.
         levels: Which levels to measure.
         epochs: Epochs of each training.
@@ -115,15 +115,15 @@ def parity(
         batch_size: Rows in one step.
         seed: Seeds initial weights, order of batches and dropout.
         seeds: Trainings of level 3.
-        as_notebook: Also train as the notebook does, with the trunk in training mode, and tell how
-            far that lands from a frozen and from an adapted cache.
+        as_notebook: Also train as the notebook does, with the backbone in training mode, and tell
+            how far that lands from a frozen and from an adapted cache.
         cache_dir: Folder of all caches.
         data_dir: Folder of downloaded datasets.
         on_progress: Called after each batch of the extraction.
         on_note: Called with a sentence for each choice that was made.
 
     Raises:
-        UsageError: If there is nothing to compare: no trunk, no test images, unknown levels.
+        UsageError: If there is nothing to compare: no backbone, no test images, unknown levels.
         MismatchError: If images or weights are not those of the cache.
     """
     note = on_note or silent
@@ -165,7 +165,7 @@ def parity(
         return Sides(
             cache=opened,
             dataset=_images(opened, named, data_dir=spec.data_dir),
-            trunk=_trunk_state(opened, weights=spec.weights),
+            backbone=_backbone_state(opened, weights=spec.weights),
             preprocess=preprocess_of(opened),
             head=head,
             lr=train.lr,
@@ -188,7 +188,7 @@ def parity(
         require_sound(opened)
     else:
         backbone_name(spec.backbone)
-        _require_trunk(spec.backbone)
+        _require_backbone(spec.backbone)
         check_backbone_options(spec.backbone, spec.weights, spec.image_size)
         note(f"opening {spec.dataset}")
         images = load_dataset(spec.dataset, data_dir=spec.data_dir)
@@ -223,7 +223,7 @@ def parity(
     if as_notebook:
         own = bn_mode(sides.cache)
         modes = {mode: sides if mode == own else sides_of(extracted(mode)) for mode in BN_MODES}
-        notebook = train_end_to_end(modes["frozen"], seed, trunk_trains=True)
+        notebook = train_end_to_end(modes["frozen"], seed, backbone_trains=True)
         beside_notebook = tuple(
             compare_with_notebook(s, on_cache(s, seed), notebook) for s in modes.values()
         )
@@ -245,14 +245,14 @@ def _refuse_beside_a_cache(names: Sequence[str]) -> None:
         )
 
 
-def _require_trunk(backbone: str) -> None:
+def _require_backbone(backbone: str) -> None:
     if backbone == PIXELS:
-        raise UsageError("The backbone 'pixels' has no trunk, so there is nothing to compare.")
+        raise UsageError("The backbone 'pixels' runs no network, so there is nothing to compare.")
     require_known_classifier(backbone)
 
 
 def _require_comparable(backbone: str, splits: Container[str], *, trains: bool) -> None:
-    _require_trunk(backbone)
+    _require_backbone(backbone)
     if trains and "test" not in splits:
         raise UsageError(
             "The dataset has no split 'test' to compare predictions on. Nothing was started. "
@@ -262,9 +262,9 @@ def _require_comparable(backbone: str, splits: Container[str], *, trains: bool) 
 
 def _require_drift(spec: ExtractSpec) -> None:
     from featcache.backbones.batchnorm import has_batch_norm
-    from featcache.backbones.torchvision_models import build_trunk
+    from featcache.backbones.torchvision_models import build_backbone
 
-    if not has_batch_norm(build_trunk(spec.backbone, image_size=spec.image_size, meta=True)):
+    if not has_batch_norm(build_backbone(spec.backbone, image_size=spec.image_size, meta=True)):
         raise UsageError(
             f"--as-notebook leaves BatchNorm in training mode, but {spec.backbone} has none. "
             f"Nothing was started. Leave the option out: level 2 is the notebook's training."
@@ -288,8 +288,8 @@ def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
     return images
 
 
-def _trunk_state(cache: Cache, *, weights: str) -> dict[str, Tensor]:
-    """Load the trunk's weights, with the running statistics of the cache where it adapted them."""
+def _backbone_state(cache: Cache, *, weights: str) -> dict[str, Tensor]:
+    """Load the backbone's weights, with the cache's running statistics where it adapted them."""
     import torch
 
     from featcache.backbones.load import load_backbone

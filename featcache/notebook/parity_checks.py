@@ -54,7 +54,7 @@ class ParityCheck:
 
 @dataclass(frozen=True)
 class NotebookComparison:
-    """Where training with the trunk in training mode, as the notebook does, lands beside a cache.
+    """Where training with the backbone in training mode, as the notebook's, lands beside a cache.
 
     Attributes:
         bn: BatchNorm mode of the cache: "frozen" or "adapted".
@@ -62,7 +62,7 @@ class NotebookComparison:
         agreement: Share of the test images whose predictions are equal.
         test_acc: Of the head trained on the cache.
         test_loss: Its mean cross-entropy.
-        notebook_test_acc: Of the head trained as the notebook does; its trunk has the running
+        notebook_test_acc: Of the head trained as the notebook does; its backbone has the running
             statistics to which they drifted.
         notebook_test_loss: Its mean cross-entropy.
     """
@@ -79,7 +79,7 @@ class NotebookComparison:
 @plain_torch()
 def compare_features(sides: Sides) -> list[ParityCheck]:
     """Level 1: rows against fresh forwards, one image at a time."""
-    model = whole_model(sides.cache.identity["backbone"], sides.trunk, nn.Identity())
+    model = whole_model(sides.cache.identity["backbone"], sides.backbone, nn.Identity())
     largest, differences, cosines = [], [], []
     n_labels = 0
     for name, split in sides.cache.splits.items():

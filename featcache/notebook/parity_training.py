@@ -40,7 +40,7 @@ class Sides:
 
     cache: Cache
     dataset: Dataset
-    trunk: Mapping[str, Tensor]
+    backbone: Mapping[str, Tensor]
     preprocess: Preprocess
     head: HeadSpec
     lr: float
@@ -108,11 +108,13 @@ def train_cached(sides: Sides, seed: int) -> Trained:
 
 
 @plain_torch()
-def train_end_to_end(sides: Sides, seed: int, *, trunk_trains: bool = False) -> Trained:
-    """Train with the trunk in the loop, in evaluation mode unless `trunk_trains`; the same two."""
+def train_end_to_end(sides: Sides, seed: int, *, backbone_trains: bool = False) -> Trained:
+    """Train with the backbone in the loop; in evaluation mode unless `backbone_trains`."""
     head = sides.new_head(seed)
-    model = whole_model(sides.cache.identity["backbone"], sides.trunk, head)
-    module = WholeModel(model, head, sides.head, lr=sides.lr, trunk_trains=trunk_trains).train()
+    model = whole_model(sides.cache.identity["backbone"], sides.backbone, head)
+    module = WholeModel(
+        model, head, sides.head, lr=sides.lr, backbone_trains=backbone_trains
+    ).train()
     split = sides.dataset.splits["train"]
     images = ImageRows(split, range(len(split)), sides.preprocess)
     order = EpochOrder(sides.train_rows, seed=seed)

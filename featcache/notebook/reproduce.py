@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.backbones.names import PIXELS, RANDOM, backbone_name
 from featcache.backbones.options import check_backbone_options
-from featcache.config import ExtractSpec, TrainSpec, fingerprint
+from featcache.config import ExtractSpec, TrainSpec
 from featcache.core.arguments import count, dataset_name, place, several, text
+from featcache.core.backbone_names import PIXELS, RANDOM, backbone_name
+from featcache.core.identity import fingerprint
 from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback, silent
 from featcache.errors import UnknownNameError, UsageError
@@ -21,8 +22,8 @@ from featcache.extraction.extract import extract
 from featcache.heads.runs import RUNS_DIR
 from featcache.images.datasets import dataset_slug
 from featcache.notebook.reproduce_table import SystemResult, beside, markdown_table
-from featcache.notebook.systems import DATASET, SYSTEMS, System, find_system
 from featcache.store import named_failures, open_cache, replace_file
+from featcache.training.notebook_systems import DATASET, SYSTEMS, System, find_system
 from featcache.training.train_head import TrainResult, train_head
 
 if TYPE_CHECKING:
@@ -73,10 +74,10 @@ def reproduce(
     Args:
         dataset: The notebook's, or any other.
         only: Names of systems; empty is all five.
-        backbone_for: Trunks that stand in for the notebook's, e.g. {"vgg16": "mobilenet_v2"}.
-        weights: Of every trunk: "DEFAULT", a path, or "random".
-        bn: "frozen" or "adapted"; a trunk without BatchNorm is the same function in both.
-        image_size: Side of the trunk's input, in pixels.
+        backbone_for: Backbones that stand in for the notebook's, e.g. {"vgg16": "mobilenet_v2"}.
+        weights: Of every backbone: "DEFAULT", a path, or "random".
+        bn: "frozen" or "adapted"; a backbone without BatchNorm is the same function in both.
+        image_size: Side of the backbone's input, in pixels.
         limit: Images of each split; None means all.
         seed: The first seed of the heads.
         seeds: Heads per system.
@@ -89,11 +90,11 @@ def reproduce(
         on_note: Called with a sentence for each choice that was made.
 
     Raises:
-        UnknownNameError: If there is no such system or trunk.
+        UnknownNameError: If there is no such system or backbone.
         FeatcacheError: Those of `extract` and `train_head`.
     """
     systems = [find_system(name) for name in several(text, "--only", only)] or list(SYSTEMS)
-    stand_ins = _known_trunks(backbone_for or {})
+    stand_ins = _known_backbones(backbone_for or {})
     spec = ExtractSpec(
         dataset=dataset_name(dataset),
         weights=text("--weights", weights),
@@ -122,14 +123,14 @@ def reproduce(
     note(f"systems: {', '.join(system.name for system in systems)}")
     _require_weights(backbones, weights=weights, image_size=image_size)
     from featcache.backbones.batchnorm import has_batch_norm
-    from featcache.backbones.torchvision_models import build_trunk
+    from featcache.backbones.torchvision_models import build_backbone
 
     for i, system in enumerate(systems):
         note(f"system {i + 1} of {len(systems)}: {system.name}")
         backbone = stand_ins.get(system.backbone, system.backbone)
         is_pixels = backbone == PIXELS
         has_statistics = not is_pixels and has_batch_norm(
-            build_trunk(backbone, image_size=image_size, meta=True)
+            build_backbone(backbone, image_size=image_size, meta=True)
         )
         extracted = extract(
             dataset,
@@ -254,21 +255,21 @@ def _result(
 
 
 def _require_weights(backbones: Sequence[str], *, weights: str, image_size: int) -> None:
-    """Read, or download, the weights of all trunks before the first hour of work."""
-    trunks = [backbone for backbone in dict.fromkeys(backbones) if backbone != PIXELS]
-    for backbone in trunks:
+    """Read, or download, the weights of all backbones before the first hour of work."""
+    backbones = [backbone for backbone in dict.fromkeys(backbones) if backbone != PIXELS]
+    for backbone in backbones:
         check_backbone_options(backbone, weights, image_size)
     from featcache.backbones.load import load_backbone  # it imports torch, which takes seconds
 
-    for backbone in trunks:
+    for backbone in backbones:
         load_backbone(backbone, weights=weights, image_size=image_size)
 
 
-def _known_trunks(stand_ins: Mapping[str, str]) -> dict[str, str]:
+def _known_backbones(stand_ins: Mapping[str, str]) -> dict[str, str]:
     known = list(dict.fromkeys(system.backbone for system in SYSTEMS))
     for name in stand_ins:
         if name.lower() not in known:
             raise UnknownNameError(
-                "trunk of the notebook", name, known, listing="featcache reproduce --help"
+                "backbone of the notebook", name, known, listing="featcache reproduce --help"
             )
     return {name.lower(): backbone_name(backbone) for name, backbone in stand_ins.items()}

@@ -15,11 +15,11 @@ class SystemResult:
 
     Attributes:
         name: The system.
-        backbone: The trunk that was used.
+        backbone: The backbone that was used.
         bn: "frozen" or "adapted".
         test_acc: Over the seeds; None where the dataset has no split "test".
         test_loss: Over the seeds.
-        published_acc: The notebook's figure; None where dataset or trunk are not its own.
+        published_acc: The notebook's figure; None where dataset or backbone are not its own.
         published_loss: The notebook's figure.
         acc_interval: Where one further seed's test_acc is expected with 95%; None for one seed.
         loss_interval: Where its test_loss is expected.
@@ -27,8 +27,8 @@ class SystemResult:
         loss_within: The same for test_loss.
         extract_s: Seconds of the extraction, all images at its rate; None if it was there before.
         train_s: Seconds of training, the mean over the seeds.
-        end_to_end_s: Seconds that images and trunk alone would take in one end-to-end run of as
-            many epochs, at the rate of the extraction; None without a trunk or that rate.
+        end_to_end_s: Seconds that images and backbone alone would take in one end-to-end run of as
+            many epochs, at the rate of the extraction; None without a backbone or that rate.
         runs: The folders of its heads.
     """
 
@@ -63,7 +63,7 @@ def beside(seeds: Spread | None, published: float | None) -> tuple[Interval | No
 def markdown_table(systems: Sequence[SystemResult]) -> str:
     """Write the table as Markdown: mean ± standard deviation (n)."""
     lines = [
-        "| system | trunk | BatchNorm | test_acc | notebook | within 95% | test_loss | notebook "
+        "| system | backbone | BatchNorm | test_acc | notebook | within 95% | test_loss | notebook "
         "| within 95% | extraction s | training s | end to end s, at least |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]

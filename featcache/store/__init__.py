@@ -19,7 +19,7 @@ from featcache.store.catalog import (
 from featcache.store.columns import SplitRows, encode_id
 from featcache.store.describe import CacheDescription, SplitDescription, describe_cache
 from featcache.store.hdf5_file import FilePlan, SplitPlan, was_made_from
-from featcache.store.manifest import NOT_DECODED_HERE, Block, Extent, Manifest, rows_per_block
+from featcache.store.manifest import Block, Extent, Manifest, rows_per_block
 from featcache.store.reader import (
     Cache,
     CacheState,
@@ -34,7 +34,6 @@ from featcache.store.verify import Damage, VerifyReport, require_sound, verify_c
 from featcache.store.writer import CacheWriter, partial_path
 
 __all__ = [
-    "NOT_DECODED_HERE",
     "Block",
     "Cache",
     "CacheDescription",

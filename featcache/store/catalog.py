@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.config import differing_fields
 from featcache.core.files import named_failures
+from featcache.core.identity import differing_fields
 from featcache.core.locks import locked
 from featcache.core.paths import expanded
 from featcache.core.stopping import working
@@ -36,7 +36,7 @@ class CacheSummary:
         path: The file.
         state: "complete", "incomplete", "damaged", or "unreadable" (no permission, a link, ...).
         dataset: Name of the dataset; empty if the file is damaged or unreadable.
-        backbone: Name of the trunk.
+        backbone: Name of the backbone.
         n_features: Length of a row.
         n_rows: Rows of all splits.
         n_rows_done: Rows that are written.
@@ -181,7 +181,7 @@ def require_fields(path: Path, said: Mapping[str, Any], *names: str) -> None:
 
 
 def near_misses(path: Path, identity: Mapping[str, Any]) -> list[tuple[Path, list[str]]]:
-    """List caches of the same dataset folder and trunk, with the fields in which they differ."""
+    """List caches of the same dataset folder and backbone, with the fields in which they differ."""
     misses = []
     for other in _cache_files(path.parent):
         try:

@@ -12,8 +12,9 @@ import numpy as np
 
 from featcache.config import TOLD_OF_HEADERS
 from featcache.core.paths import expanded
+from featcache.core.reporting import NOT_DECODED_HERE
 from featcache.errors import CorruptError
-from featcache.store.manifest import NOT_DECODED_HERE, Manifest
+from featcache.store.manifest import Manifest
 from featcache.store.reader import open_readonly, read_state
 from featcache.store.split import CacheSplit, OpenedFile
 

@@ -44,7 +44,7 @@ def skeleton_digest(fd: int, manifest: Manifest) -> bytes:
 
 
 def statistics_digest(fd: int, manifest: Manifest) -> bytes:
-    """SHA-256 of the trunk's statistics."""
+    """SHA-256 of the backbone's statistics."""
     assert manifest.statistics is not None, "this file has no statistics"
     extent = manifest.statistics.extent
     return _digest(_pieces(fd, [(extent.offset, extent.nbytes)]))

@@ -24,10 +24,10 @@ from featcache.store.manifest import (
     HEADER_LENGTH,
     MANIFEST_OFFSET,
     REASON_BYTES,
+    BackboneStatistics,
     Extent,
     Manifest,
     SplitLayout,
-    TrunkStatistics,
 )
 from featcache.store.manifest_parser import SLOTS_LIMIT
 
@@ -78,7 +78,7 @@ class FilePlan:
     def draft(self) -> Manifest:
         """The manifest without places."""
         splits = {n: SplitLayout(p.n_rows, p.columns()) for n, p in self.splits.items()}
-        statistics = None if self.statistics is None else TrunkStatistics(0, self.statistics)
+        statistics = None if self.statistics is None else BackboneStatistics(0, self.statistics)
         no_ledger = Extent(0, (0, SLOT_BYTES), "|u1")
         draft = Manifest(
             identity=self.identity,

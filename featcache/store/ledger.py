@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from featcache.config import canonical_json
+from featcache.core.identity import canonical_json
 
 _SLOT = struct.Struct("<8sQ32s8sII")
 _SLOT_MAGIC = b"fcslot01"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from featcache.config import FORMAT_VERSION, canonical_json
+from featcache.core.identity import FORMAT_VERSION, canonical_json
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MANIFEST_OFFSET = 4096
@@ -18,7 +18,6 @@ HEADER = "featcache manifest v{version:03d} length={length:010d} sha256={sha256}
 HEADER_LENGTH = len(HEADER.format(version=1, length=0, sha256="0" * 64))
 COLUMNS = ("features", "labels", "valid", "reason", "ids")
 REASON_BYTES = 80
-NOT_DECODED_HERE = "not decoded here: "
 """Begins the reason of a row whose image the machine, not the image, kept from being decoded."""
 # 10 s at 4 images a second of VGG16 (31 GFLOP), the slowest backbone of the notebook: so fast are
 # two cores without an engine (docs/benchmarks.md).
@@ -71,8 +70,8 @@ class SplitLayout:
 
 
 @dataclass(frozen=True)
-class TrunkStatistics:
-    """Running statistics of an adapted trunk: float32 tensors, one after the other."""
+class BackboneStatistics:
+    """Running statistics of an adapted backbone: float32 tensors, one after the other."""
 
     offset: int
     entries: tuple[tuple[str, tuple[int, ...]], ...]
@@ -96,7 +95,7 @@ class Manifest:
         rows_per_block: Rows in every block but a split's last.
         splits: By name, in file order.
         ledger: (n_slots, 64) uint8.
-        statistics: Present if the trunk's BatchNorm was adapted.
+        statistics: Present if the backbone's BatchNorm was adapted.
         file_size: Bytes of the whole file.
     """
 
@@ -107,7 +106,7 @@ class Manifest:
     rows_per_block: int
     splits: Mapping[str, SplitLayout]
     ledger: Extent
-    statistics: TrunkStatistics | None
+    statistics: BackboneStatistics | None
     file_size: int
 
     @property

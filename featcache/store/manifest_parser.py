@@ -8,7 +8,8 @@ import re
 import shlex
 from typing import Any
 
-from featcache.config import EXIF_ORIENTATIONS, FORMAT_VERSION
+from featcache.config import EXIF_ORIENTATIONS
+from featcache.core.identity import FORMAT_VERSION
 from featcache.core.preprocess import Preprocess
 from featcache.errors import CorruptError, MismatchError, clipped
 from featcache.store.ledger import SLOT_BYTES
@@ -17,10 +18,10 @@ from featcache.store.manifest import (
     HDF5_SIGNATURE,
     HEADER_LENGTH,
     MANIFEST_OFFSET,
+    BackboneStatistics,
     Extent,
     Manifest,
     SplitLayout,
-    TrunkStatistics,
 )
 
 MANIFEST_LIMIT = 16 << 20
@@ -30,7 +31,7 @@ SKELETON_LIMIT = 256 << 20  # manifest, HDF5's own bytes, 8 MiB of alignment for
 _HEADER_PATTERN = re.compile(
     rb"featcache manifest v(\d{3}) length=(\d{10}) sha256=([0-9a-f]{64})\n"
 )
-_TRUNK_NAME = re.compile(r"\w[\w.-]{0,99}")  # it will name folders
+_BACKBONE_NAME = re.compile(r"\w[\w.-]{0,99}")  # it will name folders
 _LONGEST_NAME = 1 << 13  # a dataset's holds a path
 _DEEPEST = 4  # mappings and lists within one another, of which an identity has 3
 _DTYPES = re.compile(r"<f4|<f2|\|u1|<i8|\|S[1-9]\d{0,4}")
@@ -116,7 +117,7 @@ def _manifest_from_json(value: dict[str, Any]) -> Manifest:
         )
         if not entries:
             raise ValueError("statistics without entries")
-        statistics = TrunkStatistics(_count(value["statistics"]["offset"]), entries)
+        statistics = BackboneStatistics(_count(value["statistics"]["offset"]), entries)
     manifest = Manifest(
         identity=dict(value["identity"]),
         numerics=dict(value["numerics"]),
@@ -136,14 +137,14 @@ def _manifest_from_json(value: dict[str, Any]) -> Manifest:
 def _check_said(manifest: Manifest) -> None:
     """Refuse what no command could use, in the parts whose fields are not the same in all files.
 
-    Every cache names its trunk and its dataset; the other fields may be missing, and are what they
-    are in every cache where they are there.
+    Every cache names its backbone and its dataset; the other fields may be missing, and are what
+    they are in every cache where they are there.
     """
     identity, numerics, provenance = manifest.identity, manifest.numerics, manifest.provenance
     for part in (identity, numerics, provenance):
         _check_depth(part, _DEEPEST)
-    if not _TRUNK_NAME.fullmatch(_text(identity["backbone"])):
-        raise ValueError(f"{identity['backbone']!r}, which is no name of a trunk")
+    if not _BACKBONE_NAME.fullmatch(_text(identity["backbone"])):
+        raise ValueError(f"{identity['backbone']!r}, which is no name of a backbone")
     _text(provenance["dataset"])
     if "preprocess" in identity:
         Preprocess.from_json(identity["preprocess"])

@@ -266,7 +266,7 @@ def read_ledger(fd: int, manifest: Manifest) -> npt.NDArray[np.uint8]:
 
 
 def read_trunk_statistics(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float32]]:
-    """Read the running statistics of an adapted trunk, by buffer name; empty for a frozen one.
+    """Read the running statistics of an adapted backbone, by buffer name; empty for a frozen one.
 
     Raises:
         CorruptError: If they are not what was written.
@@ -280,7 +280,7 @@ def read_trunk_statistics(path: str | os.PathLike[str]) -> dict[str, npt.NDArray
     with opened_readonly(path) as fd:
         if slot is None or slot.sha256 != statistics_digest(fd, state.manifest):
             raise CorruptError(
-                f"{path}: the trunk's running statistics are damaged or not written. Mend them "
+                f"{path}: the backbone's running statistics are damaged or not written. Mend them "
                 f"with: featcache cache repair {shlex.quote(str(path))}"
             )
         extent = statistics.extent

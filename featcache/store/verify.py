@@ -34,7 +34,7 @@ class Damage:
     """A block whose bytes are not those that were written.
 
     Attributes:
-        split: The split's name; "trunk" for the trunk's statistics.
+        split: The split's name; "trunk" for the backbone's statistics.
         block: The block's number within the file.
         first_row: Its first row within the split.
         last_row: Its last row, inclusive.
@@ -132,7 +132,7 @@ def _verified(
     try:
         if not _statistics_are_sound(fd, state):
             damages.append(
-                Damage("trunk", 0, 0, 0, "the trunk's running statistics are not as written")
+                Damage("trunk", 0, 0, 0, "the backbone's running statistics are not as written")
             )
         with ThreadPoolExecutor(N_DIGEST_THREADS) as threads:
             with starting("Threads that check digests", kept="Nothing was changed."):

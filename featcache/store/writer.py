@@ -230,7 +230,7 @@ class CacheWriter:
     def write_statistics(
         self, values: npt.NDArray[np.float32], numerics: Mapping[str, Any] | None = None
     ) -> None:
-        """Write and acknowledge the trunk's running statistics.
+        """Write and acknowledge the backbone's running statistics.
 
         Args:
             values: (n_values,) float32.
@@ -248,7 +248,7 @@ class CacheWriter:
         self.commit(numerics)
 
     def read_statistics(self) -> npt.NDArray[np.float32] | None:
-        """Read the trunk's running statistics, if they are there and whole."""
+        """Read the backbone's running statistics, if they are there and whole."""
         slot = self._slots.get(STATISTICS_SLOT)
         if self.manifest.statistics is None or slot is None:
             return None

@@ -7,20 +7,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from featcache.config import (
-    RECIPES,
-    VAL_FRACTION,
-    ExtractSpec,
-    HeadSpec,
-    TrainSpec,
-    canonical_json,
-)
+from featcache.config import RECIPES, VAL_FRACTION, ExtractSpec, HeadSpec, TrainSpec
 from featcache.core.arguments import one_of
+from featcache.core.identity import canonical_json
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback
 from featcache.errors import clipped
-from featcache.notebook.systems import DATASET, SYSTEMS, System
 from featcache.store import Cache
+from featcache.training.notebook_systems import DATASET, SYSTEMS, System
 
 # Features of another scale, or a few hundred images, need more and larger steps than the notebook's
 # 3,125 of 1e-5 (docs/guides/heads.md has the figures).

@@ -13,18 +13,19 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Timer
 
-from featcache.backbones.names import PIXELS
-from featcache.backbones.state_dict import read_checkpoint
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.arithmetic import head_arithmetic
+from featcache.core.backbone_names import PIXELS
 from featcache.core.failures import device_failures_named
 from featcache.core.process_wide import nvml_left_alone
 from featcache.core.random_state import seeded
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import working
+from featcache.core.tensor_files import read_checkpoint
 from featcache.errors import InterruptedRunError, NonFiniteError
 from featcache.features.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, EpochOrder
 from featcache.features.datamodule import FeatureDataModule
+from featcache.features.resident import Resident
 from featcache.features.rows import n_inputs
 from featcache.heads.head_file import TrainedHead, save_head
 from featcache.heads.mlp import require_room
@@ -39,7 +40,6 @@ from featcache.heads.run_files import (
 )
 from featcache.heads.run_folder import begin_folder, finish_folder
 from featcache.heads.runs import partial_run, run_path
-from featcache.resident import Resident
 from featcache.store import Cache, is_there, locked, named_failures
 from featcache.training.module import HeadModule
 from featcache.training.trainer import (

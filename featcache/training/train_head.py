@@ -12,7 +12,6 @@ from featcache.config import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, TrainSp
 from featcache.core.arguments import count, device_name, flag, one_of, place
 from featcache.core.preload import preloading
 from featcache.core.reporting import NoteCallback, silent
-from featcache.evaluation.remarks import remarks_on, reused
 from featcache.features.lookup import the_cache
 from featcache.features.residence import fitting_window
 from featcache.features.trainable import require_trainable
@@ -20,6 +19,7 @@ from featcache.heads.run_files import HeadRun, reusable_run
 from featcache.heads.runs import RUNS_DIR, run_path
 from featcache.store import Cache
 from featcache.training.recipes import pick_recipe
+from featcache.training.remarks import remarks_on, reused
 
 if TYPE_CHECKING:
     from featcache.training.trainer import TrainProgressCallback
@@ -87,7 +87,7 @@ def train_head(
     Args:
         cache: A cache, its path, or part of its name; None finds it by `dataset` and `backbone`.
         dataset: Its dataset; None is "cifar10", or that of the only cache that fits.
-        backbone: Its trunk; None is "vgg16", or that of the only cache that fits.
+        backbone: Its backbone; None is "vgg16", or that of the only cache that fits.
         recipe: "notebook" has the constants of the notebook's system with this backbone; "general"
             has a learning rate of 1e-3 and up to 100 epochs, stops after 5 epochs (of 20 steps at
             least) that are no better, and keeps the best. "auto" is the notebook's on its own data,
@@ -166,7 +166,7 @@ def train_head(
     runs = _reusable(opened, head, trains, runs_dir)
     if not runs:
         from featcache.core.device import pick_device
-        from featcache.resident import load_sound
+        from featcache.features.resident import load_sound
 
         chosen = pick_device(device)
         note(f"device {chosen.value}: {chosen.why}")

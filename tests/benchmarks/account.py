@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featcache.backbones.names import PIXELS
-from featcache.notebook.systems import SYSTEMS
+from featcache.core.backbone_names import PIXELS
+from featcache.training.notebook_systems import SYSTEMS
 
 Json = Mapping[str, Any]
 

@@ -27,8 +27,8 @@ from featcache.core.preprocess import Preprocess
 from featcache.features.rows import BatchPreprocessor, FeatureRows
 from featcache.images.datasets import load_dataset
 from featcache.images.splits import ArrayImages, Dataset, Split
-from featcache.notebook.systems import SYSTEMS
-from tests.benchmarks import peers_engines, peers_heads, peers_trunk
+from featcache.training.notebook_systems import SYSTEMS
+from tests.benchmarks import peers_backbone, peers_engines, peers_heads
 from tests.benchmarks.bench_page import markdown, picture
 from tests.benchmarks.limits import (
     FLOP_PER_IMAGE,
@@ -50,7 +50,7 @@ class Size:
     """How much of everything is run."""
 
     repeats: int
-    trunk_repeats: dict[str, int]
+    backbone_repeats: dict[str, int]
     n_images: dict[str, int]
     n_rows: dict[str, int]
     n_slow_rows: int
@@ -91,21 +91,21 @@ def main() -> None:
     precisions = ("fp32", "bf16") if has_bf16() and not options.quick else ("fp32",)
     limits = machine_limits(precisions)
     report["limits"] = limits
-    trunks = {
-        precision: {name: trunk(name, pixels, size, precision, limits) for name in N_FEATURES}
+    backbones = {
+        precision: {name: backbone(name, pixels, size, precision, limits) for name in N_FEATURES}
         for precision in precisions
     }
     others = [engines(name, pixels, size) for name in N_FEATURES]
     heads = {name: head(name, size, limits) for name in N_FEATURES}
     scratch = scratch_mlp(pixels, size, limits)
     sweep = many_heads(size)
-    report["tables"] = [t for of_one in trunks.values() for t in of_one.values()]
+    report["tables"] = [t for of_one in backbones.values() for t in of_one.values()]
     report["tables"] += [*others, *heads.values(), scratch, sweep]
     report["left_out"] = not_installed()
     report["growth"] = growth(size)
     report["account"] = {
-        precision: account(trunks["fp32"], of_one, heads, scratch)
-        for precision, of_one in trunks.items()
+        precision: account(backbones["fp32"], of_one, heads, scratch)
+        for precision, of_one in backbones.items()
     }
     stem = options.stem
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -122,18 +122,18 @@ def images(n: int, data_dir: str | None) -> np.ndarray:
     return load_dataset("cifar10", data_dir=data_dir).splits["train"].images.pixels[:n]
 
 
-def trunk(
+def backbone(
     name: str, pixels: np.ndarray, size: Size, precision: str, limits: dict[str, float]
 ) -> Result:
     """Compare ways to extract features."""
     n = size.n_images[name]
     title = f"Features of {name}, {precision}, {n} images at 224 px"
-    with peers_trunk.peers(name, one_split(pixels[:n]), precision=precision) as listed:
+    with peers_backbone.peers(name, one_split(pixels[:n]), precision=precision) as listed:
         result = compare(
             title,
             listed,
             gate=close({"fp32": 1e-4, "bf16": 5e-2}[precision]),
-            repeats=size.trunk_repeats[name],
+            repeats=size.backbone_repeats[name],
             unit="images",
         )
     per_s = limits[f"{precision}_flop_per_s"] / FLOP_PER_IMAGE[name]
@@ -145,7 +145,7 @@ def engines(name: str, pixels: np.ndarray, size: Size) -> Result:
     """Compare engines for the backbone alone, on batches that are ready."""
     n = size.n_images[name]
     title = f"The network alone of {name}, fp32, {n} ready images at 224 px, batches of 16"
-    repeats = size.trunk_repeats[name]
+    repeats = size.backbone_repeats[name]
     with peers_engines.peers(name, pixels[:n]) as listed:
         return compare(title, listed, gate=close(1e-4), repeats=repeats, unit="images")
 
@@ -242,30 +242,30 @@ def _exponent(seconds: dict[int, float]) -> float:
 
 
 def account(
-    trunks: dict[str, Result],
+    backbones: dict[str, Result],
     extracted: dict[str, Result],
     heads: dict[str, Result],
     scratch: Result,
 ) -> Result:
     """Weigh the whole notebook against the whole of `reproduce`, by counted passes.
 
-    Its loop is as in `trunks`, in fp32; featcache's extractions are as in `extracted`.
+    Its loop is as in `backbones`, in fp32; featcache's extractions are as in `extracted`.
 
     The notebook: training, validation and test images of each system through its own loop, at the
-    measured rate. Left out, in its favour: the steps of the heads on trunks, and all of validation
-    and test of the scratch MLP but PIL. featcache: each trunk's 60,000 images once, and all epochs
-    of all heads, validation and test at the rate of training, in the notebook's favour too. Left
-    out, in featcache's: start-up (half a minute of it compiles MobileNetV3), and the check of a
-    cache before it is used. MobileNetV3 may stop before its 50 epochs, so the ratio stands there
-    with 50 and with 10.
+    measured rate. Left out, in its favour: the steps of the heads on backbones, and all of
+    validation and test of the scratch MLP but PIL. featcache: each backbone's 60,000 images once,
+    and all epochs of all heads, validation and test at the rate of training, in the notebook's
+    favour too. Left out, in featcache's: start-up (half a minute of it compiles MobileNetV3), and
+    the check of a cache before it is used. MobileNetV3 may stop before its 50 epochs, so the ratio
+    stands there with 50 and with 10.
     """
-    pil_s = 1 / peers_trunk.pil_images_per_s()
+    pil_s = 1 / peers_backbone.pil_images_per_s()
     parts: dict[str, dict[str, float]] = {}
     for system in SYSTEMS:
         name, n_epochs = system.backbone, system.train.max_epochs
         n_passes = n_epochs * (N_TRAIN + N_VAL) + N_TEST
-        if name in trunks:
-            theirs = n_passes / _rate(trunks[name], "the notebook's loop")
+        if name in backbones:
+            theirs = n_passes / _rate(backbones[name], "the notebook's loop")
             mine = n_passes / _rate(heads[name], "featcache")
         else:
             theirs = n_passes * pil_s

@@ -37,8 +37,8 @@ from torch import Tensor
 import featcache
 from featcache.backbones.state_dict import read_state_dicts
 from featcache.core.device import pick_device
-from featcache.notebook.systems import find_system
 from featcache.store import Cache
+from featcache.training.notebook_systems import find_system
 from tests.benchmarks.altered import AlteredTraining
 from tests.benchmarks.feature_scale_page import PLAIN, SYSTEM_NAMES, page, picture
 from tests.benchmarks.resultfile import ResultFile, save_picture

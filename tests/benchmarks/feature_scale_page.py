@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from matplotlib.figure import Figure
 
-from featcache.notebook.systems import find_system
+from featcache.training.notebook_systems import find_system
 from tests.benchmarks.resultfile import ResultFile, markdown_table
 
 PLAIN, L1L2, DROPOUT = SYSTEM_NAMES = ("vgg16", "vgg16-l1l2", "vgg16-dropout")
@@ -37,7 +37,7 @@ def page(file: ResultFile) -> str:
         lines += _paragraph(
             f"Rows of the network whose last convolution is scaled are the rows times s, bit for "
             f"bit: {shown['n_images']} images, {shown['n_features']:,} features, the largest "
-            f"{shown['largest']:.1f}, trunk by {shown['engine']}."
+            f"{shown['largest']:.1f}, backbone by {shown['engine']}."
         )
     return (
         "\n".join([*lines, *_all_scales(file), *_predictions(file), *_pairs(file)]).rstrip() + "\n"

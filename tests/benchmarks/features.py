@@ -1,4 +1,4 @@
-"""Compare cached rows with plain torchvision, one image at a time, for each named trunk.
+"""Compare cached rows with plain torchvision, one image at a time, for each named backbone.
 
     python tests/benchmarks/features.py OUT.json [--data-dir data] [--mobilenet-v2 WEIGHTS.pth]
 
@@ -35,7 +35,7 @@ _VARIANTS = {
 
 
 def main() -> int:
-    """Print one line per trunk and variant; exit 1 if fp32 leaves its tolerance."""
+    """Print one line per backbone and variant; exit 1 if fp32 leaves its tolerance."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--data-dir", default="data")

@@ -18,7 +18,7 @@ import torch
 
 import featcache
 from featcache.backbones.load import load_backbone
-from featcache.backbones.runner import TrunkRunner
+from featcache.backbones.runner import BackboneRunner
 from featcache.core.preprocess import Preprocess
 from featcache.extraction.extract import ExtractResult
 from featcache.images.splits import ArrayImages, Dataset, Split
@@ -63,9 +63,9 @@ class Bench:
         """What `--precision auto` takes."""
         return "fp32" if self.is_rehearsal else "tf32"
 
-    def runner(self, name: str, precision: str, *, device: str | None = None) -> TrunkRunner:
+    def runner(self, name: str, precision: str, *, device: str | None = None) -> BackboneRunner:
         """Put a backbone on the device."""
-        return TrunkRunner(
+        return BackboneRunner(
             module(name, self.side),
             preprocess=Preprocess.notebook(self.side),
             is_resized=False,

@@ -66,7 +66,7 @@ def main() -> int:
 
 def _make_cache(folder: Path, n_rows: int) -> Path:
     """Write a cache of random features that has a split to train and one to test."""
-    from tests.heads.conftest import FeatureRecipe
+    from tests.feature_caches import FeatureRecipe
     from tests.store.conftest import random_rows
 
     n_test = n_rows // 5

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tests.benchmarks.allocator import freed_memory_kept
 from tests.benchmarks.measure import Peer, Run, left_out
-from tests.benchmarks.peers_trunk import settled
+from tests.benchmarks.peers_backbone import settled
 
 BATCH_SIZE = 16  # of all engines, and what extraction takes on a CPU
 Batches = Sequence[np.ndarray]
@@ -159,7 +159,7 @@ def peers(name: str, pixels: np.ndarray) -> Iterator[list[Peer]]:
         pixels: (N, 32, 32, 3) uint8, N a multiple of 16.
     """
     runner, engine = settled(name, "fp32")
-    with runner.running():  # a compiled trunk wants tensors of inference mode
+    with runner.running():  # a compiled backbone wants tensors of inference mode
         inputs = [runner.inputs(part) for part in np.split(pixels, len(pixels) // BATCH_SIZE)]
     channel_by_channel = [part.contiguous().numpy() for part in inputs]
 

@@ -1,12 +1,12 @@
-"""Measure one extraction against its own trunk, in the same process and the same minutes.
+"""Measure one extraction against its own backbone, in the same process and the same minutes.
 
     python tests/benchmarks/stage_one.py OUT.json -- --dataset cifar10 --backbone mobilenet_v2 ...
 
-What stands behind `--` are options of `featcache extract`. After every 25th batch the trunk alone
-also runs a preprocessed batch that lies in memory (three times, the last two count); that time is
-taken off the extraction's. The ratio is the median over these windows of the extraction's rate in
-the window by the trunk's at its end, so that both see the same noise of the machine. A forward pass
-of plain PyTorch, without featcache's keeping of freed memory, is timed before the run.
+What stands behind `--` are options of `featcache extract`. After every 25th batch the backbone
+alone also runs a preprocessed batch that lies in memory (three times, the last two count); that
+time is taken off the extraction's. The ratio is the median over these windows of the extraction's
+rate in the window by the backbone's at its end, so that both see the same noise of the machine. A
+forward pass of plain PyTorch, without featcache's keeping of freed memory, is timed before the run.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _EVERY_N_BATCHES = 25
 _N_PLAIN = 7
 
 
-class BareTrunk:
-    """Times the trunk on a resident batch, between the batches of an extraction."""
+class BareBackbone:
+    """Times the backbone on a resident batch, between the batches of an extraction."""
 
     def __init__(self, spec: ExtractSpec, batch_size: int, precision: str) -> None:
         module = load_backbone(
             spec.backbone, weights=spec.weights, seed=spec.seed, image_size=spec.image_size
         ).module
-        assert module is not None, "pixels have no trunk to compare with"
+        assert module is not None, "pixels have no backbone to compare with"
         self.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         size = spec.image_size
         self.batch = torch.rand(batch_size, 3, size, size).to(memory_format=torch.channels_last)
@@ -84,7 +84,7 @@ def measure(options: list[str]) -> dict[str, object]:
     spec = _parse(options)
     precision = "fp32" if spec.precision == "auto" else spec.precision
     batch_size = spec.batch_size or 16
-    bare = BareTrunk(spec, batch_size, precision)
+    bare = BareBackbone(spec, batch_size, precision)
     plain_s = [bare.time_one() for _ in range(_N_PLAIN + 2)][2:]
     keep_freed_memory()  # as the command line does
     folder = Path(tempfile.mkdtemp(prefix="featcache-bench-"))

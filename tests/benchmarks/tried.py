@@ -1,13 +1,13 @@
 """Measurements behind decisions, apart from the peers: what a thing gains, with and without.
 
-python -m tests.benchmarks.tried compile BACKBONE     a trunk compiled by each engine
+python -m tests.benchmarks.tried compile BACKBONE     a backbone compiled by each engine
 python -m tests.benchmarks.tried layers BACKBONE      its convolutions, direct and by Winograd
-python -m tests.benchmarks.tried resident BACKBONE DATA [PRECISION [N]]   beside its trunk alone
+python -m tests.benchmarks.tried resident BACKBONE DATA [PRECISION [N]]   beside its backbone alone
 python -m tests.benchmarks.tried eva PYTHON BACKBONE DATA   beside kaiko-eva, in a venv of its own
 python -m tests.benchmarks.tried nvml                 what asking for a GPU costs each step
 python -m tests.benchmarks.tried memory               a step of the scratch MLP, freed memory kept
 python -m tests.benchmarks.tried windows CACHE BYTES  epochs of a head from windows of the file
-python -m tests.benchmarks.tried together FOLDER      two trunks, one reading of files or two
+python -m tests.benchmarks.tried together FOLDER      two backbones, one reading of files or two
 python -m tests.benchmarks.tried peaks DATA           peaks of memory, as rows grow
 
 Each prints one JSON object.
@@ -35,17 +35,17 @@ from torch import nn
 import featcache
 from featcache.backbones.engines import inductor
 from featcache.backbones.engines.engine import cpp_compiler
-from featcache.backbones.engines.trial import compile_trunk
+from featcache.backbones.engines.trial import compile_backbone
 from featcache.backbones.engines.winograd import (
     has_winograd_convolutions,
     with_winograd_convolutions,
 )
 from featcache.backbones.load import load_backbone
-from featcache.backbones.runner import TrunkRunner
+from featcache.backbones.runner import BackboneRunner
 from featcache.core.preprocess import Preprocess
 from featcache.features.rows import BatchPreprocessor, FeatureRows
 from featcache.images.splits import ArrayImages
-from tests.benchmarks import peers_trunk
+from tests.benchmarks import peers_backbone
 from tests.benchmarks.allocator import freed_memory_kept
 from tests.benchmarks.bench import images, one_split
 from tests.benchmarks.peers_heads import divided
@@ -54,7 +54,7 @@ CPU = torch.device("cpu")
 
 
 def compiled(name: str) -> dict[str, Any]:
-    """Time a trunk at batch 16 in turn, nine times: eager, by each engine, and by inductor with
+    """Time a backbone at batch 16 in turn, nine times: eager, by each engine, and by inductor with
     the same settings as options of torch.compile.
     """
     module = load_backbone(name, weights="random").module
@@ -68,7 +68,7 @@ def compiled(name: str) -> dict[str, Any]:
     with freed_memory_kept():
         expected = runners["eager"].features(images)
         compile_s = {
-            way: _seconds(lambda w=way: compile_trunk(runners[w], (32, 32, 3), w))
+            way: _seconds(lambda w=way: compile_backbone(runners[w], (32, 32, 3), w))
             for way in ways
             if way in ("winograd", "inductor")
         }
@@ -95,7 +95,7 @@ def compiled(name: str) -> dict[str, Any]:
 
 
 def layers(name: str) -> dict[str, Any]:
-    """Time each 3x3 convolution of a trunk at batch 16 and 224 px, direct and by Winograd's
+    """Time each 3x3 convolution of a backbone at batch 16 and 224 px, direct and by Winograd's
     algorithm, in turn, seven times.
     """
     module = load_backbone(name, weights="random").module
@@ -134,8 +134,8 @@ def layers(name: str) -> dict[str, Any]:
     return told
 
 
-def _runner(module: nn.Module) -> TrunkRunner:
-    return TrunkRunner(
+def _runner(module: nn.Module) -> BackboneRunner:
+    return BackboneRunner(
         module,
         preprocess=Preprocess.notebook(224),
         is_resized=False,
@@ -148,9 +148,9 @@ def _runner(module: nn.Module) -> TrunkRunner:
 def resident(
     name: str, data_dir: str, precision: str = "fp32", n_images: str = "2048"
 ) -> dict[str, Any]:
-    """Extract CIFAR-10 images, and run preprocessing and trunk alone on them, in turn."""
+    """Extract CIFAR-10 images, and run preprocessing and backbone alone on them, in turn."""
     dataset = one_split(images(int(n_images), data_dir))
-    with peers_trunk.peers(name, dataset, precision=precision) as listed:
+    with peers_backbone.peers(name, dataset, precision=precision) as listed:
         ours, *others = listed
     [ceiling] = [peer for peer in others if peer.name.startswith("its preprocessing")]
     ours.run()
@@ -167,7 +167,7 @@ def eva(python: str, name: str, data_dir: str, n_images: str = "256") -> dict[st
 
     Args:
         python: An interpreter with kaiko-eva[vision] and this torch.
-        name: The trunk, with the same random weights on both sides.
+        name: The backbone, with the same random weights on both sides.
         data_dir: Where CIFAR-10 lies.
         n_images: How many of its images.
 
@@ -175,15 +175,15 @@ def eva(python: str, name: str, data_dir: str, n_images: str = "256") -> dict[st
     """
     dataset = one_split(images(int(n_images), data_dir))
     [split] = dataset.splits.values()
-    with peers_trunk.peers(name, dataset) as listed:
+    with peers_backbone.peers(name, dataset) as listed:
         ours = listed[0]
-    trunk = load_backbone(name, weights="random").module
-    assert trunk is not None
+    backbone = load_backbone(name, weights="random").module
+    assert backbone is not None
     assert isinstance(split.images, ArrayImages)
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/pixels.npy", split.images.pixels)
-        torch.save(trunk.state_dict(), f"{folder}/trunk.pt")
+        torch.save(backbone.state_dict(), f"{folder}/backbone.pt")
         for _ in range(3):
             command = [python, str(Path(__file__).with_name("with_eva.py")), name, folder]
             told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -249,7 +249,7 @@ def windows(cache: str, n_bytes: str) -> dict[str, Any]:
 
 
 def together(folder: str) -> dict[str, Any]:
-    """Extract 200 images a split of a folder through two trunks, three times in turn each way."""
+    """Extract 200 images a split through two backbones, three times in turn each way."""
     names = ("mobilenet_v3_small", "resnet18")
     told: dict[str, list[float]] = {"one pass": [], "two passes": []}
     for _ in range(4):

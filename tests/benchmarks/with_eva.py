@@ -2,9 +2,9 @@
 
     python with_eva.py BACKBONE FOLDER
 
-FOLDER holds pixels.npy, (N, 32, 32, 3) uint8, and trunk.pt, the weights of torchvision's model.
+FOLDER holds pixels.npy, (N, 32, 32, 3) uint8, and backbone.pt, the weights of torchvision's model.
 Prints the seconds of one `trainer.predict` with eva's writer, after a short one to warm up, and
-leaves FOLDER/rows.npy, (N, D). Loader and trunk are as a user of eva would write them: PIL and
+leaves FOLDER/rows.npy, (N, D). Loader and backbone are as a user of eva would write them: PIL and
 torchvision's transforms in a Dataset, two loading processes, batches of 16.
 """
 

@@ -33,8 +33,8 @@ def test_a_narrow_terminal_keeps_the_counts_of_the_bar(monkeypatch: pytest.Monke
     monkeypatch.setattr(console, "stderr", terminal)
     display = console.ProgressDisplay()
 
-    display.show("train", 16, 230, "[red] img/s, 2 s left, read 20% trunk 80%")
-    display.show("test", 200, 230, "370 img/s, 0.1 s left, read 20% trunk 80%")
+    display.show("train", 16, 230, "[red] img/s, 2 s left, read 20% backbone 80%")
+    display.show("test", 200, 230, "370 img/s, 0.1 s left, read 20% backbone 80%")
     console.reset_progress()
 
     shown = terminal.file.getvalue()  # type: ignore[attr-defined]
@@ -94,7 +94,7 @@ def test_rates_and_shares_are_short() -> None:
         "1,234 img/s",
         "185,000 img/s",
     )
-    assert _shares({"read": 1.0, "trunk": 2.999, "write": 0.001}) == "read 25% trunk 75%"
+    assert _shares({"read": 1.0, "trunk": 2.999, "write": 0.001}) == "read 25% backbone 75%"
 
 
 def test_json_has_null_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:

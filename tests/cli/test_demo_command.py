@@ -17,7 +17,7 @@ def test_demo_runs_its_commands_and_names_the_files(
     result = run("demo", "--cache-dir", "[red] here")
 
     assert result.exit_code == 0
-    trunk, pixels = sorted(c.path for c in featcache.list_caches("[red] here"))
+    backbone, pixels = sorted(c.path for c in featcache.list_caches("[red] here"))
     runs = featcache.list_runs("runs")
     options = "--lr 0.001 --max-epochs 8 --runs-dir runs"
     commands = [line for line in result.stderr.splitlines() if line.startswith("$ ")]
@@ -27,24 +27,24 @@ def test_demo_runs_its_commands_and_names_the_files(
         "$ featcache extract --dataset digits --backbone mobilenet_v3_small --image-size 32 "
         "--weights random --cache-dir '[red] here'",
         "$ featcache cache ls --cache-dir '[red] here'",
-        f"$ featcache cache info '{trunk}'",
+        f"$ featcache cache info '{backbone}'",
         f"$ featcache cache verify '{pixels}'",
-        f"$ featcache cache verify '{trunk}'",
+        f"$ featcache cache verify '{backbone}'",
         *(
             f"$ featcache train-head --cache '{path}' --reg {reg} {options}"
-            for path in (pixels, trunk)
+            for path in (pixels, backbone)
             for reg in ("none", "dropout")
         ),
         f"$ featcache eval {runs[2]}",
     ]
     assert result.stdout.count("result   sound") == 2
     assert re.search(
-        r"for 2 heads of \d+ epochs together; with the trunk in the loop", result.stderr
+        r"for 2 heads of \d+ epochs together; with the backbone in the loop", result.stderr
     )
     assert "accuracies on these features would mean nothing" in result.stderr
     assert result.stdout.splitlines()[-4:] == [
         f"made   {pixels}",
-        f"and    {trunk}",
+        f"and    {backbone}",
         f"heads  {', '.join(map(str, runs))}",
         "next   featcache extract --dataset cifar10 --backbone vgg16",
     ]

@@ -17,7 +17,7 @@ from featcache.extraction.extract import ExtractResult
 from featcache.store import locked
 from tests.cli.conftest import Run
 
-SMALL_TRUNK = ["--backbone", "mobilenet_v3_small", "--image-size", "32", "--n-workers", "0"]
+SMALL_BACKBONE = ["--backbone", "mobilenet_v3_small", "--image-size", "32", "--n-workers", "0"]
 
 
 class RunsCode:
@@ -40,14 +40,14 @@ def test_extract_computes_then_reuses(run: Run, pixels: list[str]) -> None:
     assert "images: train 12, test 4; 2 classes: 'cat', 'dog'\n" in first.stderr
 
 
-def test_a_trunk_tells_its_choices_and_what_the_cache_saves(run: Run, pets: Path) -> None:
-    result = run("extract", "--dataset", f"folder:{pets}", "--weights", "random", *SMALL_TRUNK)
+def test_a_backbone_tells_its_choices_and_what_the_cache_saves(run: Run, pets: Path) -> None:
+    result = run("extract", "--dataset", f"folder:{pets}", "--weights", "random", *SMALL_BACKBONE)
 
     assert result.exit_code == 0
     assert "batch size 16: " in result.stderr
     assert "weights: random (seed 0)" in result.stderr
     saves = result.stdout.splitlines()[-1]
-    assert saves.startswith("saves     an epoch through the trunk costs ")
+    assert saves.startswith("saves     an epoch through the backbone costs ")
     assert ": worth it from epoch " in saves
 
 
@@ -95,7 +95,7 @@ def test_unreadable_images_are_listed_and_exit_3(
         (["--limit", "-3"], "--limit is -3, but must be at least 1."),
         (["--seed", str(2**63)], f"--seed is {2**63}, but must be below 2**63."),
         (["--bn", "frosen"], "must be one of frozen, adapted. Did you mean 'frozen'?"),
-        (["--backbone", "pixels", "--bn", "adapted"], "--bn adapted needs a trunk"),
+        (["--backbone", "pixels", "--bn", "adapted"], "--bn adapted needs a backbone"),
         (["--precision", "tf32", "--device", "cpu"], "tf32 exists only on CUDA"),
     ],
 )
@@ -178,7 +178,7 @@ def test_weights_that_would_run_code_are_exit_15(run: Run, pets: Path) -> None:
         pickle.dump({"features.0.0.weight": RunsCode()}, file)
 
     weights = ["--weights", "evil.pth"]
-    result = run("extract", "--dataset", f"folder:{pets}", *weights, *SMALL_TRUNK)
+    result = run("extract", "--dataset", f"folder:{pets}", *weights, *SMALL_BACKBONE)
 
     assert result.exit_code == 15
     assert "evil.pth was refused: it holds more than tensors" in result.stderr
@@ -189,7 +189,7 @@ def test_a_fifo_as_weights_is_exit_15_and_never_waited_on(run: Run, pets: Path) 
     os.mkfifo("pipe.pth")
 
     weights = ["--weights", "pipe.pth"]
-    result = run("extract", "--dataset", f"folder:{pets}", *weights, *SMALL_TRUNK)
+    result = run("extract", "--dataset", f"folder:{pets}", *weights, *SMALL_BACKBONE)
 
     assert result.exit_code == 15
     assert "pipe.pth is a FIFO, socket or device, not a file of weights." in result.stderr
@@ -212,7 +212,7 @@ def test_weights_that_cannot_be_fetched_name_file_folder_and_ways_out(
 
     monkeypatch.setattr("urllib.request.urlopen", unplugged)
 
-    result = run("extract", "--dataset", f"folder:{pets}", *SMALL_TRUNK)
+    result = run("extract", "--dataset", f"folder:{pets}", *SMALL_BACKBONE)
 
     assert result.exit_code == 2
     assert (

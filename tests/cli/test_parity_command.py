@@ -48,7 +48,7 @@ def test_as_notebook_adds_a_table_that_no_exit_code_hangs_on(run: Run) -> None:
     table = result.stdout.splitlines()[5:]
     assert table[0].split()[:3] == ["cache", "test_acc", "as"]
     assert [row.split()[0] for row in table[1:]] == ["frozen", "adapted"] * 2
-    assert "The trunk in training mode" in result.stderr
+    assert "The backbone in training mode" in result.stderr
 
 
 def test_a_cache_that_is_there_is_compared(run: Run) -> None:

@@ -8,12 +8,12 @@ import pytest
 import featcache
 from featcache.evaluation.metrics import Interval, Spread
 from featcache.notebook.reproduce_table import beside, markdown_table
-from featcache.notebook.systems import SYSTEMS
+from featcache.training.notebook_systems import SYSTEMS
 from tests.cli.conftest import Run
 
-TRUNKS = {"vgg16": "mobilenet_v3_small", "mobilenet_v3_large": "mobilenet_v3_small"}
+BACKBONES = {"vgg16": "mobilenet_v3_small", "mobilenet_v3_large": "mobilenet_v3_small"}
 SMALL = [
-    *(part for pair in TRUNKS.items() for part in ("--backbone-for", "=".join(pair))),
+    *(part for pair in BACKBONES.items() for part in ("--backbone-for", "=".join(pair))),
     *("--dataset", "digits", "--weights", "random", "--image-size", "32", "--limit", "60"),
 ]
 
@@ -69,7 +69,7 @@ def test_the_figures_are_those_of_the_runs(run: Run) -> None:
     assert system["end_to_end_s"] == pytest.approx(passes / images_per_s)
 
 
-def test_adapted_is_for_trunks_with_batch_norm_only(run: Run) -> None:
+def test_adapted_is_for_backbones_with_batch_norm_only(run: Run) -> None:
     result = run(
         *("reproduce", "--backbone-for", "vgg16=vgg11", "--dataset", "digits", "--weights"),
         *("random", "--image-size", "32", "--limit", "20", "--bn", "adapted", "--json"),
@@ -141,7 +141,7 @@ def test_json_holds_the_interval_of_the_seeds(run: Run) -> None:
     [
         (["--only", "vgg19"], "Unknown system 'vgg19'. Did you mean 'vgg16'"),
         (["--backbone-for", "vgg16"], "must be like vgg16=mobilenet_v2"),
-        (["--backbone-for", "resnet50=vgg16"], "Unknown trunk of the notebook 'resnet50'"),
+        (["--backbone-for", "resnet50=vgg16"], "Unknown backbone of the notebook 'resnet50'"),
         (["--backbone-for", "vgg16=resnet5"], "Did you mean 'resnet50'"),
     ],
 )

@@ -17,7 +17,8 @@ import pytest
 import featcache
 from tests.cli.conftest import child_environment
 
-# 25,088 features make blocks of 128 rows, about a second of this trunk on one core; batches of 16.
+# 25,088 features make blocks of 128 rows, about a second of this backbone on one core; batches of
+# 16.
 OPTIONS = {"backbone": "vgg11", "weights": "random", "image_size": 32, "batch_size": 16}
 EXITS_WITHIN_S = 10
 

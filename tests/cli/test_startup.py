@@ -110,7 +110,7 @@ def test_a_reused_cache_and_an_evaluation_import_no_lightning(
 ) -> None:
     (_, _, of_extract), (_, _, of_eval) = imported(spawn, [pixels, ["eval", "--split", "val"]])
 
-    assert of_extract == ["torch"]  # pixels have no trunk, so no torchvision either
+    assert of_extract == ["torch"]  # pixels have no backbone, so no torchvision either
     assert "torchmetrics" in of_eval
     assert "pytorch_lightning" not in of_eval
 

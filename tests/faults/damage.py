@@ -22,17 +22,17 @@ _PAGE = 512
 
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Flip bits, cut, extend, zero and swap; verify each, repair each flip."""
-    n_flips, n_trunk_flips, n_others = (30, 0, 30) if quick else (1000, 20, 300)
+    n_flips, n_backbone_flips, n_others = (30, 0, 30) if quick else (1000, 20, 300)
     rng = random.Random(0)
     small_blocks(1)
     images = make_images(folder / "images", n_train=300, n_test=70)
     pixels = extract(images, folder / "pixels", backbone="pixels", image_size=16).path
     found, restored, rows = _flips(pixels, n_flips, rng)
-    if n_trunk_flips:
-        trunk = extract(images, folder / "trunk", batch_size=32).path
-        more = _flips(trunk, n_trunk_flips, rng)
+    if n_backbone_flips:
+        backbone = extract(images, folder / "trunk", batch_size=32).path
+        more = _flips(backbone, n_backbone_flips, rng)
         found, restored = found + more[0], restored + more[1]
-    n_all = n_flips + n_trunk_flips
+    n_all = n_flips + n_backbone_flips
     kinds: dict[str, Callable[[bytes, random.Random], bytes]] = {
         "truncations": lambda c, r: c[: r.randrange(len(c))],
         "extensions": lambda c, r: c + r.randbytes(r.randint(1, 9000)),

@@ -23,7 +23,8 @@ import h5py
 import numpy as np
 import torch
 
-from featcache.config import HeadSpec, TrainSpec, canonical_json
+from featcache.config import HeadSpec, TrainSpec
+from featcache.core.identity import canonical_json
 from featcache.errors import FeatcacheError
 from featcache.heads.head_file import HEAD_FILE, TrainedHead, load_head, save_head
 from featcache.heads.mlp import build_head

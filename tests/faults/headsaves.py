@@ -23,7 +23,7 @@ from featcache.heads.head_file import TrainedHead, load_head, save_head
 from featcache_cli import app
 from tests.faults.claims import Claim
 from tests.faults.intercept import Child, Fault, run
-from tests.heads.conftest import CLASS_NAMES, IDENTITY, FeatureRecipe, learnable_rows
+from tests.feature_caches import CLASS_NAMES, IDENTITY, FeatureRecipe, learnable_rows
 
 State = Mapping[str, Tensor]
 

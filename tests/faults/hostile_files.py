@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featcache.config import FORMAT_VERSION, canonical_json
+from featcache.core.identity import FORMAT_VERSION, canonical_json
 from featcache.store.digest import skeleton_digest
 from featcache.store.ledger import SLOT_BYTES, Slot, pack_slot
 from featcache.store.manifest import HEADER, MANIFEST_OFFSET, Manifest
@@ -56,11 +56,11 @@ def unusable(good: bytes) -> dict[str, Write]:
     return _resigned(
         good,
         {
-            "no-trunk": lambda m: m["identity"].pop("backbone"),
+            "no-backbone": lambda m: m["identity"].pop("backbone"),
             "no-dataset": lambda m: m["provenance"].pop("dataset"),
-            "trunk-elsewhere": lambda m: m["identity"].update(backbone="../../out"),
-            "trunk-escapes": lambda m: m["identity"].update(backbone="\x1b[2J"),
-            "long-trunk": lambda m: m["identity"].update(backbone="x" * 600),
+            "backbone-elsewhere": lambda m: m["identity"].update(backbone="../../out"),
+            "backbone-escapes": lambda m: m["identity"].update(backbone="\x1b[2J"),
+            "long-backbone": lambda m: m["identity"].update(backbone="x" * 600),
             "nested": lambda m: m["identity"].update(bn=nested),
             "no-preprocess": lambda m: m["identity"].pop("preprocess"),
             "preprocess-text": lambda m: m["identity"].update(preprocess="notebook"),

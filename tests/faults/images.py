@@ -12,7 +12,7 @@ import featcache
 from featcache.extraction import plan, writer_thread
 from featcache.extraction.extract import ExtractResult
 
-TRUNK = "mobilenet_v3_small"
+BACKBONE = "mobilenet_v3_small"
 
 
 def make_images(folder: Path, *, n_train: int, n_test: int, side: int = 16) -> Path:
@@ -28,7 +28,7 @@ def make_images(folder: Path, *, n_train: int, n_test: int, side: int = 16) -> P
 
 def extract(images: Path, cache_dir: Path, **options: Any) -> ExtractResult:
     """Extract with random weights at 32 px, or as `options` say."""
-    asked: dict[str, Any] = {"backbone": TRUNK, "image_size": 32, "n_workers": 0}
+    asked: dict[str, Any] = {"backbone": BACKBONE, "image_size": 32, "n_workers": 0}
     asked |= {"cache_dir": cache_dir, "data_dir": cache_dir / "data", **options}
     if asked["backbone"] != "pixels":
         asked.setdefault("weights", "random")

@@ -38,7 +38,7 @@ from tests.benchmarks.bench import one_split
 from tests.faults.claims import Claim, main
 from tests.faults.command import Command, run_command
 from tests.faults.commits import told_commits
-from tests.faults.images import TRUNK, make_images, small_blocks
+from tests.faults.images import BACKBONE, make_images, small_blocks
 
 _N_CONTROL_KILLS = 10
 _N_LANES = 2
@@ -104,13 +104,16 @@ def _extractions(folder: Path) -> list[_Extraction]:
 
     featcache.extraction.extract.load_dataset = load_dataset  # 200 images that are in memory
     few = ["--dataset", "cifar10", "--image-size", "32", "--batch-size", "16"]
-    trunk = ["--weights", "random", "--backbone"]
+    backbone = ["--weights", "random", "--backbone"]
     return [
         _Extraction("files to pixels", 1850, (5, 100), [*files, "--backbone", "pixels"]),
         _Extraction(
-            "files through a trunk", 1850, (0, 100), [*files, "--batch-size", "32", *trunk, TRUNK]
+            "files through a backbone",
+            1850,
+            (0, 100),
+            [*files, "--batch-size", "32", *backbone, BACKBONE],
         ),
-        _Extraction("a light trunk", 200, (20, 2000), [*few, *trunk, "squeezenet1_1"]),
+        _Extraction("a light backbone", 200, (20, 2000), [*few, *backbone, "squeezenet1_1"]),
     ]
 
 

@@ -20,7 +20,7 @@ import featcache
 from featcache.training.module import HeadModule
 from tests.faults.claims import Claim, main
 from tests.faults.command import run_command
-from tests.heads.conftest import CLASS_NAMES, IDENTITY, FeatureRecipe, learnable_rows
+from tests.feature_caches import CLASS_NAMES, IDENTITY, FeatureRecipe, learnable_rows
 
 _N_STEPS = 40  # 160 training rows in batches of 16, four epochs
 _CORRUPT = 13
@@ -90,10 +90,10 @@ def _trained(
         return -1, None
     if ended.code:
         return ended.code, None
-    [run] = featcache.list_runs(folder / "runs")
-    test_loss = str(json.loads((run / "result.json").read_text())["test_loss"]).encode()
+    [trained] = featcache.list_runs(folder / "runs")
+    test_loss = str(json.loads((trained / "result.json").read_text())["test_loss"]).encode()
     # Not the file's bytes: it names the cache's folder.
-    tensors = featcache.load_head(run).state.values()
+    tensors = featcache.load_head(trained).state.values()
     return 0, b"".join(np.asarray(tensor).tobytes() for tensor in tensors) + test_loss
 
 

@@ -43,7 +43,7 @@ class Maker(Protocol):
 
 
 class StoreMaker:
-    """Writes random rows and a trunk's statistics, in the steps in which `extract` does."""
+    """Writes random rows and a backbone's statistics, in the steps in which `extract` does."""
 
     name = "store"
 
@@ -77,7 +77,7 @@ class StoreMaker:
 
 
 class ExtractMaker:
-    """Extracts image files with the trunk `pixels`; Ctrl-C stops it."""
+    """Extracts image files with the backbone `pixels`; Ctrl-C stops it."""
 
     name = "extract"
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.faults.claims import Claim, main
 from tests.faults.command import run_command
-from tests.faults.images import TRUNK, extract, make_images, small_blocks
+from tests.faults.images import BACKBONE, extract, make_images, small_blocks
 
 _REFUSED = (2, 13, 15)
 _MOST_MB = 512
@@ -123,7 +123,7 @@ def _torchscript(folder: Path) -> bytes:
 
 
 def _extract(images: Path, folder: Path) -> list[str]:
-    asked = f"extract --backbone {TRUNK} --image-size 32 --n-workers 0 --dataset folder:{images}"
+    asked = f"extract --backbone {BACKBONE} --image-size 32 --n-workers 0 --dataset folder:{images}"
     return [*asked.split(), "--cache-dir", str(folder / "other")]
 
 

@@ -22,7 +22,7 @@ import torch._inductor.config as inductor
 with inductor.patch(compile_threads=1), torch.no_grad():
     torch.compile(torch.nn.Conv2d(3, 8, 3))(torch.rand(1, 3, 8, 8)).relu()
 """
-_TRUNK = ["--backbone", "alexnet", "--weights", "random", "--image-size", "64"]
+_BACKBONE = ["--backbone", "alexnet", "--weights", "random", "--image-size", "64"]
 
 
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
@@ -36,13 +36,13 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
     named = by_default | {"TMPDIR": known, "TORCHINDUCTOR_CACHE_DIR": next(planted.iterdir())}
     told, n_ran = [], 0
     trials = {
-        "inductor": ("inductor", by_default, "trunk compiled: inductor"),
-        "winograd": ("winograd", by_default, "trunk compiled: winograd"),
+        "inductor": ("inductor", by_default, "backbone compiled: inductor"),
+        "winograd": ("winograd", by_default, "backbone compiled: winograd"),
         "inductor, told to use that folder": ("inductor", named, "must be yours (user"),
     }
     for name, (engine, environment, expected) in trials.items():
         asked = ["--dataset", f"folder:{images}", "--cache-dir", str(folder / name)]
-        asked += [*_TRUNK, "--compile", engine, "--n-workers", "0", "--batch-size", "2"]
+        asked += [*_BACKBONE, "--compile", engine, "--n-workers", "0", "--batch-size", "2"]
         ended = _python(["-m", "featcache_cli", "extract", *asked], **environment)
         ran, is_right = marker.exists(), ended.returncode == 0 and expected in ended.stderr
         n_ran += ran

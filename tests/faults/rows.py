@@ -16,7 +16,7 @@ from torch import Tensor
 
 import featcache
 from featcache.backbones.load import load_backbone
-from featcache.backbones.runner import TrunkRunner
+from featcache.backbones.runner import BackboneRunner
 from featcache.core.preprocess import Preprocess
 from featcache.errors import DeviceError, FeatcacheError, InterruptedRunError, NonFiniteError
 from featcache.extraction.job import Job, Landing
@@ -85,10 +85,10 @@ def _cuts(folder: Path, images: Path, *, quick: bool) -> Claim:
 
 @contextmanager
 def _failing(*, after: int = 10**9, above: int = 10**9) -> Iterator[None]:
-    """Let every trunk run out of memory after so many passes, or above a batch size."""
-    original = TrunkRunner.__init__
+    """Let every backbone run out of memory after so many passes, or above a batch size."""
+    original = BackboneRunner.__init__
 
-    def patched(self: TrunkRunner, module: torch.nn.Module, **options: Any) -> None:
+    def patched(self: BackboneRunner, module: torch.nn.Module, **options: Any) -> None:
         original(self, module, **options)
         n_passes = 0
 
@@ -102,11 +102,11 @@ def _failing(*, after: int = 10**9, above: int = 10**9) -> Iterator[None]:
 
         self.forward = forward
 
-    TrunkRunner.__init__ = patched  # type: ignore[method-assign]
+    BackboneRunner.__init__ = patched  # type: ignore[method-assign]
     try:
         yield
     finally:
-        TrunkRunner.__init__ = original  # type: ignore[method-assign]
+        BackboneRunner.__init__ = original  # type: ignore[method-assign]
 
 
 def _unpadded_rows_that_differ(images: Path, folder: Path) -> int:
@@ -120,7 +120,7 @@ def _unpadded_rows_that_differ(images: Path, folder: Path) -> int:
     spans = [Span(0, n) for n in range(1, 16)]
     n_differ = 0
     for batch in load_batches(split, spans, preprocess=preprocess, n_workers=0):
-        runner = TrunkRunner(
+        runner = BackboneRunner(
             module,
             preprocess=preprocess,
             is_resized=True,
@@ -225,11 +225,11 @@ def _id_of(images: Path, row: int) -> str:
 
 @contextmanager
 def _planted(value: float, row: int) -> Iterator[None]:
-    """Put `value` into column 7 of a training row, whose image the trunk never sees."""
+    """Put `value` into column 7 of a training row, whose image the backbone never sees."""
     original = Job.launch
 
     def launch(self: Job, split: Split, batch: Batch, out: Tensor) -> Landing:
-        assert self.runner is not None, "there is a trunk"
+        assert self.runner is not None, "there is a backbone"
         forward = self.runner.forward
         is_there = split.name == "train" and batch.span.start <= row < batch.span.stop
 

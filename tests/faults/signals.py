@@ -25,7 +25,7 @@ from pathlib import Path
 
 from featcache.store import list_caches
 from featcache_cli.app import main as featcache_main
-from tests.conftest import SMALL_TRUNK, save_image
+from tests.conftest import SMALL_BACKBONE, save_image
 from tests.faults.claims import Claim, main
 from tests.faults.lostsignals import code_under_strace, judged, stopped_in_fork, timed
 from tests.faults.naiveloop import fork_and_go_on, stop_naive
@@ -136,8 +136,8 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
 
 
 def _commands(folder: Path, images: Path) -> list[Command]:
-    trunk = ("--backbone", SMALL_TRUNK, "--weights", "random", "--image-size", "32")
-    extraction = ("extract", "--dataset", f"folder:{images}", *trunk, "--batch-size", "16")
+    backbone = ("--backbone", SMALL_BACKBONE, "--weights", "random", "--image-size", "32")
+    extraction = ("extract", "--dataset", f"folder:{images}", *backbone, "--batch-size", "16")
     alone, helped = (
         Command(
             f"extract, {n} workers", (*extraction, "--n-workers", str(n)), "--cache-dir", "*.h5"

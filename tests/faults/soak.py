@@ -25,7 +25,7 @@ from unittest import mock
 import numpy as np
 
 import featcache
-from tests.conftest import SMALL_TRUNK, save_image
+from tests.conftest import SMALL_BACKBONE, save_image
 from tests.faults.claims import Claim, main
 
 _WARM_UP = 0.2
@@ -190,7 +190,7 @@ def _go_round(images: Path, place: Path) -> None:
             n_workers=2,
             cache_dir=place / "cache",
         ).path
-        for backbone, weights in (("pixels", "DEFAULT"), (SMALL_TRUNK, "random"))
+        for backbone, weights in (("pixels", "DEFAULT"), (SMALL_BACKBONE, "random"))
     ]
     for path in caches:
         run = featcache.train_head(path, hidden=(8,), max_epochs=2, runs_dir=place / "runs").path

@@ -25,7 +25,7 @@ from featcache.extraction import planning
 from featcache.extraction.extract import open_images
 from featcache.store import cache_path
 from tests.faults.claims import Claim, main
-from tests.faults.images import TRUNK, extract, make_images, small_blocks
+from tests.faults.images import BACKBONE, extract, make_images, small_blocks
 
 Change = Callable[[Path, Path], Any]
 
@@ -48,8 +48,8 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
             f"named{f' (not: {missed})' if missed else ''}; {len(harmless)} harmless changes: "
             f"{len(harmless) - sum(reused)} refused",
             all(refused) and all(reused) and len(ways) >= 40,
-            f"a cache found by its trunk's and dataset's names: one pixel of one image changed is "
-            f"{'noticed' if control else 'not noticed'}",
+            f"a cache found by its backbone's and dataset's names: one pixel of one image changed "
+            f"is {'noticed' if control else 'not noticed'}",
             not control,
         )
     ]
@@ -57,7 +57,7 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
 
 def _asked(images: Path, root: Path, **options: Any) -> dict[str, Any]:
     """What is asked of `extract`, with weights from a file."""
-    asked: dict[str, Any] = {"dataset": f"folder:{images}", "backbone": TRUNK, "image_size": 32}
+    asked: dict[str, Any] = {"dataset": f"folder:{images}", "backbone": BACKBONE, "image_size": 32}
     asked |= {"weights": str(root / "weights.pth"), "n_workers": 0, "batch_size": 16}
     asked |= {"cache_dir": str(root / "cache"), "data_dir": str(root / "data")}
     return asked | options
@@ -66,9 +66,9 @@ def _asked(images: Path, root: Path, **options: Any) -> dict[str, Any]:
 def _setting(root: Path) -> tuple[Path, Path]:
     """A folder of images with a file of weights, and their cache."""
     images = make_images(root / "images", n_train=12, n_test=6)
-    trunk = load_backbone(TRUNK, weights="random").module
-    assert trunk is not None
-    torch.save(trunk.state_dict(), root / "weights.pth")
+    backbone = load_backbone(BACKBONE, weights="random").module
+    assert backbone is not None
+    torch.save(backbone.state_dict(), root / "weights.pth")
     return images, featcache.extract(**_asked(images, root)).path
 
 
@@ -157,9 +157,9 @@ def _bit_of_weight(n: int) -> Change:
 
 
 def _other_weights_of_same_name(images: Path, root: Path) -> None:
-    trunk = load_backbone(TRUNK, weights="random", seed=9).module
-    assert trunk is not None
-    torch.save(trunk.state_dict(), root / "weights.pth")
+    backbone = load_backbone(BACKBONE, weights="random", seed=9).module
+    assert backbone is not None
+    torch.save(backbone.state_dict(), root / "weights.pth")
 
 
 def _preprocess_with(**fields: Any) -> Any:

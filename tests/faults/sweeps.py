@@ -20,7 +20,7 @@ import torch
 
 from tests.faults.claims import Claim, main
 from tests.faults.command import Ended, run_command
-from tests.heads.conftest import CLASS_NAMES, IDENTITY, FeatureRecipe, learnable_rows
+from tests.feature_caches import CLASS_NAMES, IDENTITY, FeatureRecipe, learnable_rows
 
 _GRID = "--reg none,l2 --lr 1e-3,1e-2 --hidden 32 --batch-size 32 --max-epochs 3 --patience 0"
 _DISK_FULL = 14

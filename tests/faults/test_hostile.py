@@ -12,7 +12,7 @@ import safetensors
 import safetensors.torch
 
 import featcache
-from featcache.config import canonical_json
+from featcache.core.identity import canonical_json
 from featcache.errors import CorruptError
 from featcache.heads.head_file import load_head
 from featcache.store import open_cache
@@ -22,7 +22,7 @@ from featcache.training.train_head import TrainResult
 from featcache_cli.tables import show_facts, show_table
 from tests.faults.hostile import claims
 from tests.faults.hostile_files import resigned
-from tests.heads.conftest import MakeCache, cache, make_cache, train
+from tests.feature_caches import MakeCache, cache, make_cache, train
 from tests.store.conftest import Recipe, random_rows
 
 __all__ = ["cache", "make_cache", "train"]
@@ -77,7 +77,7 @@ def test_a_head_that_promises_more_than_it_holds_is_refused_at_once(
 @pytest.mark.parametrize(
     ("part", "name", "value", "message"),
     [
-        ("identity", "backbone", "../../../out", "which is no name of a trunk"),
+        ("identity", "backbone", "../../../out", "which is no name of a backbone"),
         ("provenance", "dataset", "../../../out", r"names its dataset '\.\./\.\./\.\./out'"),
         ("provenance", "dataset", "folder:a\0b", r"names its dataset 'folder:a\\x00b'"),
         ("provenance", "dataset", "x" * 300, "which is none that featcache knows"),

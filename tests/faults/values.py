@@ -108,13 +108,13 @@ def _bases(home: Path, log: Path) -> dict[str, list[str]]:
         assert end.code == 0, end.text
     [cache] = [str(summary.path) for summary in featcache.list_caches(home / "cache")]
     [run] = map(str, featcache.list_runs(home / "runs"))
-    trunk = ["--backbone", "squeezenet1_1", "--weights", "random", "--image-size", "32"]
+    backbone = ["--backbone", "squeezenet1_1", "--weights", "random", "--image-size", "32"]
     return {
-        "extract": ["--dataset", f"folder:{images}", *trunk, "--n-workers", "0", "--limit", "2"],
+        "extract": ["--dataset", f"folder:{images}", *backbone, "--n-workers", "0", "--limit", "2"],
         "train-head": ["--cache", cache, *few],
         "sweep": ["--cache", cache, *few],
         "eval": [run],
-        "parity": ["--dataset", f"folder:{images}", *trunk, "--levels", "1", "--limit", "2"],
+        "parity": ["--dataset", f"folder:{images}", *backbone, "--levels", "1", "--limit", "2"],
         "reproduce": ["--dataset", f"folder:{images}", "--only", "scratch-mlp", "--limit", "2"],
         "backbones": ["squeezenet1_1", "--image-size", "32"],
         "info": [cache],

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from featcache.config import differing_fields
+from featcache.core.identity import differing_fields
 from featcache.errors import CacheMissingError, CorruptError, LockedError, StorageError, UsageError
 from featcache.store import (
     cache_path,
@@ -19,7 +19,7 @@ from featcache.store import (
 from tests.store.conftest import MakeRecipe, Recipe
 
 
-def test_a_cache_is_named_by_dataset_trunk_and_fingerprint() -> None:
+def test_a_cache_is_named_by_dataset_backbone_and_fingerprint() -> None:
     path = cache_path(Path("cache/cifar10"), "vgg16", "0123456789abcdef" * 4)
 
     assert path == Path("cache/cifar10/vgg16-01234567.h5")

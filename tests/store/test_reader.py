@@ -151,7 +151,7 @@ def test_opening_a_cache_imports_neither_torch_nor_the_network(built: Path) -> N
     assert done.returncode == 0, done.stderr
 
 
-# The trunk's statistics.
+# The backbone's statistics.
 
 
 def test_the_statistics_are_read_by_name_and_shape(make_recipe: MakeRecipe) -> None:
@@ -165,7 +165,7 @@ def test_the_statistics_are_read_by_name_and_shape(make_recipe: MakeRecipe) -> N
     }
 
 
-def test_a_frozen_trunk_has_no_statistics(built: Path) -> None:
+def test_a_frozen_backbone_has_no_statistics(built: Path) -> None:
     assert read_trunk_statistics(built) == {}
 
 
@@ -175,18 +175,18 @@ def test_damaged_statistics_are_refused(make_recipe: MakeRecipe) -> None:
     assert statistics is not None
     overwrite(recipe.path, statistics.offset, b"\x01")
 
-    with pytest.raises(CorruptError, match="the trunk's running statistics are damaged"):
+    with pytest.raises(CorruptError, match="the backbone's running statistics are damaged"):
         read_trunk_statistics(recipe.path)
 
 
-def test_statistics_whose_slot_is_empty_are_not_taken_for_a_frozen_trunk(
+def test_statistics_whose_slot_is_empty_are_not_taken_for_a_frozen_backbone(
     make_recipe: MakeRecipe,
 ) -> None:
     recipe = make_recipe(statistics=np.array([1, 2, 3], np.float32))
     ledger = read_state(recipe.build()).manifest.ledger
     overwrite(recipe.path, ledger.offset + 64, bytes(64))
 
-    with pytest.raises(CorruptError, match="the trunk's running statistics are damaged"):
+    with pytest.raises(CorruptError, match="the backbone's running statistics are damaged"):
         read_trunk_statistics(recipe.path)
 
 

@@ -17,10 +17,10 @@ from featcache.store import (
     FilePlan,
     SplitPlan,
     SplitRows,
+    hdf5_file,
     open_cache,
     read_state,
     require_space,
-    skeleton,
     verify_cache,
     writer,
 )
@@ -461,14 +461,14 @@ def test_libhdf5_opens_no_file_on_the_disk(
 ) -> None:
     opened: list[str] = []
     for name in ("create", "open"):
-        original = getattr(skeleton.h5f, name)
+        original = getattr(hdf5_file.h5f, name)
 
         def note(path: bytes, *more: Any, original: Any = original, **named: Any) -> Any:
             opened.append(os.fsdecode(path))
             return original(path, *more, **named)
 
-        monkeypatch.setattr(skeleton.h5f, name, note)
-    monkeypatch.setattr(skeleton, "_MEMORY", str(tmp_path / "memory"))
+        monkeypatch.setattr(hdf5_file.h5f, name, note)
+    monkeypatch.setattr(hdf5_file, "_MEMORY", str(tmp_path / "memory"))
     (tmp_path / "memory").mkdir()
 
     make_recipe().build()
@@ -482,7 +482,7 @@ def test_a_machine_without_a_folder_in_memory_makes_the_same_bytes(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = make_recipe("usual/toy-00000000.h5").build().read_bytes()
-    monkeypatch.setattr(skeleton, "_MEMORY", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(hdf5_file, "_MEMORY", str(tmp_path / "nowhere"))
 
     assert make_recipe("other/toy-00000000.h5").build().read_bytes() == usual
 

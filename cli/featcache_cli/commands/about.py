@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-import featcache
+from featcache.version import __version__
 from featcache_cli.console import show_json
 from featcache_cli.options import JsonOption
 from featcache_cli.tables import show_facts
@@ -44,7 +44,7 @@ def help_(
 def version_(json: JsonOption = False) -> None:
     """Show the versions of featcache and of what decides results."""
     facts: dict[str, object] = {
-        "featcache": featcache.__version__,
+        "featcache": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
     }

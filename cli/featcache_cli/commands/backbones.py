@@ -24,11 +24,11 @@ def backbones(
     image_size: ImageSizeOption = ExtractSpec.image_size,
     json: JsonOption = False,
 ) -> None:
-    """List the trunks that --backbone takes.
+    """List the backbones that --backbone takes.
 
     For each its features, parameters, GFLOP per image, and the weights on this machine.
     """
-    from featcache.backbones.names import LISTING, backbone_names
+    from featcache.core.backbone_names import LISTING, backbone_names
 
     fitting = [known for known in backbone_names() if name.lower() in known]
     if not fitting:
@@ -42,7 +42,7 @@ def backbones(
         note(f"measuring {len(fitting)} backbones")
         show_json({"backbones": list(rows)})
         return
-    # Measuring a trunk takes up to a second, so each row is shown as it comes.
+    # Measuring a backbone takes up to a second, so each row is shown as it comes.
     for b in rows:
         weights = " ".join(w + "*" * (w in b.weights_on_disk) for w in b.weights)
         params, gflop = f"{b.n_params / 1e6:.1f} M", float(f"{b.gflop:.3g}")

@@ -27,7 +27,7 @@ def demo(
 ) -> None:
     """Extract 1,797 digits and train heads on them, without a network.
 
-    Through the trunks pixels and vgg16, then cache ls, info and verify, four heads, and eval.
+    Through the backbones pixels and vgg16, then cache ls, info and verify, four heads, and eval.
     """
     from featcache import describe_backbone
 
@@ -67,9 +67,9 @@ def demo(
                 cache=str(path), reg=reg, lr=_LR, max_epochs=_MAX_EPOCHS, runs_dir=runs_dir
             )
             trained.append(result)
-    of_the_trunk = str(trained[2].path)
-    _tell("eval", of_the_trunk)
-    evaluate([of_the_trunk])
+    of_the_backbone = str(trained[2].path)
+    _tell("eval", of_the_backbone)
+    evaluate([of_the_backbone])
 
     headline("The demo is done.")
     if has_weights:
@@ -98,7 +98,7 @@ def _cost(account: CostAccount, runs: list[HeadRun]) -> str:
     end_to_end_s = n_epochs * account.end_to_end_epoch_s
     return (
         f"{_BACKBONE} cost {duration(account.extraction_s)} for its cache and {duration(heads_s)} "
-        f"for {len(runs)} heads of {n_epochs} epochs together; with the trunk in the loop these "
+        f"for {len(runs)} heads of {n_epochs} epochs together; with the backbone in the loop these "
         f"epochs take at least {duration(end_to_end_s)}."
     )
 

@@ -1,4 +1,4 @@
-"""`featcache extract`: images through a frozen trunk into a cache."""
+"""`featcache extract`: images through a frozen backbone into a cache."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def extract(
     precision: Annotated[
         str,
         typer.Option(
-            help=f"Arithmetic of the trunk: {', '.join(PRECISIONS)}.",
+            help=f"Arithmetic of the backbone: {', '.join(PRECISIONS)}.",
             autocompletion=complete.one_of(*PRECISIONS),
         ),
     ] = ExtractSpec.precision,
@@ -116,8 +116,8 @@ def extract(
     compile: Annotated[
         str,
         typer.Option(
-            help=f"Compile the trunk: {', '.join(COMPILE_MODES)}; auto tries it on a CPU where the "
-            f"job is long enough to pay; fused is for CUDA.",
+            help=f"Compile the backbone: {', '.join(COMPILE_MODES)}; auto tries it on a CPU "
+            f"where the job is long enough; fused is for CUDA.",
             autocompletion=complete.one_of(*COMPILE_MODES),
         ),
     ] = ExtractSpec.compile,
@@ -136,7 +136,7 @@ def extract(
     skip_undecodable: SkipUndecodableOption = ExtractSpec.skip_undecodable,
     json: JsonOption = False,
 ) -> Any:  # a list of ExtractResult: Typer would look the name up, and import torch
-    """Run a dataset through frozen trunks once, into HDF5 files.
+    """Run a dataset through frozen backbones once, into HDF5 files.
 
     The same command resumes an interrupted run, and answers at once when the cache is there.
     """
@@ -197,10 +197,14 @@ def show_extraction(display: ProgressDisplay, progress: Progress) -> None:
     display.show(stage, progress.n_done, progress.n_total, detail)
 
 
+_SHOWN = {"trunk": "backbone"}  # the key of --json is older than the word
+
+
 def _shares(seconds: Mapping[str, float]) -> str:
     total = sum(seconds.values()) or 1.0
     percents = {phase: round(100 * s / total) for phase, s in seconds.items()}
-    return " ".join(f"{phase} {percent}%" for phase, percent in percents.items() if percent)
+    shown = {phase: percent for phase, percent in percents.items() if percent}
+    return " ".join(f"{_SHOWN.get(phase, phase)} {percent}%" for phase, percent in shown.items())
 
 
 def _show(result: ExtractResult) -> None:
@@ -220,7 +224,7 @@ def _show(result: ExtractResult) -> None:
     account = result.account
     if account is not None:
         saves = (
-            f"an epoch through the trunk costs {duration(account.end_to_end_epoch_s)}, on this "
+            f"an epoch through the backbone costs {duration(account.end_to_end_epoch_s)}, on this "
             f"cache about {duration(account.cache_epoch_s)}"
         )
         if account.break_even_epoch is not None:
@@ -230,7 +234,7 @@ def _show(result: ExtractResult) -> None:
 
 
 def _tell_failures(result: ExtractResult) -> None:
-    from featcache.store import NOT_DECODED_HERE
+    from featcache.core.reporting import NOT_DECODED_HERE
 
     n = len(result.failures)
     n_here = sum(failure.reason.startswith(NOT_DECODED_HERE) for failure in result.failures)

@@ -43,7 +43,7 @@ def parity(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help=f"A trunk with its classifier right behind.  [default: {ExtractSpec.backbone}]",
+            help=f"A backbone with its classifier right behind.  [default: {ExtractSpec.backbone}]",
             autocompletion=complete.backbones,
         ),
     ] = None,
@@ -72,7 +72,7 @@ def parity(
     image_size: Annotated[
         int | None,
         typer.Option(
-            help=f"Side of the trunk's input, in pixels.  [default: {ExtractSpec.image_size}]"
+            help=f"Side of the backbone's input, in pixels.  [default: {ExtractSpec.image_size}]"
         ),
     ] = None,
     limit: Annotated[int, typer.Option(help="Images of each split that take part.")] = 512,
@@ -100,7 +100,7 @@ def parity(
         bool,
         typer.Option(
             "--as-notebook",
-            help="Also train with the trunk in training mode, and tell where that lands.",
+            help="Also train with the backbone in training mode, and tell where that lands.",
         ),
     ] = False,
     cache_dir: CacheDirOption = ExtractSpec.cache_dir,
@@ -164,7 +164,7 @@ def _show(report: ParityReport) -> None:
     n_held = sum(check.holds for check in report.checks)
     note(f"{n_held} of {len(report.checks)} figures hold")
     if report.beside_notebook:
-        headline("The trunk in training mode, as in the notebook, beside a cache")
+        headline("The backbone in training mode, as in the notebook, beside a cache")
         show_table(
             ["cache", "#test_acc", "#as notebook", "#test_loss", "#as notebook"],
             (

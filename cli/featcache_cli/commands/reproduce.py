@@ -41,12 +41,12 @@ def reproduce(
         list[str] | None,
         typer.Option(
             metavar="NAME=BACKBONE",
-            help="Let another trunk stand in: vgg16=mobilenet_v2; may be repeated.",
+            help="Let another backbone stand in: vgg16=mobilenet_v2; may be repeated.",
         ),
     ] = None,
     weights: Annotated[
         str,
-        typer.Option(help="Of every trunk: DEFAULT, a file, or random.", callback=local_path),
+        typer.Option(help="Of every backbone: DEFAULT, a file, or random.", callback=local_path),
     ] = ExtractSpec.weights,
     bn: Annotated[
         str,
@@ -112,6 +112,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not (separator and name and backbone):
         raise UsageError(
             f"--backbone-for is {text!r}, but must be like vgg16=mobilenet_v2: the notebook's "
-            f"trunk, and the one that stands in for it."
+            f"backbone, and the one that stands in for it."
         )
     return name, backbone

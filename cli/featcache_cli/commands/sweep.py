@@ -54,7 +54,7 @@ def sweep(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help=f"Trunk of the cache.  [default: {ExtractSpec.backbone}]",
+            help=f"Backbone of the cache.  [default: {ExtractSpec.backbone}]",
             autocompletion=complete.backbones,
         ),
     ] = None,

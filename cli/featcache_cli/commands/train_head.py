@@ -47,7 +47,7 @@ def train_head(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help=f"Trunk of the cache.  [default: {ExtractSpec.backbone}]",
+            help=f"Backbone of the cache.  [default: {ExtractSpec.backbone}]",
             autocompletion=complete.backbones,
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""Ways to run a trunk faster than eagerly, by name; which pays, a trial says (compiling.py)."""
+"""Ways to run a backbone faster than eagerly, by name; which pays, a trial says (trial.py)."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Engine:
         version: Names all that decides its digits beside the numeric class; None where it is not
             to be had here.
         missing: Why it is not.
-        refusal: Of a trunk and its precision: why it is not for them; empty if it is.
-        may_gain: Of a trunk: whether a trial is worth a thought.
-        compile_s: Of a trunk: about how many seconds it takes to build, on the two cores where it
-            was measured, with nothing compiled before.
-        build: Of a trunk, its precision, and a batch as all that will come: what runs instead.
+        refusal: Of a backbone and its precision: why it is not for them; empty if it is.
+        may_gain: Of a backbone: whether a trial is worth a thought.
+        compile_s: Of a backbone: about how many seconds it takes to build, on the two cores where
+            it was measured, with nothing compiled before.
+        build: Of a backbone, its precision, and a batch as all that will come: what runs instead.
             It may raise anything.
     """
 
@@ -106,14 +106,14 @@ def _winograd_refusal(module: nn.Module, precision: str) -> str:
         return ""
     return (
         f"Winograd's algorithm is for 3x3 convolutions in fp32, which bf16 may have too: this "
-        f"trunk has none, or is in another precision ({precision})."
+        f"backbone has none, or is in another precision ({precision})."
     )
 
 
 def _with_winograd(module: nn.Module, precision: str, example: Tensor) -> Forward:
-    trunk = with_winograd_convolutions(module, cpp_compiler())
-    trunk(example)
-    return trunk
+    backbone = with_winograd_convolutions(module, cpp_compiler())
+    backbone(example)
+    return backbone
 
 
 def _fused_version() -> str | None:
@@ -123,15 +123,15 @@ def _fused_version() -> str | None:
 def _fused_refusal(module: nn.Module, precision: str) -> str:
     if any(can_fuse(part) for part in module.modules()):
         return ""
-    return "this trunk has no 1x1 or 3x3 convolutions of one group, which alone are fused"
+    return "this backbone has no 1x1 or 3x3 convolutions of one group, which alone are fused"
 
 
 def _fused(module: nn.Module, precision: str, example: Tensor) -> Forward:
-    trunk = with_fused_convolutions(module)
+    backbone = with_fused_convolutions(module)
     if precision in HALVES:
-        trunk = with_weights_cast(trunk, HALVES[precision])
-    trunk(example)
-    return trunk
+        backbone = with_weights_cast(backbone, HALVES[precision])
+    backbone(example)
+    return backbone
 
 
 def _has_more_than_convolutions(module: nn.Module) -> bool:

@@ -63,7 +63,7 @@ def can_fuse(part: nn.Module) -> bool:
 
 
 def with_fused_convolutions(module: nn.Module) -> nn.Module:
-    """Copy a trunk, BatchNorm folded into its convolutions and ReLU done with those of 1x1 and 3x3.
+    """Copy a backbone, BatchNorm folded into convolutions, ReLU done with those of 1x1 and 3x3.
 
     What nothing was done to is shared. Features differ by a few millionths of the largest.
 
@@ -72,7 +72,7 @@ def with_fused_convolutions(module: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: If there is nothing to fuse.
-        Exception: Of torch.fx, if the trunk decides on its way what it computes.
+        Exception: Of torch.fx, if the backbone decides on its way what it computes.
     """
     surgery = _Surgery(fx.symbolic_trace(shallow_copy(module)))
     if not surgery.fold_batch_norms() + surgery.fuse_relus():
@@ -89,43 +89,43 @@ class _Call(NamedTuple):
 
 
 class _Surgery:
-    """Replaces parts of a traced trunk."""
+    """Replaces parts of a traced backbone."""
 
-    def __init__(self, trunk: fx.GraphModule) -> None:
-        self._trunk = trunk
-        calls = (n.target for n in trunk.graph.nodes if n.op == "call_module")
+    def __init__(self, backbone: fx.GraphModule) -> None:
+        self._backbone = backbone
+        calls = (n.target for n in backbone.graph.nodes if n.op == "call_module")
         self._n_calls = Counter(calls)  # what is put in a part's place is called as often
 
     def finished(self) -> fx.GraphModule:
-        self._trunk.graph.lint()
-        self._trunk.recompile()
-        self._trunk.delete_all_unused_submodules()
-        return self._trunk
+        self._backbone.graph.lint()
+        self._backbone.recompile()
+        self._backbone.delete_all_unused_submodules()
+        return self._backbone
 
     def fold_batch_norms(self) -> int:
         n_folded = 0
-        for node in list(self._trunk.graph.nodes):
+        for node in list(self._backbone.graph.nodes):
             norm = self._part(node)
             if type(norm) is not nn.BatchNorm2d or norm.running_mean is None:
                 continue
             call = self._only_call(node.args[0])
             if call is None or type(call.part) is not nn.Conv2d:
                 continue
-            self._trunk.set_submodule(call.name, fuse_conv_bn_eval(call.part, norm))
+            self._backbone.set_submodule(call.name, fuse_conv_bn_eval(call.part, norm))
             node.replace_all_uses_with(call.node)
-            self._trunk.graph.erase_node(node)
+            self._backbone.graph.erase_node(node)
             n_folded += 1
         return n_folded
 
     def fuse_relus(self) -> int:
         n_fused = 0
-        graph = self._trunk.graph
+        graph = self._backbone.graph
         for relu in list(graph.nodes):
             found = self._convolution_behind(relu.args[0]) if self._is_relu(relu) else None
             if found is None:
                 continue
             call, other, addition = found
-            self._trunk.set_submodule(call.name, FusedConv2d(call.part))
+            self._backbone.set_submodule(call.name, FusedConv2d(call.part))
             with graph.inserting_before(relu):
                 inputs = (call.node.args[0],) if other is None else (call.node.args[0], other)
                 fused = graph.call_module(call.name, inputs)
@@ -165,7 +165,7 @@ class _Surgery:
     def _part(self, node: object) -> nn.Module | None:
         if not isinstance(node, fx.Node) or node.op != "call_module":
             return None
-        return self._trunk.get_submodule(str(node.target))
+        return self._backbone.get_submodule(str(node.target))
 
     def _is_relu(self, node: fx.Node) -> bool:
         if node.op == "call_module":

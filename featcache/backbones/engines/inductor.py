@@ -1,4 +1,4 @@
-"""A trunk compiled by torch's inductor, its weights frozen into it."""
+"""A backbone compiled by torch's inductor, its weights frozen into it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _quiet = errors_alone("torch.utils.cpp_extension")
 
 
 def compiled_by_inductor(module: nn.Module, example: Tensor) -> Forward:
-    """Compile a trunk as it is now, and run it once.
+    """Compile a backbone as it is now, and run it once.
 
     Whatever changes the module afterwards does not reach the compiled one, and it is never
     compiled again: given anything else than such an example, it raises a RuntimeError.
@@ -49,13 +49,13 @@ def _own_function(module: nn.Module) -> Forward:
     """Give the module a code object of its own.
 
     torch keeps compiled graphs by code object, and a frozen one has the weights inside: those of
-    another trunk of the class, or of this one before it was adapted, must not be taken for it.
+    another backbone of the class, or of this one before it was adapted, must not be taken for it.
     """
 
     def run(inputs: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
             raise RuntimeError(
-                "the compiled trunk does not fit these inputs or torch's settings, which were "
+                "the compiled backbone does not fit these inputs or torch's settings, which were "
                 "others when it was compiled"
             )
         features: Tensor = module(inputs)

@@ -1,4 +1,4 @@
-"""Which memory format a trunk is faster in on a GPU: measured, since it depends on the trunk.
+"""Which memory format a backbone is faster in on a GPU: measured, since it depends on the backbone.
 
 Tensor cores want channels_last, but cuDNN's grouped kernels for it, and with them depthwise
 convolutions, have been several times slower than those for contiguous tensors (pytorch 34977).
@@ -12,7 +12,7 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from featcache.backbones.runner import TrunkRunner
+from featcache.backbones.runner import BackboneRunner
 from featcache.core.memory import forget_failed_batch
 from featcache.core.reporting import Choice
 from featcache.errors import DeviceError
@@ -21,8 +21,8 @@ _LEAST_GAIN = 1.1
 _N_ROUNDS = 3
 
 
-def settle_memory_format(runner: TrunkRunner, image_shape: tuple[int, int, int]) -> Choice[str]:
-    """Time both formats in turn, and leave the trunk in the faster one.
+def settle_memory_format(runner: BackboneRunner, image_shape: tuple[int, int, int]) -> Choice[str]:
+    """Time both formats in turn, and leave the backbone in the faster one.
 
     Args:
         runner: Probed, in channels_last, eager.
@@ -49,7 +49,7 @@ def settle_memory_format(runner: TrunkRunner, image_shape: tuple[int, int, int])
     return Choice(chosen, f"contiguous is {gain:.2f} times as fast as channels_last")
 
 
-def _ratio(runner: TrunkRunner, images: npt.NDArray[np.uint8]) -> float:
+def _ratio(runner: BackboneRunner, images: npt.NDArray[np.uint8]) -> float:
     seconds = {}
     for memory_format in ("channels_last", "contiguous"):
         runner.lay_out(memory_format)

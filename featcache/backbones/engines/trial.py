@@ -1,4 +1,4 @@
-"""A trunk on a faster engine, where that is asked for or a trial says that it pays."""
+"""A backbone on a faster engine, where that is asked for or a trial says that it pays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from featcache.backbones.engines.engine import ENGINES, Engine, engine_of
 from featcache.backbones.engines.trial_memory import Remembered, recall, remember
-from featcache.backbones.runner import TrunkRunner
+from featcache.backbones.runner import BackboneRunner
 from featcache.core.device import numeric_class, processor_name
 from featcache.core.memory import forget_failed_batch
 from featcache.core.reporting import Choice, NoteCallback
@@ -27,10 +27,12 @@ _PLACES = {"cpu": "a CPU", "cuda": "a CUDA device"}
 
 
 class CompileError(DeviceError):
-    """The trunk could not be compiled; the eager one still runs."""
+    """The backbone could not be compiled; the eager one still runs."""
 
 
-def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int], engine: str) -> None:
+def compile_backbone(
+    runner: BackboneRunner, image_shape: tuple[int, int, int], engine: str
+) -> None:
     """Compile the runner's module as it is now.
 
     Whatever changes the module afterwards (adapted BatchNorm) does not reach the compiled one.
@@ -41,7 +43,7 @@ def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int], engine
         engine: Its name, or what a numeric class says of the compiler.
 
     Raises:
-        CompileError: Whatever torch, the compiler or the system complain of; the trunk is eager.
+        CompileError: Whatever torch, the compiler or the system complain of; the backbone is eager.
     """
     runner.forward = runner.eager
     known = _suitable(runner, engine_of(engine))
@@ -54,11 +56,11 @@ def compile_trunk(runner: TrunkRunner, image_shape: tuple[int, int, int], engine
         said = getattr(err, "stderr", None) or str(err.__cause__ or err)
         lines = said.strip().splitlines() or [type(err).__name__]
         shown = next((line for line in lines if "error" in line), lines[0])
-        raise CompileError(f"The trunk failed to compile: {shown}") from err
+        raise CompileError(f"The backbone failed to compile: {shown}") from err
 
 
-def _suitable(runner: TrunkRunner, name: str) -> Engine:
-    """Find an engine that is for this trunk and its device.
+def _suitable(runner: BackboneRunner, name: str) -> Engine:
+    """Find an engine that is for this backbone and its device.
 
     Raises:
         CompileError: If it is not.
@@ -67,7 +69,7 @@ def _suitable(runner: TrunkRunner, name: str) -> Engine:
     if engine is None:
         raise CompileError(f"No engine {clipped(name)!r} is known here.")
     if engine.device != runner.device.partition(":")[0]:
-        raise CompileError(f"{name} is for trunks on {_PLACES[engine.device]}.")
+        raise CompileError(f"{name} is for backbones on {_PLACES[engine.device]}.")
     refusal = engine.refusal(runner.module, runner.precision)
     if refusal:
         raise CompileError(refusal)
@@ -75,9 +77,9 @@ def _suitable(runner: TrunkRunner, name: str) -> Engine:
 
 
 def recompile(
-    runner: TrunkRunner, image_shape: tuple[int, int, int], compiler: str, on_note: NoteCallback
+    runner: BackboneRunner, image_shape: tuple[int, int, int], compiler: str, on_note: NoteCallback
 ) -> str | None:
-    """Compile the trunk without a trial, as the first run of a file did.
+    """Compile the backbone without a trial, as the first run of a file did.
 
     Args:
         runner: On the device of the first run's kind.
@@ -86,17 +88,17 @@ def recompile(
         on_note: Told before the compile, and of its failure.
 
     Returns:
-        What compiled it; None, and the trunk is eager, where that fails.
+        What compiled it; None, and the backbone is eager, where that fails.
     """
     name = engine_of(compiler)
     known = ENGINES.get(name)
     here = None if known is None else known.version()
     if known is not None and here is None:
-        on_note(f"the first run compiled the trunk ({clipped(compiler)}), but {known.missing}")
+        on_note(f"the first run compiled the backbone ({clipped(compiler)}), but {known.missing}")
         return None
-    on_note(f"compiling the trunk ({clipped(name)}), as the first run did")
+    on_note(f"compiling the backbone ({clipped(name)}), as the first run did")
     try:
-        compile_trunk(runner, image_shape, name)
+        compile_backbone(runner, image_shape, name)
     except CompileError as err:
         on_note(str(err))
         return None
@@ -104,7 +106,7 @@ def recompile(
 
 
 def settle_compiled(
-    runner: TrunkRunner,
+    runner: BackboneRunner,
     *,
     image_shape: tuple[int, int, int],
     n_rows: int,
@@ -112,10 +114,10 @@ def settle_compiled(
     backbone: str,
     on_note: NoteCallback,
 ) -> Choice[str | None]:
-    """Compile the trunk if that is asked for, or if a trial says that it pays.
+    """Compile the backbone if that is asked for, or if a trial says that it pays.
 
     Args:
-        runner: A probed trunk; it is compiled afterwards if the answer says so.
+        runner: A probed backbone; it is compiled afterwards if the answer says so.
         image_shape: (H, W, 3) of the images that will come.
         n_rows: Images that will come.
         asked: "auto", "never", or an engine.
@@ -134,7 +136,7 @@ def settle_compiled(
     engines = [ENGINES[name] for name in _TRIED[runner.device.partition(":")[0]]]
     suitable = [e for e in engines if not e.refusal(runner.module, runner.precision)]
     if not suitable:
-        return Choice(None, f"no engine is tried of itself for this trunk on {runner.device}")
+        return Choice(None, f"no engine is tried of itself for this backbone on {runner.device}")
     batch_s = trial.eager_s()
     for engine in suitable:
         trial.run_if_it_may_pay(engine, batch_s=batch_s, n_batches=n_rows / runner.batch_size)
@@ -151,7 +153,7 @@ class _Trial:
 
     def __init__(
         self,
-        runner: TrunkRunner,
+        runner: BackboneRunner,
         images: npt.NDArray[np.uint8],
         backbone: str,
         on_note: NoteCallback,
@@ -205,7 +207,7 @@ class _Trial:
             return
         try:
             gain = self._measured_gain(engine, version)
-        except DeviceError as err:  # memory, too: the eager trunk had enough
+        except DeviceError as err:  # memory, too: the eager backbone had enough
             self.reasons.append(str(err))
             gain = 0.0
         if gain > 0 and gain >= least_gain * self.gain:
@@ -221,9 +223,9 @@ class _Trial:
             CompileError: If it fails to compile, or gives other features.
         """
         runner, images = self._runner, self._images
-        self._on_note(f"compiling the trunk with {engine}")
+        self._on_note(f"compiling the backbone with {engine}")
         started = time.perf_counter()
-        compile_trunk(runner, (images.shape[1], images.shape[2], 3), engine)
+        compile_backbone(runner, (images.shape[1], images.shape[2], 3), engine)
         compile_s = time.perf_counter() - started
         gain = statistics.median(_ratios(runner, images, engine))
         remember(self._key(version), Remembered(compile_s, gain))
@@ -248,8 +250,8 @@ class _Trial:
         }
 
 
-def _ratios(runner: TrunkRunner, images: npt.NDArray[np.uint8], engine: str) -> list[float]:
-    """Compare what runs with the eager trunk, and time both in turn.
+def _ratios(runner: BackboneRunner, images: npt.NDArray[np.uint8], engine: str) -> list[float]:
+    """Compare what runs with the eager backbone, and time both in turn.
 
     Raises:
         CompileError: If it gives other features, or not the same ones each time.
@@ -271,7 +273,7 @@ def _ratios(runner: TrunkRunner, images: npt.NDArray[np.uint8], engine: str) -> 
 
 
 def _timed(
-    runner: TrunkRunner, images: npt.NDArray[np.uint8]
+    runner: BackboneRunner, images: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.float32], float]:
     started = time.perf_counter()
     features = runner.features(images)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from featcache.config import canonical_json
+from featcache.core.identity import canonical_json
 from featcache.core.paths import user_cache_folder
 
 _KEPT_S = 30 * 24 * 3600.0

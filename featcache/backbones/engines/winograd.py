@@ -1,4 +1,4 @@
-"""Winograd's algorithm for the 3x3 convolutions of a trunk, compiled for the CPU at hand."""
+"""Winograd's algorithm for the 3x3 convolutions of a backbone, compiled for the CPU at hand."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def source_digest() -> str:
 
 
 def with_winograd_convolutions(module: nn.Module, compiler: str) -> nn.Module:
-    """Copy a trunk, its 3x3 convolutions replaced; all other tensors are shared.
+    """Copy a backbone, its 3x3 convolutions replaced; all other tensors are shared.
 
     A replaced one needs a quarter of the multiplications and four times the memory for its
     weights, and differs by about 1e-5 of its largest output. A ReLU right behind one in a
@@ -61,8 +61,8 @@ def with_winograd_convolutions(module: nn.Module, compiler: str) -> nn.Module:
     """
     library = _build(compiler)
     shared = {id(t): t for t in itertools.chain(module.parameters(), module.buffers())}
-    trunk = copy.deepcopy(module, shared)
-    for parent in list(trunk.modules()):
+    backbone = copy.deepcopy(module, shared)
+    for parent in list(backbone.modules()):
         children = list(parent._modules.items())  # repeated ones too
         for i, (name, child) in enumerate(children):
             if not _fits(child):
@@ -73,7 +73,7 @@ def with_winograd_convolutions(module: nn.Module, compiler: str) -> nn.Module:
             setattr(parent, name, _WinogradConv2d(child, library, relu=relu, pool=pool))
             for done, _ in behind[: relu + pool]:
                 setattr(parent, done, nn.Identity())
-    return trunk
+    return backbone
 
 
 class _WinogradConv2d(nn.Module):

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-import featcache
-from featcache.config import FORMAT_VERSION, IMPORTED, ExtractSpec, fingerprint
-from featcache.core.arguments import several, text, whole_number
+from featcache.config import IMPORTED, ExtractSpec
+from featcache.core.arguments import imported_slug, several, text, whole_number
+from featcache.core.identity import FORMAT_VERSION, fingerprint
 from featcache.core.paths import expanded, healed, portable
 from featcache.core.stopping import stop_if_asked, working
 from featcache.errors import CorruptError, UsageError
-from featcache.images.datasets import dataset_slug
 from featcache.store import (
     CacheWriter,
     FilePlan,
@@ -38,6 +37,7 @@ from featcache.store import (
 from featcache.store.imports.labels import named_classes
 from featcache.store.imports.sandbox import Column, reading
 from featcache.store.imports.scan import Keys, ScannedSplit, content_digest, scan, stored_rows
+from featcache.version import __version__
 
 _KEPT = "Nothing was written."
 _CHANGED = "The file changed while it was read. Nothing was kept."
@@ -119,8 +119,9 @@ def import_features(
         raise UsageError(
             f"--test-features and --test-labels belong together, --test-ids to both. {_KEPT}"
         )
-    dataset = f"{IMPORTED}:{name or re.sub(r'[^A-Za-z0-9.-]+', '_', source.stem).strip('._-')}"
-    folder = expanded(cache_dir) / dataset_slug(dataset)
+    slug = imported_slug(name or re.sub(r"[^A-Za-z0-9.-]+", "_", source.stem).strip("._-"))
+    dataset = f"{IMPORTED}:{slug}"
+    folder = expanded(cache_dir) / slug
     splits = scan(source, keys, store_dtype=store_dtype, folder=folder)
     labels_by_split = {n: s.rows.labels for n, s in splits.items()}
     names = tuple(map(healed, several(text, "--class-names", class_names)))
@@ -143,7 +144,7 @@ def import_features(
             "source": portable(source.name),
             "features": features,
             "labels": labels,
-            "featcache": featcache.__version__,
+            "featcache": __version__,
         },
         class_names=names,
         rows_per_block=rows_per_block(splits["train"].n_features * 4, 1),

@@ -17,14 +17,13 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache import store
 from featcache.core.files import human_bytes
 from featcache.core.starting import starting
 from featcache.errors import CorruptError, FeatcacheError, UnsafeFileError, UsageError, nearest
 from featcache.store.imports.sandbox_child import FRAME, FRAME_LIMIT, ID_LIMIT
 from featcache.store.reader import opened_readonly
 
-CHILD = (sys.executable, "-P", str(Path(store.__file__).with_name("foreign.py")))
+CHILD = (sys.executable, "-P", str(Path(__file__).with_name("sandbox_child.py")))
 START_S = 60.0
 _BYTES_PER_S = 4_000_000
 _DTYPES = {f"{order}{kind}" for order in "<>" for kind in ("f2", "f4", "f8", "i2", "i4", "i8")}

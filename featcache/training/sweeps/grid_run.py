@@ -11,24 +11,24 @@ from typing import Any
 
 import torch
 
-from featcache.backbones.state_dict import read_checkpoint
-from featcache.config import HeadSpec, TrainSpec, fingerprint
+from featcache.config import HeadSpec, TrainSpec
 from featcache.core.arithmetic import head_arithmetic
 from featcache.core.failures import device_failures_named
+from featcache.core.identity import fingerprint
 from featcache.core.memory import free_memory
 from featcache.core.paths import portable
 from featcache.core.plain_torch import plain_torch
 from featcache.core.reporting import Choice, NoteCallback
 from featcache.core.stopping import working
+from featcache.core.tensor_files import read_checkpoint
 from featcache.errors import NonFiniteError
 from featcache.evaluation.metrics import Spread
-from featcache.evaluation.remarks import remarks_on, reused
 from featcache.features.datamodule import FeatureDataModule
+from featcache.features.resident import Resident
 from featcache.features.rows import n_inputs
 from featcache.heads.mlp import n_parameters, require_room
 from featcache.heads.run_files import HeadRun, has_test_rows, read_run, tested
 from featcache.heads.runs import run_path
-from featcache.resident import Resident
 from featcache.store import (
     Cache,
     human_bytes,
@@ -39,6 +39,7 @@ from featcache.store import (
     replace_file,
 )
 from featcache.training.recipes import Recipe
+from featcache.training.remarks import remarks_on, reused
 from featcache.training.sweeps.bank_trainer import BankRun, Entry, SweepProgressCallback
 from featcache.training.sweeps.head_bank import BYTES_PER_PARAMETER, Member
 from featcache.training.sweeps.table import SweepResult, SweepSetting, markdown_table

@@ -65,7 +65,7 @@ def sweep(
     Args:
         cache: A cache, its path, or part of its name; None finds it by `dataset` and `backbone`.
         dataset: Its dataset; None is "cifar10", or that of the only cache that fits.
-        backbone: Its trunk; None is "vgg16", or that of the only cache that fits.
+        backbone: Its backbone; None is "vgg16", or that of the only cache that fits.
         recipe: As for `train_head`: "auto", "notebook" or "general".
         reg: "none", "l1", "l2", "l1l2", "dropout".
         l1: Factors of the L1 penalty, for each `reg` that has one.
@@ -136,7 +136,7 @@ def sweep(
     taken = pick_recipe(recipe, opened, base)
     settings = list(dict.fromkeys(taken.completed(settings, given=given, note=note)))
     from featcache.core.device import pick_device
-    from featcache.resident import load_sound
+    from featcache.features.resident import load_sound
 
     chosen = pick_device(device)
     note(f"device {chosen.value}: {chosen.why}")

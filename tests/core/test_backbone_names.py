@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from torchvision import models
+
+from featcache.core import backbone_names
+
+
+@pytest.fixture(autouse=True)
+def _read_again() -> None:
+    backbone_names._published.cache_clear()
+
+
+def test_the_names_in_torchvisions_sources_are_those_of_its_registry() -> None:
+    names = backbone_names.backbone_names()
+
+    assert names == ["pixels", *models.list_models(module=models)]
+    assert backbone_names._in_sources() == backbone_names._in_registry()
+
+
+def test_without_sources_torchvision_itself_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone_names, "find_spec", lambda _: None)
+
+    assert backbone_names.published_weights("vgg16", "IMAGENET1K_FEATURES") == "IMAGENET1K_FEATURES"
+
+
+def test_sources_of_which_one_model_is_not_understood_are_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    all_but_vgg = backbone_names._MODEL.pattern.replace(r"def (", r"def (?!vgg)(")
+    monkeypatch.setattr(backbone_names, "_MODEL", re.compile(all_but_vgg, re.MULTILINE))
+
+    assert backbone_names._in_sources() == {}
+    assert "vgg16" in backbone_names.backbone_names()
