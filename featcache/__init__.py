@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.version import __version__
 
 if TYPE_CHECKING:
-    from featcache.backbones.load import describe_backbone, list_backbones
+    from featcache.backbones.describe import describe_backbone, list_backbones
     from featcache.config import ExtractSpec, HeadSpec, TrainSpec
     from featcache.errors import FeatcacheError
     from featcache.evaluation.evaluate import Comparison, Evaluation, compare, evaluate
@@ -76,7 +76,7 @@ _HOME = {
     "TrainSpec": "config",
     "TrainedHead": "heads.head_file",
     "compare": "evaluation.evaluate",
-    "describe_backbone": "backbones.load",
+    "describe_backbone": "backbones.describe",
     "describe_cache": "store",
     "describe_runs": "heads.run_list",
     "evaluate": "evaluation.evaluate",
@@ -84,7 +84,7 @@ _HOME = {
     "extract_all": "extraction.extract",
     "find_cache": "store",
     "import_features": "store.imports.import_features",
-    "list_backbones": "backbones.load",
+    "list_backbones": "backbones.describe",
     "list_caches": "store",
     "list_datasets": "images.datasets",
     "list_runs": "heads.runs",

@@ -1,4 +1,4 @@
-"""State dicts: read without running code, fitted to a backbone, digested."""
+"""State dicts: read without running code, and fitted to a backbone."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.serialization import safe_globals
 
-from featcache.backbones.options import existing_weights_file
-from featcache.backbones.unwrapping import state_dicts_in
-from featcache.core.paths import is_utf8
+from featcache.backbones.unwrapping import find_backbone, state_dicts_in
+from featcache.backbones.weights_file import existing_weights_file
+from featcache.core.paths import file_and_part, is_utf8
 from featcache.core.process_wide import WhileAnyInside, warnings_ignored
 from featcache.core.tensor_files import UNREADABLE, refuse_inflating
 from featcache.errors import UnsafeFileError, WeightsError, clipped
@@ -110,6 +110,43 @@ def fit_state_dict(
             f"backbone: {_first(bad)}. Nothing was loaded. Give weights of a run that converged."
         )
     return fitted
+
+
+def fill_backbone(
+    backbone: nn.Module, path: str | Path, *, name: str, ignored: tuple[str, ...]
+) -> str:
+    """Load weights from a file into a backbone, and freeze it.
+
+    Args:
+        backbone: On the meta device.
+        path: The file; "FILE#PART" takes one of several state dicts in it.
+        name: Names the backbone in messages.
+        ignored: Beginnings of names that are no part of it, like its classifier's.
+
+    Returns:
+        What stood around the weights in the file, for people; mostly empty.
+
+    Raises:
+        UnsafeFileError: If the file can only be read by running code that it brings.
+        WeightsError: If there is no such file, or its weights do not fit or hold NaN.
+    """
+    own = backbone.state_dict()
+    # A URL must come as it is: as a path it loses a slash.
+    file, part = (path, "") if "://" in str(path) else file_and_part(str(path))
+    found, others = find_backbone(read_state_dicts(file), own, part=part, source=str(path))
+    told = found.told(others)
+    source = f"{path} ({told})" if told else str(path)
+    fitted = fit_state_dict(found.state, own, ignored=ignored, source=source, backbone=name)
+    own.update(fitted)  # keeps the versions in own._metadata, which mnasnet insists on
+    backbone.load_state_dict(own, assign=True)
+    backbone.requires_grad_(requires_grad=False)
+    left = [n for n, t in (*backbone.named_parameters(), *backbone.named_buffers()) if t.is_meta]
+    if left:
+        raise WeightsError(
+            f"{path} does not fill {name}: {', '.join(left)} are no part of its state dict. "
+            f"Nothing was loaded."
+        )
+    return told
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

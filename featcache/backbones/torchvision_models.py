@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
-from featcache.backbones.options import require_exact_size, too_small
-from featcache.backbones.torchvision_weights import list_pretrained
+from featcache.backbones.batchnorm import has_batch_norm
+from featcache.backbones.family import Backbone, BackboneInfo
+from featcache.backbones.measure import Measured, measure
+from featcache.backbones.sizes import require_exact_size
+from featcache.backbones.state_dict import fill_backbone
+from featcache.backbones.torchvision_weights import (
+    Pretrained,
+    fetch_pretrained,
+    find_pretrained,
+    list_pretrained,
+)
+from featcache.core.backbone_names import RANDOM
+from featcache.core.random_state import seeded
+from featcache.core.tensor_files import state_digest
+from featcache.errors import WeightsError
 
 _HEADS = ("classifier", "fc", "head", "heads")
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")
@@ -56,36 +69,80 @@ def build_backbone(name: str, *, image_size: int, meta: bool = False) -> nn.Modu
     return backbone
 
 
-def classifier_prefixes() -> tuple[str, ...]:
-    """Beginnings of the state dict names that are no part of a backbone."""
-    return tuple(f"{part}." for part in (*_HEADS, *_AUXILIARY))
-
-
-def n_features(
-    backbone: nn.Module,
-    *,
-    name: str,
-    image_size: int,
-    counter: FlopCounterMode | None = None,
-) -> int:
-    """Push one empty image through a backbone on the meta device and count its features.
-
-    Args:
-        backbone: From `build_backbone(..., meta=True)`.
-        name: Names the backbone in messages.
-        image_size: Side of the image in pixels.
-        counter: Counts the work of this one pass.
+def describe_model(name: str, image_size: int) -> BackboneInfo:
+    """Measure a model and list its published weights.
 
     Raises:
-        UsageError: If the backbone does not take this size; names the smallest that it takes.
+        UsageError: If the model does not take this image size.
     """
+    published = list_pretrained(name)
+    return BackboneInfo(
+        name=name,
+        image_size=image_size,
+        **_measured(name, image_size)._asdict(),
+        weights=tuple(entry.name for entry in published),
+        weights_on_disk=tuple(entry.name for entry in published if entry.file.exists()),
+    )
+
+
+def load_model(
+    name: str, *, weights: str, seed: int, image_size: int, check_file: bool
+) -> Backbone:
+    """Build a frozen model with its weights, on the CPU; `load_backbone` says how."""
+    entry = find_pretrained(name, weights)
+    measured = _measured(name, image_size)
+    note = ""
+    if weights.lower() == RANDOM:
+        with seeded(seed):
+            module = build_backbone(name, image_size=image_size)
+        label = f"random (seed {seed})"
+    elif entry is not None:
+        module = _published(entry, image_size, check_file=check_file)
+        label = entry.name
+    else:
+        module = build_backbone(name, image_size=image_size, meta=True)
+        note = fill_backbone(module, weights, name=name, ignored=_classifier_prefixes())
+        label = Path(weights).name
+    return Backbone(
+        name=name,
+        module=module,
+        n_features=measured.n_features,
+        layer="input of the classifier",
+        weights=label,
+        weights_sha256=state_digest(module.state_dict()),
+        has_batchnorm=has_batch_norm(module),
+        published=entry,
+        note=note,
+    )
+
+
+def _published(entry: Pretrained, image_size: int, *, check_file: bool) -> nn.Module:
+    """Build the model of published weights and fill it."""
+    name = entry.backbone
+    module = build_backbone(name, image_size=image_size, meta=True)
+    if name.startswith("vit_"):
+        require_exact_size(name, image_size, {entry.name: entry.min_size}, weights=entry.name)
+    file = fetch_pretrained(entry)
+    if check_file:
+        entry.require_intact()
     try:
-        with counter or contextlib.nullcontext():
-            return int(_meta_forward(backbone, image_size).shape[1])
-    except (RuntimeError, AssertionError, ValueError) as err:
-        made_for = list_pretrained(name)[0].preprocess.crop or 0
-        smallest = _smallest_size(backbone, made_for)
-        raise too_small(name, image_size, smallest=smallest, made_for=made_for) from err
+        fill_backbone(module, file, name=name, ignored=_classifier_prefixes())
+    except WeightsError:
+        entry.require_intact()  # which says to delete a damaged file
+        raise
+    return module
+
+
+@functools.cache
+def _measured(name: str, image_size: int) -> Measured:
+    module = build_backbone(name, image_size=image_size, meta=True)
+    made_for = list_pretrained(name)[0].preprocess.crop or 0
+    return measure(module, name=name, image_size=image_size, made_for=made_for)
+
+
+def _classifier_prefixes() -> tuple[str, ...]:
+    """Beginnings of the state dict names that are no part of a backbone."""
+    return tuple(f"{part}." for part in (*_HEADS, *_AUXILIARY))
 
 
 class _AllocateOnMeta(TorchFunctionMode):
@@ -118,21 +175,3 @@ def _cut(model: nn.Module) -> None:
     for auxiliary in _AUXILIARY:
         if hasattr(model, auxiliary):
             setattr(model, auxiliary, None)
-
-
-def _meta_forward(backbone: nn.Module, image_size: int) -> Tensor:
-    with torch.no_grad():
-        out: Tensor = backbone(torch.empty(1, 3, image_size, image_size, device="meta"))
-    return out
-
-
-def _smallest_size(backbone: nn.Module, works: int) -> int:
-    fails = 0
-    while works - fails > 1:
-        middle = (works + fails) // 2
-        try:
-            _meta_forward(backbone, middle)
-            works = middle
-        except (RuntimeError, AssertionError, ValueError):
-            fails = middle
-    return works

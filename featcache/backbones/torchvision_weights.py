@@ -16,13 +16,12 @@ from typing import Any
 
 import torch
 
-from featcache.core.backbone_names import PIXELS, published_weights
+from featcache.core.backbone_names import published_weights
 from featcache.core.preprocess import Preprocess
 from featcache.core.stopping import breakable, working
 from featcache.errors import (
     DiskFullError,
     StorageError,
-    UsageError,
     WeightsError,
     WeightsUnavailableError,
 )
@@ -58,6 +57,22 @@ class Pretrained:
     def digest_start(self) -> str:
         """First hex digits of the file's SHA-256, from its name."""
         return self.file.stem.rsplit("-", 1)[-1]
+
+    def require_intact(self) -> None:
+        """Compare the file, which is on this machine, with the published digest.
+
+        Raises:
+            WeightsError: If its bytes are not the published ones.
+        """
+        file = self.file
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if not found.startswith(self.digest_start):
+            raise WeightsError(
+                f"{file} is damaged: its SHA-256 should begin with {self.digest_start}, but is "
+                f"{found[:12]}... Nothing was loaded. Delete this file and run the same command "
+                f"again."
+            )
 
 
 def list_pretrained(backbone: str) -> list[Pretrained]:
@@ -99,22 +114,6 @@ def fetch_pretrained(entry: Pretrained) -> Path:
     return file
 
 
-def require_published(entry: Pretrained) -> None:
-    """Compare the file of published weights, which is on this machine, with its digest.
-
-    Raises:
-        WeightsError: If its bytes are not the published ones.
-    """
-    file = entry.file
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if not found.startswith(entry.digest_start):
-        raise WeightsError(
-            f"{file} is damaged: its SHA-256 should begin with {entry.digest_start}, but is "
-            f"{found[:12]}... Nothing was loaded. Delete this file and run the same command again."
-        )
-
-
 def weights_preprocess(backbone: str, weights: str, image_size: int) -> Preprocess:
     """Describe the transform that belongs to weights, scaled to another image size.
 
@@ -126,15 +125,12 @@ def weights_preprocess(backbone: str, weights: str, image_size: int) -> Preproce
         image_size: The crop in pixels; the resize before it keeps its ratio to the crop.
 
     Raises:
-        UsageError: If the backbone is "pixels", which has no weights.
         UnknownNameError: If the model has no weights of that name.
 
     Example:
         >>> weights_preprocess("vgg16", "DEFAULT", 112).resize
         128
     """
-    if backbone == PIXELS:
-        raise UsageError("Backbone 'pixels' has no weights, so no transform. Use notebook's.")
     entry = find_pretrained(backbone, weights)
     own = (entry or list_pretrained(backbone)[0]).preprocess
     assert isinstance(own.resize, int), "torchvision resizes the shorter side"

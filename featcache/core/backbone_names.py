@@ -48,7 +48,12 @@ _FIRST = re.compile(r"^    DEFAULT = (\w+)", re.MULTILINE)
 
 def backbone_names() -> list[str]:
     """List "pixels" and every torchvision classification model."""
-    return [PIXELS, *sorted(_published())]
+    return [PIXELS, *torchvision_names()]
+
+
+def torchvision_names() -> list[str]:
+    """List torchvision's classification models."""
+    return sorted(_published())
 
 
 def backbone_name(name: str) -> str:
@@ -95,19 +100,6 @@ def published_weights(backbone: str, weights: str) -> str | None:
 def weights_names(backbone: str) -> tuple[str, ...]:
     """List torchvision's weights of a model, its default first; none for other names."""
     return _published().get(backbone, ("", ()))[1]
-
-
-def check_weights_name(backbone: str, weights: str) -> None:
-    """Refuse weights that a backbone does not have; the file at a path is not looked at.
-
-    Raises:
-        UnknownNameError: If the model has no weights of that name.
-        UsageError: If the backbone is "pixels", which has none.
-    """
-    if backbone != PIXELS:
-        published_weights(backbone, weights)
-    elif weights not in (DEFAULT, "none"):
-        raise UsageError(f"Backbone {PIXELS!r} has no weights, but --weights is {weights!r}.")
 
 
 def is_path(weights: str) -> bool:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.backbones.options import check_backbone_options
+from featcache.backbones.families import check_backbone_options, family_of
 from featcache.config import ExtractSpec
 from featcache.core.arguments import dataset_name, text
-from featcache.core.backbone_names import PIXELS, backbone_name
+from featcache.core.backbone_names import backbone_name
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.tolerances import TF32_ON_CPU
 from featcache.errors import UsageError
@@ -216,9 +216,10 @@ def extract_all(
         raise UsageError(
             f"--backbone names {', '.join(names) or 'no backbone'}; give one or more, each once."
         )
-    if PIXELS in names and len(names) > 1:
+    without = next((name for name in names if not family_of(name).runs_network), None)
+    if without is not None and len(names) > 1:
         raise UsageError(
-            f"--backbone {PIXELS} runs no network, and shares no pass with one. Nothing was "
+            f"--backbone {without} runs no network, and shares no pass with one. Nothing was "
             f"started. Extract it by itself."
         )
     if len({tuple(getattr(spec, name) for name in _OF_THE_IMAGES) for spec in specs}) > 1:
@@ -238,7 +239,7 @@ def open_images(spec: ExtractSpec, *, note: NoteCallback) -> Dataset:
     """
     backbone_name(spec.backbone)
     check_backbone_options(spec.backbone, spec.weights, spec.image_size)
-    if spec.backbone == PIXELS:
+    if not family_of(spec.backbone).runs_network:
         spec.refuse_backbone_options()
     if (spec.precision, spec.device) == ("tf32", "cpu"):
         raise UsageError(TF32_ON_CPU)

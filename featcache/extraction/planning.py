@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from featcache.backbones.batchnorm import require_batch_norm
-from featcache.backbones.load import describe_backbone, load_backbone
-from featcache.backbones.torchvision_weights import weights_preprocess
+from featcache.backbones.describe import describe_backbone
+from featcache.backbones.families import family_of
+from featcache.backbones.load import load_backbone
 from featcache.config import TOLD_OF_HEADERS, ExtractSpec
-from featcache.core.backbone_names import PIXELS
 from featcache.core.device import pick_device, pick_precision
 from featcache.core.identity import FORMAT_VERSION, fingerprint
 from featcache.core.paths import expanded
@@ -57,17 +57,17 @@ def make_plan(
         DiskFullError: If the disk cannot hold the cache.
         WeightsError: If the weights cannot be had or do not fit.
     """
-    is_pixels = spec.backbone == PIXELS
+    family = family_of(spec.backbone)
     choices: dict[str, str] = {}
     device = _told("device", pick_device(spec.device), choices, on_note)
     precision = "exact"
-    if not is_pixels:
+    if family.runs_network:
         chosen = pick_precision(spec.precision, device)
         precision = _told("precision", chosen, choices, on_note)
     info = describe_backbone(spec.backbone, spec.image_size)
     preprocess = Preprocess.notebook(spec.image_size)
     if spec.preprocess == "weights":
-        preprocess = weights_preprocess(spec.backbone, spec.weights, spec.image_size)
+        preprocess = family.preprocess(spec.backbone, spec.weights, spec.image_size)
     row_shape, store_dtype = _row(spec, dataset, preprocess, n_features=info.n_features)
     folder = expanded(spec.cache_dir) / dataset.slug
     n_rows = sum(len(split) for split in dataset.splits.values())
@@ -91,7 +91,7 @@ def make_plan(
     )
     if backbone.module is not None and spec.bn == "adapted":
         require_batch_norm(backbone.module, backbone=spec.backbone)
-    if not is_pixels:
+    if family.runs_network:
         around = f" ({backbone.note})" if backbone.note else ""
         on_note(f"weights: {backbone.weights}{around}")
     identity = {
@@ -152,7 +152,7 @@ def _row(
     spec: ExtractSpec, dataset: Dataset, preprocess: Preprocess, *, n_features: int
 ) -> tuple[tuple[int, ...], str]:
     """Shape and storage type of one row."""
-    if spec.backbone != PIXELS:
+    if family_of(spec.backbone).runs_network:
         return (n_features,), spec.store_dtype
     shapes = {image_shape(split, preprocess) for split in dataset.splits.values()}
     if len(shapes) > 1:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featcache.backbones.families import family_of
 from featcache.config import IMPORTED, ExtractSpec
-from featcache.core.backbone_names import PIXELS
 from featcache.core.paths import expanded
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback, silent
@@ -182,9 +182,9 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
             f"{path} was imported, so its rows cannot be computed. Nothing was computed. Import "
             f"its source again, as it was made (featcache cache import); that replaces it."
         )
-    is_pixels = identity["backbone"] == PIXELS
     require_fields(path, {**identity, **provenance}, "preprocess", "limit", "weights")
-    if not is_pixels:
+    runs_network = family_of(identity["backbone"]).runs_network
+    if runs_network:
         require_fields(path, identity, "bn", "precision", "store_dtype")
     preprocess = Preprocess.from_json(identity["preprocess"])
     made: dict[str, Any] = {
@@ -196,7 +196,7 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
         **_weights_of(provenance["weights"], path, asked["weights"]),
         **ImageRules.of(identity).identity(),
     }
-    if not is_pixels:
+    if runs_network:
         is_notebook = preprocess == Preprocess.notebook(preprocess.out_size[0])
         made |= {
             "bn": "frozen" if identity["bn"] == "frozen" else "adapted",

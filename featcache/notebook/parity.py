@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.backbones.options import check_backbone_options, check_weights
+from featcache.backbones.families import check_backbone_options, family_of
 from featcache.config import BN_MODES, ExtractSpec, HeadSpec, TrainSpec
 from featcache.core.arguments import count, dataset_name, text, whole_numbers
 from featcache.core.backbone_names import PIXELS, backbone_name, require_known_classifier
@@ -184,7 +184,8 @@ def parity(
         )
         path = opened.path
         _require_comparable(opened.identity["backbone"], opened.splits, trains=trains)
-        check_weights(opened.identity["backbone"], spec.weights)
+        of_cache = opened.identity["backbone"]
+        family_of(of_cache).check_weights(of_cache, spec.weights)
         require_sound(opened)
     else:
         backbone_name(spec.backbone)

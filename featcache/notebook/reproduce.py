@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.backbones.options import check_backbone_options
+from featcache.backbones.families import check_backbone_options
 from featcache.config import ExtractSpec, TrainSpec
 from featcache.core.arguments import count, dataset_name, place, several, text
 from featcache.core.backbone_names import PIXELS, RANDOM, backbone_name

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from featcache.backbones.batchnorm import adapt_batch_norm
-from featcache.backbones.load import describe_backbone, list_backbones, load_backbone
+from featcache.backbones.describe import describe_backbone, list_backbones
+from featcache.backbones.load import load_backbone
 from featcache.backbones.torchvision_models import build_backbone
 from featcache.core.backbone_names import backbone_name, backbone_names
 from featcache.core.tensor_files import state_digest
@@ -228,10 +229,10 @@ def test_file_of_the_whole_model_gives_the_same_backbone_as_its_parts_in_memory(
 
     backbone = load_backbone(name, weights=str(tmp_path / "mine.pth"))
 
-    backbone = backbone.module.state_dict()
+    loaded = backbone.module.state_dict()
     assert backbone.weights == "mine.pth"
-    assert all(torch.equal(t, state[n]) for n, t in backbone.items())
-    assert backbone.weights_sha256 == state_digest({n: state[n] for n in backbone})
+    assert all(torch.equal(t, state[n]) for n, t in loaded.items())
+    assert backbone.weights_sha256 == state_digest({n: state[n] for n in loaded})
     assert not any(p.requires_grad for p in backbone.module.parameters())
 
 

@@ -8,7 +8,9 @@ import torch
 from torchvision import models
 
 import featcache
-from featcache.backbones.load import describe_backbone, load_backbone
+from featcache.backbones.describe import describe_backbone
+from featcache.backbones.families import family_of
+from featcache.backbones.load import load_backbone
 from featcache.backbones.torchvision_weights import (
     fetch_pretrained,
     find_pretrained,
@@ -207,5 +209,5 @@ def test_weights_without_a_transform_take_the_defaults(weights):
 
 
 def test_pixels_have_no_transform():
-    with pytest.raises(UsageError, match="'pixels' has no weights"):
-        weights_preprocess("pixels", "DEFAULT", 224)
+    with pytest.raises(UsageError, match="'pixels' has no weights, so no transform"):
+        family_of("pixels").preprocess("pixels", "DEFAULT", 224)

@@ -35,7 +35,7 @@ def backbones(
         raise UnknownNameError("backbone", name, backbone_names(), listing=LISTING)
     if not json:
         _show_row(("backbone", "features", "params", "GFLOP", "px", "weights (*here)"))
-    from featcache.backbones.load import list_backbones  # it imports torch, which takes seconds
+    from featcache.backbones.describe import list_backbones  # it imports torch, which takes seconds
 
     rows = list_backbones(image_size, names=fitting)
     if json:

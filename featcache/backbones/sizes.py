@@ -1,4 +1,4 @@
-"""What --weights and --image-size can be for a backbone, refused before torch is imported.
+"""The image sizes that torchvision's backbones take, known before torch is imported.
 
 A backbone that is not here is asked itself, on torch's meta device, when it is built.
 """
@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from featcache.core.backbone_names import PIXELS, RANDOM, check_weights_name, published_weights
-from featcache.core.paths import expanded, file_and_part
-from featcache.errors import UnsafeFileError, UsageError, WeightsError, nearest
+from featcache.core.backbone_names import published_weights
+from featcache.errors import UsageError
 
 # Families that take every side from the first on, in pixels, and the one that they are made for
-# (tests/test_backboneoptions.py measures it). Families that are not here take any, or have windows
+# (tests/backbones/test_sizes.py measures it). Families that are not here take any, or have windows
 # (maxvit, swin): those are asked themselves.
 _SMALLEST: Mapping[str, tuple[int, int]] = {
     "alexnet": (63, 224),
@@ -32,70 +31,24 @@ _SMALLEST: Mapping[str, tuple[int, int]] = {
 _SIZE_OF_WEIGHTS = re.compile(r'^    (\w+) = Weights\((?:.|\n)*?"min_size": \((\d+)', re.MULTILINE)
 
 
-def check_backbone_options(backbone: str, weights: str, image_size: int) -> None:
-    """Refuse weights that are not there and a size that the backbone does not take.
+def check_size(backbone: str, weights: str, image_size: int) -> None:
+    """Refuse a size that a torchvision model, or its published weights, is known not to take.
 
     Args:
-        backbone: A torchvision classification model, or "pixels".
+        backbone: A torchvision classification model.
         weights: As typed.
         image_size: Side of the backbone's input, in pixels.
 
     Raises:
-        UsageError: If the size cannot be.
-        FeatcacheError: Those of `check_weights`.
+        UsageError: With the size to use.
+        UnknownNameError: If the model has no weights of that name.
     """
-    check_weights(backbone, weights)
     if sizes := _exact_sizes(backbone):
         published = published_weights(backbone, weights)
         require_exact_size(backbone, image_size, sizes, weights=published)
     for family, (smallest, made_for) in _SMALLEST.items():
         if backbone.startswith(family) and image_size < smallest:
             raise too_small(backbone, image_size, smallest=smallest, made_for=made_for)
-
-
-def check_weights(backbone: str, weights: str) -> None:
-    """Refuse weights that a backbone does not have, and a path at which there is no file.
-
-    Raises:
-        UnknownNameError: If the model has no weights of that name.
-        UsageError: If "pixels" is given weights.
-        WeightsError: If there is no file at the path, or it is empty.
-        UnsafeFileError: If something else than a file is there.
-    """
-    check_weights_name(backbone, weights)
-    is_named = backbone == PIXELS or weights.lower() == RANDOM
-    if not is_named and published_weights(backbone, weights) is None:
-        existing_weights_file(weights if "://" in weights else file_and_part(weights)[0])
-
-
-def existing_weights_file(path: str | Path) -> Path:
-    """Find a file of weights.
-
-    Raises:
-        WeightsError: If there is none, or it is empty.
-        UnsafeFileError: If something else than a file is there.
-    """
-    if "://" in str(path):
-        raise WeightsError(
-            f"--weights {path} is a URL; featcache loads weights only from torchvision's list or "
-            f"from a file. Download it, check its digest, then give --weights PATH."
-        )
-    path = expanded(path)
-    if path.is_dir():
-        raise WeightsError(f"{path} is a folder, not a file of weights. Name the file in it.")
-    if path.exists() and not path.is_file():
-        raise UnsafeFileError(
-            f"{path} is a FIFO, socket or device, not a file of weights. Nothing was read from it."
-            f" Give --weights the PATH of a regular file."
-        )
-    if not path.is_file():
-        names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = nearest(path.name, names)
-        hint = f" Did you mean {', '.join(near)}?" if near else ""
-        raise WeightsError(f"There is no file of weights at {path.absolute()}.{hint}")
-    if path.stat().st_size == 0:
-        raise WeightsError(f"{path} is empty (0 bytes). Delete it and copy it again.")
-    return path
 
 
 def require_exact_size(

@@ -4,32 +4,32 @@ from pathlib import Path
 
 import pytest
 
-from featcache.backbones import options
-from featcache.backbones.load import describe_backbone
-from featcache.backbones.options import check_backbone_options
+from featcache.backbones import sizes
+from featcache.backbones.describe import describe_backbone
+from featcache.backbones.families import check_backbone_options
 from featcache.backbones.torchvision_weights import list_pretrained
 from featcache.core.backbone_names import backbone_names
 from featcache.errors import UsageError, WeightsError
 
-SMALLEST = options._SMALLEST
+SMALLEST = sizes._SMALLEST
 FAMILIES = [name for name in backbone_names() if name.startswith(tuple(SMALLEST))]
 TRANSFORMERS = [name for name in backbone_names() if name.startswith("vit_")]
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_the_sizes_in_torchvisions_sources_are_those_of_its_registry(name: str) -> None:
-    sizes = options._exact_sizes(name)
+    known = sizes._exact_sizes(name)
 
-    assert list(sizes.items()) == [(entry.name, entry.min_size) for entry in list_pretrained(name)]
+    assert list(known.items()) == [(entry.name, entry.min_size) for entry in list_pretrained(name)]
 
 
 def test_without_sources_the_backbone_itself_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "find_spec", lambda _: None)
-    options._exact_sizes.cache_clear()
+    monkeypatch.setattr(sizes, "find_spec", lambda _: None)
+    sizes._exact_sizes.cache_clear()
 
     check_backbone_options("vit_b_16", "random", 96)
 
-    options._exact_sizes.cache_clear()
+    sizes._exact_sizes.cache_clear()
 
 
 @pytest.mark.parametrize("family", SMALLEST)

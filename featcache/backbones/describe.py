@@ -1,0 +1,52 @@
+"""What backbones are and cost, known without their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from featcache.backbones.families import family_of
+from featcache.backbones.family import BackboneInfo
+from featcache.config import ExtractSpec
+from featcache.core.arguments import count
+from featcache.core.backbone_names import backbone_name, backbone_names
+from featcache.core.preprocess import MOST_PIXELS
+from featcache.errors import UsageError
+
+__all__ = ["BackboneInfo", "describe_backbone", "list_backbones"]
+
+
+def describe_backbone(name: str, image_size: int = ExtractSpec.image_size) -> BackboneInfo:
+    """Measure a backbone on torch's meta device, without allocating or fetching its weights.
+
+    Raises:
+        UnknownNameError: If there is no such backbone.
+        UsageError: If the backbone does not take this image size.
+
+    Example:
+        >>> describe_backbone("vgg16", 224).n_features
+        25088
+    """
+    name = backbone_name(name)
+    image_size = count("--image-size", image_size, most=MOST_PIXELS)
+    return family_of(name).describe(name, image_size)
+
+
+def list_backbones(
+    image_size: int = ExtractSpec.image_size, *, names: Sequence[str] | None = None
+) -> Iterator[BackboneInfo]:
+    """Describe backbones one after the other.
+
+    A row takes up to a second, all 81 about half a minute: show each when it comes.
+
+    Args:
+        image_size: Side of the square that enters the backbone, in pixels; a backbone that does not
+            take it is described at the size of its DEFAULT weights.
+        names: Which; None means all.
+    """
+    image_size = count("--image-size", image_size, most=MOST_PIXELS)
+    for name in backbone_names() if names is None else names:
+        try:
+            yield describe_backbone(name, image_size)
+        except UsageError:
+            default = family_of(name).weights(name)[0]
+            yield describe_backbone(name, default.preprocess.crop or image_size)

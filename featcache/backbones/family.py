@@ -1,0 +1,144 @@
+"""What a family of backbones is: backbones that are named, built and filled in one way.
+
+A family is a file with a class of the methods of `BackboneFamily`, and an entry in
+`featcache.backbones.families`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from featcache.core.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from featcache.backbones.torchvision_weights import Pretrained
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What a backbone is and costs at one image size, known without its weights.
+
+    Attributes:
+        name: As in `backbone_names`.
+        image_size: Side of the square that enters the backbone, in pixels.
+        n_features: Numbers per image that leave the backbone.
+        n_params: Parameters of the backbone, without the classifier.
+        gflop: Work per image, 1 MAC = 2 FLOP: convolutions, linear layers, attention products.
+        activation_bytes_per_image: Largest input plus output of one layer, in float32.
+        weights: Its published weights, DEFAULT first.
+        weights_on_disk: Those whose file is on this machine.
+    """
+
+    name: str
+    image_size: int
+    n_features: int
+    n_params: int
+    gflop: float
+    activation_bytes_per_image: int
+    weights: tuple[str, ...]
+    weights_on_disk: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A backbone that is ready to run, and where its weights come from.
+
+    Attributes:
+        name: As in `backbone_names`.
+        module: (B, 3, H, W) -> (B, D), in evaluation mode, without gradients; None for "pixels".
+        n_features: D; for "pixels" the 3 * H * W numbers that the head sees.
+        layer: Which layer's output the features are.
+        weights: For people: "IMAGENET1K_V1", "random (seed 0)", or a file's name.
+        note: What stood around the weights in their file, and was left out; mostly empty.
+        weights_sha256: `state_digest` of the backbone, without classifier and auxiliary heads.
+        has_batchnorm: Whether `adapt_batch_norm` has something to adapt.
+        published: The published weights that it has; None for others.
+    """
+
+    name: str
+    module: nn.Module | None
+    n_features: int
+    layer: str
+    weights: str
+    weights_sha256: str
+    has_batchnorm: bool
+    note: str = ""
+    published: Pretrained | None = None
+
+    def require_published(self) -> None:
+        """Compare the file of published weights with its digest, where `load_backbone` did not.
+
+        Raises:
+            WeightsError: If its bytes are not the published ones.
+        """
+        if self.published is not None:
+            self.published.require_intact()
+
+
+class BackboneFamily(Protocol):
+    """Backbones that are named, built and filled in one way.
+
+    Names and options are looked at before torch is imported, which takes seconds. So a family's
+    module imports torch inside the methods that need it. Names are those of `names()` in every
+    method, weights are as they were typed.
+
+    Attributes:
+        runs_network: Whether its backbones run a network; without one the images themselves are
+            stored, and the options of a network are refused.
+    """
+
+    runs_network: bool
+
+    def names(self) -> Sequence[str]:
+        """List its backbones in lower case; no torch."""
+        ...
+
+    def check_weights(self, name: str, weights: str) -> None:
+        """Refuse weights that a backbone does not have, and a path without a file; no torch.
+
+        Raises:
+            UnknownNameError: If the backbone has no weights of that name.
+            UsageError: If it takes no weights at all.
+            WeightsError: If there is no file at the path, or it is empty.
+            UnsafeFileError: If something else than a file is there.
+        """
+        ...
+
+    def check_size(self, name: str, weights: str, image_size: int) -> None:
+        """Refuse an image size that is known not to fit; no torch.
+
+        Raises:
+            UsageError: With a size that the backbone takes.
+        """
+        ...
+
+    def describe(self, name: str, image_size: int) -> BackboneInfo:
+        """Say what a backbone is and costs, without allocating or fetching its weights.
+
+        Raises:
+            UsageError: If the backbone does not take this image size.
+        """
+        ...
+
+    def build(
+        self, name: str, *, weights: str, seed: int, image_size: int, check_file: bool
+    ) -> Backbone:
+        """Build a frozen backbone with its weights, on the CPU; `load_backbone` says how."""
+        ...
+
+    def weights(self, name: str) -> Sequence[Pretrained]:
+        """List the published weights of a backbone, the default ones first."""
+        ...
+
+    def preprocess(self, name: str, weights: str, image_size: int) -> Preprocess:
+        """Describe the transform that belongs to weights, scaled to another image size.
+
+        Raises:
+            UsageError: If the backbone has no weights.
+            UnknownNameError: If it has none of that name.
+        """
+        ...

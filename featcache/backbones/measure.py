@@ -1,0 +1,76 @@
+"""What a network is and costs, measured on torch's meta device without its weights."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from featcache.backbones.sizes import too_small
+
+FLOAT_NBYTES = 4
+
+
+class Measured(NamedTuple):
+    """What one image costs; the names are those of `BackboneInfo`."""
+
+    n_features: int
+    n_params: int
+    gflop: float
+    activation_bytes_per_image: int
+
+
+def measure(backbone: nn.Module, *, name: str, image_size: int, made_for: int) -> Measured:
+    """Push one empty image through a backbone, and count.
+
+    Args:
+        backbone: (B, 3, H, W) -> (B, D), on the meta device.
+        name: Names the backbone in messages.
+        image_size: Side of the image in pixels.
+        made_for: The side that its default weights were made for.
+
+    Raises:
+        UsageError: If the backbone does not take this size; names the smallest that it takes.
+    """
+    layer_sizes: list[int] = []
+    for layer in backbone.modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(lambda _, x, y: layer_sizes.append(_n_values(x, y)))
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter:
+            n_features = int(_meta_forward(backbone, image_size).shape[1])
+    except (RuntimeError, AssertionError, ValueError) as err:
+        smallest = _smallest_size(backbone, made_for)
+        raise too_small(name, image_size, smallest=smallest, made_for=made_for) from err
+    return Measured(
+        n_features=n_features,
+        n_params=sum(p.numel() for p in backbone.parameters()),
+        gflop=counter.get_total_flops() / 1e9,
+        activation_bytes_per_image=max(layer_sizes) * FLOAT_NBYTES,
+    )
+
+
+def _n_values(inputs: tuple[Tensor, ...], output: Tensor) -> int:
+    tensors = [t for t in (*inputs, output) if isinstance(t, Tensor)]
+    return sum(t.numel() for t in tensors)
+
+
+def _meta_forward(backbone: nn.Module, image_size: int) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = backbone(torch.empty(1, 3, image_size, image_size, device="meta"))
+    return out
+
+
+def _smallest_size(backbone: nn.Module, works: int) -> int:
+    fails = 0
+    while works - fails > 1:
+        middle = (works + fails) // 2
+        try:
+            _meta_forward(backbone, middle)
+            works = middle
+        except (RuntimeError, AssertionError, ValueError):
+            fails = middle
+    return works

@@ -1,0 +1,63 @@
+"""The backbone "pixels", which runs no network: the images themselves are stored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from featcache.backbones.family import Backbone, BackboneInfo
+from featcache.core.backbone_names import DEFAULT, PIXELS
+from featcache.core.preprocess import Preprocess
+from featcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from featcache.backbones.torchvision_weights import Pretrained
+
+_FLOAT_NBYTES = 4
+
+
+class Pixels:
+    """The family of one backbone without weights; a head sees 3 * H * W numbers of an image."""
+
+    runs_network = False
+
+    def names(self) -> Sequence[str]:
+        """List the one name."""
+        return [PIXELS]
+
+    def check_weights(self, name: str, weights: str) -> None:
+        """Refuse any weights."""
+        if weights not in (DEFAULT, "none"):
+            raise UsageError(f"Backbone {name!r} has no weights, but --weights is {weights!r}.")
+
+    def check_size(self, name: str, weights: str, image_size: int) -> None:
+        """Take any size."""
+
+    def describe(self, name: str, image_size: int) -> BackboneInfo:
+        """Count the numbers of an image."""
+        n_pixels = 3 * image_size**2
+        return BackboneInfo(name, image_size, n_pixels, 0, 0.0, n_pixels * _FLOAT_NBYTES, (), ())
+
+    def build(
+        self, name: str, *, weights: str, seed: int, image_size: int, check_file: bool
+    ) -> Backbone:
+        """Make a backbone without a module."""
+        self.check_weights(name, weights)
+        return Backbone(
+            name=name,
+            module=None,
+            n_features=3 * image_size**2,
+            layer="image",
+            weights="none",
+            weights_sha256=hashlib.sha256(b"").hexdigest(),
+            has_batchnorm=False,
+        )
+
+    def weights(self, name: str) -> Sequence[Pretrained]:
+        """List none."""
+        return ()
+
+    def preprocess(self, name: str, weights: str, image_size: int) -> Preprocess:
+        """Refuse: a transform belongs to weights."""
+        raise UsageError(f"Backbone {name!r} has no weights, so no transform. Use notebook's.")

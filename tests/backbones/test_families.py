@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from featcache.backbones.describe import describe_backbone
+from featcache.backbones.families import FAMILIES, check_backbone_options, family_of
+from featcache.core.backbone_names import backbone_names
+from featcache.errors import UnknownNameError, UsageError
+
+
+def test_the_names_that_the_options_take_are_those_of_the_families() -> None:
+    of_families = [name for family in FAMILIES for name in family.names()]
+
+    assert of_families == backbone_names()
+    assert len(set(of_families)) == len(of_families)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_family_builds_is_what_it_describes(family) -> None:
+    name = "squeezenet1_1" if family.runs_network else family.names()[0]
+    weights = "random" if family.runs_network else "none"
+
+    described = family.describe(name, 64)
+    built = family.build(name, weights=weights, seed=0, image_size=64, check_file=True)
+
+    assert described == describe_backbone(name, 64)
+    assert built.n_features == described.n_features
+    assert (built.module is not None) == family.runs_network
+    assert described.weights == tuple(entry.name for entry in family.weights(name))
+
+
+def test_names_and_options_are_looked_at_without_torch() -> None:
+    code = (
+        "import sys; from featcache.backbones.families import check_backbone_options as check;"
+        "check('vgg16', 'DEFAULT', 224); check('pixels', 'DEFAULT', 8);"
+        "sys.exit('torch' in sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)
+
+    assert done.returncode == 0
+
+
+def test_weights_of_a_backbone_without_any_are_refused() -> None:
+    with pytest.raises(UsageError, match="'pixels' has no weights, but --weights is 'random'"):
+        check_backbone_options("pixels", "random", 224)
+
+
+def test_a_backbone_of_no_family_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match=r"'vgg61'.*'vgg16'"):
+        family_of("vgg61")
