@@ -77,6 +77,29 @@ def test_the_file_map_of_the_readme_is_true() -> None:
     assert listed == there - {"__init__"}
 
 
+def documents() -> list[Path]:
+    """Every Markdown file that a reader of the repository can open."""
+    return [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+def anchors(document: Path) -> set[str]:
+    """What may follow a # in a link to it: its headings, as GitHub writes them."""
+    prose = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(document: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", document.read_text())
+
+    for link in (link for link in links if not link.startswith(("https://", "http://"))):
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
 def test_every_exit_code_is_documented() -> None:
     errors = importlib.import_module("featcache.errors")
     codes = {e.exit_code for e in vars(errors).values() if hasattr(e, "exit_code")}
