@@ -8,7 +8,6 @@ from typing import Any
 
 from featcache.core.arguments import (
     coerce_fields,
-    dataset_name,
     device_name,
     is_several,
     one_of,
@@ -18,6 +17,7 @@ from featcache.core.arguments import (
     require_at_most,
     typed,
 )
+from featcache.core.dataset_names import dataset_name
 from featcache.core.preprocess import MOST_PIXELS
 from featcache.errors import UsageError
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import typer
 
 from featcache.config import ExtractSpec
-
-_FOLDER = "folder:"
+from featcache.core.dataset_names import FOLDER
 
 
 def one_of(*values: str) -> Callable[[str], list[str]]:
@@ -31,14 +30,14 @@ def backbones(incomplete: str) -> list[str]:
 
 def datasets(incomplete: str) -> list[str]:
     """Offer every dataset, and behind "folder:" the folders."""
-    if incomplete.startswith(_FOLDER):
-        start = incomplete.removeprefix(_FOLDER)
+    if incomplete.startswith(FOLDER):
+        start = incomplete.removeprefix(FOLDER)
         folder = Path(start) if start.endswith("/") else Path(start).parent
-        return [f"{_FOLDER}{path}" for path in sorted(folder.glob("*/"))]
+        return [f"{FOLDER}{path}" for path in sorted(folder.glob("*/"))]
     from featcache.images.datasets import list_datasets
 
     names = [info.name for info in list_datasets()]
-    return [_FOLDER if name.startswith(_FOLDER) else name for name in names]
+    return [FOLDER if name.startswith(FOLDER) else name for name in names]
 
 
 def weights(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -132,6 +132,7 @@ def _write_groups(command: str, params: Sequence[Any], ctx: Any, formatter: Any)
 def _meant(command: Any, word: str) -> str:
     """Guess the option that a stray word belongs to, by the values that it takes."""
     from featcache.core.backbone_names import backbone_names
+    from featcache.core.dataset_names import FOLDER
     from featcache.images.datasets import list_datasets
 
     options = {name for param in command.params for name in param.opts}
@@ -143,6 +144,6 @@ def _meant(command: Any, word: str) -> str:
     if word.lower() in backbone_names():
         guesses.append(("--backbone", word))
     if Path(word).is_dir():
-        guesses.append(("--dataset", f"folder:{word}"))
+        guesses.append(("--dataset", f"{FOLDER}{word}"))
     fitting = next((guess for guess in guesses if guess[0] in options), None)
     return "" if fitting is None else f" Did you mean {' '.join(fitting)}?"

@@ -21,7 +21,6 @@ T = TypeVar("T")
 
 _MOST_BITS = 63  # torch's and numpy's whole numbers end there
 _MOST_FLOAT32 = 3.4028234e38  # the type of all that is trained
-_DATASET_KINDS = ("folder:", "torchvision:", "imported:")
 
 
 def option_name(name: str) -> str:
@@ -90,17 +89,6 @@ def text(option: str, value: Any) -> str:
     if isinstance(value, str | os.PathLike):
         return str(os.fsdecode(value))
     raise _refused(option, value, "text")
-
-
-def dataset_name(value: Any) -> str:
-    """Take the name of a dataset, in any case; a path is that of a folder of images."""
-    name = text("--dataset", value)
-    kind, separator, rest = name.partition(":")
-    if f"{kind.lower()}:" in _DATASET_KINDS and separator:
-        return f"{kind.lower()}:{rest}"
-    if not isinstance(value, str):
-        return f"{_DATASET_KINDS[0]}{name}"
-    return name if separator or os.path.isdir(name) else name.lower()  # noqa: PTH112 - any text
 
 
 def device_name(device: Any) -> str:
@@ -214,17 +202,3 @@ _KINDS: dict[str, Callable[[str, Any], Any]] = {
     "tuple[int, ...]": whole_numbers,
     "tuple[float, ...]": numbers,
 }
-
-
-def imported_slug(name: str) -> str:
-    """Take the name of an imported dataset, which is also the folder of its caches and runs.
-
-    Raises:
-        UsageError: If it has other characters than letters, digits, dots, dashes and underscores.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise UsageError(
-            f"--name is {name!r}, but must be 1 to 64 letters, digits, dots, dashes and "
-            f"underscores. Nothing was written."
-        )
-    return name

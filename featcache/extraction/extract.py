@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from featcache.backbones.families import check_backbone_options, family_of
 from featcache.config import ExtractSpec
-from featcache.core.arguments import dataset_name, text
+from featcache.core.arguments import text
 from featcache.core.backbone_names import backbone_name
+from featcache.core.dataset_names import dataset_name
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.tolerances import TF32_ON_CPU
 from featcache.errors import UsageError

@@ -9,10 +9,8 @@ from pathlib import Path
 from featcache.config import ExtractSpec
 from featcache.core.paths import expanded, native, resolved
 from featcache.errors import DatasetError
-from featcache.images.datasets import load_dataset
+from featcache.images.datasets import load_dataset, path_in
 from featcache.store import Manifest
-
-_FOLDER = "folder:"
 
 
 def dataset_of(path: Path, manifest: Manifest) -> str:
@@ -28,20 +26,21 @@ def dataset_of(path: Path, manifest: Manifest) -> str:
         manifest: What it says.
     """
     name = native(manifest.provenance["dataset"])
-    folder = expanded(name.removeprefix(_FOLDER))
-    if not name.startswith(_FOLDER) or folder.is_absolute():
+    typed = path_in(name)
+    if typed is None or (folder := expanded(typed)).is_absolute():
         return name
+    kind = name.removesuffix(typed)
     beside = [parent / folder for parent in resolved(path).parents]
     there = [place for place in (*beside, Path.cwd() / folder) if place.is_dir()]
     counts = {split: layout.n_rows for split, layout in manifest.splits.items()}
     limit = manifest.provenance.get("limit")
-    fitting = [place for place in there if _has_rows(place, counts, limit)]
-    return f"{_FOLDER}{(fitting or there or [folder])[0]}"
+    fitting = [place for place in there if _has_rows(f"{kind}{place}", counts, limit)]
+    return f"{kind}{(fitting or there or [folder])[0]}"
 
 
-def _has_rows(place: Path, counts: Mapping[str, int], limit: int | None) -> bool:
+def _has_rows(name: str, counts: Mapping[str, int], limit: int | None) -> bool:
     with contextlib.suppress(DatasetError):
-        listing = load_dataset(f"{_FOLDER}{place}", data_dir=ExtractSpec.data_dir).limited(limit)
+        listing = load_dataset(name, data_dir=ExtractSpec.data_dir).limited(limit)
         of_each = {name: len(split) for name, split in listing.splits.items()}
         return all(of_each.get(name) == n for name, n in counts.items())
     return False

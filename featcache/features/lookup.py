@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from featcache.config import IMPORTED, ExtractSpec
-from featcache.core.arguments import dataset_name, text
+from featcache.config import ExtractSpec
+from featcache.core.arguments import text
 from featcache.core.backbone_names import backbone_name
+from featcache.core.dataset_names import IMPORTED, dataset_name
 from featcache.core.identity import differing_fields
 from featcache.core.paths import expanded
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback
 from featcache.errors import CacheMissingError, DatasetError, MismatchError, UsageError
-from featcache.images.datasets import dataset_slug, load_dataset
+from featcache.images.datasets import dataset_slug, load_dataset, path_in
 from featcache.images.rules import ImageRules
 from featcache.images.splits import Dataset
 from featcache.store import (
@@ -29,8 +30,6 @@ from featcache.store import (
     read_state,
 )
 
-_FOLDER = "folder:"
-_IMPORTED = f"{IMPORTED}:"
 _IMAGES = "dataset_sha256"
 
 
@@ -159,7 +158,7 @@ def _found(dataset: str | None, backbone: str | None, cache_dir: Path, note: Not
     for summary, difference in misfits:
         if backbone in (None, summary.backbone):
             raise MismatchError(
-                f"{summary.path} is not of {of_dataset.removeprefix(_FOLDER)!r}: {difference}. "
+                f"{summary.path} is not of {path_in(of_dataset)!r}: {difference}. "
                 f"Nothing was started. Name it with --cache to take it as it is, or make the one "
                 f"that fits with: {command}"
             )
@@ -174,7 +173,7 @@ def _found(dataset: str | None, backbone: str | None, cache_dir: Path, note: Not
 
 def _tell_what_was_compared(dataset: str, command: str, note: NoteCallback) -> None:
     """Tell that a folder's cache was found by names alone, and what looks at the images."""
-    if dataset.startswith(_FOLDER):
+    if path_in(dataset) is not None:
         note(
             f"the cache was found by the names in the folder; the images themselves were not read. "
             f"To check them, with the options that the cache was made with: {command}"
@@ -188,8 +187,8 @@ def _by_listing(
 
     Only a folder can be another than the one that a cache of its name was made from.
     """
-    path = dataset.removeprefix(_FOLDER)
-    if path == dataset or (not complete and expanded(path).is_dir()):
+    path = path_in(dataset)
+    if path is None or (not complete and expanded(path).is_dir()):
         return list(complete), []
     try:
         listing = load_dataset(dataset, data_dir=ExtractSpec.data_dir)
@@ -218,9 +217,7 @@ def _others(
     if dataset is not None and backbone is not None:
         return []
     if dataset is not None:  # features that were imported under its name are not of its images
-        own = [
-            c for c in fitting if c.dataset.startswith(_IMPORTED) == dataset.startswith(_IMPORTED)
-        ]
+        own = [c for c in fitting if c.dataset.startswith(IMPORTED) == dataset.startswith(IMPORTED)]
         return [c.path for c in own]
     complete = [c for c in list_caches(cache_dir) if c.state == "complete"]
     return [c.path for c in complete if backbone in (None, c.backbone)]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from featcache.core.dataset_names import FOLDER
 from featcache.errors import DatasetError
 from featcache.images.image_files import is_image_name
 from featcache.images.tree import Found, entries, is_folder, walk
@@ -163,7 +164,7 @@ def _refuse_wrapped(root: Path, found: Found, *, below: str | None = None) -> No
         if below is not None or not holders or not is_wrapped:
             return
     best = root / holders[meant.get("train", next(iter(holders)))]
-    advice = f"Take --dataset {shlex.quote(f'folder:{best}')}"
+    advice = f"Take --dataset {shlex.quote(f'{FOLDER}{best}')}"
     if len(meant) > 1 and below is None:
         links = ", ".join(f"{s} -> {holders[meant[s]]}" for s in _ORDER if s in meant)
         advice += f" for one of them alone, or make links in {str(root)!r}: {links}"

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.backbones.families import check_backbone_options, family_of
 from featcache.config import BN_MODES, ExtractSpec, HeadSpec, TrainSpec
-from featcache.core.arguments import count, dataset_name, text, whole_numbers
+from featcache.core.arguments import count, text, whole_numbers
 from featcache.core.backbone_names import PIXELS, backbone_name, require_known_classifier
+from featcache.core.dataset_names import dataset_name
 from featcache.core.reporting import silent
 from featcache.errors import MismatchError, UsageError
 from featcache.extraction.extract import extract

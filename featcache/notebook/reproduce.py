@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.backbones.families import check_backbone_options
 from featcache.config import ExtractSpec, TrainSpec
-from featcache.core.arguments import count, dataset_name, place, several, text
+from featcache.core.arguments import count, place, several, text
 from featcache.core.backbone_names import PIXELS, RANDOM, backbone_name
+from featcache.core.dataset_names import dataset_name
 from featcache.core.identity import fingerprint
 from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback, silent

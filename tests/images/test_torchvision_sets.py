@@ -15,7 +15,7 @@ from torchvision import datasets
 
 from featcache.errors import DatasetError, UnknownNameError, UsageError
 from featcache.images.datasets import list_datasets, load_dataset
-from featcache.images.sources.torchvision_sets import TORCHVISION_SETS
+from featcache.images.sources.torchvision_table import TORCHVISION_SETS
 from featcache.images.splits import ArrayImages
 
 Place = Callable[[str, Path], None]

@@ -3,42 +3,81 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from featcache.core.paths import expanded, portable
-from featcache.errors import DatasetError
+from featcache.core.dataset_names import FOLDER
+from featcache.core.paths import expanded, portable, resolved
+from featcache.errors import DatasetError, UsageError
 from featcache.images.image_files import FolderImages, bytewise, is_heic_name
 from featcache.images.layout import LAYOUT, Layout, listed, read_layout
+from featcache.images.sources.source import DatasetInfo, Source
 from featcache.images.splits import Dataset, Split
 from featcache.images.tree import Found
 
 
-def load_folder(path: str | Path, *, name: str, slug: str) -> Dataset:
-    """Read an image folder without opening an image.
+class Folder(Source):
+    """`folder:PATH`, a folder of image files."""
 
-    A row is a file with an image extension, however broken; rows are sorted by the bytes of their
-    paths, and so are the classes, which are the folders in train/. An id is the path below `path`.
-    Links are followed, each folder is read once, and hidden files are passed over.
+    prefix = FOLDER
 
-    Raises:
-        DatasetError: If the folder is missing, unreadable, not laid out as expected or without
-            images, or if another split has a class that train lacks.
-    """
-    root = Path(os.path.abspath(expanded(path)))  # noqa: PTH100 (keeps links)
-    layout = read_layout(root)
-    class_names = layout.splits["train"].class_names
-    if not class_names:
-        notes = "".join(f" {note}" for note in _notes(layout))
-        raise DatasetError(f"No class folder in {str(root)!r} holds an image.{notes} {LAYOUT}.")
-    _check_classes(root, class_names, layout.splits)
-    splits = {
-        split: _split(root, split, class_names, found.images)
-        for split, found in layout.splits.items()
-    }
-    return Dataset(name, slug, tuple(map(portable, class_names)), splits, _notes(layout))
+    def slug(self, name: str) -> str:
+        """Name a cache folder after the image folder: ASCII, no slash, at most 71 characters.
+
+        Raises:
+            UsageError: If the path is missing.
+        """
+        path = self.path_in(name)
+        if not path:
+            raise UsageError("Dataset 'folder:' lacks its path. Write it as: folder:PATH")
+        last = resolved(expanded(path)).name
+        safe = re.sub(r"[^A-Za-z0-9.-]+", "_", last).strip("._-")[:64]
+        return f"folder-{safe or 'images'}"
+
+    def listed(self, *, data_dir: str | Path | None) -> list[DatasetInfo]:
+        """Describe image folders in one line, as only their files tell more."""
+        return [
+            DatasetInfo(
+                name=f"{FOLDER}PATH",
+                n_classes=None,
+                splits=("train", "..."),
+                image_size="varies",
+                source="your images",
+                present=None,
+            )
+        ]
+
+    def load(self, name: str, *, data_dir: str | Path) -> Dataset:
+        """Read an image folder without opening an image.
+
+        A row is a file with an image extension, however broken. Rows are sorted by the bytes of
+        their paths. So are the classes, which are the folders in train/. An id is the path below
+        PATH. Links are followed, each folder is read once, and hidden files are passed over.
+
+        Raises:
+            DatasetError: If the folder is missing, unreadable, not laid out as expected or without
+                images, or if another split has a class that train lacks.
+        """
+        slug = self.slug(name)
+        root = Path(os.path.abspath(expanded(self.path_in(name))))  # noqa: PTH100 (keeps links)
+        layout = read_layout(root)
+        class_names = layout.splits["train"].class_names
+        if not class_names:
+            notes = "".join(f" {note}" for note in _notes(layout))
+            raise DatasetError(f"No class folder in {str(root)!r} holds an image.{notes} {LAYOUT}.")
+        _check_classes(root, class_names, layout.splits)
+        splits = {
+            split: _split(root, split, class_names, found.images)
+            for split, found in layout.splits.items()
+        }
+        return Dataset(name, slug, tuple(map(portable, class_names)), splits, _notes(layout))
+
+    def path_in(self, name: str) -> str:
+        """Give PATH as it was typed."""
+        return name.partition(":")[2]
 
 
 def _check_classes(root: Path, class_names: Sequence[str], found: Mapping[str, Found]) -> None:

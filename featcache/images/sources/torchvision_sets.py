@@ -1,162 +1,92 @@
-"""torchvision's datasets as ours: one table, one way to open them, downloads that fail clearly."""
+"""torchvision's datasets as ours, opened one way; what is absent is downloaded."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featcache.core.dataset_names import TORCHVISION
 from featcache.core.paths import expanded, portable
 from featcache.core.process_wide import warnings_ignored
+from featcache.errors import UnknownNameError
 from featcache.images.image_files import FolderImages, bytewise
+from featcache.images.sources.source import LISTING, DatasetInfo, Source
 from featcache.images.sources.torchvision_download import open_or_download
+from featcache.images.sources.torchvision_table import TORCHVISION_SETS, TorchvisionSet
 from featcache.images.splits import ArrayImages, Dataset, Split
 
-Rows = tuple[Any, Any]
-"""The images, as one array or as a list of paths, and the labels."""
+_SHORT_NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+_SHORT_NAME_OF = {full: short for short, full in _SHORT_NAMES.items()}
+_BY_LOWER = {name.lower(): known for name, known in TORCHVISION_SETS.items()}
 
 
-def _columns(images: str, labels: str) -> Callable[[Any], Rows]:
-    """Read the rows from two attributes of a torchvision dataset."""
-    return lambda source: (getattr(source, images), getattr(source, labels))
+class TorchvisionSets(Source):
+    """`torchvision:NAME` with NAME in any case, and the short names `cifar10` and `cifar100`."""
 
+    names = tuple(_SHORT_NAMES)
+    prefix = TORCHVISION
 
-def _pairs(samples: str) -> Callable[[Any], Rows]:
-    """Read the rows from one attribute that lists (path, label) pairs."""
+    def slug(self, name: str) -> str:
+        """Name the folder of its caches and runs; both spellings find the same cache.
 
-    def read(source: Any) -> Rows:
-        pairs = getattr(source, samples)
-        return [path for path, _ in pairs], [label for _, label in pairs]
+        Raises:
+            UnknownNameError: If torchvision has no such dataset.
+        """
+        known = _set_of(name)
+        return _SHORT_NAME_OF.get(known.name, f"torchvision-{known.name.lower()}")
 
-    return read
-
-
-def _caltech101(source: Any) -> Rows:
-    folder = Path(source.root, "101_ObjectCategories")
-    names = zip(source.y, source.index, strict=True)
-    paths = [folder / source.categories[k] / f"image_{i:04d}.jpg" for k, i in names]
-    return paths, source.y
-
-
-def _idx_files(name: str) -> tuple[str, ...]:
-    kinds = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-    return tuple(f"{name}/raw/{kind}-ubyte" for kind in kinds)
-
-
-_FLAG = {"train": {"train": True}, "test": {"train": False}}
-_TRAIN_TEST = {"train": {"split": "train"}, "test": {"split": "test"}}
-_TRAIN_VAL = {"train": {"split": "train"}, "val": {"split": "val"}}
-_THREE = {"train": {"split": "train"}, "val": {"split": "val"}, "test": {"split": "test"}}
-_THREE_VALID = _THREE | {"val": {"split": "valid"}}
-_TRAINVAL_TEST = _TRAIN_TEST | {"train": {"split": "trainval"}}
-_WHOLE: dict[str, dict[str, object]] = {"train": {}}
-
-_DATA_TARGETS = _columns("data", "targets")
-_DATA_LABELS = _columns("data", "labels")
-_FILES_LABELS = _columns("_image_files", "_labels")
-
-
-@dataclass(frozen=True)
-class TorchvisionSet:
-    """How one of torchvision's datasets is opened and read.
-
-    Attributes:
-        name: The class in torchvision.datasets.
-        splits: Our split names, each with the constructor's arguments for it.
-        rows: Reads images and labels from the opened dataset.
-        n_classes: Number of classes.
-        image_size: "32x32", or "varies".
-        files: What torchvision reads, relative to the data folder.
-        archive: What it downloads instead, relative to the data folder; None if just `files`.
-    """
-
-    name: str
-    splits: Mapping[str, Mapping[str, object]]
-    rows: Callable[[Any], Rows]
-    n_classes: int
-    image_size: str
-    files: tuple[str, ...]
-    archive: str | None = None
-
-    def is_present(self, data_dir: str | Path) -> bool:
-        """Look for the files by name, without opening one."""
-        root = expanded(data_dir)
-        unpacked = all((root / file).exists() for file in self.files)
-        return unpacked or (self.archive is not None and (root / self.archive).exists())
-
-
-# fmt: off
-_TABLE = (
-    TorchvisionSet("CIFAR10", _FLAG, _DATA_TARGETS, 10, "32x32",
-                   ("cifar-10-batches-py",), "cifar-10-python.tar.gz"),
-    TorchvisionSet("CIFAR100", _FLAG, _DATA_TARGETS, 100, "32x32",
-                   ("cifar-100-python",), "cifar-100-python.tar.gz"),
-    TorchvisionSet("MNIST", _FLAG, _DATA_TARGETS, 10, "28x28", _idx_files("MNIST")),
-    TorchvisionSet("FashionMNIST", _FLAG, _DATA_TARGETS, 10, "28x28", _idx_files("FashionMNIST")),
-    TorchvisionSet("KMNIST", _FLAG, _DATA_TARGETS, 10, "28x28", _idx_files("KMNIST")),
-    TorchvisionSet("USPS", _FLAG, _DATA_TARGETS, 10, "16x16", ("usps.bz2", "usps.t.bz2")),
-    TorchvisionSet("SVHN", _TRAIN_TEST, _DATA_LABELS, 10, "32x32",
-                   ("train_32x32.mat", "test_32x32.mat")),
-    TorchvisionSet("STL10", _TRAIN_TEST, _DATA_LABELS, 10, "96x96",
-                   ("stl10_binary",), "stl10_binary.tar.gz"),
-    TorchvisionSet("SEMEION", _WHOLE, _DATA_LABELS, 10, "16x16", ("semeion.data",)),
-    TorchvisionSet("Flowers102", _THREE, _FILES_LABELS, 102, "varies",
-                   ("flowers-102/jpg", "flowers-102/imagelabels.mat", "flowers-102/setid.mat")),
-    TorchvisionSet("OxfordIIITPet", _TRAINVAL_TEST, _columns("_images", "_labels"), 37, "varies",
-                   ("oxford-iiit-pet/images", "oxford-iiit-pet/annotations")),
-    TorchvisionSet("Food101", _TRAIN_TEST, _FILES_LABELS, 101, "varies",
-                   ("food-101/images", "food-101/meta"), "food-101.tar.gz"),
-    TorchvisionSet("GTSRB", _TRAIN_TEST, _pairs("_samples"), 43, "varies",
-                   ("gtsrb/GTSRB/Training", "gtsrb/GTSRB/Final_Test/Images",
-                    "gtsrb/GT-final_test.csv")),
-    TorchvisionSet("DTD", _THREE, _FILES_LABELS, 47, "varies",
-                   ("dtd/dtd",), "dtd/dtd-r1.0.1.tar.gz"),
-    TorchvisionSet("FGVCAircraft", _THREE, _FILES_LABELS, 100, "varies",
-                   ("fgvc-aircraft-2013b",), "fgvc-aircraft-2013b.tar.gz"),
-    TorchvisionSet("Imagenette", _TRAIN_VAL, _pairs("_samples"), 10, "varies",
-                   ("imagenette2",), "imagenette2.tgz"),
-    TorchvisionSet("Country211", _THREE_VALID, _pairs("samples"), 211, "varies",
-                   ("country211",), "country211.tgz"),
-    TorchvisionSet("RenderedSST2", _THREE, _pairs("_samples"), 2, "448x448",
-                   ("rendered-sst2",), "rendered-sst2.tgz"),
-    TorchvisionSet("EuroSAT", _WHOLE, _pairs("samples"), 10, "64x64",
-                   ("eurosat/2750",), "eurosat/EuroSAT.zip"),
-    TorchvisionSet("Caltech101", _WHOLE, _caltech101, 101, "varies",
-                   ("caltech101/101_ObjectCategories",), "caltech101/caltech-101.zip"),
-    TorchvisionSet("SUN397", _WHOLE, _FILES_LABELS, 397, "varies", ("SUN397",), "SUN397.tar.gz"),
-)
-# fmt: on
-TORCHVISION_SETS = {table_row.name: table_row for table_row in _TABLE}
-
-
-def load_torchvision(
-    spec: TorchvisionSet, *, data_dir: str | Path, name: str, slug: str
-) -> Dataset:
-    """Open all splits of a torchvision dataset, downloading what is absent.
-
-    Images of one size come as one array, grey ones in three equal channels, with the row's index as
-    its id; image files come sorted by the bytes of their paths below `data_dir`, which are the ids.
-
-    Raises:
-        DatasetError: If files are absent and cannot be downloaded, or are damaged.
-    """
-    root = os.path.abspath(expanded(data_dir))  # noqa: PTH100 (keeps links)
-    splits: dict[str, Split] = {}
-    class_names: tuple[str, ...] = ()
-    for split, arguments in spec.splits.items():
-        with warnings_ignored():  # torchvision's readers lag behind NumPy and tarfile
-            source = open_or_download(
-                spec.name, arguments, root=root, dataset=name, files=(spec.archive, *spec.files)
+    def listed(self, *, data_dir: str | Path | None) -> list[DatasetInfo]:
+        """Describe all of them by the table."""
+        return [
+            DatasetInfo(
+                name=_SHORT_NAME_OF.get(known.name, f"{TORCHVISION}{known.name}"),
+                n_classes=known.n_classes,
+                splits=tuple(known.splits),
+                image_size=known.image_size,
+                source="torchvision",
+                present=None if data_dir is None else known.is_present(data_dir),
             )
-            images, labels = spec.rows(source)
-        splits[split] = _split(split, images, np.asarray(labels, dtype=np.int64), root)
-        class_names = class_names or _class_names(source, spec.n_classes)
-    return Dataset(name, slug, class_names, splits)
+            for known in TORCHVISION_SETS.values()
+        ]
+
+    def load(self, name: str, *, data_dir: str | Path) -> Dataset:
+        """Open all splits, downloading what is absent.
+
+        Images of one size come as one array, grey ones in three equal channels, with the row's
+        index as its id. Image files come sorted by the bytes of their paths below `data_dir`, which
+        are the ids.
+
+        Raises:
+            DatasetError: If files are absent and cannot be downloaded, or are damaged.
+        """
+        known = _set_of(name)
+        root = os.path.abspath(expanded(data_dir))  # noqa: PTH100 (keeps links)
+        files = (known.archive, *known.files)
+        splits: dict[str, Split] = {}
+        class_names: tuple[str, ...] = ()
+        for split, arguments in known.splits.items():
+            with warnings_ignored():  # torchvision's readers lag behind NumPy and tarfile
+                opened = open_or_download(
+                    known.name, arguments, root=root, dataset=name, files=files
+                )
+                images, labels = known.rows(opened)
+            splits[split] = _split(split, images, np.asarray(labels, dtype=np.int64), root)
+            class_names = class_names or _class_names(opened, known.n_classes)
+        return Dataset(name, self.slug(name), class_names, splits)
+
+
+def _set_of(name: str) -> TorchvisionSet:
+    torchvision_name = _SHORT_NAMES.get(name, name.partition(":")[2])
+    if (known := _BY_LOWER.get(torchvision_name.lower())) is None:
+        raise UnknownNameError(
+            "torchvision dataset", torchvision_name, TORCHVISION_SETS, listing=LISTING
+        )
+    return known
 
 
 def _split(name: str, images: Any, labels: npt.NDArray[np.int64], root: str) -> Split:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from featcache.config import IMPORTED, ExtractSpec
-from featcache.core.arguments import imported_slug, several, text, whole_number
+from featcache.core.arguments import several, text, whole_number
+from featcache.core.dataset_names import imported_slug
 from featcache.core.identity import FORMAT_VERSION, fingerprint
 from featcache.core.paths import expanded, healed, portable
 from featcache.core.stopping import stop_if_asked, working
