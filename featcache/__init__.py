@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from featcache.errors import FeatcacheError
     from featcache.evaluation.evaluate import Comparison, Evaluation, compare, evaluate
     from featcache.extraction.extract import ExtractResult, Failure, extract, extract_all
-    from featcache.extraction.job import Progress
+    from featcache.extraction.progress import Progress
     from featcache.extraction.repair import RepairReport, repair_cache
     from featcache.features.datamodule import FeatureDataModule
     from featcache.heads.head_file import TrainedHead, load_head
@@ -63,7 +63,7 @@ _HOME = {
     "NotebookComparison": "notebook.parity_checks",
     "ParityCheck": "notebook.parity_checks",
     "ParityReport": "notebook.parity",
-    "Progress": "extraction.job",
+    "Progress": "extraction.progress",
     "RepairReport": "extraction.repair",
     "Reproduction": "notebook.reproduce",
     "RunSummary": "heads.run_list",

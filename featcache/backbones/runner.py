@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +13,14 @@ import torch
 from torch import Tensor
 
 from featcache.backbones.cast_weights import with_weights_cast
+from featcache.backbones.in_flight import InFlight
 from featcache.core.arithmetic import HALVES, arithmetic
 from featcache.core.failures import device_failures_named, may_be_out_of_memory
 from featcache.core.memory import MemoryWatch, forget_failed_batch
 from featcache.core.preprocess import Preprocess
 from featcache.core.stopping import breakable
-from featcache.errors import DeviceError, FeatcacheError, NonFiniteError
-from featcache.images.transform import BatchPreprocessor, after_resize
+from featcache.errors import DeviceError, FeatcacheError
+from featcache.images.transform import BatchPreprocessor
 
 Forward = Callable[[Tensor], Tensor]
 _MEMORY_FORMATS = {
@@ -28,21 +28,6 @@ _MEMORY_FORMATS = {
     "contiguous": torch.contiguous_format,
 }
 _N_AHEAD = 2  # batches: one waits and one computes, while another lands
-
-
-@dataclass(frozen=True, eq=False)
-class InFlight:
-    """A batch that was begun.
-
-    Attributes:
-        rows: (n, D) on the host; there once `wait` has returned.
-        largest: (n,) float32, the largest magnitude in each row, NaN if a feature is; likewise.
-        wait: Returns when both are there.
-    """
-
-    rows: Tensor
-    largest: Tensor
-    wait: Callable[[], None]
 
 
 class BackboneRunner:
@@ -66,7 +51,6 @@ class BackboneRunner:
         module: torch.nn.Module,
         *,
         preprocess: Preprocess,
-        is_resized: bool,
         device: str,
         precision: str,
         batch_size: int,
@@ -75,8 +59,7 @@ class BackboneRunner:
 
         Args:
             module: (B, 3, s, s) -> (B, D), in eval mode.
-            preprocess: What makes the module's input.
-            is_resized: Whether images come resized and cropped already.
+            preprocess: What makes the module's input of the images that come.
             device: "cpu" or "cuda:N".
             precision: "fp32", "tf32", "bf16" or "fp16".
             batch_size: Images in every forward pass.
@@ -87,7 +70,7 @@ class BackboneRunner:
         self.batch_size = batch_size
         self.seconds: dict[str, float] = defaultdict(float)
         self.n_ahead = 0 if device == "cpu" else _N_AHEAD
-        self._preprocess = after_resize(preprocess) if is_resized else preprocess
+        self._preprocess = preprocess
         self._uploads: torch.cuda.Stream | None = None
         self._copies: torch.cuda.Stream | None = None
         self._preprocessors: dict[tuple[int, int], BatchPreprocessor] = {}
@@ -200,9 +183,7 @@ class BackboneRunner:
         Raises:
             DeviceError: If the device fails or has no memory left.
         """
-        flight = self.launch(images)
-        flight.wait()
-        rows: npt.NDArray[np.float32] = flight.rows.numpy()
+        rows: npt.NDArray[np.float32] = self.launch(images).rows().numpy()
         return rows
 
     def host_rows(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -220,6 +201,7 @@ class BackboneRunner:
         *,
         out: Tensor | None = None,
         blank: Sequence[int] = (),
+        ids: Sequence[str] | None = None,
     ) -> InFlight:
         """Begin one batch: `features` in two halves. A CPU does it all here.
 
@@ -228,9 +210,10 @@ class BackboneRunner:
             out: (n, D) from `host_rows`, in which the features will be; they are rounded to its
                 type. None makes it, in float32.
             blank: Rows that are to be zeros.
+            ids: Names of the images; the rows are then refused that `out` cannot hold.
 
         Raises:
-            DeviceError: If the device fails or has no memory left; `wait` raises likewise.
+            DeviceError: If the device fails or has no memory left; `InFlight.rows` raises likewise.
         """
         n_images = len(images)
         started = time.perf_counter()
@@ -245,19 +228,26 @@ class BackboneRunner:
                 features[list(blank)] = 0
             if out is None:
                 out = self.host_rows(features.shape, torch.float32)
-            flight = self._land(features, out)
+            flight = self._land(features, out, ids)
         self.seconds["preprocess"] += prepared - started
         self.seconds["trunk"] += computed - prepared
         self.seconds["check"] += time.perf_counter() - computed
         return flight
 
-    def _land(self, features: Tensor, out: Tensor) -> InFlight:
+    def wait_for(self, is_there: torch.cuda.Event) -> None:
+        """Wait for a batch in flight; that is the backbone's time."""
+        waiting = time.perf_counter()
+        with self.running():
+            is_there.synchronize()
+        self.seconds["trunk"] += time.perf_counter() - waiting
+
+    def _land(self, features: Tensor, out: Tensor, ids: Sequence[str] | None) -> InFlight:
         """Look at features where they are, convert them there, and begin to copy them to `out`."""
         # Both pass NaN on. Together 6 times as fast as the norm on a CPU.
         largest = torch.maximum(features.amax(1), -features.amin(1))
         if not features.is_cuda:
             out.copy_(features)
-            return InFlight(out, largest, lambda: None)
+            return InFlight(out, largest, ids)
         stored = features.to(out.dtype)
         landed = self.host_rows(largest.shape, largest.dtype)
         if self._copies is None:
@@ -271,59 +261,11 @@ class BackboneRunner:
         for tensor in (stored, largest):
             tensor.record_stream(self._copies)
 
-        def wait() -> None:
-            waiting = time.perf_counter()
-            with self.running():
-                is_there.synchronize()
-            self.seconds["trunk"] += time.perf_counter() - waiting
-
-        return InFlight(out, landed, wait)
+        return InFlight(out, landed, ids, self, is_there)
 
 
 def _rows_are_kept() -> str:
     return "All acknowledged rows are kept."
-
-
-def require_storable(
-    largest: npt.NDArray[np.float32], store_dtype: str, *, ids: Sequence[str]
-) -> None:
-    """Refuse rows that the storage type cannot hold.
-
-    Args:
-        largest: (n,) the largest magnitude in each row, NaN if a feature is.
-        store_dtype: "float32" or "float16".
-        ids: n ids, for the message.
-
-    Raises:
-        NonFiniteError: If a feature is NaN or infinite, or a row's largest magnitude lies outside
-            float16's normal range, 6.1e-5 to 65504; the message names the images.
-    """
-    checked = "Check the weights, and --precision if it is not fp32."
-    is_finite = np.isfinite(largest)
-    _require(is_finite, ids, "The backbone gave NaN or infinite features", way_out=checked)
-    if store_dtype == "float32":
-        return
-    wider = "Run with --store-dtype float32."
-    limits = np.finfo(np.float16)
-    above = f"Features are beyond float16's range of {limits.max:g}"
-    _require(largest <= float(limits.max), ids, above, way_out=wider)
-    # Below it digits are lost, and at last all of them: a random MobileNetV3 gives rows of 1e-8.
-    is_kept = (largest == 0) | (largest >= float(limits.smallest_normal))
-    below = f"Features are all below float16's least, {limits.smallest_normal:.2g}"
-    _require(is_kept, ids, below, way_out=wider)
-
-
-def _require(
-    is_good: npt.NDArray[np.bool_], ids: Sequence[str], what: str, *, way_out: str
-) -> None:
-    rows = np.flatnonzero(~is_good)
-    if len(rows):
-        named = ", ".join(repr(ids[i]) for i in rows[:5])
-        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-        raise NonFiniteError(
-            f"{what}: image {named}{more}. Rows acknowledged before are kept, these were not "
-            f"written. {way_out}"
-        )
 
 
 def _blank(images: npt.NDArray[np.uint8], n_images: int) -> npt.NDArray[np.uint8]:

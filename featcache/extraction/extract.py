@@ -25,8 +25,8 @@ from featcache.store import locked, open_cache, read_state
 
 if TYPE_CHECKING:
     from featcache.extraction.cost import CostAccount
-    from featcache.extraction.job import ProgressCallback
     from featcache.extraction.plan import Plan
+    from featcache.extraction.progress import ProgressCallback
     from featcache.extraction.run import Made
 
 _OF_THE_IMAGES = (
@@ -262,7 +262,7 @@ def _extract(
         check_backbone_options(spec.backbone, spec.weights, spec.image_size)
     dataset = open_images(specs[0], note=note)
     # They import torch, which takes seconds.
-    from featcache.extraction.planning import make_plan
+    from featcache.extraction.plan import make_plan
     from featcache.extraction.run import make_caches
 
     plans: list[Plan] = []
@@ -333,6 +333,6 @@ def _result(plan: Plan, made: Made | None, *, seconds: float) -> ExtractResult:
         seconds=seconds,
         seconds_by_phase=by_phase,
         images_per_s=n_computed / fill_s if fill_s else 0.0,
-        choices=plan.choices,
+        choices=plan.choices if made is None else {**plan.choices, **made.choices},
         account=account,
     )

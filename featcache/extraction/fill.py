@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from featcache.extraction.job import Job, Landing, Progress
+from featcache.backbones.in_flight import InFlight
+from featcache.extraction.job import Job
+from featcache.extraction.progress import Progress
 from featcache.extraction.writer_thread import BlockWriter, FinishedBlock
 from featcache.images.batches import Batch, Span
 from featcache.images.splits import Split
@@ -27,7 +29,7 @@ class Target(NamedTuple):
     def can_share(self, other: Target) -> bool:
         """Tell whether one pass can serve both: the same images on the same grid of batches."""
         return (
-            self.job.preprocess == other.job.preprocess
+            self.job.plan.preprocess == other.job.plan.preprocess
             and self.job.batch_size == other.job.batch_size
         )
 
@@ -60,9 +62,9 @@ def fill(targets: Sequence[Target]) -> list[Filled]:
     clock = _Clock(jobs, pending)
     with contextlib.ExitStack() as stack:
         outs = [stack.enter_context(BlockWriter(t.writer, t.job.numerics)) for t in targets]
-        for split in jobs[0].dataset.splits.values():
+        for split in jobs[0].plan.dataset.splits.values():
             all_of_each = zip(targets, pending, outs, strict=True)
-            makers = [_BlockMaker(t, split, blocks, out) for t, blocks, out in all_of_each]
+            makers = [_BlockMaker(*one, split, clock) for one in all_of_each]
             _fill_split(jobs[0], split, makers, clock)
         waited = time.perf_counter()
     clock.write_s += time.perf_counter() - waited
@@ -79,10 +81,11 @@ def _fill_split(reader: Job, split: Split, makers: Sequence[_BlockMaker], clock:
             clock.read_s += time.perf_counter() - started
             for maker in makers:
                 if batch.span in maker.blocks:
-                    clock.write_s += maker.add(batch)
+                    maker.add(batch)
             clock.tick(split.name, batch.span.stop - batch.span.start)
             started = time.perf_counter()
-    clock.write_s += sum(maker.finish() for maker in makers)
+    for maker in makers:
+        maker.finish()
 
 
 class _BlockMaker:
@@ -92,56 +95,57 @@ class _BlockMaker:
         blocks: The block of every batch that is wanted.
     """
 
-    def __init__(self, target: Target, split: Split, pending: Sequence[Block], out: BlockWriter):
+    def __init__(
+        self,
+        target: Target,
+        pending: Sequence[Block],
+        out: BlockWriter,
+        split: Split,
+        clock: _Clock,
+    ) -> None:
         inside = [block for block in pending if block.split == split.name]
         self._job = target.job
         self.blocks = {span: b for b in inside for span in _grid(b, self._job.batch_size)}
         self._split = split
         self._layout = target.writer.manifest.splits[split.name].columns["features"]
         self._out = out
-        self._launched: deque[tuple[Batch, Landing]] = deque()
+        self._clock = clock
+        self._launched: deque[tuple[Batch, InFlight]] = deque()
         self._rooms: dict[Block, Tensor] = {}
         self._reasons: dict[int, str] = {}
 
-    def add(self, batch: Batch) -> float:
-        """Launch a wanted batch, and hand over a block that is complete meanwhile.
-
-        Returns:
-            Seconds for which the disk was waited for.
-        """
+    def add(self, batch: Batch) -> None:
+        """Launch a wanted batch, and hand over a block that is complete meanwhile."""
         block, span = self.blocks[batch.span], batch.span
         if block not in self._rooms:
             shape = (block.stop - block.start, *self._layout.shape[1:])
             self._rooms[block] = self._job.host_rows(shape, self._layout.dtype)
         rows = self._rooms[block][span.start - block.start : span.stop - block.start]
         self._launched.append((batch, self._job.launch(self._split, batch, rows)))
-        return self._take(self._job.n_ahead)
+        self._take(self._job.n_ahead)
 
-    def finish(self) -> float:
-        """Hand over what is left; seconds as of `add`."""
-        return self._take(0)
+    def finish(self) -> None:
+        """Hand over what is left."""
+        self._take(0)
 
-    def _take(self, n_left: int) -> float:
+    def _take(self, n_left: int) -> None:
         """Wait for all launched batches but the last `n_left`."""
-        waited_s = 0.0
         while len(self._launched) > n_left:
-            waited_s += self._take_one(*self._launched.popleft())
-        return waited_s
+            self._take_one(*self._launched.popleft())
 
-    def _take_one(self, batch: Batch, land: Landing) -> float:
+    def _take_one(self, batch: Batch, flight: InFlight) -> None:
         block = self.blocks[batch.span]
-        land()
+        flight.rows()  # they are views of the block's room
         first = batch.span.start - block.start
         self._reasons |= {first + i: reason for i, reason in batch.reasons.items()}
         if batch.span.stop < block.stop:
-            return 0.0
+            return
         valid = np.ones(block.stop - block.start, np.bool_)
         valid[list(self._reasons)] = False
         finished = FinishedBlock(block, self._rooms.pop(block).numpy(), valid, self._reasons)
         self._reasons = {}
-        started = time.perf_counter()
-        self._out.put(finished)
-        return time.perf_counter() - started
+        with self._clock.writing():
+            self._out.put(finished)
 
 
 class _Clock:
@@ -153,7 +157,7 @@ class _Clock:
         for job in jobs:
             if job.runner is not None:
                 job.runner.seconds.clear()  # of the canaries
-        self._n_total = {n: len(split) for n, split in jobs[0].dataset.splits.items()}
+        self._n_total = {n: len(split) for n, split in jobs[0].plan.dataset.splits.items()}
         self._n_left = Counter[str]()
         wanted = {
             (block.split, span)
@@ -165,6 +169,13 @@ class _Clock:
             self._n_left[split] += span.stop - span.start
         self._n_new = 0
         self._started = time.perf_counter()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Count what passes inside as waiting for the disk."""
+        started = time.perf_counter()
+        yield
+        self.write_s += time.perf_counter() - started
 
     def report(self, job: Job) -> Filled:
         """Tell what this cache took so far."""

@@ -1,103 +1,189 @@
-"""What a run needs, how its backbone is made ready, and whether it is still the same backbone."""
+"""A plan being carried out: its backbone on its device, reading images and computing rows."""
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from featcache.backbones.batchnorm import (
-    adapt_batch_norm,
-    batch_norm_statistics,
-    load_batch_norm_statistics,
-)
-from featcache.backbones.engines.trial import CompileError, compile_backbone
-from featcache.backbones.runner import BackboneRunner, require_storable
-from featcache.core.preprocess import Preprocess
-from featcache.core.reporting import NOT_DECODED_HERE, NoteCallback, silent
-from featcache.core.tolerances import feature_tolerance
-from featcache.errors import DeviceError, MismatchError
-from featcache.images.batches import Batch, Span, image_shape, load_batches
-from featcache.images.splits import Dataset, Split
-from featcache.store import CacheWriter
+from featcache.backbones.engines.engine import engine_of
+from featcache.backbones.engines.memory_format import settle_memory_format
+from featcache.backbones.engines.trial import recompile, settle_compiled
+from featcache.backbones.in_flight import InFlight
+from featcache.backbones.runner import BackboneRunner
+from featcache.core.device import numeric_class, pick_batch_size, pick_n_workers
+from featcache.core.identity import differing_fields
+from featcache.core.paths import portable
+from featcache.core.reporting import Choice, NoteCallback
+from featcache.errors import MismatchError, clipped
+from featcache.extraction.plan import Plan
+from featcache.extraction.progress import Progress, ProgressCallback
+from featcache.images.batches import Batch, Span, load_batches
+from featcache.images.splits import Split
+from featcache.images.transform import after_resize
+from featcache.store import CacheWriter, FilePlan, rows_per_block
+from featcache.version import __version__
 
 PIXELS_BATCH_SIZE = 64  # where no network runs
-# All that decides adapted statistics beside the dataset and the backbone; part of the identity. The
-# batch is the notebook's.
-_ADAPT_BATCH_SIZE = 64
-_ADAPT_SEED = 0
-ADAPTATION = {"mode": "adapted", "batch_size": _ADAPT_BATCH_SIZE, "seed": _ADAPT_SEED}
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        stage: "digest" (reading the dataset for its identity), "weights" (reading them), "probe"
-            (how many images fit into memory), "engines" (compiling the backbone), "check" (the
-            rows of a partial file), "adapt" (BatchNorm statistics) or "extract".
-        split: The split at hand; empty before there is one.
-        n_done: Images done in this stage and split, rows kept from before included; on a GPU those
-            in flight are counted too.
-        n_total: Images of this stage and split; 0 where nothing can be counted.
-        images_per_s: Rate of this run so far.
-        left_s: Seconds left for all splits, at that rate.
-        seconds: Time of this run so far, by "read", "preprocess", "trunk", "check" and "write"
-            (only what the backbone waited for the writer).
-    """
-
-    stage: str
-    split: str
-    n_done: int
-    n_total: int
-    images_per_s: float = 0.0
-    left_s: float = 0.0
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-
-ProgressCallback = Callable[[Progress], None]
-Landing = Callable[[], None]
-"""Waits for the rows of a batch that was begun."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """All that a run needs, each choice made.
+    """All that computes the rows of a plan.
 
     Attributes:
-        dataset: The images.
-        preprocess: Image to input.
-        runner: The backbone; None stores the pixels themselves.
-        store_dtype: "float32", "float16"; "uint8" for pixels.
+        plan: What was decided.
+        runner: The backbone; None stores the images themselves.
         n_workers: Decoding processes.
         numerics: The numeric class of this run.
+        is_resumed: Whether it goes on with a partial file.
         on_progress: Called after each batch.
         on_note: Told what the run met and went on from.
-        skip_undecodable: Whether an image that this machine cannot decode is left out.
+        choices: What was chosen automatically, with the reason, beside the plan's choices.
     """
 
-    dataset: Dataset
-    preprocess: Preprocess
+    plan: Plan
     runner: BackboneRunner | None
-    store_dtype: str
     n_workers: int
     numerics: Mapping[str, Any]
+    is_resumed: bool
     on_progress: ProgressCallback
-    on_note: NoteCallback = silent
-    skip_undecodable: bool = False
+    on_note: NoteCallback
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, plan: Plan, *, on_progress: ProgressCallback, on_note: NoteCallback) -> Job:
+        """Begin a new file: choose the batch size by a probe of the backbone, and its engine."""
+        if not plan.has_backbone:
+            return cls._of(plan, PIXELS_BATCH_SIZE, on_progress, on_note, is_resumed=False)
+        asked = plan.spec.batch_size
+        if asked is None:
+            nbytes = plan.info.activation_bytes_per_image
+            choice = pick_batch_size(plan.device, nbytes_per_image=nbytes)
+        else:
+            choice = Choice(asked, "asked for")
+        job = cls._of(plan, choice.value, on_progress, on_note, is_resumed=False)
+        assert job.runner is not None, "a network has a runner"
+        on_progress(Progress("probe", "", 0, 0))
+        probed = job.runner.probe(plan.image_shape, may_halve=asked is None)
+        if probed != choice.value:
+            choice = Choice(probed, f"{choice.value} did not fit into memory")
+        choices = {"batch_size": f"{choice.value} ({choice.why})"}
+        on_note(f"batch size {choice.value}: {choice.why}")
+        if plan.device != "cpu":
+            layout = settle_memory_format(job.runner, plan.image_shape)
+            choices["memory_format"] = f"{layout.value} ({layout.why})"
+            on_note(f"memory format {layout.value}: {layout.why}")
+        on_progress(Progress("engines", "", 0, 0))
+        compiler = settle_compiled(
+            job.runner,
+            image_shape=plan.image_shape,
+            n_rows=plan.n_rows,
+            asked=plan.spec.compile,
+            backbone=plan.spec.backbone,
+            on_note=on_note,
+        )
+        how = "eager" if compiler.value is None else "compiled"
+        choices["trunk"] = f"{how} ({compiler.why})"
+        on_note(f"backbone {how}: {compiler.why}")
+        return replace(job, numerics=_numerics(plan, job.runner, compiler.value), choices=choices)
+
+    @classmethod
+    def resume(
+        cls,
+        plan: Plan,
+        writer: CacheWriter,
+        *,
+        on_progress: ProgressCallback,
+        on_note: NoteCallback,
+    ) -> Job:
+        """Go on with a partial file as its first run did.
+
+        Its batch grid, and whether its backbone is compiled, are those of the first run.
+
+        Raises:
+            MismatchError: If this run is of another numeric class, unless that was allowed.
+        """
+        stored = writer.manifest.numerics
+        batch_size = plan.spec.batch_size or stored.get("batch_size", PIXELS_BATCH_SIZE)
+        job = cls._of(plan, batch_size, on_progress, on_note, is_resumed=True)
+        asked, before = plan.spec.compile, engine_of(stored.get("compiler", "never"))
+        if "never" not in (asked, before) and asked not in ("auto", before):
+            raise MismatchError(
+                f"{writer.file} was begun with --compile {clipped(before)}, not {asked}: last "
+                f"digits may differ. Nothing was changed. Leave --compile out to go on as it was "
+                f"begun, or remove the file (featcache cache rm {shlex.quote(str(writer.file))})."
+            )
+        if job.runner is not None:
+            compiler = None
+            if plan.device != "cpu" and stored.get("memory_format") == "contiguous":
+                job.runner.lay_out("contiguous")
+            if "compiler" in stored and asked != "never":
+                on_progress(Progress("engines", "", 0, 0))
+                compiler = recompile(job.runner, plan.image_shape, stored["compiler"], on_note)
+            job = replace(job, numerics=_numerics(plan, job.runner, compiler))
+        differing = differing_fields(stored, job.numerics)
+        if differing and not plan.spec.mix_numerics:
+            raise MismatchError(
+                f"{writer.file} was begun by another numeric class, whose last digits "
+                f"may differ: {'; '.join(differing)}. Nothing was changed. Go on as it was begun, "
+                f"or allow both in one file with --mix-numerics."
+            )
+        return job
+
+    @classmethod
+    def _of(
+        cls,
+        plan: Plan,
+        batch_size: int,
+        on_progress: ProgressCallback,
+        on_note: NoteCallback,
+        *,
+        is_resumed: bool,
+    ) -> Job:
+        n_workers = pick_n_workers(plan.spec.n_workers, device=plan.device).value
+        runner = None
+        if plan.backbone.module is not None:
+            # Image files come resized: `load_batches` decodes them.
+            is_whole = plan.dataset.is_in_memory
+            runner = BackboneRunner(
+                plan.backbone.module,
+                preprocess=plan.preprocess if is_whole else after_resize(plan.preprocess),
+                device=plan.device,
+                precision=plan.precision,
+                batch_size=batch_size,
+            )
+        numerics = _numerics(plan, runner)
+        return cls(plan, runner, n_workers, numerics, is_resumed, on_progress, on_note)
 
     @property
     def batch_size(self) -> int:
         """Rows of the batch grid."""
         return PIXELS_BATCH_SIZE if self.runner is None else self.runner.batch_size
+
+    @property
+    def n_ahead(self) -> int:
+        """Batches in flight beyond the one whose rows are taken."""
+        return 0 if self.runner is None else self.runner.n_ahead
+
+    def file_plan(self) -> FilePlan:
+        """Describe the file that is to be made."""
+        plan = self.plan
+        return FilePlan(
+            identity=plan.identity,
+            numerics=self.numerics,
+            provenance=_provenance(plan),
+            class_names=plan.dataset.class_names,
+            rows_per_block=rows_per_block(plan.row_nbytes, self.batch_size, gflop=plan.info.gflop),
+            splits=plan.splits(),
+            statistics=plan.statistics(),
+        )
 
     def load(
         self, split: Split, spans: Sequence[Span], *, may_skip: bool = True
@@ -106,139 +192,54 @@ class Job:
         return load_batches(
             split,
             spans,
-            preprocess=self.preprocess,
+            preprocess=self.plan.preprocess,
             n_workers=self.n_workers,
-            may_skip=may_skip and self.skip_undecodable,
+            may_skip=may_skip and self.plan.spec.skip_undecodable,
             on_note=self.on_note,
         )
-
-    @property
-    def n_ahead(self) -> int:
-        """Batches in flight beyond the one whose rows are taken."""
-        return 0 if self.runner is None else self.runner.n_ahead
 
     def host_rows(self, shape: Sequence[int], dtype: str) -> Tensor:
         """Make room for rows of this shape and storage type (numpy's name)."""
         room = torch.from_numpy(np.empty(shape, dtype))
         return room if self.runner is None else self.runner.host_rows(shape, room.dtype)
 
-    def launch(self, split: Split, batch: Batch, out: Tensor) -> Landing:
-        """Begin a batch, whose rows come into `out`; what comes back waits for them.
-
-        Rows of unreadable images are zeros. Waiting raises NonFiniteError where the storage type
-        cannot hold a row.
-        """
+    def launch(self, split: Split, batch: Batch, out: Tensor) -> InFlight:
+        """Begin a batch, whose rows come into `out`; those of unreadable images are zeros."""
         if self.runner is None:
             out.numpy()[...] = batch.images
-            return lambda: None
-        flight = self.runner.launch(batch.images, out=out, blank=list(batch.reasons))
-
-        def land() -> None:
-            flight.wait()
-            ids = split.ids[batch.span.start : batch.span.stop]
-            require_storable(flight.largest.numpy(), self.store_dtype, ids=ids)
-
-        return land
+            return InFlight(out)
+        ids = split.ids[batch.span.start : batch.span.stop]
+        return self.runner.launch(batch.images, out=out, blank=list(batch.reasons), ids=ids)
 
 
-def adapt(job: Job, writer: CacheWriter) -> None:
-    """Give the backbone its adapted BatchNorm statistics: stored ones, else one pass over train.
-
-    The order is a fixed permutation, since the batches of a folder sorted by class would each
-    see one class; a short last batch is left out.
-    """
-    assert job.runner is not None, "pixels have no BatchNorm"
-    module = job.runner.module
-    shapes = {name: t.shape for name, t in batch_norm_statistics(module).items()}
-    stored = writer.read_statistics()
-    if stored is None:
-        with job.runner.running():
-            adapt_batch_norm(module, _adaptation_inputs(job))
-        values = batch_norm_statistics(module).values()
-        flat = torch.cat([v.flatten().float() for v in values]).numpy()
-        writer.write_statistics(flat, job.numerics)
-    else:
-        parts = torch.from_numpy(stored.copy()).split([shape.numel() for shape in shapes.values()])
-        statistics = {n: p.view(s) for (n, s), p in zip(shapes.items(), parts, strict=True)}
-        load_batch_norm_statistics(module, statistics)
-    if "compiler" in job.numerics:
-        shape = image_shape(job.dataset.splits["train"], job.preprocess)
-        try:  # the compiled one has the statistics of before
-            compile_backbone(job.runner, shape, job.numerics["compiler"])
-        except CompileError as err:
-            raise DeviceError(
-                f"{err} The statistics are kept, no rows are. Remove {writer.file} (featcache "
-                f"cache rm) and run again with --compile never."
-            ) from err
+def _numerics(
+    plan: Plan, runner: BackboneRunner | None, compiler: str | None = None
+) -> dict[str, Any]:
+    # Pillow 13 resizes tall images in another order of passes than Pillow 12; its minor
+    # versions bring other decoders along.
+    release = version("pillow")
+    decoders = {"pillow": release.partition(".")[0] if plan.dataset.is_in_memory else release}
+    if plan.dataset.has_heic:
+        decoders["pillow_heif"] = version("pillow_heif")
+    if runner is None:
+        return dict(decoders)
+    return decoders | numeric_class(
+        device=plan.device,
+        precision=plan.precision,
+        batch_size=runner.batch_size,
+        compiler=compiler,
+        memory_format=runner.memory_format,
+    )
 
 
-def _adaptation_inputs(job: Job) -> Iterator[torch.Tensor]:
-    assert job.runner is not None, "pixels have no BatchNorm"
-    train = job.dataset.splits["train"]
-    order = np.random.default_rng(_ADAPT_SEED).permutation(len(train))
-    shuffled = replace(train, images=train.images.take(order))
-    size = min(_ADAPT_BATCH_SIZE, len(train))
-    spans = [Span(i, i + size) for i in range(0, len(train) - size + 1, size)]
-    # Statistics are of all images: what this machine cannot decode must not decide them.
-    for batch in job.load(shuffled, spans, may_skip=False):
-        readable = np.delete(batch.images, list(batch.reasons), axis=0)
-        if len(readable) > 1:
-            yield job.runner.inputs(readable)
-        job.on_progress(Progress("adapt", "train", batch.span.stop, len(train)))
-
-
-def check_canaries(job: Job, writer: CacheWriter) -> int:
-    """Recompute the first batch of the first and the last acknowledged block.
-
-    Returns:
-        How many rows were compared.
-
-    Raises:
-        MismatchError: If they are not what is stored: bit for bit in the file's numeric class,
-            within a tolerance in another.
-    """
-    done = writer.acknowledged()
-    if not done:
-        return 0
-    n_rows = 0
-    for block in {done[0], done[-1]}:
-        split = job.dataset.splits[block.split]
-        span = Span(block.start, min(block.start + job.batch_size, block.stop))
-        with contextlib.closing(job.load(split, [span])) as batches:
-            batch = next(batches)
-        stored = writer.read_rows(block.split, span.start, span.stop)
-        room = job.host_rows(stored.shape, stored.dtype.str)
-        job.launch(split, batch, room)()
-        fresh = room.numpy()
-        # What a machine could not decode, another can.
-        skipped = {i for i, r in batch.reasons.items() if r.startswith(NOT_DECODED_HERE)}
-        skipped |= set(rows_not_decoded(writer, block.split, *span))
-        fresh, stored = (np.delete(rows, sorted(skipped), axis=0) for rows in (fresh, stored))
-        same_class = dict(job.numerics) == dict(writer.manifest.numerics)
-        if not _agree(fresh, stored, exact=same_class and not writer.is_foreign(block), job=job):
-            raise MismatchError(
-                f"{writer.file} holds other features for {block.split} rows "
-                f"{span.start} to {span.stop - 1} than this run computes, though all recorded "
-                f"fields agree. Nothing was changed. Something unrecorded changed (a driver, a "
-                f"library, on a GPU also how much memory is free): remove it (featcache cache rm "
-                f"{shlex.quote(str(writer.file))}), run again."
-            )
-        n_rows += span.stop - span.start
-    return n_rows
-
-
-def rows_not_decoded(writer: CacheWriter, split: str, start: int, stop: int) -> list[int]:
-    """List the rows of start..stop, counted from start, that a machine could not decode."""
-    if "reason" not in writer.manifest.splits[split].columns:
-        return []
-    reasons = writer.read_rows(split, start, stop, column="reason")
-    return [i for i, r in enumerate(reasons) if r.startswith(NOT_DECODED_HERE.encode())]
-
-
-def _agree(fresh: npt.NDArray[Any], stored: npt.NDArray[Any], *, exact: bool, job: Job) -> bool:
-    if exact or job.runner is None:
-        return fresh.tobytes() == stored.tobytes()
-    tolerance = feature_tolerance(job.runner.precision, job.store_dtype)
-    allowed = tolerance * float(np.abs(stored).max(initial=0.0))
-    difference = np.abs(fresh.astype(np.float64) - stored.astype(np.float64))
-    return float(difference.max(initial=0.0)) <= allowed
+def _provenance(plan: Plan) -> dict[str, Any]:
+    return {
+        "dataset": portable(plan.dataset.name),
+        "limit": plan.spec.limit,
+        "weights": portable(plan.backbone.weights),
+        "featcache": __version__,
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "pillow": version("pillow"),
+        **plan.dataset.told,
+    }

@@ -1,63 +1,61 @@
-"""One run of `extract`, decided: its backbone made ready, and the file that it fills."""
+"""Everything about a run that is decided before its first row: identity, place, space."""
 
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from featcache.backbones.batchnorm import batch_norm_statistics
-from featcache.backbones.engines.engine import engine_of
-from featcache.backbones.engines.memory_format import settle_memory_format
-from featcache.backbones.engines.trial import recompile, settle_compiled
-from featcache.backbones.load import (
-    Backbone,
-)
-from featcache.backbones.runner import BackboneRunner
-from featcache.config import ExtractSpec
-from featcache.core.device import numeric_class, pick_batch_size, pick_n_workers
-from featcache.core.identity import differing_fields
-from featcache.core.paths import portable
+from featcache.backbones.batchnorm import batch_norm_statistics, require_batch_norm
+from featcache.backbones.describe import BackboneInfo, describe_backbone
+from featcache.backbones.families import family_of
+from featcache.backbones.load import Backbone, load_backbone
+from featcache.config import TOLD_OF_HEADERS, ExtractSpec
+from featcache.core.device import pick_device, pick_precision
+from featcache.core.identity import FORMAT_VERSION, fingerprint
+from featcache.core.paths import expanded
+from featcache.core.plain_torch import plain_torch
 from featcache.core.preprocess import Preprocess
-from featcache.core.reporting import Choice, NoteCallback
-from featcache.errors import MismatchError, clipped
-from featcache.extraction.job import PIXELS_BATCH_SIZE, Job, Progress, ProgressCallback
+from featcache.core.reporting import NoteCallback
+from featcache.errors import UsageError
+from featcache.extraction.progress import Progress, ProgressCallback
 from featcache.images.batches import image_shape
+from featcache.images.rules import ImageRules
 from featcache.images.splits import ArrayImages, Dataset
 from featcache.store import (
-    CacheWriter,
-    FilePlan,
     SplitPlan,
     SplitRows,
+    cache_path,
     encode_id,
-    rows_per_block,
+    partial_path,
+    require_space,
 )
-from featcache.version import __version__
 
 STORE_DTYPES = {"float32": "<f4", "float16": "<f2", "uint8": "|u1"}
+# All that decides adapted statistics beside the dataset and the backbone; part of the identity. The
+# batch is the notebook's.
+ADAPT_BATCH_SIZE = 64
+ADAPT_SEED = 0
+_ADAPTATION = {"mode": "adapted", "batch_size": ADAPT_BATCH_SIZE, "seed": ADAPT_SEED}
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One run of `extract`, decided before its first row.
+    """One run of `extract`, decided before its first row; a `Job` carries it out.
 
     Attributes:
         spec: What was asked for.
         dataset: The images, limited as asked.
         preprocess: Image to input.
-        backbone: The backbone with its weights; its module is None for `pixels`.
-        nbytes_per_image: Activations that one image needs at a time.
-        gflop: Work of the backbone for one image; 0 for `pixels`.
+        backbone: The backbone with its weights; its module is None where no network runs.
+        info: What the backbone costs.
         device: "cpu" or "cuda:N".
-        precision: "fp32", "tf32", "bf16", "fp16", or "exact" for `pixels`.
-        store_dtype: "float32", "float16", or "uint8" for `pixels`.
+        precision: "fp32", "tf32", "bf16", "fp16", or "exact" where no network runs.
+        store_dtype: "float32", "float16", or "uint8" where no network runs.
         row_shape: Shape of one row.
         identity: What the fingerprint is the hash of.
         path: Where the cache will be.
@@ -68,115 +66,38 @@ class Plan:
     dataset: Dataset
     preprocess: Preprocess
     backbone: Backbone
-    nbytes_per_image: int
-    gflop: float
+    info: BackboneInfo
     device: str
     precision: str
     store_dtype: str
     row_shape: tuple[int, ...]
     identity: Mapping[str, Any]
     path: Path
-    choices: dict[str, str]
+    choices: Mapping[str, str]
 
     @property
     def has_backbone(self) -> bool:
-        """Whether there is a backbone to run; `pixels` has none."""
+        """Whether there is a network to run."""
         return self.backbone.module is not None
 
     @property
     def n_rows(self) -> int:
         """Rows of all splits."""
-        return sum(len(split) for split in self.dataset.splits.values())
+        return _n_rows(self.dataset)
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of the features of one row."""
+        return _row_nbytes(self.row_shape, self.store_dtype)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, 3) of the images that a batch comes with."""
+        return image_shape(next(iter(self.dataset.splits.values())), self.preprocess)
 
     def rows(self) -> dict[str, SplitRows]:
         """Labels and ids, which the file holds from the start."""
         return {n: SplitRows(s.labels, s.ids) for n, s in self.dataset.splits.items()}
-
-    def new_job(self, *, on_progress: ProgressCallback, on_note: NoteCallback) -> Job:
-        """Choose the batch size, by a probe of the backbone, and make the job of a new file."""
-        if not self.has_backbone:
-            return self._job(PIXELS_BATCH_SIZE, on_progress, on_note)
-        asked = self.spec.batch_size
-        if asked is None:
-            choice = pick_batch_size(self.device, nbytes_per_image=self.nbytes_per_image)
-        else:
-            choice = Choice(asked, "asked for")
-        job = self._job(choice.value, on_progress, on_note)
-        assert job.runner is not None, "a backbone has a runner"
-        shape = self._image_shape()
-        on_progress(Progress("probe", "", 0, 0))
-        probed = job.runner.probe(shape, may_halve=asked is None)
-        if probed != choice.value:
-            choice = Choice(probed, f"{choice.value} did not fit into memory")
-        self.choices["batch_size"] = f"{choice.value} ({choice.why})"
-        on_note(f"batch size {choice.value}: {choice.why}")
-        if self.device != "cpu":
-            layout = settle_memory_format(job.runner, shape)
-            self.choices["memory_format"] = f"{layout.value} ({layout.why})"
-            on_note(f"memory format {layout.value}: {layout.why}")
-        on_progress(Progress("engines", "", 0, 0))
-        compiler = settle_compiled(
-            job.runner,
-            image_shape=shape,
-            n_rows=self.n_rows,
-            asked=self.spec.compile,
-            backbone=self.spec.backbone,
-            on_note=on_note,
-        )
-        how = "eager" if compiler.value is None else "compiled"
-        self.choices["trunk"] = f"{how} ({compiler.why})"
-        on_note(f"backbone {how}: {compiler.why}")
-        return replace(job, numerics=self._numerics(probed, job.runner, compiler.value))
-
-    def resumed_job(
-        self, writer: CacheWriter, *, on_progress: ProgressCallback, on_note: NoteCallback
-    ) -> Job:
-        """Make the job that goes on with a partial file, as its first run did.
-
-        Its batch grid, and whether its backbone is compiled, are those of the first run.
-
-        Raises:
-            MismatchError: If this run is of another numeric class, unless that was allowed.
-        """
-        stored = writer.manifest.numerics
-        batch_size = self.spec.batch_size or stored.get("batch_size", PIXELS_BATCH_SIZE)
-        job = self._job(batch_size, on_progress, on_note)
-        asked, before = self.spec.compile, engine_of(stored.get("compiler", "never"))
-        if "never" not in (asked, before) and asked not in ("auto", before):
-            raise MismatchError(
-                f"{writer.file} was begun with --compile {clipped(before)}, not {asked}: last "
-                f"digits may differ. Nothing was changed. Leave --compile out to go on as it was "
-                f"begun, or remove the file (featcache cache rm {shlex.quote(str(writer.file))})."
-            )
-        if job.runner is not None and self.device != "cpu":
-            if stored.get("memory_format") == "contiguous":
-                job.runner.lay_out("contiguous")
-            job = replace(job, numerics=self._numerics(batch_size, job.runner))
-        if "compiler" in stored and job.runner is not None and asked != "never":
-            on_progress(Progress("engines", "", 0, 0))
-            compiler = recompile(job.runner, self._image_shape(), stored["compiler"], on_note)
-            job = replace(job, numerics=self._numerics(batch_size, job.runner, compiler))
-        differing = differing_fields(stored, job.numerics)
-        if differing and not self.spec.mix_numerics:
-            raise MismatchError(
-                f"{writer.file} was begun by another numeric class, whose last digits "
-                f"may differ: {'; '.join(differing)}. Nothing was changed. Go on as it was begun, "
-                f"or allow both in one file with --mix-numerics."
-            )
-        return job
-
-    def file_plan(self, job: Job) -> FilePlan:
-        """Describe the file that is to be made."""
-        row_nbytes = np.dtype(STORE_DTYPES[self.store_dtype]).itemsize * math.prod(self.row_shape)
-        return FilePlan(
-            identity=self.identity,
-            numerics=job.numerics,
-            provenance=self._provenance(),
-            class_names=self.dataset.class_names,
-            rows_per_block=rows_per_block(row_nbytes, job.batch_size, gflop=self.gflop),
-            splits=self.splits(),
-            statistics=self.statistics(),
-        )
 
     def splits(self) -> dict[str, SplitPlan]:
         """Describe the splits of the file; the identity leaves no choice."""
@@ -195,65 +116,149 @@ class Plan:
         """Name the backbone's statistics in the file, with their shapes; None if it is frozen."""
         if self.spec.bn != "adapted":
             return None
-        assert self.backbone.module is not None, "pixels have no BatchNorm"
+        assert self.backbone.module is not None, "only a network has BatchNorm"
         tensors = batch_norm_statistics(self.backbone.module).items()
         return tuple((name, tuple(tensor.shape)) for name, tensor in tensors)
 
-    def _image_shape(self) -> tuple[int, int, int]:
-        return image_shape(next(iter(self.dataset.splits.values())), self.preprocess)
 
-    def _job(self, batch_size: int, on_progress: ProgressCallback, on_note: NoteCallback) -> Job:
-        workers = pick_n_workers(self.spec.n_workers, device=self.device)
-        runner = None
-        if self.backbone.module is not None:
-            runner = BackboneRunner(
-                self.backbone.module,
-                preprocess=self.preprocess,
-                is_resized=not self.dataset.is_in_memory,
-                device=self.device,
-                precision=self.precision,
-                batch_size=batch_size,
-            )
-        return Job(
-            dataset=self.dataset,
-            preprocess=self.preprocess,
-            runner=runner,
-            store_dtype=self.store_dtype,
-            n_workers=workers.value,
-            numerics=self._numerics(batch_size, runner),
-            on_progress=on_progress,
-            on_note=on_note,
-            skip_undecodable=self.spec.skip_undecodable,
+@plain_torch()
+def make_plan(
+    spec: ExtractSpec,
+    dataset: Dataset,
+    *,
+    on_progress: ProgressCallback,
+    on_note: NoteCallback,
+    dataset_sha256: str | None = None,
+    at: Path | None = None,
+) -> Plan:
+    """Decide a run; the cheap refusals come first.
+
+    Args:
+        spec: What was asked for.
+        dataset: Its images, limited as asked.
+        on_progress: Called while the dataset is read for its digest.
+        on_note: Told each choice.
+        dataset_sha256: The digest of its images, if it was computed before.
+        at: Where the cache is, which is to be repaired in place; None finds its place.
+
+    Raises:
+        UsageError: For names and sizes that do not exist.
+        DiskFullError: If the disk cannot hold the cache.
+        WeightsError: If the weights cannot be had or do not fit.
+    """
+    device, precision, choices = _choose_hardware(spec, on_note)
+    info = describe_backbone(spec.backbone, spec.image_size)
+    preprocess = Preprocess.notebook(spec.image_size)
+    if spec.preprocess == "weights":
+        family = family_of(spec.backbone)
+        preprocess = family.preprocess(spec.backbone, spec.weights, spec.image_size)
+    row_shape, store_dtype = _row(spec, dataset, preprocess, n_features=info.n_features)
+    folder = expanded(spec.cache_dir) / dataset.slug
+    nbytes = _n_rows(dataset) * _row_nbytes(row_shape, store_dtype)
+    of_this_backbone = folder.glob(f"{spec.backbone}-*.h5*")
+    # One of that size may be our own, which only the identity tells.
+    if at is None and not any(p.is_file() and p.stat().st_size >= nbytes for p in of_this_backbone):
+        require_space(folder, nbytes=nbytes)
+    if dataset_sha256 is None:
+        dataset_sha256, dataset = dataset.identified(
+            on_progress=lambda i, n: on_progress(Progress("digest", "", i, n))
+        )
+        _tell_headers(dataset, spec, on_note)
+    on_progress(Progress("weights", "", 0, 0))
+    # `extract` compares the file of weights with its digest later, where there is no cache yet.
+    backbone = _load(spec, on_note, check_file=at is not None)
+    identity = {
+        "format": FORMAT_VERSION,
+        "backbone": spec.backbone,
+        "layer": backbone.layer,
+        "weights_sha256": backbone.weights_sha256,
+        "bn": _ADAPTATION if spec.bn == "adapted" else spec.bn,
+        "preprocess": asdict(preprocess),
+        "precision": precision,
+        "store_dtype": store_dtype,
+        "dataset_sha256": dataset_sha256,
+        **ImageRules(spec.max_pixels, spec.exif_orientation).identity(),
+    }
+    path = at or cache_path(folder, spec.backbone, fingerprint(identity))
+    if at is None and not path.is_file() and not partial_path(path).is_file():
+        require_space(folder, nbytes=nbytes)
+    return Plan(
+        spec=spec,
+        dataset=dataset,
+        preprocess=preprocess,
+        backbone=backbone,
+        info=info,
+        device=device,
+        precision=precision,
+        store_dtype=store_dtype,
+        row_shape=row_shape,
+        identity=identity,
+        path=path,
+        choices=choices,
+    )
+
+
+def _choose_hardware(spec: ExtractSpec, on_note: NoteCallback) -> tuple[str, str, dict[str, str]]:
+    """Choose device and precision, and say why."""
+    device = pick_device(spec.device)
+    on_note(f"device {device.value}: {device.why}")
+    choices = {"device": f"{device.value} ({device.why})"}
+    if not family_of(spec.backbone).runs_network:
+        return device.value, "exact", choices
+    precision = pick_precision(spec.precision, device.value)
+    on_note(f"precision {precision.value}: {precision.why}")
+    choices["precision"] = f"{precision.value} ({precision.why})"
+    return device.value, precision.value, choices
+
+
+def _load(spec: ExtractSpec, on_note: NoteCallback, *, check_file: bool) -> Backbone:
+    backbone = load_backbone(
+        spec.backbone,
+        weights=spec.weights,
+        seed=spec.seed,
+        image_size=spec.image_size,
+        check_file=check_file,
+    )
+    if backbone.module is None:
+        return backbone
+    if spec.bn == "adapted":
+        require_batch_norm(backbone.module, backbone=spec.backbone)
+    around = f" ({backbone.note})" if backbone.note else ""
+    on_note(f"weights: {backbone.weights}{around}")
+    return backbone
+
+
+def _tell_headers(dataset: Dataset, spec: ExtractSpec, on_note: NoteCallback) -> None:
+    n_clipped, n_turned = (dataset.told.get(name, 0) for name in TOLD_OF_HEADERS)
+    if n_clipped:
+        on_note(
+            f"{n_clipped} images are grey with more than 8 bits a channel: as in torchvision's "
+            f"loader, values beyond 255 become white. Convert them to 8 bits for other rows."
+        )
+    if n_turned and spec.exif_orientation == "apply":
+        on_note(f"{n_turned} images are turned upright as EXIF says")
+    elif n_turned:
+        on_note(
+            f"{n_turned} images are not upright by their EXIF orientation, which torchvision's "
+            f"loader ignores; --exif-orientation apply turns them"
         )
 
-    def _numerics(
-        self, batch_size: int, runner: BackboneRunner | None, compiler: str | None = None
-    ) -> dict[str, Any]:
-        # Pillow 13 resizes tall images in another order of passes than Pillow 12; its minor
-        # versions bring other decoders along.
-        release = version("pillow")
-        pillow = {"pillow": release.partition(".")[0] if self.dataset.is_in_memory else release}
-        decoders = pillow | (
-            {"pillow_heif": version("pillow_heif")} if self.dataset.has_heic else {}
-        )
-        if runner is None:
-            return decoders
-        return decoders | numeric_class(
-            device=self.device,
-            precision=self.precision,
-            batch_size=batch_size,
-            compiler=compiler,
-            memory_format=runner.memory_format,
-        )
 
-    def _provenance(self) -> dict[str, Any]:
-        return {
-            "dataset": portable(self.dataset.name),
-            "limit": self.spec.limit,
-            "weights": portable(self.backbone.weights),
-            "featcache": __version__,
-            "torch": torch.__version__,
-            "torchvision": version("torchvision"),
-            "pillow": version("pillow"),
-            **self.dataset.told,
-        }
+def _row(
+    spec: ExtractSpec, dataset: Dataset, preprocess: Preprocess, *, n_features: int
+) -> tuple[tuple[int, ...], str]:
+    """Shape and storage type of one row."""
+    if family_of(spec.backbone).runs_network:
+        return (n_features,), spec.store_dtype
+    shapes = {image_shape(split, preprocess) for split in dataset.splits.values()}
+    if len(shapes) > 1:
+        raise UsageError(f"The splits of {dataset.name} have images of several sizes: {shapes}.")
+    return shapes.pop(), "uint8"
+
+
+def _n_rows(dataset: Dataset) -> int:
+    return sum(len(split) for split in dataset.splits.values())
+
+
+def _row_nbytes(row_shape: tuple[int, ...], store_dtype: str) -> int:
+    return np.dtype(STORE_DTYPES[store_dtype]).itemsize * math.prod(row_shape)

@@ -32,7 +32,7 @@ from featcache.store import (
 )
 
 if TYPE_CHECKING:
-    from featcache.extraction.job import ProgressCallback
+    from featcache.extraction.progress import ProgressCallback
 from featcache.extraction.whereabouts import dataset_of
 
 _WAY_OUT = "Say where the right ones are with --dataset, --data-dir or --weights."
@@ -144,7 +144,7 @@ def repair_cache(
         # 0.1 dropped splits called Test/ or dev/: its caches are repaired without them.
         images = open_images(spec, note=note).with_splits(state.manifest.splits)
         # They import torch, which takes seconds.
-        from featcache.extraction.planning import make_plan
+        from featcache.extraction.plan import make_plan
         from featcache.extraction.run import make_caches
 
         plan = make_plan(spec, images, on_progress=progress, on_note=note, at=path)

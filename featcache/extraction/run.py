@@ -15,15 +15,10 @@ from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import working
 from featcache.errors import CorruptError, InterruptedRunError
 from featcache.extraction.fill import Filled, Target, fill
-from featcache.extraction.job import (
-    Job,
-    Progress,
-    ProgressCallback,
-    adapt,
-    check_canaries,
-    rows_not_decoded,
-)
+from featcache.extraction.job import Job
 from featcache.extraction.plan import Plan
+from featcache.extraction.prepare import adapt, check_canaries, rows_not_decoded
+from featcache.extraction.progress import Progress, ProgressCallback
 from featcache.store import (
     CacheWriter,
     Extent,
@@ -42,22 +37,22 @@ class Made:
         is_resumed: Whether a partial file was there.
         n_rows_computed: Rows that were not there before.
         filled: What that took.
+        choices: What its job chose, with the reason.
     """
 
     is_resumed: bool
     n_rows_computed: int
     filled: Filled
+    choices: Mapping[str, str]
 
 
 @dataclass(eq=False)
 class _Begun:
     """A cache that is to be filled; its writer is None until a new file is made."""
 
-    plan: Plan
     job: Job
     writer: CacheWriter | None = None
     n_rows_before: int = 0
-    is_resumed: bool = False
 
 
 @plain_torch()
@@ -86,7 +81,12 @@ def make_caches(
                 f"Stopped. {kept}. The same command goes on from there."
             ) from err
         return [
-            Made(one.is_resumed, one.plan.n_rows - one.n_rows_before, filled[target])
+            Made(
+                is_resumed=one.job.is_resumed,
+                n_rows_computed=one.job.plan.n_rows - one.n_rows_before,
+                filled=filled[target],
+                choices=one.job.choices,
+            )
             for one, target in zip(begun, targets, strict=True)
         ]
 
@@ -139,20 +139,20 @@ def _begin(
     if partial_path(plan.path).exists() or plan.path.exists():
         writer = files.enter_context(CacheWriter.resume(plan.path, plan.rows()))
         _recheck(plan, writer, progress=progress, note=note)
-        job = plan.resumed_job(writer, on_progress=progress, on_note=note)
-        return _Begun(plan, job, writer, _n_rows(writer), is_resumed=True)
+        job = Job.resume(plan, writer, on_progress=progress, on_note=note)
+        return _Begun(job, writer, _n_rows(writer))
     others = near_misses(plan.path, plan.identity)
     if others:
         nearest, differing = min(others, key=lambda other: len(other[1]))
         note(f"{nearest.name} is another cache: {'; '.join(differing)}")
-    return _Begun(plan, plan.new_job(on_progress=progress, on_note=note))
+    return _Begun(Job.begin(plan, on_progress=progress, on_note=note))
 
 
 def _writer(begun: _Begun, files: contextlib.ExitStack) -> CacheWriter:
     """Make the file that is not there yet."""
     if begun.writer is None:
-        plan = begun.plan
-        writer = CacheWriter.create(plan.path, plan.file_plan(begun.job), plan.rows())
+        plan = begun.job.plan
+        writer = CacheWriter.create(plan.path, begun.job.file_plan(), plan.rows())
         begun.writer = files.enter_context(writer)
     return begun.writer
 
@@ -180,9 +180,9 @@ def _recheck(
 
 def _target(begun: _Begun, writer: CacheWriter, *, note: NoteCallback) -> Target:
     """Make the backbone ready, and see that it is the one that began the file."""
-    if begun.plan.spec.bn == "adapted":
+    if begun.job.plan.spec.bn == "adapted":
         adapt(begun.job, writer)
-    if begun.is_resumed:
+    if begun.job.is_resumed:
         n_same = check_canaries(begun.job, writer)
         note(f"resuming: {begun.n_rows_before} rows kept, {n_same} recomputed and found the same")
     return Target(begun.job, writer)
@@ -210,7 +210,7 @@ def _fill_in_passes(targets: Sequence[Target], note: NoteCallback) -> dict[Targe
 def _kept(begun: _Begun) -> str:
     assert begun.writer is not None, "it has a file"
     n_rows = _n_rows(begun.writer)
-    return f"{n_rows} of {begun.plan.n_rows} rows are kept in {begun.writer.file}"
+    return f"{n_rows} of {begun.job.plan.n_rows} rows are kept in {begun.writer.file}"
 
 
 def _n_rows(writer: CacheWriter) -> int:

@@ -34,7 +34,7 @@ from featcache.store import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from featcache.extraction.job import ProgressCallback
+    from featcache.extraction.progress import ProgressCallback
     from featcache.notebook.parity_checks import NotebookComparison, ParityCheck
     from featcache.notebook.parity_training import Sides
 

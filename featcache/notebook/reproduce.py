@@ -28,7 +28,7 @@ from featcache.training.notebook_systems import DATASET, SYSTEMS, System, find_s
 from featcache.training.train_head import TrainResult, train_head
 
 if TYPE_CHECKING:
-    from featcache.extraction.job import ProgressCallback
+    from featcache.extraction.progress import ProgressCallback
     from featcache.training.trainer import TrainProgressCallback
 
 

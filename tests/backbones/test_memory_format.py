@@ -37,7 +37,7 @@ class Slow(nn.Module):
 
 
 def make_runner(module: nn.Module) -> BackboneRunner:
-    options: dict[str, Any] = {"is_resized": False, "device": "cpu", "precision": "fp32"}
+    options: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
     return BackboneRunner(
         module.eval(), preprocess=Preprocess.notebook(16), batch_size=4, **options
     )

@@ -39,7 +39,6 @@ def make_runner() -> Callable[..., BackboneRunner]:
         return BackboneRunner(
             module.eval(),
             preprocess=Preprocess.notebook(16),
-            is_resized=False,
             device="cpu",
             precision=precision,
             batch_size=batch_size,

@@ -57,7 +57,6 @@ def make_runner(module: nn.Module | None = None, *, precision: str = "fp32") -> 
     return BackboneRunner(
         (module or Small()).eval(),
         preprocess=Preprocess.notebook(16),
-        is_resized=False,
         device="cpu",
         precision=precision,
         batch_size=4,
@@ -439,7 +438,7 @@ def test_the_same_command_resumes_where_the_engine_did_not_suit(
 ) -> None:
     """The first run was eager, whatever was asked for."""
     monkeypatch.setattr(
-        "featcache.extraction.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
+        "featcache.extraction.job.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
     )
     say(monkeypatch, lambda _: None)
     asked = {"backbone": "resnet18", "image_size": 32, "compile": "winograd"}
@@ -521,7 +520,7 @@ def test_a_compiled_run_resumes_compiled_and_byte_identical(
 ) -> None:
     """Adapted BatchNorm too: a graph compiled before would have the statistics of before."""
     monkeypatch.setattr(
-        "featcache.extraction.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
+        "featcache.extraction.job.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
     )
     monkeypatch.setitem(ENGINES, "fused", dataclasses.replace(ENGINES["fused"], device="cpu"))
     asked = {"backbone": "resnet18", "bn": "adapted", "image_size": 32}

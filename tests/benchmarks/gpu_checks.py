@@ -19,7 +19,7 @@ from featcache.backbones.torchvision_weights import weights_preprocess
 from featcache.config import HeadSpec
 from featcache.core.memory import free_memory
 from featcache.core.preprocess import Preprocess
-from featcache.extraction.job import Progress
+from featcache.extraction.progress import Progress
 from featcache.images.transform import BatchPreprocessor
 from featcache.training.cuda_graphs import SWITCH
 from featcache.training.train_head import TrainResult
@@ -123,8 +123,7 @@ def features(bench: Bench) -> Figures:
             batches = [noise(bench.batch_size, seed=seed) for seed in range(6)]
             flights = [runner.launch(batch) for batch in batches]  # are buffers used too early?
             for flight, batch in zip(flights, batches, strict=True):
-                flight.wait()
-                rows = flight.rows.numpy()
+                rows = flight.rows().numpy()
                 assert rows.tobytes() == runner.features(batch).tobytes(), f"{name}: in flight"
             if precision == "fp16" and np.abs(expected).max() < np.finfo(np.float16).tiny:
                 figures[f"{name} {precision}"] = "random weights leave features below its range"

@@ -68,7 +68,6 @@ class Bench:
         return BackboneRunner(
             module(name, self.side),
             preprocess=Preprocess.notebook(self.side),
-            is_resized=False,
             device=device or self.device,
             precision=precision,
             batch_size=self.batch_size,

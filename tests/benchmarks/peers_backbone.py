@@ -129,7 +129,6 @@ def settled(name: str, precision: str) -> tuple[BackboneRunner, str]:
     runner = BackboneRunner(
         backbone,
         preprocess=Preprocess.notebook(224),
-        is_resized=False,
         device="cpu",
         precision=precision,
         batch_size=16,

@@ -31,7 +31,7 @@ from featcache.backbones.load import load_backbone
 from featcache.config import ExtractSpec
 from featcache.core.allocator import keep_freed_memory
 from featcache.core.arithmetic import arithmetic
-from featcache.extraction.job import Progress
+from featcache.extraction.progress import Progress
 
 _EVERY_N_BATCHES = 25
 _N_PLAIN = 7

@@ -138,7 +138,6 @@ def _runner(module: nn.Module) -> BackboneRunner:
     return BackboneRunner(
         module,
         preprocess=Preprocess.notebook(224),
-        is_resized=False,
         device="cpu",
         precision="fp32",
         batch_size=16,

@@ -23,7 +23,7 @@ import torch
 
 import featcache
 import featcache.extraction.extract
-import featcache.extraction.plan
+import featcache.extraction.job
 import featcache.extraction.run
 from featcache.backbones.runner import BackboneRunner
 from featcache.images.splits import ArrayImages, Dataset, Split
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     featcache.extraction.extract.load_dataset = lambda *_, **__: _dataset(options.rows)  # type: ignore[assignment]
-    featcache.extraction.plan.BackboneRunner = FreeRunner  # type: ignore[misc]
+    featcache.extraction.job.BackboneRunner = FreeRunner  # type: ignore[misc]
     figures: dict[str, Any] = {"rows": options.rows, "cores": os.cpu_count()}
     for store_dtype, itemsize in (("float32", 4), ("float16", 2)):
         runs = [_run(options.folder, store_dtype, options.rows) for _ in range(options.repeats)]

@@ -79,7 +79,7 @@ def pixels(pets: Path) -> list[str]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four rows a block, so that 16 rows have four."""
-    monkeypatch.setattr("featcache.extraction.plan.rows_per_block", lambda *_, **__: 4)
+    monkeypatch.setattr("featcache.extraction.job.rows_per_block", lambda *_, **__: 4)
 
 
 @pytest.fixture

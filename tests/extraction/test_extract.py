@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import featcache
+from featcache.backbones.in_flight import InFlight
 from featcache.backbones.load import Backbone, load_backbone
 from featcache.core.preprocess import Preprocess
 from featcache.core.tensor_files import state_digest
@@ -29,7 +30,8 @@ from featcache.errors import (
     WeightsError,
 )
 from featcache.extraction.extract import ExtractResult
-from featcache.extraction.job import Job, Landing, Progress
+from featcache.extraction.job import Job
+from featcache.extraction.progress import Progress
 from featcache.images.batches import Batch
 from featcache.images.image_files import FolderImages
 from featcache.images.splits import Split
@@ -77,7 +79,7 @@ def backbone_state() -> dict[str, torch.Tensor]:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of two batches, so that a small dataset has several."""
     monkeypatch.setattr(
-        "featcache.extraction.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
+        "featcache.extraction.job.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
     )
 
 
@@ -179,15 +181,20 @@ def test_batches_launched_ahead_change_no_byte(
     """As on a GPU; here a batch is computed when it is launched."""
     whole = extract(cache_dir=tmp_path / "one by one").path.read_bytes()
     events: list[str] = []
-    launch = Job.launch
+    launch, rows = Job.launch, InFlight.rows
 
-    def told(job: Job, split: Split, batch: Batch, out: torch.Tensor) -> Landing:
+    def launched(job: Job, split: Split, batch: Batch, out: torch.Tensor) -> InFlight:
         events.append("launch")
-        land = launch(job, split, batch, out)
-        return lambda: (events.append("rows"), land())[1]
+        return launch(job, split, batch, out)
+
+    def taken(flight: InFlight) -> torch.Tensor:
+        if flight.ids is not None:  # not the probe's
+            events.append("rows")
+        return rows(flight)
 
     monkeypatch.setattr(Job, "n_ahead", n_ahead)
-    monkeypatch.setattr(Job, "launch", told)
+    monkeypatch.setattr(Job, "launch", launched)
+    monkeypatch.setattr(InFlight, "rows", taken)
     interrupt(extract, 6)
     resumed = extract()
 
@@ -309,7 +316,7 @@ def test_extraction_changes_no_parameter_and_no_buffer(
         loaded.append(load_backbone(name, **options))  # type: ignore[arg-type]
         return loaded[-1]
 
-    monkeypatch.setattr("featcache.extraction.planning.load_backbone", load_and_keep)
+    monkeypatch.setattr("featcache.extraction.plan.load_backbone", load_and_keep)
 
     extract(limit=40)
 
@@ -590,7 +597,7 @@ def test_several_backbones_read_every_image_once_and_make_the_same_files(
 ) -> None:
     """Blocks of two lengths; one backbone goes on, one is there, one has a grid of its own."""
     monkeypatch.setattr(
-        "featcache.extraction.plan.rows_per_block",
+        "featcache.extraction.job.rows_per_block",
         lambda row_nbytes, batch_size, **__: batch_size * (2 if row_nbytes < 3_000 else 3),
     )
     names = (SMALL_BACKBONE, "mobilenet_v2", "squeezenet1_1", "resnet18")
@@ -634,7 +641,7 @@ def test_another_block_size_changes_ledger_and_manifest_alone(
     usual = extract()
     with monkeypatch.context() as patched:
         patched.setattr(
-            "featcache.extraction.plan.rows_per_block", lambda _, batch_size, **__: batch_size
+            "featcache.extraction.job.rows_per_block", lambda _, batch_size, **__: batch_size
         )
         interrupt(extract, 4, cache_dir=tmp_path / "small")
     small = extract(cache_dir=tmp_path / "small")  # goes on with its own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from PIL import Image
 
 import featcache
-from featcache.config import TOLD_OF_HEADERS
+from featcache.config import ExtractSpec
+from featcache.core.reporting import silent
 from featcache.errors import DatasetError
-from featcache.extraction.extract import ExtractResult
-from featcache.extraction.plan import Plan
+from featcache.extraction.extract import ExtractResult, open_images
+from featcache.extraction.plan import make_plan
+from featcache.extraction.run import make_caches
 from featcache.images.datasets import load_dataset
 from featcache.images.decode import FORMAT_OF
 from featcache.store import read_state
@@ -68,17 +71,21 @@ def test_clipped_and_turned_images_are_told_and_kept_in_provenance(extract: Extr
 
 
 def test_a_cache_that_counted_nothing_says_so(
-    extract: Extract, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    extract: Extract, photos: Path, tmp_path: Path
 ) -> None:
     """As those of 0.1 do, which are reused and repaired as they are."""
-    told = Plan._provenance
-    with monkeypatch.context() as before:
-        before.setattr(
-            Plan,
-            "_provenance",
-            lambda plan: {n: v for n, v in told(plan).items() if n not in TOLD_OF_HEADERS},
-        )
-        path = extract().path
+    spec = ExtractSpec(
+        dataset=f"folder:{photos}",
+        backbone="pixels",
+        image_size=16,
+        n_workers=0,
+        cache_dir=str(tmp_path / "cache"),
+    )
+    images = open_images(spec, note=silent)
+    plan = make_plan(spec, images, on_progress=silent, on_note=silent)
+    uncounted = replace(plan, dataset=replace(plan.dataset, told={}))
+    make_caches([uncounted], progress=silent, note=silent)
+    path = plan.path
     sound = path.read_bytes()
     assert "clipped_images" not in read_state(path).manifest.provenance
     assert featcache.describe_cache(path).provenance["clipped_images"] == "unknown"

@@ -30,7 +30,7 @@ Extract = Callable[..., ExtractResult]
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "featcache.extraction.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
+        "featcache.extraction.job.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
     )
 
 

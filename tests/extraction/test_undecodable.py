@@ -20,7 +20,7 @@ REASON = "not decoded here: more than 0.08 CPU seconds"
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "featcache.extraction.plan.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
+        "featcache.extraction.job.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
     )
 
 

@@ -114,7 +114,7 @@ def test_a_disk_that_fills_up_in_mid_run_keeps_the_rows_before(
     extract: Callable[..., ExtractResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "featcache.extraction.plan.rows_per_block", lambda _, batch_size, **__: batch_size
+        "featcache.extraction.job.rows_per_block", lambda _, batch_size, **__: batch_size
     )
     pwrite, n_large = os.pwrite, iter(range(1000))
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 import featcache
-from featcache.extraction import plan, writer_thread
+from featcache.extraction import job, writer_thread
 from featcache.extraction.extract import ExtractResult
 
 BACKBONE = "mobilenet_v3_small"
@@ -41,4 +41,4 @@ def small_blocks(n_batches: int = 2) -> None:
     They are acknowledged at once: a small extraction is over before the first half second is.
     """
     writer_thread._COMMIT_S = 0.005
-    plan.rows_per_block = lambda _, batch_size, **__: n_batches * batch_size
+    job.rows_per_block = lambda _, batch_size, **__: n_batches * batch_size

@@ -103,7 +103,7 @@ class ExtractMaker:
                 raise KeyboardInterrupt
 
         with (
-            mock.patch("featcache.extraction.plan.rows_per_block", return_value=ROWS_PER_BLOCK),
+            mock.patch("featcache.extraction.job.rows_per_block", return_value=ROWS_PER_BLOCK),
             contextlib.suppress(InterruptedRunError),
         ):
             featcache.extract(

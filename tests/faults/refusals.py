@@ -28,7 +28,7 @@ _MODULES = (
     "featcache.training.train_head",
     "featcache.training.run",
     "featcache.extraction.run",
-    "featcache.extraction.planning",
+    "featcache.extraction.plan",
     "featcache.images.sources.digits",
 )
 

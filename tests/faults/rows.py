@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 
 import featcache
+from featcache.backbones.in_flight import InFlight
 from featcache.backbones.load import load_backbone
 from featcache.backbones.runner import BackboneRunner
 from featcache.core.preprocess import Preprocess
 from featcache.errors import DeviceError, FeatcacheError, InterruptedRunError, NonFiniteError
-from featcache.extraction.job import Job, Landing
+from featcache.extraction.job import Job
 from featcache.images.batches import Batch, Span, load_batches
 from featcache.images.datasets import load_dataset
 from featcache.images.splits import Split
+from featcache.images.transform import after_resize
 from tests.faults.claims import Claim, main
 from tests.faults.images import extract, make_images, small_blocks
 
@@ -122,8 +124,7 @@ def _unpadded_rows_that_differ(images: Path, folder: Path) -> int:
     for batch in load_batches(split, spans, preprocess=preprocess, n_workers=0):
         runner = BackboneRunner(
             module,
-            preprocess=preprocess,
-            is_resized=True,
+            preprocess=after_resize(preprocess),
             device="cpu",
             precision="fp32",
             batch_size=len(batch.images),
@@ -228,7 +229,7 @@ def _planted(value: float, row: int) -> Iterator[None]:
     """Put `value` into column 7 of a training row, whose image the backbone never sees."""
     original = Job.launch
 
-    def launch(self: Job, split: Split, batch: Batch, out: Tensor) -> Landing:
+    def launch(self: Job, split: Split, batch: Batch, out: Tensor) -> InFlight:
         assert self.runner is not None, "there is a backbone"
         forward = self.runner.forward
         is_there = split.name == "train" and batch.span.start <= row < batch.span.stop

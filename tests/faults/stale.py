@@ -21,7 +21,7 @@ from featcache.config import ExtractSpec
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import silent
 from featcache.errors import MismatchError
-from featcache.extraction import planning
+from featcache.extraction import plan as planning
 from featcache.extraction.extract import open_images
 from featcache.store import cache_path
 from tests.faults.claims import Claim, main

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from featcache.extraction import plan
+from featcache.extraction import job
 from tests.faults import (
     changes,
     clock,
@@ -27,9 +27,9 @@ from tests.faults.claims import Claim, Harness
 @pytest.fixture(autouse=True)
 def _blocks_as_before() -> Iterator[None]:
     """Harnesses make small blocks for good, since each is a process of its own."""
-    before = plan.rows_per_block
+    before = job.rows_per_block
     yield
-    plan.rows_per_block = before
+    job.rows_per_block = before
 
 
 # A full disk needs rights to mount one, and eight writers a quiet machine: `make faults`.

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from typer.testing import CliRunner
 
-import featcache.extraction.plan
+import featcache.extraction.job
 import featcache.extraction.writer_thread
 from featcache.errors import FeatcacheError
 from featcache.store import Block, CacheWriter, list_caches, read_state, verify_cache
@@ -196,7 +196,7 @@ def _rows(block: Block) -> range:
 
 def _make_blocks_small() -> None:
     """Four rows a block, each acknowledged as soon as it is there, without pauses."""
-    featcache.extraction.plan.rows_per_block = lambda *_, **__: _ROWS_PER_BLOCK
+    featcache.extraction.job.rows_per_block = lambda *_, **__: _ROWS_PER_BLOCK
     featcache.extraction.writer_thread._COMMIT_S = (
         0.005  # else it is over before anything is acknowledged
     )

@@ -25,7 +25,7 @@ from PIL import Image
 
 import featcache
 from featcache.errors import DeviceError
-from featcache.extraction import job, plan
+from featcache.extraction import job
 from featcache.images import decode_process
 from featcache.images.decode import decode_image
 from featcache.images.rules import ImageRules
@@ -73,7 +73,7 @@ _AS_PROMISED = "exit 16 with its name, marked on demand, then computed by repair
 
 def _small_batches() -> None:
     small_blocks(1)
-    plan.PIXELS_BATCH_SIZE = job.PIXELS_BATCH_SIZE = 16
+    job.PIXELS_BATCH_SIZE = 16
 
 
 def _killed(folder: Path, n_runs: int) -> list[bool]:

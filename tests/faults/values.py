@@ -31,7 +31,7 @@ LIMIT_S, _MOST_MEMORY = 5, 16 << 30
 _MODULES = (
     *(
         "featcache_cli.app",
-        "featcache.extraction.planning",
+        "featcache.extraction.plan",
         "featcache.extraction.run",
         "featcache.extraction.repair",
     ),

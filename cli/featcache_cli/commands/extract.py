@@ -36,7 +36,7 @@ from featcache_cli.tables import show_facts
 
 if TYPE_CHECKING:
     from featcache.extraction.extract import ExtractResult
-    from featcache.extraction.job import Progress
+    from featcache.extraction.progress import Progress
 
 _SHOWN_FAILURES = 10
 _STAGES = {

@@ -1,0 +1,130 @@
+"""A job's backbone made ready, and held against the rows that a file has of it already."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from featcache.backbones.batchnorm import (
+    adapt_batch_norm,
+    batch_norm_statistics,
+    load_batch_norm_statistics,
+)
+from featcache.backbones.engines.trial import CompileError, compile_backbone
+from featcache.core.reporting import NOT_DECODED_HERE
+from featcache.core.tolerances import feature_tolerance
+from featcache.errors import DeviceError, MismatchError
+from featcache.extraction.job import Job
+from featcache.extraction.plan import ADAPT_BATCH_SIZE, ADAPT_SEED
+from featcache.extraction.progress import Progress
+from featcache.images.batches import Span, image_shape
+from featcache.store import CacheWriter
+
+
+def adapt(job: Job, writer: CacheWriter) -> None:
+    """Give the backbone its adapted BatchNorm statistics: stored ones, else one pass over train.
+
+    The order is a fixed permutation, since the batches of a folder sorted by class would each
+    see one class; a short last batch is left out.
+    """
+    assert job.runner is not None, "only a network has BatchNorm"
+    module = job.runner.module
+    shapes = {name: t.shape for name, t in batch_norm_statistics(module).items()}
+    stored = writer.read_statistics()
+    if stored is None:
+        with job.runner.running():
+            adapt_batch_norm(module, _adaptation_inputs(job))
+        values = batch_norm_statistics(module).values()
+        flat = torch.cat([v.flatten().float() for v in values]).numpy()
+        writer.write_statistics(flat, job.numerics)
+    else:
+        parts = torch.from_numpy(stored.copy()).split([shape.numel() for shape in shapes.values()])
+        statistics = {n: p.view(s) for (n, s), p in zip(shapes.items(), parts, strict=True)}
+        load_batch_norm_statistics(module, statistics)
+    if "compiler" in job.numerics:
+        shape = image_shape(job.plan.dataset.splits["train"], job.plan.preprocess)
+        try:  # the compiled one has the statistics of before
+            compile_backbone(job.runner, shape, job.numerics["compiler"])
+        except CompileError as err:
+            raise DeviceError(
+                f"{err} The statistics are kept, no rows are. Remove {writer.file} (featcache "
+                f"cache rm) and run again with --compile never."
+            ) from err
+
+
+def _adaptation_inputs(job: Job) -> Iterator[torch.Tensor]:
+    assert job.runner is not None, "only a network has BatchNorm"
+    train = job.plan.dataset.splits["train"]
+    order = np.random.default_rng(ADAPT_SEED).permutation(len(train))
+    shuffled = replace(train, images=train.images.take(order))
+    size = min(ADAPT_BATCH_SIZE, len(train))
+    spans = [Span(i, i + size) for i in range(0, len(train) - size + 1, size)]
+    # Statistics are of all images: what this machine cannot decode must not decide them.
+    for batch in job.load(shuffled, spans, may_skip=False):
+        readable = np.delete(batch.images, list(batch.reasons), axis=0)
+        if len(readable) > 1:
+            yield job.runner.inputs(readable)
+        job.on_progress(Progress("adapt", "train", batch.span.stop, len(train)))
+
+
+def check_canaries(job: Job, writer: CacheWriter) -> int:
+    """Recompute the first batch of the first and the last acknowledged block.
+
+    Returns:
+        How many rows were compared.
+
+    Raises:
+        MismatchError: If they are not what is stored: bit for bit in the file's numeric class,
+            within a tolerance in another.
+    """
+    done = writer.acknowledged()
+    if not done:
+        return 0
+    n_rows = 0
+    for block in {done[0], done[-1]}:
+        split = job.plan.dataset.splits[block.split]
+        span = Span(block.start, min(block.start + job.batch_size, block.stop))
+        with contextlib.closing(job.load(split, [span])) as batches:
+            batch = next(batches)
+        stored = writer.read_rows(block.split, span.start, span.stop)
+        room = job.host_rows(stored.shape, stored.dtype.str)
+        fresh = job.launch(split, batch, room).rows().numpy()
+        # What a machine could not decode, another can.
+        skipped = {i for i, r in batch.reasons.items() if r.startswith(NOT_DECODED_HERE)}
+        skipped |= set(rows_not_decoded(writer, block.split, *span))
+        fresh, stored = (np.delete(rows, sorted(skipped), axis=0) for rows in (fresh, stored))
+        same_class = dict(job.numerics) == dict(writer.manifest.numerics)
+        if not _agree(fresh, stored, exact=same_class and not writer.is_foreign(block), job=job):
+            raise MismatchError(
+                f"{writer.file} holds other features for {block.split} rows "
+                f"{span.start} to {span.stop - 1} than this run computes, though all recorded "
+                f"fields agree. Nothing was changed. Something unrecorded changed (a driver, a "
+                f"library, on a GPU also how much memory is free): remove it (featcache cache rm "
+                f"{shlex.quote(str(writer.file))}), run again."
+            )
+        n_rows += span.stop - span.start
+    return n_rows
+
+
+def rows_not_decoded(writer: CacheWriter, split: str, start: int, stop: int) -> list[int]:
+    """List the rows of start..stop, counted from start, that a machine could not decode."""
+    if "reason" not in writer.manifest.splits[split].columns:
+        return []
+    reasons = writer.read_rows(split, start, stop, column="reason")
+    return [i for i, r in enumerate(reasons) if r.startswith(NOT_DECODED_HERE.encode())]
+
+
+def _agree(fresh: npt.NDArray[Any], stored: npt.NDArray[Any], *, exact: bool, job: Job) -> bool:
+    if exact or job.runner is None:
+        return fresh.tobytes() == stored.tobytes()
+    tolerance = feature_tolerance(job.runner.precision, job.plan.store_dtype)
+    allowed = tolerance * float(np.abs(stored).max(initial=0.0))
+    difference = np.abs(fresh.astype(np.float64) - stored.astype(np.float64))
+    return float(difference.max(initial=0.0)) <= allowed
