@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from featcache.core.arithmetic import head_arithmetic
 from featcache.features.batches import Batch
+from featcache.heads.figures import measure
 
 
 class Logits:
@@ -25,11 +26,14 @@ class Logits:
         self._is_before_last = n_in < n_out
         first = nn.Sequential(*body) if self._is_before_last else module
         self._kept = last.weight.new_empty(n_rows, min(n_in, n_out))
-        start = 0
-        with head_arithmetic(str(self._kept.device)), torch.inference_mode():
-            for features, _ in batches:
-                self._kept[start : start + len(features)] = first(features)
-                start += len(features)
+        self._n_kept = 0
+        with head_arithmetic(str(self._kept.device)):
+            measure(batches, (first, self._keep))
+
+    def _keep(self, outputs: Tensor, _: Tensor) -> None:
+        stop = self._n_kept + len(outputs)
+        self._kept[self._n_kept : stop] = outputs
+        self._n_kept = stop
 
     def __call__(
         self, rows: slice = slice(None), classes: slice = slice(None)

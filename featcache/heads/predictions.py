@@ -137,6 +137,7 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
     from featcache.features.batches import OrderedBatches
     from featcache.features.resident import load_where_it_fits
     from featcache.features.rows import load_rows, pick_residence
+    from featcache.heads.figures import measure
     from featcache.heads.logits import Logits
 
     where = torch.device(pick_device(device).value)
@@ -150,13 +151,13 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
         logits = Logits(module, batches, n_rows=len(index))
         labels = cache[source].labels[index.numpy()]
         by_row = _by_row(logits, labels, n_classes=len(head.class_names))
-        right = []
+        right: list[npt.NDArray[np.bool_]] = []
         if split != "train":
             train_source, train_index = _rows_of(head, cache, "train")
             every = -(-len(train_index) // _TRAIN_ROWS)
             train_rows = load_rows(cache, train_source, device=where, residence="file")
-            for features, classes in OrderedBatches(train_rows, train_index[::every]):
-                right.append((module(features).argmax(1) == classes).cpu().numpy())
+            some = OrderedBatches(train_rows, train_index[::every])
+            measure(some, (module, lambda found, y: right.append(_right(found, y))))
     ids = cache[source].ids
     return Outputs(
         head=head,
@@ -169,6 +170,11 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
         trained_on=np.concatenate(right) if right else np.zeros(0, np.bool_),
         _logits=logits,
     )
+
+
+def _right(logits: torch.Tensor, labels: torch.Tensor) -> npt.NDArray[np.bool_]:
+    right: npt.NDArray[np.bool_] = (logits.argmax(1) == labels).cpu().numpy()
+    return right
 
 
 def _by_row(

@@ -177,20 +177,12 @@ def tested(run: HeadRun, batches: FeatureDataModule, *, device: torch.device) ->
     Raises:
         LockedError: If another process writes there at this moment.
     """
-    import torch
-    from torch.nn.functional import cross_entropy
+    from featcache.heads.figures import SumsOfBatches, figures_on_test
 
-    batches.load("test", device)
-    head = load_head(run.path).module().to(device)
-    loss, n_right, n = 0.0, 0, 0
-    with torch.inference_mode():
-        for features, labels in batches.test_dataloader():
-            logits = head(features)
-            loss += float(cross_entropy(logits, labels, reduction="sum"))
-            n_right += int((logits.argmax(1) == labels).sum())
-            n += len(labels)
+    head = load_head(run.path).module()
+    loss, acc = figures_on_test(head, batches, SumsOfBatches(), device=device)
     with locked(run.path):
-        run = replace(read_run(run.path), test_loss=loss / n, test_acc=n_right / n)
+        run = replace(read_run(run.path), test_loss=loss, test_acc=acc)
         kept = {name: value for name, value in vars(run).items() if name not in ("path", "outcome")}
         write_figures(run.path, kept)
         run.path.with_name(run.path.name + ".lock").unlink(missing_ok=True)

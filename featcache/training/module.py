@@ -13,6 +13,7 @@ from featcache.core.arguments import count
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import NonFiniteError, UsageError
 from featcache.features.batches import Batch, SuperBatch, require_one_process
+from featcache.heads.figures import batch_means
 from featcache.heads.mlp import build_head, l1_norm
 from featcache.training.cuda_graphs import ReplayedStep, replayed_step
 
@@ -202,12 +203,10 @@ class HeadModule(pl.LightningModule):
         return loss
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        """Log the mean cross-entropy, without the L1 penalty as in the notebook, and accuracy."""
+        """Log loss and accuracy; Lightning weights them by their rows."""
         stop_if_asked()
         features, labels = batch
-        logits = self(features)
-        loss = nn.functional.cross_entropy(logits, labels)
-        accuracy = (logits.argmax(1) == labels).float().mean()
+        loss, accuracy = batch_means(self(features), labels)
         figures: dict[str, Any] = {f"{stage}_loss": loss, f"{stage}_acc": accuracy}
         self.log_dict(figures, on_step=False, on_epoch=True, logger=False, batch_size=len(labels))
 

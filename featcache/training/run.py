@@ -27,6 +27,7 @@ from featcache.features.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, 
 from featcache.features.datamodule import FeatureDataModule
 from featcache.features.resident import Resident
 from featcache.features.rows import n_inputs
+from featcache.heads.figures import MeansOfBatches, figures_on_test
 from featcache.heads.head_file import TrainedHead, save_head
 from featcache.heads.mlp import require_room
 from featcache.heads.run_files import (
@@ -185,7 +186,7 @@ class HeadJob:
                     with interrupts_raised(), nvml_left_alone():
                         trainer.fit(module, batches, ckpt_path=resumed, weights_only=True)
                     self._save(folder, train, batches, trainer, module)
-                    test = self._test(trainer, module, batches)
+                    test = self._test(module, batches)
             except KeyboardInterrupt as err:
                 raise InterruptedRunError(
                     f"Stopped. {self._keep(folder, train, batches)} The same command goes on "
@@ -217,14 +218,12 @@ class HeadJob:
         state = module.head.state_dict()
         save_head(folder, self._head(train, batches, state, n_epochs=n_epochs))
 
-    def _test(
-        self, trainer: pl.Trainer, module: HeadModule, batches: FeatureDataModule
-    ) -> Mapping[str, float]:
+    def _test(self, module: HeadModule, batches: FeatureDataModule) -> Mapping[str, float]:
         if not has_test_rows(self.cache):
             return {}
-        with interrupts_raised():
-            trainer.test(module, datamodule=batches, verbose=False)
-        return {name: float(value) for name, value in trainer.callback_metrics.items()}
+        device = torch.device(self.device)
+        loss, acc = figures_on_test(module.head, batches, MeansOfBatches(), device=device)
+        return {"test_loss": loss, "test_acc": acc}
 
     def _head(
         self,

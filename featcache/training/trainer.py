@@ -9,14 +9,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, Timer
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
@@ -28,6 +28,7 @@ from featcache.errors import NonFiniteError
 from featcache.features.batches import stream_seed
 from featcache.store import replace_file
 from featcache.training.module import HeadModule
+from featcache.training.patience import Patience
 
 LAST = "last.ckpt"
 _ERRORS_ALONE = errors_alone("pytorch_lightning", "lightning_fabric")
@@ -81,7 +82,7 @@ def make_trainer(
         ),
     ]
     if train.patience:
-        callbacks.append(_Patience(train.patience, min_delta=train.min_delta))
+        callbacks.append(StopEarly(Patience(train.patience, train.min_delta)))
     if train.select == "best":
         callbacks.append(KeepBest())
     loggers: list[Logger] = [CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)]
@@ -143,14 +144,38 @@ class _WholeFileIO(TorchCheckpointIO):
         replace_file(Path(path), content.getvalue())
 
 
-class _Patience(EarlyStopping):
-    """Early stopping that a run resumed after its last epoch remembers; Lightning forgets it."""
+class StopEarly(Callback):
+    """Stops when a patience is over; so does a run that is resumed after its last epoch.
 
-    def __init__(self, patience: int, *, min_delta: float) -> None:
-        super().__init__("val_loss", min_delta=min_delta, patience=patience)
+    Its state in a checkpoint is that of Lightning's EarlyStopping, which stood here before: runs
+    that were stopped then go on.
+    """
+
+    state_key = "_Patience{'monitor': 'val_loss', 'mode': 'min'}"
+
+    def __init__(self, patience: Patience) -> None:
+        self.patience = patience
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.should_stop = self.wait_count >= self.patience
+        """Stop a run at once that had stopped."""
+        trainer.should_stop = self.patience.is_over
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the epoch's val_loss."""
+        self.patience = self.patience.after(float(trainer.callback_metrics["val_loss"]))
+        trainer.should_stop = trainer.should_stop or self.patience.is_over
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the checkpoint what is kept."""
+        return {"best_score": self.patience.waited_from, "wait_count": self.patience.n_waited}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.patience = replace(
+            self.patience,
+            waited_from=float(state_dict["best_score"]),
+            n_waited=int(state_dict["wait_count"]),
+        )
 
 
 class KeepBest(Callback):

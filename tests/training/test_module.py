@@ -12,6 +12,7 @@ import featcache
 from featcache.config import HeadSpec
 from featcache.errors import NonFiniteError, UsageError
 from featcache.features.datamodule import FeatureDataModule
+from featcache.heads.figures import MeansOfBatches, measure
 from featcache.heads.mlp import l1_norm
 from featcache.training.module import HeadModule
 from tests.feature_caches import CLASS_NAMES, N_FEATURES
@@ -184,6 +185,20 @@ def test_a_sanity_check_before_training_is_no_validation_of_the_first_epoch(
     )
 
     assert "val_loss" not in trained.history[0]
+
+
+def test_a_run_is_tested_with_the_bits_of_lightnings_own_test(cache: featcache.Cache) -> None:
+    trained, batches = module(), FeatureDataModule(cache)
+    batches.load("test", torch.device("cpu"))
+    rows = batches.test_dataloader()
+    rows.batch_size, own = 7, MeansOfBatches()
+
+    trainer = own_trainer(max_epochs=1)
+    trainer.test(trained, rows, verbose=False)
+    measure(rows, (trained.head.eval(), own))
+
+    theirs = {name: float(figure) for name, figure in trainer.callback_metrics.items()}
+    assert theirs == {"test_loss": own.figures.loss, "test_acc": own.figures.acc}
 
 
 def test_batches_follow_the_device_of_the_next_trainer(cache: featcache.Cache) -> None:

@@ -192,7 +192,7 @@ def test_ctrl_c_in_the_final_test_is_a_stop_like_any_other(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(featcache.HeadModule, "test_step", press_ctrl_c)
+        patched.setattr(featcache.FeatureDataModule, "test_dataloader", press_ctrl_c)
         with pytest.raises(InterruptedRunError, match=f"The head of epoch {n_epochs} of . is kept"):
             train(**options)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featcache.config import TrainSpec
 from featcache.core.failures import device_failures_named
@@ -20,12 +20,14 @@ from featcache.errors import InterruptedRunError, LockedError
 from featcache.features.batches import EpochOrder, SuperBatch
 from featcache.features.datamodule import FeatureDataModule
 from featcache.features.rows import n_inputs
+from featcache.heads.figures import SumsOfHeads, measure
 from featcache.heads.head_file import save_head
 from featcache.heads.mlp import build_head
 from featcache.heads.run_files import figures_of, head_of, write_figures, write_metrics
 from featcache.heads.run_folder import begin_folder, finish_folder
 from featcache.heads.runs import partial_run
 from featcache.store import locked, replace_file
+from featcache.training.patience import Patience
 from featcache.training.sweeps.head_bank import HeadBank, Member, MemberState
 
 _STEPS_PER_TOLD = 16
@@ -102,10 +104,8 @@ class Entry:
         row["val_loss"], row["val_acc"] = val_loss, val_acc
         row["step"] = float(n_before + len(losses))
         self.history.append(row)
-        if val_loss + self.train.min_delta < self.waited_from:
-            self.waited_from, self.n_waited = val_loss, 0
-        else:
-            self.n_waited += 1
+        patience = self._patience.after(val_loss)
+        self.waited_from, self.n_waited = patience.waited_from, patience.n_waited
 
     def kept(self) -> dict[str, Any]:
         """Give what a checkpoint keeps of it."""
@@ -114,9 +114,13 @@ class Entry:
     @property
     def is_done(self) -> bool:
         """Whether it broke off, has stopped early or has seen all epochs."""
-        patience = self.train.patience
-        stopped = bool(patience) and self.n_waited >= (patience or 0)
-        return bool(self.problem) or stopped or len(self.history) >= self.train.max_epochs
+        has_seen_all = len(self.history) >= self.train.max_epochs
+        return bool(self.problem) or self._patience.is_over or has_seen_all
+
+    @property
+    def _patience(self) -> Patience:
+        assert self.train.patience is not None, "settled before"
+        return Patience(self.train.patience, self.train.min_delta, self.waited_from, self.n_waited)
 
 
 class BankRun:
@@ -229,26 +233,13 @@ class BankRun:
 
     def _judge(self, losses: Mapping[HeadBank, Tensor], sizes: Sequence[int]) -> None:
         """Validate all heads, and enter the epoch into their histories."""
-        summed = {bank: torch.zeros(len(bank.members), dtype=torch.float64) for bank in losses}
-        n_right = {bank: torch.zeros(len(bank.members)) for bank in losses}
-        n = 0
-        for features, labels in self.batches.val_dataloader():
-            stop_if_asked()
-            n += len(labels)
-            for bank in losses:
-                logits = bank.logits(features)
-                target = labels.expand(len(bank.members), -1)
-                each = nn.functional.cross_entropy(logits, target, reduction="none")
-                summed[bank] += each.sum(1).double().cpu()
-                n_right[bank] += (logits.argmax(1) == target).sum(1).cpu()
+        sums = {bank: SumsOfHeads(len(bank.members)) for bank in losses}
+        measure(self.batches.val_dataloader(), *((b.logits, summed) for b, summed in sums.items()))
         by_key = {entry.member.key: entry for entry in self.alive}
         for bank, of_bank in losses.items():
-            for k, member in enumerate(bank.members):
+            for k, (member, found) in enumerate(zip(bank.members, sums[bank].figures, strict=True)):
                 by_key[member.key].judge(
-                    of_bank[:, k],
-                    torch.tensor(sizes),
-                    val_loss=float(summed[bank][k] / n),
-                    val_acc=float(n_right[bank][k] / n),
+                    of_bank[:, k], torch.tensor(sizes), val_loss=found.loss, val_acc=found.acc
                 )
 
     def _keep_best(self, states: Mapping[str, MemberState]) -> None:
