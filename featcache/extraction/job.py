@@ -22,15 +22,14 @@ from featcache.core.identity import differing_fields
 from featcache.core.paths import portable
 from featcache.core.reporting import Choice, NoteCallback
 from featcache.errors import MismatchError, clipped
+from featcache.extraction.pace import USUAL, Pace
 from featcache.extraction.plan import Plan
 from featcache.extraction.progress import Progress, ProgressCallback
 from featcache.images.batches import Batch, Span, load_batches
 from featcache.images.splits import Split
 from featcache.images.transform import after_resize
-from featcache.store import CacheWriter, FilePlan, rows_per_block
+from featcache.store import CacheWriter, FilePlan
 from featcache.version import __version__
-
-PIXELS_BATCH_SIZE = 64  # where no network runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +44,7 @@ class Job:
         is_resumed: Whether it goes on with a partial file.
         on_progress: Called after each batch.
         on_note: Told what the run met and went on from.
+        pace: In which portions it works.
         choices: What was chosen automatically, with the reason, beside the plan's choices.
     """
 
@@ -55,20 +55,30 @@ class Job:
     is_resumed: bool
     on_progress: ProgressCallback
     on_note: NoteCallback
+    pace: Pace
     choices: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, plan: Plan, *, on_progress: ProgressCallback, on_note: NoteCallback) -> Job:
+    def begin(
+        cls,
+        plan: Plan,
+        *,
+        on_progress: ProgressCallback,
+        on_note: NoteCallback,
+        pace: Pace = USUAL,
+    ) -> Job:
         """Begin a new file: choose the batch size by a probe of the backbone, and its engine."""
         if not plan.has_backbone:
-            return cls._of(plan, PIXELS_BATCH_SIZE, on_progress, on_note, is_resumed=False)
+            return cls._of(
+                plan, pace.pixels_batch_size, on_progress, on_note, pace, is_resumed=False
+            )
         asked = plan.spec.batch_size
         if asked is None:
             nbytes = plan.info.activation_bytes_per_image
             choice = pick_batch_size(plan.device, nbytes_per_image=nbytes)
         else:
             choice = Choice(asked, "asked for")
-        job = cls._of(plan, choice.value, on_progress, on_note, is_resumed=False)
+        job = cls._of(plan, choice.value, on_progress, on_note, pace, is_resumed=False)
         assert job.runner is not None, "a network has a runner"
         on_progress(Progress("probe", "", 0, 0))
         probed = job.runner.probe(plan.image_shape, may_halve=asked is None)
@@ -102,6 +112,7 @@ class Job:
         *,
         on_progress: ProgressCallback,
         on_note: NoteCallback,
+        pace: Pace = USUAL,
     ) -> Job:
         """Go on with a partial file as its first run did.
 
@@ -111,8 +122,8 @@ class Job:
             MismatchError: If this run is of another numeric class, unless that was allowed.
         """
         stored = writer.manifest.numerics
-        batch_size = plan.spec.batch_size or stored.get("batch_size", PIXELS_BATCH_SIZE)
-        job = cls._of(plan, batch_size, on_progress, on_note, is_resumed=True)
+        batch_size = plan.spec.batch_size or stored.get("batch_size", pace.pixels_batch_size)
+        job = cls._of(plan, batch_size, on_progress, on_note, pace, is_resumed=True)
         asked, before = plan.spec.compile, engine_of(stored.get("compiler", "never"))
         if "never" not in (asked, before) and asked not in ("auto", before):
             raise MismatchError(
@@ -144,6 +155,7 @@ class Job:
         batch_size: int,
         on_progress: ProgressCallback,
         on_note: NoteCallback,
+        pace: Pace,
         *,
         is_resumed: bool,
     ) -> Job:
@@ -160,17 +172,18 @@ class Job:
                 batch_size=batch_size,
             )
         numerics = _numerics(plan, runner)
-        return cls(plan, runner, n_workers, numerics, is_resumed, on_progress, on_note)
+        return cls(plan, runner, n_workers, numerics, is_resumed, on_progress, on_note, pace)
 
     @property
     def batch_size(self) -> int:
         """Rows of the batch grid."""
-        return PIXELS_BATCH_SIZE if self.runner is None else self.runner.batch_size
+        return self.pace.pixels_batch_size if self.runner is None else self.runner.batch_size
 
     @property
     def n_ahead(self) -> int:
         """Batches in flight beyond the one whose rows are taken."""
-        return 0 if self.runner is None else self.runner.n_ahead
+        of_device = 0 if self.runner is None else self.runner.n_ahead
+        return of_device if self.pace.n_ahead is None else self.pace.n_ahead
 
     def file_plan(self) -> FilePlan:
         """Describe the file that is to be made."""
@@ -180,7 +193,9 @@ class Job:
             numerics=self.numerics,
             provenance=_provenance(plan),
             class_names=plan.dataset.class_names,
-            rows_per_block=rows_per_block(plan.row_nbytes, self.batch_size, gflop=plan.info.gflop),
+            rows_per_block=self.pace.rows_per_block(
+                plan.row_nbytes, self.batch_size, gflop=plan.info.gflop
+            ),
             splits=plan.splits(),
             statistics=plan.statistics(),
         )

@@ -14,14 +14,9 @@ import numpy.typing as npt
 
 from featcache.core.starting import starting
 from featcache.core.stopping import stop_if_asked
+from featcache.extraction.pace import USUAL, Pace
 from featcache.store import Block, CacheWriter
 from featcache.store.digest import N_DIGEST_THREADS
-
-_QUEUED_BLOCKS = 4
-_TICK_S = 0.1
-# A commit costs two syncs, whatever it acknowledges. A kill costs what was written since the last
-# one, and the blocks on their way.
-_COMMIT_S = 0.5
 
 
 class FinishedBlock(NamedTuple):
@@ -36,12 +31,14 @@ class FinishedBlock(NamedTuple):
 class BlockWriter:
     """Threads that digest and write blocks, and one that acknowledges them; a context manager."""
 
-    def __init__(self, writer: CacheWriter, numerics: Mapping[str, Any]) -> None:
+    def __init__(
+        self, writer: CacheWriter, numerics: Mapping[str, Any], pace: Pace = USUAL
+    ) -> None:
         self._writer = writer
         self._numerics = numerics
-        self._queue: queue.Queue[FinishedBlock | None] = queue.Queue(
-            _QUEUED_BLOCKS
-        )  # None: the end
+        self._pace = pace
+        # None: the end
+        self._queue: queue.Queue[FinishedBlock | None] = queue.Queue(pace.n_queued)
         self._is_abandoned = threading.Event()
         self._are_written = threading.Event()
         self._error: BaseException | None = None
@@ -95,7 +92,7 @@ class BlockWriter:
         if self._error is not None:
             return False
         with contextlib.suppress(queue.Full):
-            self._queue.put(block, timeout=_TICK_S)
+            self._queue.put(block, timeout=self._pace.tick_s)
             return True
         return False
 
@@ -120,7 +117,7 @@ class BlockWriter:
     def _write(self) -> None:
         while not self._is_abandoned.is_set() and self._error is None:
             try:
-                finished = self._queue.get(timeout=_TICK_S)
+                finished = self._queue.get(timeout=self._pace.tick_s)
             except queue.Empty:
                 continue
             if finished is None:
@@ -128,7 +125,7 @@ class BlockWriter:
             self._writer.write_block(*finished)
 
     def _commit(self) -> None:
-        """Acknowledge twice a second what is written, and at the end the rest."""
-        while not self._are_written.wait(_COMMIT_S):
+        """Acknowledge now and then what is written, and at the end the rest."""
+        while not self._are_written.wait(self._pace.commit_s):
             self._writer.commit(self._numerics)
         self._writer.commit(self._numerics)

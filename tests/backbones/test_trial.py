@@ -32,6 +32,7 @@ from featcache.core.tolerances import feature_tolerance
 from featcache.errors import DeviceError, InterruptedRunError, MismatchError
 from featcache.extraction.extract import ExtractResult
 from tests.extraction.test_extract import StopAfter
+from tests.paces import small_blocks
 
 Extract = Callable[..., ExtractResult]
 SHAPE = (8, 8, 3)
@@ -433,13 +434,11 @@ def test_what_was_compiled_under_other_settings_of_torch_is_not_compiled_again(
     assert runner.features(images).tobytes() == expected.tobytes()
 
 
+@small_blocks()
 def test_the_same_command_resumes_where_the_engine_did_not_suit(
     extract: Extract, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first run was eager, whatever was asked for."""
-    monkeypatch.setattr(
-        "featcache.extraction.job.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
-    )
     say(monkeypatch, lambda _: None)
     asked = {"backbone": "resnet18", "image_size": 32, "compile": "winograd"}
     with pytest.raises(InterruptedRunError):
@@ -515,13 +514,11 @@ def test_two_compiled_backbones_of_a_class_keep_apart(runner: BackboneRunner) ->
 
 @needs_compiler
 @pytest.mark.parametrize("engine", ["winograd", "inductor", "fused"])
+@small_blocks()
 def test_a_compiled_run_resumes_compiled_and_byte_identical(
     extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     """Adapted BatchNorm too: a graph compiled before would have the statistics of before."""
-    monkeypatch.setattr(
-        "featcache.extraction.job.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
-    )
     monkeypatch.setitem(ENGINES, "fused", dataclasses.replace(ENGINES["fused"], device="cpu"))
     asked = {"backbone": "resnet18", "bn": "adapted", "image_size": 32}
     whole = extract(**asked, compile=engine, cache_dir=tmp_path / "whole").path

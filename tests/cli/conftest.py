@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import featcache
 from featcache.errors import InterruptedRunError
 from featcache_cli.app import app
 from tests.conftest import save_image
+from tests.paces import blocks_of
 
 Run = Callable[..., Result]
 Spawn = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -77,9 +78,10 @@ def pixels(pets: Path) -> list[str]:
 
 
 @pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_blocks() -> Iterator[None]:
     """Four rows a block, so that 16 rows have four."""
-    monkeypatch.setattr("featcache.extraction.job.rows_per_block", lambda *_, **__: 4)
+    with blocks_of(4):
+        yield
 
 
 @pytest.fixture

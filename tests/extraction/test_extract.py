@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,14 @@ from featcache.errors import (
 )
 from featcache.extraction.extract import ExtractResult
 from featcache.extraction.job import Job
+from featcache.extraction.pace import Pace, at_pace
 from featcache.extraction.progress import Progress
 from featcache.images.batches import Batch
 from featcache.images.image_files import FolderImages
 from featcache.images.splits import Split
 from featcache.images.transform import reference_transform
 from featcache.store import CacheWriter, SplitRows, locked, read_state
+from tests import paces
 from tests.conftest import SMALL_BACKBONE, save_image
 from tests.faults.hostile_files import resigned
 
@@ -76,11 +78,10 @@ def backbone_state() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_blocks() -> Iterator[None]:
     """Blocks of two batches, so that a small dataset has several."""
-    monkeypatch.setattr(
-        "featcache.extraction.job.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
-    )
+    with paces.small_blocks():
+        yield
 
 
 def test_extract_computes_then_reuses(extract: Extract) -> None:
@@ -192,11 +193,11 @@ def test_batches_launched_ahead_change_no_byte(
             events.append("rows")
         return rows(flight)
 
-    monkeypatch.setattr(Job, "n_ahead", n_ahead)
     monkeypatch.setattr(Job, "launch", launched)
     monkeypatch.setattr(InFlight, "rows", taken)
-    interrupt(extract, 6)
-    resumed = extract()
+    with paces.small_blocks(n_ahead=n_ahead):
+        interrupt(extract, 6)
+        resumed = extract()
 
     assert resumed.outcome == "resumed"
     assert resumed.n_rows_computed < 310
@@ -592,14 +593,15 @@ def test_a_missing_cuda_device_is_a_device_error(extract: Extract) -> None:
     assert err.value.exit_code == 16
 
 
+def _two_or_three_batches(row_nbytes: int, batch_size: int, *, gflop: float) -> int:
+    return batch_size * (2 if row_nbytes < 3_000 else 3)
+
+
+@at_pace(Pace(rows_per_block=_two_or_three_batches))
 def test_several_backbones_read_every_image_once_and_make_the_same_files(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks of two lengths; one backbone goes on, one is there, one has a grid of its own."""
-    monkeypatch.setattr(
-        "featcache.extraction.job.rows_per_block",
-        lambda row_nbytes, batch_size, **__: batch_size * (2 if row_nbytes < 3_000 else 3),
-    )
     names = (SMALL_BACKBONE, "mobilenet_v2", "squeezenet1_1", "resnet18")
     options: dict[str, Any] = {
         "weights": "random",
@@ -636,13 +638,10 @@ def test_several_backbones_read_every_image_once_and_make_the_same_files(
 
 
 def test_another_block_size_changes_ledger_and_manifest_alone(
-    extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    extract: Extract, tmp_path: Path
 ) -> None:
     usual = extract()
-    with monkeypatch.context() as patched:
-        patched.setattr(
-            "featcache.extraction.job.rows_per_block", lambda _, batch_size, **__: batch_size
-        )
+    with paces.small_blocks(1):
         interrupt(extract, 4, cache_dir=tmp_path / "small")
     small = extract(cache_dir=tmp_path / "small")  # goes on with its own
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,15 @@ from featcache.extraction.extract import ExtractResult
 from featcache.store import locked, partial_path, read_state, verify_cache
 from tests.conftest import SMALL_BACKBONE, save_image
 from tests.extraction.test_extract import StopAfter
+from tests.paces import small_blocks
 
 Extract = Callable[..., ExtractResult]
 
 
 @pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "featcache.extraction.job.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
-    )
+def _small_blocks() -> Iterator[None]:
+    with small_blocks():
+        yield
 
 
 def damage(path: Path, split: str, row: int, column: str = "features") -> None:

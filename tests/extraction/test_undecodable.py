@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,16 +12,16 @@ import featcache
 from featcache.errors import DeviceError, UsageError
 from featcache.extraction.extract import ExtractResult
 from tests.extraction.test_extract import interrupt
+from tests.paces import small_blocks
 
 Extract = Callable[..., ExtractResult]
 REASON = "not decoded here: more than 0.08 CPU seconds"
 
 
 @pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "featcache.extraction.job.rows_per_block", lambda _, batch_size, **__: 2 * batch_size
-    )
+def _small_blocks() -> Iterator[None]:
+    with small_blocks():
+        yield
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from featcache.errors import DiskFullError
 from featcache.extraction.extract import ExtractResult
 from featcache.extraction.writer_thread import BlockWriter, FinishedBlock
 from featcache.store import Block
+from tests.paces import small_blocks
 
 
 class SlowWriter:
@@ -110,12 +111,10 @@ def test_a_second_interruption_never_leaves_the_thread_behind(
     assert not [t for t in threading.enumerate() if t.name == "featcache-writer"]
 
 
+@small_blocks(1)
 def test_a_disk_that_fills_up_in_mid_run_keeps_the_rows_before(
     extract: Callable[..., ExtractResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "featcache.extraction.job.rows_per_block", lambda _, batch_size, **__: batch_size
-    )
     pwrite, n_large = os.pwrite, iter(range(1000))
 
     def pwrite_until_full(fd: int, content: memoryview, offset: int) -> int:

@@ -11,7 +11,6 @@ from unittest import mock
 
 import featcache
 from featcache.errors import MismatchError
-from featcache.extraction import job
 from featcache.extraction.progress import Progress
 from featcache.images.image_files import FolderImages
 from featcache.store import verify_cache
@@ -24,8 +23,7 @@ _N_TRAIN, _N_TEST = 96, 32
 
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Change one image after the dataset was hashed, at once or in mid-run."""
-    small_blocks(1)
-    with mock.patch.object(job, "PIXELS_BATCH_SIZE", 16):
+    with small_blocks(pixels_batch_size=16):
         return _claims(folder, n_each=1 if quick else 8)
 
 

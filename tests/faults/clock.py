@@ -18,9 +18,9 @@ from tests.faults.images import extract, make_images, small_blocks
 _Y1970, _Y2040 = 10.0, 2_208_988_800.0
 
 
+@small_blocks()
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Make a cache and a head under each clock, and compare their bytes."""
-    small_blocks(1)
     images = make_images(folder / "images", n_train=60, n_test=20)
     backwards = itertools.count(_Y2040, -1000.0)
     clocks: dict[str, Callable[[], float]] = {

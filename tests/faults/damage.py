@@ -20,11 +20,11 @@ from tests.faults.images import extract, make_images, small_blocks
 _PAGE = 512
 
 
+@small_blocks()
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Flip bits, cut, extend, zero and swap; verify each, repair each flip."""
     n_flips, n_backbone_flips, n_others = (30, 0, 30) if quick else (1000, 20, 300)
     rng = random.Random(0)
-    small_blocks(1)
     images = make_images(folder / "images", n_train=300, n_test=70)
     pixels = extract(images, folder / "pixels", backbone="pixels", image_size=16).path
     found, restored, rows = _flips(pixels, n_flips, rng)

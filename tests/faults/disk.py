@@ -23,9 +23,9 @@ _SIDE, _N_TRAIN, _N_TEST = 96, 600, 150  # 20.7 MB of rows
 _MIB = 1 << 20
 
 
+@small_blocks()
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Fill file systems of many sizes, limit the size of files, and fill a disk in mid-run."""
-    small_blocks(1)
     images = make_images(folder / "images", n_train=_N_TRAIN, n_test=_N_TEST)
     whole = extract(images, folder / "whole", backbone="pixels", image_size=_SIDE)
     content = whole.path.read_bytes()

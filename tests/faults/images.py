@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 import featcache
-from featcache.extraction import job, writer_thread
 from featcache.extraction.extract import ExtractResult
+from tests import paces
 
 BACKBONE = "mobilenet_v3_small"
 
@@ -35,10 +36,9 @@ def extract(images: Path, cache_dir: Path, **options: Any) -> ExtractResult:
     return featcache.extract(f"folder:{images}", **asked)
 
 
-def small_blocks(n_batches: int = 2) -> None:
-    """Make blocks of so many batches from now on, so that a small cache has several.
+def small_blocks(**fields: Any) -> contextlib.AbstractContextManager[None]:
+    """Make blocks of one batch inside, so that a small cache has several.
 
     They are acknowledged at once: a small extraction is over before the first half second is.
     """
-    writer_thread._COMMIT_S = 0.005
-    job.rows_per_block = lambda _, batch_size, **__: n_batches * batch_size
+    return paces.small_blocks(1, commit_s=0.005, **fields)

@@ -62,11 +62,11 @@ class _Extraction:
     arguments: Sequence[str]
 
 
+@small_blocks()
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Kill extractions of image files, and many that take a fraction of a second."""
     torch.set_num_threads(1)
     random.seed(0)
-    small_blocks(1)
     lines, is_proved = [], True
     for extraction in _extractions(folder):
         n = extraction.n_kills[0 if quick else 1]

@@ -24,9 +24,9 @@ from tests.faults.images import extract, make_images, small_blocks
 _N_WRITERS = 8
 
 
+@small_blocks()
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Start eight commands at once, again and again; leave locks behind; have none at all."""
-    small_blocks(1)
     images = make_images(folder / "images", n_train=150, n_test=50)
     whole = extract(images, folder / "whole", backbone="pixels", image_size=16).path
     content = whole.read_bytes()

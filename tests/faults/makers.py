@@ -22,6 +22,7 @@ from featcache.store import CacheWriter, list_caches, locked, open_cache, partia
 from featcache.store.ledger import SLOT_BYTES
 from tests.conftest import save_image
 from tests.faults.commits import told_commits
+from tests.paces import blocks_of
 from tests.store.conftest import Recipe, random_rows
 
 ROWS_PER_BLOCK = 4
@@ -103,7 +104,7 @@ class ExtractMaker:
                 raise KeyboardInterrupt
 
         with (
-            mock.patch("featcache.extraction.job.rows_per_block", return_value=ROWS_PER_BLOCK),
+            blocks_of(ROWS_PER_BLOCK),
             contextlib.suppress(InterruptedRunError),
         ):
             featcache.extract(

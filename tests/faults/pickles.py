@@ -38,9 +38,9 @@ class OwnModule(torch.nn.Linear):
     """A class that a whole-model pickle names by its path."""
 
 
+@small_blocks()
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Give such files as weights, as heads and as checkpoints; show such names."""
-    small_blocks(1)
     marker = folder / "payload-ran"
     images = make_images(folder / "images", n_train=24, n_test=6)
     cache = extract(images, folder / "cache", backbone="pixels", image_size=8).path

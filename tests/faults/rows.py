@@ -31,9 +31,9 @@ from tests.faults.images import extract, make_images, small_blocks
 _N_TRAIN, _N_TEST = 90, 20
 
 
+@small_blocks()
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Cut runs at every block by device errors, mix workers and batches, plant strange numbers."""
-    small_blocks(1)
     images = make_images(folder / "images", n_train=_N_TRAIN, n_test=_N_TEST)
     return [
         _cuts(folder / "cuts", images, quick=quick),

@@ -30,9 +30,9 @@ from tests.faults.images import BACKBONE, extract, make_images, small_blocks
 Change = Callable[[Path, Path], Any]
 
 
+@small_blocks()
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Make a cache, change one thing, and ask for it again."""
-    small_blocks(1)
     torch.set_num_threads(1)
     ways = list(_stale_ways())
     tried = ways[::9] if quick else ways

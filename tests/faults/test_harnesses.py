@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from featcache.extraction import job
 from tests.faults import (
     changes,
     clock,
@@ -22,14 +20,6 @@ from tests.faults import (
     values,
 )
 from tests.faults.claims import Claim, Harness
-
-
-@pytest.fixture(autouse=True)
-def _blocks_as_before() -> Iterator[None]:
-    """Harnesses make small blocks for good, since each is a process of its own."""
-    before = job.rows_per_block
-    yield
-    job.rows_per_block = before
 
 
 # A full disk needs rights to mount one, and eight writers a quiet machine: `make faults`.

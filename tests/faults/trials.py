@@ -15,13 +15,12 @@ import h5py
 import numpy as np
 from typer.testing import CliRunner
 
-import featcache.extraction.job
-import featcache.extraction.writer_thread
 from featcache.errors import FeatcacheError
 from featcache.store import Block, CacheWriter, list_caches, read_state, verify_cache
 from featcache_cli import app
 from tests.conftest import save_image
 from tests.faults.intercept import Fault, Outcome, run
+from tests.paces import blocks_of
 
 _ROWS_PER_BLOCK = 4
 _N_IMAGES = {"train": 16, "test": 4}
@@ -54,7 +53,6 @@ class Extraction:
         ).split()
 
     def __call__(self, tell: Callable[[int], None]) -> None:
-        _make_blocks_small()
         commit = CacheWriter.commit
 
         def commit_and_tell(writer: CacheWriter, *numerics: object) -> None:
@@ -65,7 +63,10 @@ class Extraction:
 
         CacheWriter.commit = commit_and_tell  # type: ignore[method-assign]
         sys.argv = ["featcache", *self._command]
-        app.main()
+        # Each is acknowledged as soon as it is there, without pauses: else the run is over before
+        # anything is.
+        with blocks_of(_ROWS_PER_BLOCK, commit_s=0.005, n_queued=1, tick_s=0.005):
+            app.main()
 
     def warm_up(self) -> None:
         """Import in this process what its children would import each."""
@@ -192,13 +193,3 @@ def _rows(block: Block) -> range:
     """Number rows over all splits."""
     first = 0 if block.split == "train" else _N_IMAGES["train"]
     return range(first + block.start, first + block.stop)
-
-
-def _make_blocks_small() -> None:
-    """Four rows a block, each acknowledged as soon as it is there, without pauses."""
-    featcache.extraction.job.rows_per_block = lambda *_, **__: _ROWS_PER_BLOCK
-    featcache.extraction.writer_thread._COMMIT_S = (
-        0.005  # else it is over before anything is acknowledged
-    )
-    featcache.extraction.writer_thread._QUEUED_BLOCKS = 1
-    featcache.extraction.writer_thread._TICK_S = 0.005

@@ -25,7 +25,6 @@ from PIL import Image
 
 import featcache
 from featcache.errors import DeviceError
-from featcache.extraction import job
 from featcache.images import decode_process
 from featcache.images.decode import decode_image
 from featcache.images.rules import ImageRules
@@ -41,9 +40,7 @@ _ROOM = 60 << 20
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
     """Kill decoding processes at random, starve and hold them, and give them bombs."""
     # In a process that has no freed memory of earlier work: a decoder would inherit it as room.
-    with ProcessPoolExecutor(
-        1, mp_context=multiprocessing.get_context("spawn"), initializer=_small_batches
-    ) as fresh:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
         kills = fresh.submit(_killed, folder / "killed", 3 if quick else 60).result()
         names = ["no memory"] if quick else list(_CASES)
         held = {name: fresh.submit(_held, folder / name, name).result() for name in names}
@@ -69,11 +66,6 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
 
 
 _AS_PROMISED = "exit 16 with its name, marked on demand, then computed by repair"
-
-
-def _small_batches() -> None:
-    small_blocks(1)
-    job.PIXELS_BATCH_SIZE = 16
 
 
 def _killed(folder: Path, n_runs: int) -> list[bool]:
@@ -219,7 +211,8 @@ def _decode_or_die(row: int) -> None:
 
 
 def _extract(images: Path, cache_dir: Path, **options: Any) -> featcache.ExtractResult:
-    return extract(images, cache_dir, backbone="pixels", image_size=16, **options)
+    with small_blocks(pixels_batch_size=16):
+        return extract(images, cache_dir, backbone="pixels", image_size=16, **options)
 
 
 if __name__ == "__main__":
