@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from featcache.errors import UsageError
+from featcache.features.order import EpochOrder
 from featcache.features.rows import FeatureRows
-from featcache.features.windows import windows_of
 
 # One Lightning step costs 1 to 2 ms beside its optimiser steps; pixels take so long themselves that
 # progress would come too rarely.
@@ -49,52 +47,6 @@ class SuperBatch:
     def __iter__(self) -> Iterator[Batch]:
         for part in self.order.split(self.batch_size):
             yield self.rows.take(part)
-
-
-class EpochOrder:
-    """The order of the training rows in each epoch: a permutation by seed and epoch alone.
-
-    Lightning calls `set_epoch` before each epoch, as it does for a DistributedSampler.
-    """
-
-    def __init__(self, index: Tensor, *, seed: int, window_rows: int | None = None) -> None:
-        """Take the row numbers to be permuted, (n,) int64.
-
-        With `window_rows`, windows of so many rows of the file come in random order, and the rows
-        of each in random order.
-        """
-        self.index = index
-        self.seed = seed
-        self.window_rows = window_rows
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next order."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order().tolist())
-
-    def order(self) -> Tensor:
-        """Draw the order of the chosen epoch, (n,) int64."""
-        generator = torch.Generator().manual_seed(stream_seed("order", self.seed, self.epoch))
-        if self.window_rows is None:
-            return self.index[torch.randperm(len(self.index), generator=generator)]
-        windows = windows_of(self.index, self.window_rows)
-        shuffled = []
-        for i in torch.randperm(len(windows), generator=generator).tolist():
-            window = windows[i]
-            shuffled.append(window[torch.randperm(len(window), generator=generator)])
-        return torch.cat(shuffled)
-
-
-def stream_seed(stream: str, seed: int, epoch: int) -> int:
-    """Derive the seed of one epoch's random stream: a resumed run draws what it would have."""
-    digest = hashlib.sha256(f"{stream} {seed} {epoch}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
 
 
 class ShuffledBatches:

@@ -11,22 +11,13 @@ from featcache.config import TrainSpec
 from featcache.core.arguments import count, place
 from featcache.core.reporting import Choice, NoteCallback, silent
 from featcache.errors import UsageError
-from featcache.features.batches import (
-    EpochOrder,
-    OrderedBatches,
-    ShuffledBatches,
-    require_one_process,
-)
+from featcache.features.batches import OrderedBatches, ShuffledBatches, require_one_process
+from featcache.features.order import EpochOrder
+from featcache.features.residence import pick_residence
 from featcache.features.resident import Resident, load_where_it_fits
-from featcache.features.rows import (
-    FeatureRows,
-    pick_residence,
-    preprocessor_of,
-    require_labels,
-    training_rows,
-    valid_rows,
-)
-from featcache.features.windows import WindowedRows, windows_of
+from featcache.features.rows import FeatureRows, preprocessor_of, require_labels
+from featcache.features.split import training_rows, valid_rows
+from featcache.features.windows import WindowedRows
 from featcache.store import Cache, open_cache
 
 
@@ -101,12 +92,8 @@ class FeatureDataModule(pl.LightningDataModule):
         """Choose where the features stay, once for each device; for another, all is loaded anew."""
         if device != self._device:
             self._device, self.residence, self._loaded = device, None, {}
-        if self.window_rows is not None:
-            n = len(windows_of(self.train_rows, self.window_rows))
-            why = f"{n} windows of {self.window_rows} rows, shuffled within each, as asked for"
-            self.residence = Choice("file", why)
         if self.residence is None:
-            self.residence = pick_residence(self.cache, device=device)
+            self.residence = pick_residence(self.cache, device=device, order=self.sampler)
         return self.residence
 
     def hold(self, resident: Resident) -> None:

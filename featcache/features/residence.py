@@ -1,17 +1,35 @@
-"""How many rows of features are in memory at a time, where not all of them fit; no torch."""
+"""Where features stay and in which order their rows come: what `--max-memory` and the machine say.
+
+The order is chosen first, before torch is there: all rows, or windows of so many. It decides what
+a head learns, so windows stand in the identity of a run (`window_rows`); all rows have no word
+there. Where rows stay decides nothing but the time.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from featcache.config import TrainSpec
 from featcache.core.arguments import count
+from featcache.core.reporting import Choice
 from featcache.errors import UsageError
 from featcache.store import Cache, human_bytes
 
+if TYPE_CHECKING:
+    import torch
+
+    from featcache.core.memory import FreeMemory
+    from featcache.features.order import EpochOrder
+
 _FEWEST_BATCHES = 16
+_RESERVED_BYTES = 1_000_000_000
 
 
 def fitting_window(cache: Cache, train: TrainSpec, max_memory: int | None) -> int | None:
-    """Choose the window that fits into `max_memory` bytes; None if none is needed."""
+    """Choose the order of the training rows: windows of so many that fit into `max_memory` bytes.
+
+    None is all rows.
+    """
     if max_memory is None or "train" not in cache.splits:
         return None
     max_memory = count("--max-memory", max_memory)
@@ -31,7 +49,7 @@ def window_rows(cache: Cache, *, split: str, batch_size: int, max_bytes: int) ->
         UsageError: If there is room for fewer than 16 batches.
     """
     features = cache[split].features
-    if sum(rows.features.nbytes for rows in cache.splits.values()) <= max_bytes:
+    if _n_bytes(cache) <= max_bytes:
         return None
     row_bytes = features.nbytes // max(1, len(features))
     n_rows = max_bytes // row_bytes
@@ -39,8 +57,65 @@ def window_rows(cache: Cache, *, split: str, batch_size: int, max_bytes: int) ->
     if n_rows < fewest:
         needed_kb = -(-fewest * row_bytes // 1000)
         raise UsageError(
-            f"--max-memory has room for {n_rows} rows of {human_bytes(row_bytes)}, but shuffling "
-            f"within fewer than {_FEWEST_BATCHES} batches would not be shuffling. Nothing was "
-            f"started. Give at least {needed_kb}kB, or a smaller --batch-size."
+            f"--max-memory has room for {n_rows} rows of {human_bytes(row_bytes)}, but at least "
+            f"{_FEWEST_BATCHES} batches must fit for a useful shuffle. Nothing was started. Give "
+            f"at least {needed_kb}kB, or a smaller --batch-size."
         )
     return int(n_rows)
+
+
+def pick_residence(
+    cache: Cache, *, device: torch.device, order: EpochOrder | None = None
+) -> Choice[str]:
+    """Choose where the features stay while heads are trained: "gpu", "memory" or "file".
+
+    Args:
+        cache: The cache.
+        device: Where the head is trained.
+        order: The order of the training rows; windows stay in the file. None is all rows.
+    """
+    if order is not None and order.window_rows is not None:
+        windows = f"{order.n_windows} windows of {order.window_rows} rows"
+        return Choice("file", f"{windows}, shuffled within each, as asked for")
+    nbytes = _n_bytes(cache)
+    needed = human_bytes(nbytes)
+    if device.type == "cuda":
+        free, kind = _free(str(device))
+        if nbytes <= free:
+            return Choice("gpu", f"{needed} of features, {human_bytes(free)} of {kind} are free")
+    free, kind = _free("cpu")
+    if nbytes <= free:
+        return Choice("memory", f"{needed} of features, {human_bytes(free)} of {kind} are free")
+    return Choice(
+        "file",
+        f"the features need {needed}, but {human_bytes(free)} of {kind} are free: rows "
+        f"are read from the file as they are needed, which is slower",
+    )
+
+
+def residence_after(
+    err: RuntimeError | MemoryError, cache: Cache, residence: Choice[str]
+) -> Choice[str]:
+    """Choose where features stay that had no room; raises what says anything else."""
+    import torch
+
+    from featcache.core.failures import is_out_of_memory
+
+    if residence.value == "file" or not is_out_of_memory(err):
+        raise err
+    next_best = Choice("file", "")
+    if residence.value == "gpu":
+        next_best = pick_residence(cache, device=torch.device("cpu"))
+    why = f"{residence.value} has no room for them any more: another process took it meanwhile"
+    return Choice(next_best.value, why)
+
+
+def _n_bytes(cache: Cache) -> int:
+    return sum(int(split.features.nbytes) for split in cache.splits.values())
+
+
+def _free(device: str) -> FreeMemory:
+    from featcache.core.memory import FreeMemory, free_memory
+
+    free, kind = free_memory(device)
+    return FreeMemory(max(0, free - _RESERVED_BYTES), kind)

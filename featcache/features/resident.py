@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from featcache.core.arithmetic import head_arithmetic
-from featcache.core.failures import device_failures_named, is_out_of_memory
+from featcache.core.failures import device_failures_named
 from featcache.core.reporting import Choice
+from featcache.features.residence import pick_residence, residence_after
 from featcache.features.rows import (
     FeatureRows,
     load_rows,
-    pick_residence,
     require_usable_rows,
     resident_rows,
     room_for,
@@ -120,16 +120,3 @@ def load_where_it_fits(
     except (RuntimeError, MemoryError) as err:
         next_best = residence_after(err, cache, residence)
     return load_where_it_fits(cache, split, device=device, residence=next_best)
-
-
-def residence_after(
-    err: RuntimeError | MemoryError, cache: Cache, residence: Choice[str]
-) -> Choice[str]:
-    """Choose where features stay that had no room; raises what says anything else."""
-    if residence.value == "file" or not is_out_of_memory(err):
-        raise err
-    next_best = Choice("file", "")
-    if residence.value == "gpu":
-        next_best = pick_residence(cache, device=torch.device("cpu"))
-    why = f"{residence.value} has no room for them any more: another process took it meanwhile"
-    return Choice(next_best.value, why)

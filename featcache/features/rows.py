@@ -1,4 +1,4 @@
-"""A cache's features as tensors: resident where they fit, and which rows train and validate."""
+"""A split's features as tensors, or in the file: batches of them by row number."""
 
 from __future__ import annotations
 
@@ -13,17 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from featcache.config import VAL_FRACTION
-from featcache.core.memory import FreeMemory, free_memory
 from featcache.core.preprocess import Preprocess
-from featcache.core.reporting import Choice
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import CorruptError
-from featcache.features.trainable import require_classes, require_rows, require_trainable
 from featcache.images.transform import BatchPreprocessor
-from featcache.store import Cache, CacheSplit, human_bytes, require_fields
+from featcache.store import Cache, CacheSplit, require_fields
 
-_RESERVED_BYTES = 1_000_000_000
 _BYTES_PER_COPY = 64 << 20
 
 
@@ -62,29 +57,6 @@ class FeatureRows:
     def gather(self, rows: Tensor) -> Tensor:
         """Copy rows from where the features are."""
         return self.features.index_select(0, rows.to(self.features.device))
-
-
-def pick_residence(cache: Cache, *, device: torch.device) -> Choice[str]:
-    """Choose where the features stay while heads are trained: "gpu", "memory" or "file".
-
-    Args:
-        cache: The cache.
-        device: Where the head is trained.
-    """
-    nbytes = sum(_nbytes(split) for split in cache.splits.values())
-    needed = human_bytes(nbytes)
-    if device.type == "cuda":
-        free, kind = _free(str(device))
-        if nbytes <= free:
-            return Choice("gpu", f"{needed} of features, {human_bytes(free)} of {kind} are free")
-    free, kind = _free("cpu")
-    if nbytes <= free:
-        return Choice("memory", f"{needed} of features, {human_bytes(free)} of {kind} are free")
-    return Choice(
-        "file",
-        f"the features need {needed}, but {human_bytes(free)} of {kind} are free: rows "
-        f"are read from the file as they are needed, which is slower",
-    )
 
 
 def load_rows(cache: Cache, split: str, *, device: torch.device, residence: str) -> FeatureRows:
@@ -166,65 +138,6 @@ def n_inputs(cache: Cache) -> int:
     if next(iter(cache.splits.values())).features.dtype == np.uint8:
         return 3 * math.prod(preprocess_of(cache).out_size)
     return cache.n_features
-
-
-def training_rows(
-    cache: Cache, *, val_fraction: float | None, split_seed: int
-) -> tuple[str, Tensor, str, Tensor]:
-    """Choose the rows that train and the rows that validate.
-
-    The rows of the split "train" are divided as `torch.utils.data.random_split` with
-    `torch.Generator().manual_seed(split_seed)` does, to the index, and then those whose images
-    could not be read are left out. A cache with its own split "val" is not divided.
-
-    Returns:
-        Split and row numbers for training, then split and row numbers for validation.
-
-    Raises:
-        UsageError: If there is nothing to train or to validate on, or only one class.
-    """
-    require_trainable(cache, val_fraction)
-    if "val" in cache.splits:
-        chosen = ("train", valid_rows(cache["train"]), "val", valid_rows(cache["val"]))
-    else:
-        is_valid = torch.from_numpy(cache["train"].valid)
-        parts = random_split_rows(
-            len(is_valid),
-            val_fraction=VAL_FRACTION if val_fraction is None else val_fraction,
-            seed=split_seed,
-        )
-        train, val = (part[is_valid[part]] for part in parts)
-        chosen = ("train", train, "train", val)
-    train_split, train, val_split, val = chosen
-    require_rows(cache, "validation", val_split, len(val))
-    require_rows(cache, "training", train_split, len(train))
-    require_classes(cache, cache[train_split].labels[train.numpy()])
-    return chosen
-
-
-def random_split_rows(n_rows: int, *, val_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Divide 0..n_rows-1 as random_split([n_rows - n_val, n_val]) does with a seeded generator.
-
-    Returns:
-        Training rows and floor(n_rows * val_fraction) validation rows, both shuffled.
-    """
-    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
-    n_val = math.floor(n_rows * val_fraction)
-    return order[: n_rows - n_val], order[n_rows - n_val :]
-
-
-def valid_rows(split: CacheSplit) -> Tensor:
-    """Number the rows of a split whose images could be read, in order."""
-    return torch.from_numpy(np.flatnonzero(split.valid))
-
-
-def _nbytes(split: CacheSplit) -> int:
-    return int(split.features.nbytes)
-
-
-def _free(device: str) -> FreeMemory:
-    free, kind = free_memory(device)
-    return FreeMemory(max(0, free - _RESERVED_BYTES), kind)
 
 
 def read_rows(rows: CacheSplit, start: int, stop: int, out: Tensor) -> None:

@@ -10,21 +10,6 @@ from featcache.images.transform import BatchPreprocessor
 from featcache.store import CacheSplit
 
 
-def windows_of(rows: Tensor, n: int) -> tuple[Tensor, ...]:
-    """Divide row numbers into windows that lie one behind the other in the file.
-
-    Args:
-        rows: (N,) int64, in any order.
-        n: Rows of the file in each.
-
-    Returns:
-        The rows of each window, ascending; windows without any are left out.
-    """
-    ordered = rows.sort().values
-    counts = torch.bincount(ordered // n).tolist()
-    return tuple(part for part in ordered.split(counts) if len(part))
-
-
 class WindowedRows(RowsInFile):
     """Rows of a split, of which one window at a time is in memory.
 

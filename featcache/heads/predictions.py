@@ -135,8 +135,9 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
     from featcache.core.device import pick_device
     from featcache.core.failures import device_failures_named
     from featcache.features.batches import OrderedBatches
+    from featcache.features.residence import pick_residence
     from featcache.features.resident import load_where_it_fits
-    from featcache.features.rows import load_rows, pick_residence
+    from featcache.features.rows import load_rows
     from featcache.heads.figures import measure
     from featcache.heads.logits import Logits
 
@@ -249,7 +250,7 @@ def _require_split(cache: Cache, split: str) -> None:
 
 def _rows_of(head: TrainedHead, cache: Cache, split: str) -> tuple[str, torch.Tensor]:
     """Find a split's rows: the name in the cache, and (n,) row numbers in ascending order."""
-    from featcache.features.rows import training_rows, valid_rows
+    from featcache.features.split import training_rows, valid_rows
 
     if split in ("train", "val"):
         train = head.train

@@ -12,7 +12,8 @@ from torch import nn
 from featcache.core.plain_torch import plain_torch
 from featcache.core.tolerances import feature_tolerance
 from featcache.evaluation.metrics import Spread
-from featcache.features.rows import bn_mode, valid_rows
+from featcache.features.rows import bn_mode
+from featcache.features.split import valid_rows
 from featcache.notebook.end_to_end import ImageRows, whole_model
 from featcache.notebook.parity_training import Sides, Trained, spaced
 

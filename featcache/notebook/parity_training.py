@@ -16,8 +16,10 @@ from featcache.core.arithmetic import head_arithmetic
 from featcache.core.plain_torch import plain_torch
 from featcache.core.preprocess import Preprocess
 from featcache.core.random_state import seeded
-from featcache.features.batches import STEPS_PER_BATCH, EpochOrder, ShuffledBatches
-from featcache.features.rows import load_rows, valid_rows
+from featcache.features.batches import STEPS_PER_BATCH, ShuffledBatches
+from featcache.features.order import EpochOrder
+from featcache.features.rows import load_rows
+from featcache.features.split import valid_rows
 from featcache.heads.mlp import build_head
 from featcache.images.splits import Dataset
 from featcache.notebook.end_to_end import ImageRows, WholeModel, whole_model

@@ -23,8 +23,9 @@ from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import working
 from featcache.core.tensor_files import read_checkpoint
 from featcache.errors import InterruptedRunError, NonFiniteError
-from featcache.features.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, EpochOrder
+from featcache.features.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS
 from featcache.features.datamodule import FeatureDataModule
+from featcache.features.order import EpochOrder
 from featcache.features.resident import Resident
 from featcache.features.rows import n_inputs
 from featcache.heads.figures import MeansOfBatches, figures_on_test

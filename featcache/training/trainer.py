@@ -25,7 +25,7 @@ from featcache.core.process_wide import errors_alone, warnings_ignored
 from featcache.core.random_state import seed_generators
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import NonFiniteError
-from featcache.features.batches import stream_seed
+from featcache.features.order import stream_seed
 from featcache.store import replace_file
 from featcache.training.module import HeadModule
 from featcache.training.patience import Patience

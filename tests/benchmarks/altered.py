@@ -24,7 +24,8 @@ import featcache.features.datamodule
 import featcache.features.rows
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.reporting import silent
-from featcache.features.rows import FeatureRows, load_rows, training_rows, valid_rows
+from featcache.features.rows import FeatureRows, load_rows
+from featcache.features.split import training_rows, valid_rows
 from featcache.heads.head_file import load_head
 from featcache.heads.run_files import HeadRun
 from featcache.store import Cache, require_sound

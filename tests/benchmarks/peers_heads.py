@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from featcache.config import HeadSpec
 from featcache.core.process_wide import nvml_left_alone
-from featcache.features.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS, EpochOrder
+from featcache.features.batches import STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS
 from featcache.features.datamodule import FeatureDataModule
+from featcache.features.order import EpochOrder
 from featcache.features.rows import FeatureRows
 from featcache.training.module import HeadModule
 from featcache.training.sweeps.head_bank import HeadBank, Member, MemberState

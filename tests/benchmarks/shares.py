@@ -31,7 +31,7 @@ import featcache
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.device import pick_device
 from featcache.core.reporting import silent
-from featcache.features.rows import training_rows
+from featcache.features.split import training_rows
 from featcache.store import Cache
 from featcache.training.recipes import Setting, pick_recipe
 from tests.benchmarks.altered import AlteredTraining

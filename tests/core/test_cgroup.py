@@ -13,7 +13,7 @@ import featcache
 from featcache.core import cgroup
 from featcache.core.device import pick_batch_size, pick_n_workers, usable_cores
 from featcache.core.memory import free_memory
-from featcache.features.rows import pick_residence
+from featcache.features.residence import pick_residence
 
 GB = 10**9
 Machine = Callable[[dict[str, str]], None]

@@ -14,13 +14,9 @@ from featcache.core.preprocess import Preprocess
 from featcache.errors import CorruptError, UsageError
 from featcache.features.batches import SuperBatch
 from featcache.features.datamodule import FeatureDataModule
-from featcache.features.rows import (
-    load_rows,
-    n_inputs,
-    pick_residence,
-    random_split_rows,
-    training_rows,
-)
+from featcache.features.residence import pick_residence
+from featcache.features.rows import load_rows, n_inputs
+from featcache.features.split import random_split_rows, training_rows
 from featcache.features.trainable import require_trainable
 from featcache.images.transform import reference_transform
 from tests.faults.hostile_files import resigned
@@ -112,7 +108,7 @@ def test_features_that_do_not_fit_are_read_from_the_file(
     for spare, choices in ((0, fits), (-1, does_not)):
         free = 1_000_000_000 + (200 + 60) * 12 * 4 + spare  # 1 GB stays free
         monkeypatch.setattr(
-            "featcache.features.rows.free_memory", lambda _, free=free: FreeMemory(free, "memory")
+            "featcache.core.memory.free_memory", lambda _, free=free: FreeMemory(free, "memory")
         )
         choices.append(pick_residence(cache, device=CPU))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,14 @@ import pytest
 import torch
 
 import featcache
+from featcache.config import HeadSpec, TrainSpec
+from featcache.core.identity import fingerprint
 from featcache.errors import InterruptedRunError, UsageError
-from featcache.features.batches import EpochOrder
 from featcache.features.datamodule import FeatureDataModule
-from featcache.features.windows import WindowedRows, windows_of
+from featcache.features.order import EpochOrder, windows_of
+from featcache.features.residence import pick_residence
+from featcache.features.windows import WindowedRows
+from featcache.heads.runs import run_path
 from featcache.training.train_head import TrainResult
 from tests.feature_caches import MakeCache, learnable_rows
 
@@ -72,6 +77,33 @@ def test_each_window_is_read_once_an_epoch_and_gives_the_files_rows(
     assert torch.equal(labels, torch.from_numpy(cache["train"].labels[order]))
     assert len(set(loaded)) == 7
     assert len(loaded) <= 2 * 7  # two epochs were drawn
+
+
+def test_windows_stay_in_the_file_whatever_memory_there_is(cache: featcache.Cache) -> None:
+    rows = torch.arange(200)
+    orders = [EpochOrder(rows, seed=0, window_rows=n) for n in (None, 32)]
+
+    all_rows, windows = (
+        pick_residence(cache, device=torch.device("cpu"), order=order) for order in orders
+    )
+
+    assert all_rows.value == "memory"
+    assert windows == ("file", "7 windows of 32 rows, shuffled within each, as asked for")
+
+
+def test_only_windows_have_a_word_in_the_identity_of_a_run(cache: featcache.Cache) -> None:
+    head = HeadSpec()
+
+    names = [
+        run_path(Path("runs"), cache, head, TrainSpec(patience=0, window_rows=n)).name
+        for n in (None, 300)
+    ]
+
+    training = asdict(TrainSpec(patience=0))
+    del training["order_seed"], training["window_rows"]
+    identity = {"cache": cache.fingerprint, "head": asdict(head), "train": training}
+    in_windows = {**identity, "train": {**training, "window_rows": 300}}
+    assert names == [f"toy-none-{fingerprint(said)[:8]}" for said in (identity, in_windows)]
 
 
 def test_a_head_learns_from_windows_as_from_memory(make_cache: MakeCache, tmp_path: Path) -> None:

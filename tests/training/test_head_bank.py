@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from featcache.config import REGULARISATIONS, HeadSpec
-from featcache.features.batches import stream_seed
+from featcache.features.order import stream_seed
 from featcache.heads.mlp import build_head, l1_norm
 from featcache.training.sweeps.head_bank import HeadBank, Member, MemberState
 

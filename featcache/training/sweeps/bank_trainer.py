@@ -17,8 +17,9 @@ from featcache.core.failures import device_failures_named
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import InterruptedRunError, LockedError
-from featcache.features.batches import EpochOrder, SuperBatch
+from featcache.features.batches import SuperBatch
 from featcache.features.datamodule import FeatureDataModule
+from featcache.features.order import EpochOrder
 from featcache.features.rows import n_inputs
 from featcache.heads.figures import SumsOfHeads, measure
 from featcache.heads.head_file import save_head

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from featcache.config import HeadSpec
-from featcache.features.batches import stream_seed
+from featcache.features.order import stream_seed
 from featcache.heads.mlp import build_head
 from featcache.training.cuda_graphs import replayed_step
 

@@ -1,0 +1,63 @@
+"""Which rows of a cache train, and which validate."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featcache.config import VAL_FRACTION
+from featcache.features.trainable import require_classes, require_rows, require_trainable
+from featcache.store import Cache, CacheSplit
+
+
+def training_rows(
+    cache: Cache, *, val_fraction: float | None, split_seed: int
+) -> tuple[str, Tensor, str, Tensor]:
+    """Choose the rows that train and the rows that validate.
+
+    The rows of the split "train" are divided as `torch.utils.data.random_split` with
+    `torch.Generator().manual_seed(split_seed)` does, to the index, and then those whose images
+    could not be read are left out. A cache with its own split "val" is not divided.
+
+    Returns:
+        Split and row numbers for training, then split and row numbers for validation.
+
+    Raises:
+        UsageError: If there is nothing to train or to validate on, or only one class.
+    """
+    require_trainable(cache, val_fraction)
+    if "val" in cache.splits:
+        chosen = ("train", valid_rows(cache["train"]), "val", valid_rows(cache["val"]))
+    else:
+        is_valid = torch.from_numpy(cache["train"].valid)
+        parts = random_split_rows(
+            len(is_valid),
+            val_fraction=VAL_FRACTION if val_fraction is None else val_fraction,
+            seed=split_seed,
+        )
+        train, val = (part[is_valid[part]] for part in parts)
+        chosen = ("train", train, "train", val)
+    train_split, train, val_split, val = chosen
+    require_rows(cache, "validation", val_split, len(val))
+    require_rows(cache, "training", train_split, len(train))
+    require_classes(cache, cache[train_split].labels[train.numpy()])
+    return chosen
+
+
+def random_split_rows(n_rows: int, *, val_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Divide 0..n_rows-1 as random_split([n_rows - n_val, n_val]) does with a seeded generator.
+
+    Returns:
+        Training rows and floor(n_rows * val_fraction) validation rows, both shuffled.
+    """
+    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
+    n_val = math.floor(n_rows * val_fraction)
+    return order[: n_rows - n_val], order[n_rows - n_val :]
+
+
+def valid_rows(split: CacheSplit) -> Tensor:
+    """Number the rows of a split whose images could be read, in order."""
+    return torch.from_numpy(np.flatnonzero(split.valid))
