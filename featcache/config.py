@@ -1,4 +1,4 @@
-"""What a run is made of, as frozen dataclasses: every default, once; canonical JSON; no torch."""
+"""Every option of the library with its default and its help text, once; no torch."""
 
 from __future__ import annotations
 
@@ -7,129 +7,137 @@ from dataclasses import dataclass
 from typing import Any
 
 from featcache.core.arguments import (
-    coerce_fields,
     device_name,
     is_several,
-    one_of,
     option_name,
     require_above_zero,
     require_at_least,
-    require_at_most,
     typed,
 )
 from featcache.core.dataset_names import dataset_name
+from featcache.core.options import AUTO, check_fields, described, option
 from featcache.core.preprocess import MOST_PIXELS
 from featcache.errors import UsageError
 
 IMPORTED = "imported"
 
 BN_MODES = ("frozen", "adapted")
-PREPROCESS_KINDS = ("notebook", "weights")
-PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 STORE_DTYPES = ("float32", "float16")
 MAX_PIXELS = 178_956_970  # of an image; PIL's own: 0.5 GiB of RGB
 # What provenance counts of image files: values clipped to 0..255, and pixels that are not upright.
 TOLD_OF_HEADERS = ("clipped_images", "exif_turned_images")
 EXIF_ORIENTATIONS = ("ignore", "apply")
-COMPILE_MODES = ("auto", "never", "winograd", "inductor", "fused")
 REGULARISATIONS = ("none", "l1", "l2", "l1l2", "dropout")
-SELECTIONS = ("last", "best")
 RECIPES = ("auto", "notebook", "general")
+SPLITS = ("test", "val", "train")
+SYSTEMS = ("scratch-mlp", "vgg16", "vgg16-l1l2", "vgg16-dropout", "mobilenet-v3")  # the notebook's
 MOST_LAYERS = 64
 MOST_ROWS = 1 << 30  # in one step or pass; more than any split has
 MOST_SEEDS = 10_000  # heads that differ in nothing else, a folder each
 VAL_FRACTION = 0.2  # of the training rows, where neither a share nor a split "val" is given
 
-# What each regularisation has, and the notebook's constants.
-USED_BY: Mapping[str, tuple[str, ...]] = {
+# The options that each regularisation has, and the notebook's values of them.
+OPTIONS_OF_REG: Mapping[str, tuple[str, ...]] = {
     "none": (),
     "l1": ("l1",),
     "l2": ("weight_decay",),
     "l1l2": ("l1", "weight_decay"),
     "dropout": ("dropout",),
 }
-CONSTANTS: Mapping[str, Any] = {"l1": 1e-5, "weight_decay": 1e-4, "dropout": (0.5, 0.3)}
+NOTEBOOK_VALUES: Mapping[str, Any] = {"l1": 1e-5, "weight_decay": 1e-4, "dropout": (0.5, 0.3)}
+# What a recipe decides where it is not given.
+OF_THE_RECIPE = ("hidden", "lr", "max_epochs", "patience", "select")
 
 
+def _regs_with(name: str) -> str:
+    """Name the regularisations that an option belongs to."""
+    return " or ".join(reg for reg, names in OPTIONS_OF_REG.items() if name in names)
+
+
+def _notebooks(name: str) -> str:
+    """Say what an option of a regularisation is where nothing is given."""
+    return f"{typed(NOTEBOOK_VALUES[name])} with reg {_regs_with(name)}"
+
+
+@described
 @dataclass(frozen=True, kw_only=True)
 class ExtractSpec:
-    """Everything that `extract` can be asked for.
+    """Everything that `extract` can be asked for."""
 
-    Attributes:
-        dataset: "cifar10", "cifar100", "digits", "folder:PATH" or "torchvision:NAME".
-        backbone: A torchvision classification model, or "pixels".
-        weights: "DEFAULT", a torchvision weights name, a path to a state dict, or "random".
-        bn: "frozen" (the weights' running statistics) or "adapted" (re-estimated on the training
-            images, then frozen).
-        preprocess: "notebook" (resize to a square, mean and std 0.5) or "weights" (the transform
-            that belongs to the weights).
-        image_size: Side of the square that enters the backbone, in pixels.
-        precision: Arithmetic of the backbone; "auto" is fp32 on a CPU and tf32 on CUDA, where there
-            are tensor cores for it.
-        store_dtype: Type of the stored features.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        batch_size: Images in one forward pass; None or "auto" means by free memory.
-        n_workers: Decoding processes for image files; None or "auto" means one a core (8 at most
-            for a CPU).
-        limit: Take this many images of each split, evenly spaced; None means all.
-        seed: Seeds `weights="random"`.
-        cache_dir: Folder of all caches.
-        data_dir: Folder of downloaded datasets.
-        compile: Whether to compile the backbone: "auto" tries it where the job is long enough
-            to pay; "never"; or an engine, "winograd" or "inductor" on a CPU, "fused" on CUDA.
-        mix_numerics: Go on with a partial file whose rows were made by another numeric class.
-        max_pixels: An image file whose header says more pixels is not decoded.
-        exif_orientation: "ignore", as torchvision does, or "apply", for photos of phones.
-        skip_undecodable: Go on where this machine cannot decode an image, for lack of memory or
-            because it takes more than 60 CPU seconds; its row is marked, and repair computes it.
-    """
-
-    dataset: str = "cifar10"
-    backbone: str = "vgg16"
-    weights: str = "DEFAULT"
-    bn: str = "frozen"
-    preprocess: str = "notebook"
-    image_size: int = 224
-    precision: str = "auto"
-    store_dtype: str = "float32"
-    device: str = "auto"
-    batch_size: int | None = None
-    n_workers: int | None = None
-    limit: int | None = None
-    seed: int = 0
-    cache_dir: str = "cache"
-    data_dir: str = "data"
-    compile: str = "auto"
-    mix_numerics: bool = False
-    max_pixels: int = MAX_PIXELS
-    exif_orientation: str = "ignore"
-    skip_undecodable: bool = False
+    dataset: str = option(
+        "cifar10", "The images: cifar10, cifar100, digits, folder:PATH or torchvision:NAME."
+    )
+    backbone: str = option(
+        "vgg16", "The frozen network: a torchvision classification model, or pixels."
+    )
+    weights: str = option(
+        "DEFAULT", "DEFAULT, the name of torchvision weights, a file, FILE#PART, or random."
+    )
+    bn: str = option(
+        "frozen",
+        "BatchNorm statistics: those of the weights, or estimated again on the training images.",
+        choices=BN_MODES,
+    )
+    preprocess: str = option(
+        "notebook",
+        "Preparation of the images: notebook (a square, mean and std 0.5), or that of the weights.",
+        choices=("notebook", "weights"),
+    )
+    image_size: int = option(
+        224, "Side of the square that enters the backbone, in pixels.", least=1, most=MOST_PIXELS
+    )
+    precision: str = option(
+        "auto",
+        "Arithmetic of the backbone. auto is fp32 on a CPU, and tf32 on a GPU with tensor cores.",
+        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
+    )
+    store_dtype: str = option("float32", "Type of the stored features.", choices=STORE_DTYPES)
+    device: str = option("auto", "Where to compute: auto, cpu, cuda or cuda:N.")
+    batch_size: int | None = option(
+        None,
+        "Images in one forward pass; auto: by free memory.",
+        least=1,
+        most=MOST_ROWS,
+        unset=AUTO,
+    )
+    n_workers: int | None = option(
+        None, "Processes that decode image files; auto: one for each core.", least=0, unset=AUTO
+    )
+    limit: int | None = option(
+        None, "Take only this many images of each split, evenly spaced.", least=1, unset="all"
+    )
+    seed: int = option(0, "Seed of random weights.", least=0)
+    cache_dir: str = option("cache", "Folder of all caches.")
+    data_dir: str = option("data", "Folder of downloaded datasets.")
+    compile: str = option(
+        "auto",
+        "Compile the backbone. auto tries it where the job is long enough to pay; winograd and "
+        "inductor are for a CPU, fused is for CUDA.",
+        choices=("auto", "never", "winograd", "inductor", "fused"),
+    )
+    mix_numerics: bool = option(
+        False,
+        "Continue a partial file that was started with different hardware or library versions.",
+    )
+    max_pixels: int = option(
+        MAX_PIXELS, "Do not decode an image file that has more pixels.", least=1
+    )
+    exif_orientation: str = option(
+        "ignore",
+        "Rotation that EXIF asks for: ignore it as torchvision does, or apply it (phone photos).",
+        choices=EXIF_ORIENTATIONS,
+    )
+    skip_undecodable: bool = option(
+        False,
+        "Continue where this machine cannot decode an image, for lack of memory or time; `cache "
+        "repair` can compute it later.",
+    )
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "n_workers"):
-            if isinstance(getattr(self, name), str) and getattr(self, name) == "auto":
-                object.__setattr__(self, name, None)
         object.__setattr__(self, "dataset", dataset_name(self.dataset))
-        coerce_fields(self)
-        _choose(
-            self,
-            bn=BN_MODES,
-            preprocess=PREPROCESS_KINDS,
-            precision=PRECISIONS,
-            store_dtype=STORE_DTYPES,
-            compile=COMPILE_MODES,
-            exif_orientation=EXIF_ORIENTATIONS,
-        )
+        check_fields(self)
         object.__setattr__(self, "device", device_name(self.device))
         object.__setattr__(self, "backbone", self.backbone.lower())  # as all of them are written
-        require_at_least("--image-size", self.image_size, 1)
-        require_at_most("--image-size", self.image_size, MOST_PIXELS)
-        require_at_least("--batch-size", self.batch_size, 1)
-        require_at_most("--batch-size", self.batch_size, MOST_ROWS)
-        require_at_least("--n-workers", self.n_workers, 0)
-        require_at_least("--limit", self.limit, 1)
-        require_at_least("--seed", self.seed, 0)
-        require_at_least("--max-pixels", self.max_pixels, 1)
 
     def refuse_backbone_options(self) -> None:
         """Refuse the options that "pixels" has no use for, since it runs no network.
@@ -137,69 +145,71 @@ class ExtractSpec:
         Raises:
             UsageError: Naming the option.
         """
-        for option in ("bn", "preprocess", "precision", "store_dtype", "compile"):
-            value = getattr(self, option)
-            if value != getattr(ExtractSpec, option):
+        for name in ("bn", "preprocess", "precision", "store_dtype", "compile"):
+            value = getattr(self, name)
+            if value != getattr(ExtractSpec, name):
                 raise UsageError(
-                    f"{option_name(option)} {value} needs a backbone, but the backbone "
+                    f"{option_name(name)} {value} needs a backbone, but the backbone "
                     f"'pixels' stores the images as they are. Nothing was started. Leave the "
                     f"option out."
                 )
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec:
-    """The shape of a head and its regularisation; None stands for the notebook's constant.
+    """The shape of a head and its regularisation; None stands for the notebook's value."""
 
-    Attributes:
-        hidden: Widths of the hidden layers, with ReLU after each; empty is a linear probe.
-        reg: "none", "l1", "l2", "l1l2" or "dropout".
-        l1: Factor of the sum of all |parameters|, biases among them, in the loss; 1e-5 where `reg`
-            has l1, else 0.
-        weight_decay: Adam's (coupled) L2 factor; 1e-4 where `reg` has l2, else 0.
-        dropout: Probability after each hidden layer's ReLU; one number is for all of them;
-            (0.5, 0.3) where `reg` is "dropout", else none.
-    """
-
-    hidden: tuple[int, ...] = (50, 20)
-    reg: str = "none"
-    l1: float | None = None
-    weight_decay: float | None = None
-    dropout: tuple[float, ...] | None = None
+    hidden: tuple[int, ...] = option(
+        (50, 20),
+        "Widths of the hidden layers, each followed by ReLU. Empty ('') is a linear probe.",
+        least=1,
+    )
+    reg: str = option("none", "Regularisation.", choices=REGULARISATIONS)
+    l1: float | None = option(
+        None,
+        "Factor of the L1 penalty: of the sum of all |parameters|, biases included, in the loss.",
+        unset=_notebooks("l1"),
+    )
+    weight_decay: float | None = option(
+        None, "Adam's (coupled) L2 factor.", unset=_notebooks("weight_decay")
+    )
+    dropout: tuple[float, ...] | None = option(
+        None,
+        "Probability after each hidden layer.",
+        unset=_notebooks("dropout"),
+    )
 
     def __post_init__(self) -> None:
         is_one = self.dropout is not None and not is_several(self.dropout)
-        coerce_fields(self)
-        _choose(self, reg=REGULARISATIONS)
+        check_fields(self)
         if len(self.hidden) > MOST_LAYERS:
             raise UsageError(
                 f"--hidden has {len(self.hidden)} layers, but must have at most {MOST_LAYERS}."
             )
         if is_one and self.dropout and self.reg == "dropout":
             object.__setattr__(self, "dropout", self.dropout * len(self.hidden))
-        for width in self.hidden:
-            require_at_least("--hidden", width, 1)
         self._settle("l1", off=0.0)
         self._settle("weight_decay", off=0.0)
         self._settle("dropout", off=())
-        require_above_zero("--l1", self.l1, or_zero="l1" not in USED_BY[self.reg])
+        of_reg = OPTIONS_OF_REG[self.reg]
+        require_above_zero("--l1", self.l1, or_zero="l1" not in of_reg)
         require_above_zero(
-            "--weight-decay", self.weight_decay, or_zero="weight_decay" not in USED_BY[self.reg]
+            "--weight-decay", self.weight_decay, or_zero="weight_decay" not in of_reg
         )
         self._check_dropout()
 
     def _settle(self, name: str, *, off: Any) -> None:
-        """Put the constant where nothing was given; refuse a value that `reg` leaves no use for."""
+        """Put the notebook's value where none was given; refuse one that `reg` has no use for."""
         value = getattr(self, name)
-        if name in USED_BY[self.reg]:
-            object.__setattr__(self, name, CONSTANTS[name] if value is None else value)
+        if name in OPTIONS_OF_REG[self.reg]:
+            object.__setattr__(self, name, NOTEBOOK_VALUES[name] if value is None else value)
         elif value is None or value == off:
             object.__setattr__(self, name, off)
         else:
-            regs = [reg for reg, names in USED_BY.items() if name in names]
             raise UsageError(
                 f"{option_name(name)} {typed(value)} does nothing with --reg {self.reg}. "
-                f"Nothing was started. Use --reg {' or '.join(regs)}, or leave it out."
+                f"Nothing was started. Use --reg {_regs_with(name)}, or leave it out."
             )
 
     def _check_dropout(self) -> None:
@@ -222,52 +232,49 @@ class HeadSpec:
                 raise UsageError(f"--dropout has {p:g}, but must be at least 0 and below 1.")
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    """How a head is trained; the defaults are the notebook's VGG16 systems.
+    """How a head is trained; the defaults are the notebook's VGG16 systems."""
 
-    Attributes:
-        lr: Learning rate of Adam.
-        batch_size: Rows in one step; the last batch of an epoch may be smaller.
-        max_epochs: Epochs at most.
-        patience: Stop after this many epochs without a better val_loss; 0 never stops early. None
-            leaves it to a recipe.
-        min_delta: By how much val_loss must fall to count as better.
-        val_fraction: Share of the training rows kept for validation; None is 0.2, or the cache's
-            own split "val" where there is one.
-        split_seed: Seeds the choice of those rows.
-        select: Keep the weights of the "last" epoch, or of the "best" by val_loss.
-        seed: Seeds initial weights, order of batches and dropout.
-        order_seed: Seeds the order of batches apart, as a sweep does whose heads share them.
-        window_rows: Keep only so many training rows in memory, and shuffle within them.
-    """
-
-    lr: float = 1e-5
-    batch_size: int = 64
-    max_epochs: int = 5
-    patience: int | None = None
-    min_delta: float = 0.001
-    val_fraction: float | None = None
-    split_seed: int = 42
-    select: str = "last"
-    seed: int = 0
-    order_seed: int | None = None
-    window_rows: int | None = None
+    lr: float = option(1e-5, "Learning rate of Adam.")
+    batch_size: int = option(
+        64, "Rows in one step; the last batch of an epoch may be smaller.", least=1, most=MOST_ROWS
+    )
+    max_epochs: int = option(5, "Train for at most this many epochs.", least=1)
+    patience: int | None = option(
+        None,
+        "Stop after this many epochs without a better val_loss; 0 is never.",
+        least=0,
+        unset="the recipe's",
+    )
+    min_delta: float = option(0.001, "By how much val_loss must fall to count as better.")
+    val_fraction: float | None = option(
+        None,
+        "Share of the training rows kept for validation.",
+        unset=f"{VAL_FRACTION}, or split val",
+    )
+    split_seed: int = option(42, "Seed of the choice of the validation rows.", least=0)
+    select: str = option(
+        "last",
+        "Keep the weights of the last epoch, or of the best by val_loss.",
+        choices=("last", "best"),
+    )
+    seed: int = option(0, "Seed of the initial weights, the order of batches and dropout.", least=0)
+    order_seed: int | None = option(
+        None,
+        "Seed of the order of batches. Set it to train one head of a sweep again.",
+        least=0,
+        unset="the seed",
+    )
+    window_rows: int | None = None  # rows in memory, shuffled among themselves; from max_memory
 
     def __post_init__(self) -> None:
-        coerce_fields(self)
+        check_fields(self)
         if self.order_seed == self.seed:
             object.__setattr__(self, "order_seed", None)  # says nothing
-        require_at_least("--order-seed", self.order_seed, 0)
         require_above_zero("--lr", self.lr)
-        require_at_least("--batch-size", self.batch_size, 1)
-        require_at_most("--batch-size", self.batch_size, MOST_ROWS)
-        require_at_least("--max-epochs", self.max_epochs, 1)
-        require_at_least("--patience", self.patience, 0)
         require_above_zero("--min-delta", self.min_delta, or_zero=True)
-        require_at_least("--split-seed", self.split_seed, 0)
-        _choose(self, select=SELECTIONS)
-        require_at_least("--seed", self.seed, 0)
         require_at_least("window_rows", self.window_rows, 1)
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise UsageError(
@@ -280,8 +287,63 @@ class TrainSpec:
         return self.seed if self.order_seed is None else self.order_seed
 
 
-def _choose(spec: Any, **allowed: tuple[str, ...]) -> None:
-    """Put words of lists into a frozen dataclass as they stand in the lists."""
-    for name, words in allowed.items():
-        word = one_of(option_name(name), getattr(spec, name), words)
-        object.__setattr__(spec, name, word)
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """What training takes besides: which cache, how many heads, where they go."""
+
+    cache: str | None = option(None, "A cache file, or part of its name as `cache ls` shows it.")
+    recipe: str = option(
+        "auto",
+        "What is not given: notebook takes the notebook's constants, general learning rate 1e-3 "
+        "and early stopping; auto is notebook on its own data and backbones, else general.",
+        choices=RECIPES,
+    )
+    seeds: int = option(1, "Train this many heads, with the seeds seed, seed+1, ...")
+    max_memory: int | None = option(
+        None, "Memory for features; more is read in windows.", unset="what is free", unit="bytes"
+    )
+    resume: bool = option(
+        True, "Continue a stopped run, or start it again. A finished run is reused."
+    )
+    runs_dir: str = option("runs", "Folder of all runs.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSpec:
+    """How a head is evaluated."""
+
+    split: str | None = option(
+        None,
+        "The split to evaluate on.",
+        choices=SPLITS,
+        unset="test, or val where there is no test",
+    )
+    draws: int = option(1000, "Bootstrap samples for the 95% intervals.")
+    seed: int = option(0, "Seed of the bootstrap samples.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParitySpec:
+    """What `parity` compares, where that differs from an extraction and a training."""
+
+    limit: int = option(512, "Compare this many images of each split, evenly spaced.")
+    levels: tuple[int, ...] = option(
+        (1, 2), "1 compares features, 2 losses and predictions, 3 results over seeds."
+    )
+    epochs: int = option(2, "Epochs of each training.")
+    # Higher than the notebook's, so that a few steps show a difference.
+    lr: float = option(1e-3, "Learning rate of Adam.")
+    seeds: int = option(5, "Trainings of level 3.")
+    as_notebook: bool = option(
+        False, "Also train as the notebook does, with the backbone in training mode, and compare."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceSpec:
+    """Which of the notebook's systems are run, and with which backbones."""
+
+    only: tuple[str, ...] = option((), "Run only these systems.", choices=SYSTEMS)
+    backbone_for: Mapping[str, str] | None = option(
+        None, "Let another backbone stand in for one of the notebook's: vgg16=mobilenet_v2."
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from featcache.config import ExtractSpec
+from featcache.config import ExtractSpec, RunSpec
 from featcache.core.dataset_names import FOLDER
 
 
@@ -59,7 +59,7 @@ def caches(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def runs(ctx: typer.Context, incomplete: str) -> list[str]:
     """Offer the runs, the newest first."""
-    from featcache.heads.runs import RUNS_DIR, list_runs
+    from featcache.heads.runs import list_runs
 
-    folder = ctx.params.get("runs_dir") or RUNS_DIR
+    folder = ctx.params.get("runs_dir") or RunSpec.runs_dir
     return [f"{path.parent.name}/{path.name}" for path in reversed(list_runs(folder))]

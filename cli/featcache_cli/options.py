@@ -1,130 +1,234 @@
-"""The options that several commands share, each written once."""
+"""The options of a spec of the library, as a command takes them; those of many commands by name."""
 
 from __future__ import annotations
 
-import re
-from decimal import Decimal
-from typing import Annotated
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 import typer
 
-from featcache.config import RECIPES
-from featcache.core.paths import expanded
-from featcache.errors import UsageError
+from featcache.config import OF_THE_RECIPE, ExtractSpec, RunSpec
+from featcache.core.arguments import option_name
+from featcache.core.options import AUTO, declared
 from featcache_cli import completion as complete
+from featcache_cli import typed as read
+
+Reader = Callable[[str, Any], Any]
+
+# How each type of field is typed, and read where Typer does not read it itself.
+_KINDS: Mapping[str, tuple[type, Reader | None]] = {
+    "str": (str, None),
+    "int": (int, None),
+    "float": (float, None),
+    "bool": (bool, None),
+    "tuple[int, ...]": (str, read.whole_numbers),
+    "tuple[float, ...]": (str, read.numbers),
+    "tuple[str, ...]": (list[str], None),
+    "Mapping[str, str]": (list[str], read.pairs),
+}
+_OF_SEVERAL: Mapping[type, Reader] = {str: read.words, float: read.numbers}
+_COMPLETED: Mapping[str, Callable[..., list[str]]] = {
+    "dataset": complete.datasets,
+    "backbone": complete.backbones,
+    "weights": complete.weights,
+    "cache": complete.caches,
+    "device": complete.one_of("auto", "cpu", "cuda"),
+}
+_PATHS = ("cache", "weights", "cache_dir", "data_dir", "runs_dir")
+_METAVARS = {"backbone_for": "NAME=BACKBONE"}
 
 
-def local_path(path: str | None) -> str | None:
-    """Refuse a URL before anything is made or loaded."""
-    if path is not None:
-        expanded(path)
-    return path
+@dataclass(frozen=True)
+class Option:
+    """An option of a command.
+
+    Attributes:
+        name: Of the keyword that it is in the library.
+        kind: Type of what is typed: text, a number, a flag, or a list where it may be repeated.
+        default: What the library takes where nothing is typed.
+        help: What it means.
+        unset: What a default of None stands for.
+        choices: Values to offer.
+        reads: Reads what was typed; None where Typer does.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    unset: str = ""
+    choices: tuple[str, ...] = ()
+    reads: Reader | None = None
+
+    @property
+    def typed_default(self) -> Any:
+        """The default as it is typed."""
+        if self.default is None:
+            return AUTO if self.unset == AUTO else None
+        if self.kind == list[str]:
+            return [*map(str, self.default)] or None
+        return ",".join(map(str, self.default)) if self.is_text_of_several else self.default
+
+    @property
+    def is_text_of_several(self) -> bool:
+        """Whether several values are typed as one text."""
+        return self.kind is str and isinstance(self.default, tuple)
+
+    def value(self, typed: Any) -> Any:
+        """Read what was typed, as the library takes it."""
+        if typed is None or typed == []:
+            return self.default
+        return typed if self.reads is None else self.reads(option_name(self.name), typed)
+
+    def info(self) -> Any:
+        """Describe it to Typer."""
+        told = self.default is None and self.unset not in ("", AUTO)
+        shown = f"{self.help}  [default: {self.unset}]" if told else self.help
+        is_flag = self.kind is bool and not self.default
+        offered = _COMPLETED.get(self.name)
+        return typer.Option(
+            *([option_name(self.name)] if is_flag else []),
+            help=shown,
+            metavar=_METAVARS.get(self.name),
+            callback=read.local_path if self.name in _PATHS else None,
+            autocompletion=complete.one_of(*self.choices) if self.choices else offered,
+        )
+
+    def parameter(self) -> inspect.Parameter:
+        """Write it as a parameter of a command."""
+        kind: Any = self.kind if self.typed_default is not None else self.kind | None
+        return inspect.Parameter(
+            self.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=self.typed_default,
+            annotation=Annotated[kind, self.info()],
+        )
 
 
+def options_of(
+    spec: type,
+    *names: str,
+    without: Collection[str] = (),
+    optional: bool = False,
+    unset: str = "",
+    help: Mapping[str, str] | None = None,
+) -> tuple[Option, ...]:
+    """Build the options of a spec.
+
+    Args:
+        spec: A dataclass of featcache.config.
+        names: Which fields, in this order; all of them where none is named.
+        without: All but these.
+        optional: Tell the library None where nothing is typed, and show the default nevertheless.
+        unset: What to show then instead.
+        help: Other texts than the spec's, where an option means less in this command.
+    """
+    fields = declared(spec)
+    options = []
+    for name in names or [name for name in fields if name not in without]:
+        said, default = fields[name].metadata, fields[name].default
+        text = (help or {}).get(name, said["help"])
+        kind, reads = _KINDS[str(fields[name].type).partition(" | ")[0]]
+        if said["unit"] == "bytes":
+            kind, reads, text = str, read.n_bytes, f"{text} Such as 8GB."
+        if said["unset"] == AUTO:
+            kind, reads = str, read.number_or_auto
+        option = Option(
+            name=name,
+            kind=kind,
+            default=default,
+            help=f"{text} The option may be repeated." if kind == list[str] else text,
+            unset=said["unset"],
+            choices=said["choices"],
+            reads=reads,
+        )
+        if optional:
+            option = replace(option, default=None, unset=unset or option.unset or str(default))
+        options.append(option)
+    return tuple(options)
+
+
+def repeated(option: Option, hint: str) -> Option:
+    """Let an option be given several times, each for a value."""
+    default = None if option.default is None else (option.default,)
+    reads = option.reads
+    each = None if reads is None else lambda name, texts: tuple(reads(name, t) for t in texts)
+    return replace(
+        option, kind=list[str], default=default, help=f"{option.help} {hint}", reads=each
+    )
+
+
+def of_the_cache() -> tuple[Option, ...]:
+    """Build the options that find a cache by what it was made from."""
+    help = {"dataset": "Dataset of the cache.", "backbone": "Backbone of the cache."}
+    return options_of(ExtractSpec, *help, optional=True, help=help)
+
+
+def left_to_the_recipe(*options: Option) -> tuple[Option, ...]:
+    """Leave to the recipe what it decides, where nothing is typed."""
+    return tuple(
+        replace(option, default=None, unset="the recipe's")
+        if option.name in OF_THE_RECIPE
+        else option
+        for option in options
+    )
+
+
+def in_a_grid(option: Option) -> Option:
+    """Let an option take several values, each for a part of a grid."""
+    if option.reads is not None:  # one value is a list already
+        return repeated(option, "Repeat the option for other values.")
+    default = None if option.default is None else (option.default,)
+    return replace(
+        option,
+        kind=str,
+        default=default,
+        help=f"{option.help} Several values: commas between.",
+        reads=_OF_SEVERAL[option.kind],
+    )
+
+
+def takes(*groups: Sequence[Option]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options that its `**options` stands for, in the library's order.
+
+    The command is called with what is typed, and gets what the library takes. What it names itself
+    before a `*` comes before the options, as arguments do; the rest comes behind them.
+    """
+    options = [option for group in groups for option in group]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        before = [p for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
+        behind = [p for p in own if p.kind is p.KEYWORD_ONLY]
+
+        @functools.wraps(command)
+        def run(*arguments: Any, **typed: Any) -> Any:
+            for option in options:
+                given = typed.get(option.name, option.typed_default)
+                typed[option.name] = option.value(given)
+            return command(*arguments, **typed)
+
+        parameters = [*before, *(option.parameter() for option in options), *behind]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def _info(spec: type, name: str) -> Any:
+    return options_of(spec, name)[0].info()
+
+
+# Options and arguments that a command names itself.
 JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout.")]
-CacheDirOption = Annotated[str, typer.Option(help="Folder of all caches.", callback=local_path)]
-DataDirOption = Annotated[
-    str, typer.Option(help="Folder of downloaded datasets.", callback=local_path)
-]
-ImageSizeOption = Annotated[int, typer.Option(help="Side of the backbone's input, in pixels.")]
-RecipeOption = Annotated[
-    str,
-    typer.Option(
-        help="What is taken where nothing is given: notebook has its constants, general 1e-3 and "
-        "early stopping; auto: notebook on its own data and backbones, else general.",
-        autocompletion=complete.one_of(*RECIPES),
-    ),
-]
-RunsDirOption = Annotated[str, typer.Option(help="Folder of all runs.", callback=local_path)]
-DeviceOption = Annotated[
-    str,
-    typer.Option(
-        help="auto, cpu, cuda or cuda:N.", autocompletion=complete.one_of("auto", "cpu", "cuda")
-    ),
-]
-MaxMemoryOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Memory for features, like 8GB; more are read in windows.  [default: what is free]"
-    ),
-]
-NWorkersOption = Annotated[
-    str, typer.Option(help="Decoding processes for image files; auto: one a core.")
-]
-MixNumericsOption = Annotated[
-    bool, typer.Option("--mix-numerics", help="Go on with a file that another machine began.")
-]
-SkipUndecodableOption = Annotated[
-    bool,
-    typer.Option("--skip-undecodable", help="Go on where this machine cannot decode an image."),
-]
+CacheDirOption = Annotated[str, _info(ExtractSpec, "cache_dir")]
+DataDirOption = Annotated[str, _info(ExtractSpec, "data_dir")]
+ImageSizeOption = Annotated[int, _info(ExtractSpec, "image_size")]
+RunsDirOption = Annotated[str, _info(RunSpec, "runs_dir")]
 CacheArgument = Annotated[
-    str,
-    typer.Argument(
-        help="A cache file, or part of its name as `cache ls` shows it.",
-        autocompletion=complete.caches,
-    ),
+    str, typer.Argument(help=options_of(RunSpec, "cache")[0].help, autocompletion=complete.caches)
 ]
-AUTO = "auto"
-
-
-def number_or_auto(option: str, text: str) -> int | None:
-    """Read "auto" as None.
-
-    Raises:
-        UsageError: If it is neither that nor a whole number.
-    """
-    if text == AUTO:
-        return None
-    try:
-        return int(text)
-    except ValueError as err:
-        raise UsageError(f"{option} is {text!r}, but must be a whole number or auto.") from err
-
-
-def whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    """Read "50,20" as (50, 20), and "" as ().
-
-    Raises:
-        UsageError: If a part is no whole number.
-    """
-    try:
-        return tuple(int(part) for part in _parts(text))
-    except ValueError as err:
-        raise UsageError(
-            f"{option} is {text!r}, but must be whole numbers with commas between, like 50,20."
-        ) from err
-
-
-def numbers(option: str, text: str) -> tuple[float, ...]:
-    """Read "0.5,0.3" as (0.5, 0.3), and "" as ().
-
-    Raises:
-        UsageError: If a part is no number.
-    """
-    try:
-        return tuple(float(part) for part in _parts(text))
-    except ValueError as err:
-        raise UsageError(
-            f"{option} is {text!r}, but must be numbers with commas between, like 0.5,0.3."
-        ) from err
-
-
-def n_bytes(option: str, text: str) -> int:
-    """Read "8GB" as 8,000,000,000; kB, MB, GB and TB, or bytes.
-
-    Raises:
-        UsageError: If it is no such size.
-    """
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *(k|M|G|T|)B?", text.strip(), re.IGNORECASE)
-    if found is None:
-        raise UsageError(f"{option} is {text!r}, but must be a size like 500MB or 8GB.")
-    number, unit = found.groups()
-    size = int(Decimal(number) * 1000 ** ["", "k", "m", "g", "t"].index(unit.lower()))
-    if not size:
-        raise UsageError(f"{option} is {text!r}, but must be above 0.")
-    return size
-
-
-def _parts(text: str) -> list[str]:
-    return text.split(",") if text.strip() else []

@@ -10,7 +10,6 @@ import operator
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,20 +30,6 @@ def option_name(name: str) -> str:
 def typed(value: Any) -> str:
     """Write a value as it is typed on a command line."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
-
-
-def coerce_fields(spec: Any) -> None:
-    """Bring each field of a frozen dataclass to the type that it is annotated with.
-
-    Raises:
-        UsageError: Naming the first that cannot be brought to it, and its value.
-    """
-    for field in fields(spec):
-        kind, _, is_optional = str(field.type).partition(" | ")
-        value = getattr(spec, field.name)
-        if value is not None or not is_optional:
-            value = _KINDS[kind](option_name(field.name), value)
-            object.__setattr__(spec, field.name, value)
 
 
 def whole_number(option: str, value: Any) -> int:
@@ -192,13 +177,3 @@ def _is_flag(value: Any) -> bool:
 
 def _refused(option: str, value: Any, wanted: str) -> UsageError:
     return UsageError(f"{option} is {clipped(repr(value))}, but must be {wanted}.")
-
-
-_KINDS: dict[str, Callable[[str, Any], Any]] = {
-    "str": text,
-    "int": whole_number,
-    "float": number,
-    "bool": flag,
-    "tuple[int, ...]": whole_numbers,
-    "tuple[float, ...]": numbers,
-}

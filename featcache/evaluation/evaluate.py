@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.config import ExtractSpec
+from featcache.config import EvaluateSpec, ExtractSpec, RunSpec
 from featcache.core.arguments import count, place, require_at_least, whole_number
 from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback, silent
@@ -33,12 +33,12 @@ from featcache.evaluation.metrics import (
 from featcache.evaluation.remarks import majority_remark
 from featcache.evaluation.tables import write_classes, write_confusion, write_predictions
 from featcache.heads.predictions import Outputs, outputs_of
-from featcache.heads.runs import RUNS_DIR, find_run
+from featcache.heads.runs import find_run
 from featcache.store import replace_file
 
 TOP_K = 5
 SHOWN_CLASSES = 100
-N_DRAWS, MOST_DRAWS = 1000, 100_000
+MOST_DRAWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -133,13 +133,13 @@ class Comparison:
 def evaluate(
     run: str | os.PathLike[str] | None = None,
     *,
-    split: str | None = None,
+    split: str | None = EvaluateSpec.split,
     cache: str | os.PathLike[str] | None = None,
-    draws: int = N_DRAWS,
-    seed: int = 0,
+    draws: int = EvaluateSpec.draws,
+    seed: int = EvaluateSpec.seed,
     device: str = ExtractSpec.device,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
-    runs_dir: str | os.PathLike[str] = RUNS_DIR,
+    runs_dir: str | os.PathLike[str] = RunSpec.runs_dir,
     on_note: NoteCallback | None = None,
 ) -> Evaluation:
     """Evaluate a head on a split of its cache.
@@ -258,12 +258,12 @@ def compare(
     first: str | os.PathLike[str],
     second: str | os.PathLike[str],
     *,
-    split: str | None = None,
-    draws: int = N_DRAWS,
-    seed: int = 0,
+    split: str | None = EvaluateSpec.split,
+    draws: int = EvaluateSpec.draws,
+    seed: int = EvaluateSpec.seed,
     device: str = ExtractSpec.device,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
-    runs_dir: str | os.PathLike[str] = RUNS_DIR,
+    runs_dir: str | os.PathLike[str] = RunSpec.runs_dir,
     on_note: NoteCallback | None = None,
 ) -> Comparison:
     """Compare two heads on the same images of a split; their backbones may differ.

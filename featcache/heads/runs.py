@@ -17,7 +17,6 @@ from featcache.heads.head_file import DESCRIPTION_FILE, HEAD_FILE, load_head
 from featcache.images.datasets import dataset_slug
 from featcache.store import Cache, is_there
 
-RUNS_DIR = "runs"
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.csv"
 RUN_FILES = (HEAD_FILE, DESCRIPTION_FILE, METRICS_FILE, RESULT_FILE)

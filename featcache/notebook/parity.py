@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.backbones.families import check_backbone_options, family_of
-from featcache.config import BN_MODES, ExtractSpec, HeadSpec, TrainSpec
+from featcache.config import BN_MODES, ExtractSpec, HeadSpec, ParitySpec, TrainSpec
 from featcache.core.arguments import count, text, whole_numbers
 from featcache.core.backbone_names import PIXELS, backbone_name, require_known_classifier
 from featcache.core.dataset_names import dataset_name
@@ -73,16 +73,16 @@ def parity(
     bn: str | None = None,
     preprocess: str | None = None,
     image_size: int | None = None,
-    limit: int = 512,
-    levels: tuple[int, ...] = (1, 2),
-    epochs: int = 2,
-    reg: str = HeadSpec.reg,
+    limit: int = ParitySpec.limit,
+    levels: tuple[int, ...] = ParitySpec.levels,
+    epochs: int = ParitySpec.epochs,
     hidden: tuple[int, ...] = HeadSpec.hidden,
-    lr: float = 1e-3,
+    reg: str = HeadSpec.reg,
+    lr: float = ParitySpec.lr,
     batch_size: int = TrainSpec.batch_size,
     seed: int = TrainSpec.seed,
-    seeds: int = 5,
-    as_notebook: bool = False,
+    seeds: int = ParitySpec.seeds,
+    as_notebook: bool = ParitySpec.as_notebook,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     data_dir: str | os.PathLike[str] = ExtractSpec.data_dir,
     on_progress: ProgressCallback | None = None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.backbones.families import check_backbone_options
-from featcache.config import ExtractSpec, TrainSpec
+from featcache.config import ExtractSpec, ReproduceSpec, RunSpec, TrainSpec
 from featcache.core.arguments import count, place, several, text
 from featcache.core.backbone_names import PIXELS, RANDOM, backbone_name
 from featcache.core.dataset_names import dataset_name
@@ -20,7 +20,6 @@ from featcache.core.reporting import NoteCallback, silent
 from featcache.errors import UnknownNameError, UsageError
 from featcache.evaluation.metrics import Spread
 from featcache.extraction.extract import extract
-from featcache.heads.runs import RUNS_DIR
 from featcache.images.datasets import dataset_slug
 from featcache.notebook.reproduce_table import SystemResult, beside, markdown_table
 from featcache.store import named_failures, open_cache, replace_file
@@ -50,20 +49,20 @@ class Reproduction:
 
 
 def reproduce(
-    dataset: str | os.PathLike[str] = DATASET,
+    dataset: str | os.PathLike[str] = ExtractSpec.dataset,
     *,
-    only: Sequence[str] = (),
-    backbone_for: Mapping[str, str] | None = None,
+    only: Sequence[str] = ReproduceSpec.only,
+    backbone_for: Mapping[str, str] | None = ReproduceSpec.backbone_for,
     weights: str | os.PathLike[str] = ExtractSpec.weights,
     bn: str = ExtractSpec.bn,
     image_size: int = ExtractSpec.image_size,
+    device: str = ExtractSpec.device,
     limit: int | None = ExtractSpec.limit,
     seed: int = TrainSpec.seed,
-    seeds: int = 1,
-    device: str = ExtractSpec.device,
+    seeds: int = RunSpec.seeds,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     data_dir: str | os.PathLike[str] = ExtractSpec.data_dir,
-    runs_dir: str | os.PathLike[str] = RUNS_DIR,
+    runs_dir: str | os.PathLike[str] = RunSpec.runs_dir,
     on_progress: ProgressCallback | None = None,
     on_train_progress: TrainProgressCallback | None = None,
     on_note: NoteCallback | None = None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.config import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, TrainSpec
+from featcache.config import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, RunSpec, TrainSpec
 from featcache.core.arguments import count, device_name, flag, one_of, place
 from featcache.core.preload import preloading
 from featcache.core.reporting import NoteCallback, silent
@@ -16,7 +16,7 @@ from featcache.features.lookup import the_cache
 from featcache.features.residence import fitting_window
 from featcache.features.trainable import require_trainable
 from featcache.heads.run_files import HeadRun, reusable_run
-from featcache.heads.runs import RUNS_DIR, run_path
+from featcache.heads.runs import run_path
 from featcache.store import Cache
 from featcache.training.recipes import pick_recipe
 from featcache.training.remarks import remarks_on, reused
@@ -53,12 +53,12 @@ def train_head(
     *,
     dataset: str | os.PathLike[str] | None = None,
     backbone: str | None = None,
-    recipe: str = RECIPES[0],
+    recipe: str = RunSpec.recipe,
+    hidden: Sequence[int] | int | None = None,
     reg: str = HeadSpec.reg,
     l1: float | None = HeadSpec.l1,
     weight_decay: float | None = HeadSpec.weight_decay,
     dropout: Sequence[float] | float | None = HeadSpec.dropout,
-    hidden: Sequence[int] | int | None = None,
     lr: float | None = None,
     batch_size: int = TrainSpec.batch_size,
     max_epochs: int | None = None,
@@ -69,12 +69,12 @@ def train_head(
     select: str | None = None,
     seed: int = TrainSpec.seed,
     order_seed: int | None = TrainSpec.order_seed,
-    seeds: int = 1,
-    max_memory: int | None = None,
+    seeds: int = RunSpec.seeds,
+    max_memory: int | None = RunSpec.max_memory,
     device: str = ExtractSpec.device,
-    resume: bool = True,
+    resume: bool = RunSpec.resume,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
-    runs_dir: str | os.PathLike[str] = RUNS_DIR,
+    runs_dir: str | os.PathLike[str] = RunSpec.runs_dir,
     on_progress: TrainProgressCallback | None = None,
     on_note: NoteCallback | None = None,
 ) -> TrainResult:

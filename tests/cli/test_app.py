@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import os
 import resource
@@ -13,7 +12,6 @@ import pytest
 import typer.main
 
 import featcache
-from featcache.config import ExtractSpec, HeadSpec, TrainSpec
 from featcache_cli.app import app
 from tests.cli.conftest import Run, Spawn, child_environment
 
@@ -157,24 +155,6 @@ def test_options_are_the_keywords_of_the_library(
             assert option.default in (",".join(texts), texts)
         else:
             assert option.default == keywords[name]
-
-
-@pytest.mark.parametrize(
-    ("function", "spec"),
-    [
-        (featcache.extract, ExtractSpec),
-        (featcache.train_head, HeadSpec),
-        (featcache.train_head, TrainSpec),
-    ],
-)
-def test_keywords_are_the_fields_of_the_spec(function: Callable[..., object], spec: Any) -> None:
-    keywords = inspect.signature(function).parameters
-
-    for field in dataclasses.fields(spec):
-        if field.name == "window_rows":  # follows from max_memory and the cache
-            continue
-        of_recipe = field.name in ("hidden", "lr", "max_epochs", "patience", "select")
-        assert keywords[field.name].default == (None if of_recipe else field.default)
 
 
 @pytest.mark.parametrize(

@@ -5,30 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from featcache.config import ExtractSpec
 from featcache.errors import UsageError
-from featcache_cli import completion as complete
 from featcache_cli.commands import cache_import
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.console import ProgressDisplay, ask, fail, note, reset_progress, show_json
 from featcache_cli.grammar import Command, Group
-from featcache_cli.options import (
-    AUTO,
-    CacheArgument,
-    CacheDirOption,
-    DataDirOption,
-    DeviceOption,
-    JsonOption,
-    MixNumericsOption,
-    NWorkersOption,
-    SkipUndecodableOption,
-    local_path,
-    number_or_auto,
-)
+from featcache_cli.options import CacheArgument, CacheDirOption, JsonOption, options_of, takes
 from featcache_cli.tables import show_facts, show_table
 
 app = typer.Typer(cls=Group, help="List, verify, repair, import, remove caches.")
@@ -168,29 +155,32 @@ def verify(
 
 
 @app.command("repair", cls=Command)
-def repair(
-    cache: CacheArgument,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help="Where its images are now.  [default: where they were]",
-            autocompletion=complete.datasets,
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="As for extract.  [default: those it was made with]", callback=local_path
-        ),
-    ] = None,
-    data_dir: DataDirOption = ExtractSpec.data_dir,
-    device: DeviceOption = ExtractSpec.device,
-    n_workers: NWorkersOption = AUTO,
-    mix_numerics: MixNumericsOption = ExtractSpec.mix_numerics,
-    skip_undecodable: SkipUndecodableOption = ExtractSpec.skip_undecodable,
-    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
-    json: JsonOption = False,
-) -> None:
+@takes(
+    options_of(
+        ExtractSpec,
+        "dataset",
+        help={"dataset": "Where the images are now."},
+        optional=True,
+        unset="where they were",
+    ),
+    options_of(
+        ExtractSpec,
+        "weights",
+        help={"weights": "Weights of the backbone, as for extract."},
+        optional=True,
+        unset="those it was made with",
+    ),
+    options_of(
+        ExtractSpec,
+        "device",
+        "n_workers",
+        "cache_dir",
+        "data_dir",
+        "mix_numerics",
+        "skip_undecodable",
+    ),
+)
+def repair(cache: CacheArgument, *, json: JsonOption = False, **options: Any) -> None:
     """Restore a cache: mend its structure, compute damaged rows again.
 
     A stopped repair goes on with the same command. Images that another machine could not decode
@@ -199,18 +189,12 @@ def repair(
     from featcache import repair_cache
     from featcache.store import find_cache
 
-    path = find_cache(cache, cache_dir=cache_dir)
+    path = find_cache(cache, cache_dir=options.pop("cache_dir"))
     note(f"checking {path}")
     display = ProgressDisplay()
     report = repair_cache(
         path,
-        dataset=dataset,
-        weights=weights,
-        data_dir=data_dir,
-        device=device,
-        n_workers=number_or_auto("--n-workers", n_workers),
-        mix_numerics=mix_numerics,
-        skip_undecodable=skip_undecodable,
+        **options,
         on_progress=lambda progress: show_extraction(display, progress),
         on_note=note,
     )

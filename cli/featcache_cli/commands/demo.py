@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from featcache.config import ExtractSpec
+from featcache.config import ExtractSpec, RunSpec
 from featcache_cli.commands import cache
 from featcache_cli.commands.evaluate import evaluate
 from featcache_cli.commands.extract import extract
@@ -23,7 +23,7 @@ _LR, _MAX_EPOCHS = 1e-3, 8
 
 
 def demo(
-    cache_dir: CacheDirOption = ExtractSpec.cache_dir, runs_dir: RunsDirOption = "runs"
+    cache_dir: CacheDirOption = ExtractSpec.cache_dir, runs_dir: RunsDirOption = RunSpec.runs_dir
 ) -> None:
     """Extract 1,797 digits and train heads on them, without a network.
 

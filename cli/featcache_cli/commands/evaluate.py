@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.config import ExtractSpec
+from featcache.config import EvaluateSpec, ExtractSpec, RunSpec
 from featcache.errors import UsageError
 from featcache_cli import completion as complete
 from featcache_cli.console import note, show_json
-from featcache_cli.options import (
-    CacheDirOption,
-    DeviceOption,
-    JsonOption,
-    RunsDirOption,
-    local_path,
-)
+from featcache_cli.options import JsonOption, options_of, takes
 from featcache_cli.tables import show_facts, show_table
 
 if TYPE_CHECKING:
@@ -27,40 +21,33 @@ if TYPE_CHECKING:
 _MATRIX_COLUMNS = 80
 
 
+@takes(
+    options_of(EvaluateSpec, "split"),
+    options_of(
+        RunSpec,
+        "cache",
+        help={"cache": "Use this cache instead of the one that the head was trained on."},
+    ),
+    options_of(EvaluateSpec, "draws", "seed"),
+    options_of(ExtractSpec, "device", "cache_dir"),
+    options_of(RunSpec, "runs_dir"),
+)
 def evaluate(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[RUN] [OTHER]",
             autocompletion=complete.runs,
-            help="A run's folder, or part of its name; without one, the newest, or what a "
-            "sweep chose if that is the newest. Two are compared.",
+            help="A run's folder, or part of its name. Two runs are compared. Without one, the "
+            "newest run is taken, or what a sweep chose if that is newer.",
         ),
     ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="test, val or train.  [default: test, or val where there is none]",
-            autocompletion=complete.one_of("test", "val", "train"),
-        ),
-    ] = None,
-    cache: Annotated[
-        str | None,
-        typer.Option(
-            help="Use this cache instead of the one of the training.",
-            callback=local_path,
-            autocompletion=complete.caches,
-        ),
-    ] = None,
-    draws: Annotated[int, typer.Option(help="Bootstrap samples of the 95% intervals.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seeds them.")] = 0,
+    *,
     plot: Annotated[
-        bool, typer.Option("--plot", help="Draw curves and confusion matrix, PNG and SVG.")
+        bool, typer.Option("--plot", help="Draw curves and confusion matrix, as PNG and SVG.")
     ] = False,
-    device: DeviceOption = ExtractSpec.device,
-    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
-    runs_dir: RunsDirOption = "runs",
     json: JsonOption = False,
+    **options: Any,
 ) -> None:
     """Evaluate a head, with 95% intervals; or two, on the same images.
 
@@ -71,6 +58,7 @@ def evaluate(
     from featcache.evaluation.plots import plot_evaluation, require_matplotlib
     from featcache.heads.runs import find_run, newest_run
 
+    runs_dir, cache = options["runs_dir"], options.pop("cache")
     n_runs = len(runs or ())
     if n_runs > 2:
         raise UsageError(f"{n_runs} runs were given, but at most two can be compared.")
@@ -89,25 +77,15 @@ def evaluate(
     if len(paths) == 2:
         comparison = compare(
             *paths,
-            split=split,
-            draws=draws,
-            seed=seed,
-            device=device,
-            cache_dir=cache_dir,
-            runs_dir=runs_dir,
+            **options,
             on_note=note,
         )
         evaluations = [*comparison.evaluations]
     else:
         evaluation = run(
             paths[0],
-            split=split,
             cache=cache,
-            draws=draws,
-            seed=seed,
-            device=device,
-            cache_dir=cache_dir,
-            runs_dir=runs_dir,
+            **options,
             on_note=note,
         )
         evaluations = [evaluation]

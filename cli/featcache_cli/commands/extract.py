@@ -4,34 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from featcache.config import (
-    BN_MODES,
-    COMPILE_MODES,
-    EXIF_ORIENTATIONS,
-    PRECISIONS,
-    PREPROCESS_KINDS,
-    STORE_DTYPES,
-    ExtractSpec,
-)
-from featcache_cli import completion as complete
+from featcache.config import ExtractSpec
 from featcache_cli.console import ProgressDisplay, duration, fail, note, reset_progress, show_json
-from featcache_cli.options import (
-    AUTO,
-    CacheDirOption,
-    DataDirOption,
-    DeviceOption,
-    ImageSizeOption,
-    JsonOption,
-    MixNumericsOption,
-    NWorkersOption,
-    SkipUndecodableOption,
-    local_path,
-    number_or_auto,
-)
+from featcache_cli.options import JsonOption, options_of, repeated, takes
 from featcache_cli.tables import show_facts
 
 if TYPE_CHECKING:
@@ -49,125 +28,24 @@ _STAGES = {
 }
 
 
-def extract(
-    dataset: Annotated[
-        str,
-        typer.Option(
-            help="cifar10, cifar100, digits, folder:PATH or torchvision:NAME.",
-            autocompletion=complete.datasets,
-        ),
-    ] = ExtractSpec.dataset,
-    backbone: Annotated[
-        list[str],
-        typer.Option(
-            help="A torchvision classification model, or pixels; repeat it for several caches "
-            "from one reading of the images.",
-            autocompletion=complete.backbones,
-        ),
-    ] = [ExtractSpec.backbone],  # noqa: B006 - Typer's way to say a list; nobody changes it
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="DEFAULT, a torchvision weights name, a file or FILE#PART, or random.",
-            callback=local_path,
-            autocompletion=complete.weights,
-        ),
-    ] = ExtractSpec.weights,
-    bn: Annotated[
-        str,
-        typer.Option(
-            help=f"BatchNorm statistics: {', '.join(BN_MODES)}.",
-            autocompletion=complete.one_of(*BN_MODES),
-        ),
-    ] = ExtractSpec.bn,
-    preprocess: Annotated[
-        str,
-        typer.Option(
-            help=f"Transform: {', '.join(PREPROCESS_KINDS)}.",
-            autocompletion=complete.one_of(*PREPROCESS_KINDS),
-        ),
-    ] = ExtractSpec.preprocess,
-    image_size: ImageSizeOption = ExtractSpec.image_size,
-    precision: Annotated[
-        str,
-        typer.Option(
-            help=f"Arithmetic of the backbone: {', '.join(PRECISIONS)}.",
-            autocompletion=complete.one_of(*PRECISIONS),
-        ),
-    ] = ExtractSpec.precision,
-    store_dtype: Annotated[
-        str,
-        typer.Option(
-            help=f"Stored features: {', '.join(STORE_DTYPES)}.",
-            autocompletion=complete.one_of(*STORE_DTYPES),
-        ),
-    ] = ExtractSpec.store_dtype,
-    device: DeviceOption = ExtractSpec.device,
-    batch_size: Annotated[
-        str, typer.Option(help="Images in one forward pass; auto: by free memory.")
-    ] = AUTO,
-    n_workers: NWorkersOption = AUTO,
-    limit: Annotated[
-        int | None, typer.Option(help="Take N images of each split, evenly spaced.")
-    ] = ExtractSpec.limit,
-    seed: Annotated[int, typer.Option(help="Seeds --weights random.")] = ExtractSpec.seed,
-    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
-    data_dir: DataDirOption = ExtractSpec.data_dir,
-    compile: Annotated[
-        str,
-        typer.Option(
-            help=f"Compile the backbone: {', '.join(COMPILE_MODES)}; auto tries it on a CPU "
-            f"where the job is long enough; fused is for CUDA.",
-            autocompletion=complete.one_of(*COMPILE_MODES),
-        ),
-    ] = ExtractSpec.compile,
-    mix_numerics: MixNumericsOption = ExtractSpec.mix_numerics,
-    max_pixels: Annotated[
-        int, typer.Option(help="Do not decode an image file of more pixels.")
-    ] = ExtractSpec.max_pixels,
-    exif_orientation: Annotated[
-        str,
-        typer.Option(
-            help=f"Rotation that EXIF asks for: {', '.join(EXIF_ORIENTATIONS)}; apply is for "
-            f"photos of phones.",
-            autocompletion=complete.one_of(*EXIF_ORIENTATIONS),
-        ),
-    ] = ExtractSpec.exif_orientation,
-    skip_undecodable: SkipUndecodableOption = ExtractSpec.skip_undecodable,
-    json: JsonOption = False,
-) -> Any:  # a list of ExtractResult: Typer would look the name up, and import torch
+@takes(
+    options_of(ExtractSpec, "dataset"),
+    [
+        repeated(option, "Repeat the option for several caches from one reading of the images.")
+        for option in options_of(ExtractSpec, "backbone")
+    ],
+    options_of(ExtractSpec, without=("dataset", "backbone")),
+)
+def extract(*, json: JsonOption = False, **options: Any) -> Any:
     """Run a dataset through frozen backbones once, into HDF5 files.
 
-    The same command resumes an interrupted run, and answers at once when the cache is there.
+    The same command resumes an interrupted run. If the cache exists, the command checks the images
+    and the weights, and returns.
     """
     from featcache import extract_all
 
     display = ProgressDisplay()
-    specs = [
-        ExtractSpec(
-            dataset=dataset,
-            backbone=name,
-            weights=weights,
-            bn=bn,
-            preprocess=preprocess,
-            image_size=image_size,
-            precision=precision,
-            store_dtype=store_dtype,
-            device=device,
-            batch_size=number_or_auto("--batch-size", batch_size),
-            n_workers=number_or_auto("--n-workers", n_workers),
-            limit=limit,
-            seed=seed,
-            cache_dir=cache_dir,
-            data_dir=data_dir,
-            compile=compile,
-            mix_numerics=mix_numerics,
-            max_pixels=max_pixels,
-            exif_orientation=exif_orientation,
-            skip_undecodable=skip_undecodable,
-        )
-        for name in backbone
-    ]
+    specs = [ExtractSpec(**{**options, "backbone": name}) for name in options["backbone"]]
     results = extract_all(
         specs,
         on_progress=lambda progress: show_extraction(display, progress),

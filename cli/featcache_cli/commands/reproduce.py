@@ -2,93 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Any
 
-import typer
-
-from featcache.config import BN_MODES, ExtractSpec, TrainSpec
-from featcache.errors import UsageError
-from featcache_cli import completion as complete
+from featcache.config import ExtractSpec, ReproduceSpec, RunSpec, TrainSpec
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.commands.train_head import show_training
 from featcache_cli.console import ProgressDisplay, note, reset_progress, show_json
-from featcache_cli.options import (
-    CacheDirOption,
-    DataDirOption,
-    DeviceOption,
-    ImageSizeOption,
-    JsonOption,
-    RunsDirOption,
-    local_path,
-)
+from featcache_cli.options import JsonOption, options_of, takes
 from featcache_cli.tables import show_facts, show_table
 
 
-def reproduce(
-    dataset: Annotated[
-        str, typer.Option(help="The notebook's, or any other.", autocompletion=complete.datasets)
-    ] = "cifar10",
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="scratch-mlp, vgg16, vgg16-l1l2, vgg16-dropout or mobilenet-v3; may be repeated.",
-            autocompletion=complete.one_of(
-                "scratch-mlp", "vgg16", "vgg16-l1l2", "vgg16-dropout", "mobilenet-v3"
-            ),
-        ),
-    ] = None,
-    backbone_for: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=BACKBONE",
-            help="Let another backbone stand in: vgg16=mobilenet_v2; may be repeated.",
-        ),
-    ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(help="Of every backbone: DEFAULT, a file, or random.", callback=local_path),
-    ] = ExtractSpec.weights,
-    bn: Annotated[
-        str,
-        typer.Option(
-            help=f"BatchNorm statistics: {', '.join(BN_MODES)}.",
-            autocompletion=complete.one_of(*BN_MODES),
-        ),
-    ] = ExtractSpec.bn,
-    image_size: ImageSizeOption = ExtractSpec.image_size,
-    limit: Annotated[
-        int | None, typer.Option(help="Take N images of each split, evenly spaced.")
-    ] = ExtractSpec.limit,
-    seed: Annotated[int, typer.Option(help="The first seed of the heads.")] = TrainSpec.seed,
-    seeds: Annotated[int, typer.Option(help="Heads per system.")] = 1,
-    device: DeviceOption = ExtractSpec.device,
-    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
-    data_dir: DataDirOption = ExtractSpec.data_dir,
-    runs_dir: RunsDirOption = "runs",
-    json: JsonOption = False,
-) -> None:
+@takes(
+    options_of(ExtractSpec, "dataset", help={"dataset": "The notebook's dataset, or any other."}),
+    options_of(ReproduceSpec),
+    options_of(
+        ExtractSpec,
+        "weights",
+        "bn",
+        "image_size",
+        "device",
+        "limit",
+        help={"weights": "Weights of every backbone: DEFAULT, a file, or random."},
+    ),
+    options_of(TrainSpec, "seed", help={"seed": "The first seed of the heads."}),
+    options_of(RunSpec, "seeds", help={"seeds": "Heads of each system."}),
+    options_of(ExtractSpec, "cache_dir", "data_dir"),
+    options_of(RunSpec, "runs_dir"),
+)
+def reproduce(*, json: JsonOption = False, **options: Any) -> None:
     """Run the notebook's five systems, and show its figures.
 
-    What is done is not done again: caches and heads that are there are used.
+    Caches and heads that exist are used.
     """
     from featcache import reproduce as run
     from featcache.notebook.reproduce_table import figures
 
     extraction, training = ProgressDisplay(), ProgressDisplay()
     result = run(
-        dataset,
-        only=only or (),
-        backbone_for=dict(_pair(text) for text in backbone_for or []),
-        weights=weights,
-        bn=bn,
-        image_size=image_size,
-        limit=limit,
-        seed=seed,
-        seeds=seeds,
-        device=device,
-        cache_dir=cache_dir,
-        data_dir=data_dir,
-        runs_dir=runs_dir,
+        **options,
         on_progress=lambda progress: show_extraction(extraction, progress),
         on_train_progress=lambda progress: show_training(training, progress),
         on_note=note,
@@ -105,13 +56,3 @@ def reproduce(
         ["system", "#test_loss", *notebooks, *seconds], ((line[0], *line[6:]) for line in lines)
     )
     show_facts({"table": result.markdown, "json": result.json})
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, separator, backbone = text.partition("=")
-    if not (separator and name and backbone):
-        raise UsageError(
-            f"--backbone-for is {text!r}, but must be like vgg16=mobilenet_v2: the notebook's "
-            f"backbone, and the one that stands in for it."
-        )
-    return name, backbone

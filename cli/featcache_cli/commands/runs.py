@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from featcache.config import RunSpec
 from featcache.errors import UsageError
 from featcache_cli.console import duration, note, plain, show_json, show_text
 from featcache_cli.options import JsonOption, RunsDirOption
@@ -22,7 +23,7 @@ _DAY_S = 86_400
 
 
 def runs(
-    runs_dir: RunsDirOption = "runs",
+    runs_dir: RunsDirOption = RunSpec.runs_dir,
     json: JsonOption = False,
     csv: Annotated[
         bool, typer.Option("--csv", help="Write a table with commas to stdout.")

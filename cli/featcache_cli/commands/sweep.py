@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from featcache.config import (
-    CONSTANTS,
-    RECIPES,
-    REGULARISATIONS,
-    SELECTIONS,
-    ExtractSpec,
-    HeadSpec,
-    TrainSpec,
-)
-from featcache_cli import completion as complete
+from featcache.config import ExtractSpec, HeadSpec, RunSpec, TrainSpec
 from featcache_cli.console import ProgressDisplay, duration, note, reset_progress, show_json
 from featcache_cli.options import (
-    CacheDirOption,
-    DeviceOption,
     JsonOption,
-    MaxMemoryOption,
-    RecipeOption,
-    RunsDirOption,
-    n_bytes,
-    numbers,
-    whole_numbers,
+    in_a_grid,
+    left_to_the_recipe,
+    of_the_cache,
+    options_of,
+    takes,
 )
 from featcache_cli.tables import show_facts, show_table
 
@@ -36,127 +22,36 @@ if TYPE_CHECKING:
     from featcache.training.sweeps.table import SweepResult
 
 
-def sweep(
-    cache: Annotated[
-        str | None,
-        typer.Option(
-            help="A cache file, or part of its name as `cache ls` shows it.",
-            autocompletion=complete.caches,
-        ),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Dataset of the cache.  [default: {ExtractSpec.dataset}]",
-            autocompletion=complete.datasets,
-        ),
-    ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Backbone of the cache.  [default: {ExtractSpec.backbone}]",
-            autocompletion=complete.backbones,
-        ),
-    ] = None,
-    recipe: RecipeOption = RECIPES[0],
-    reg: Annotated[
-        str,
-        typer.Option(
-            help=f"Regularisations, commas between: {', '.join(REGULARISATIONS)}.",
-            autocompletion=complete.one_of(*REGULARISATIONS),
-        ),
-    ] = HeadSpec.reg,
-    l1: Annotated[
-        str | None, typer.Option(help=f"Factors of the L1 penalty.  [default: {CONSTANTS['l1']}]")
-    ] = None,
-    weight_decay: Annotated[
-        str | None,
-        typer.Option(help=f"Adam's L2 factors.  [default: {CONSTANTS['weight_decay']}]"),
-    ] = None,
-    dropout: Annotated[
-        list[str] | None,
-        typer.Option(help="Probabilities after the hidden layers; give it again for others."),
-    ] = None,
-    hidden: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Widths of the hidden layers; give it again for others.  [default: the recipe's]"
-        ),
-    ] = None,
-    lr: Annotated[
-        str | None, typer.Option(help="Learning rates of Adam.  [default: the recipe's]")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Rows in one step.")] = TrainSpec.batch_size,
-    max_epochs: Annotated[
-        int | None, typer.Option(help="Epochs at most.  [default: the recipe's]")
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(
-            help="A head stops after so many epochs without a better val_loss; 0 is never.  "
-            "[default: the recipe's]"
-        ),
-    ] = None,
-    min_delta: Annotated[
-        float, typer.Option(help="By how much val_loss must fall to count as better.")
-    ] = TrainSpec.min_delta,
-    val_fraction: Annotated[
-        float | None,
-        typer.Option(help="Share of the training rows for validation.  [0.2, or the split val]"),
-    ] = TrainSpec.val_fraction,
-    split_seed: Annotated[
-        int, typer.Option(help="Seeds the choice of those rows.")
-    ] = TrainSpec.split_seed,
-    select: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Keep the weights of this epoch: {', '.join(SELECTIONS)}.  "
-            "[default: the recipe's]",
-            autocompletion=complete.one_of(*SELECTIONS),
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(help="The first seed, and the seed of the order of batches.")
-    ] = TrainSpec.seed,
-    seeds: Annotated[int, typer.Option(help="Heads per setting: seed, seed+1, ...")] = 1,
-    max_memory: MaxMemoryOption = None,
-    device: DeviceOption = ExtractSpec.device,
-    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
-    runs_dir: RunsDirOption = "runs",
-    json: JsonOption = False,
-) -> None:
+_SEEDS = {
+    "seed": "The first seed of each setting, and the seed of the order of batches.",
+    "seeds": "Train this many heads per setting, with the seeds seed, seed+1, ...",
+}
+
+
+@takes(
+    options_of(RunSpec, "cache"),
+    of_the_cache(),
+    options_of(RunSpec, "recipe"),
+    [
+        in_a_grid(option)
+        for option in left_to_the_recipe(*options_of(HeadSpec), *options_of(TrainSpec, "lr"))
+    ],
+    left_to_the_recipe(*options_of(TrainSpec, without=("lr", "order_seed"), help=_SEEDS)),
+    options_of(RunSpec, "seeds", "max_memory", help=_SEEDS),
+    options_of(ExtractSpec, "device", "cache_dir"),
+    options_of(RunSpec, "runs_dir"),
+)
+def sweep(*, json: JsonOption = False, **options: Any) -> None:
     """Train a grid of heads in one pass over the features.
 
-    All heads see the same batches; each is a run like any other. The table is by validation loss,
-    and the best setting alone is tested.
+    All heads see the same batches. Each becomes a run like any other. The table is sorted by
+    validation loss, and only the best setting is tested.
     """
     from featcache import sweep as run
 
     display = ProgressDisplay()
     result = run(
-        cache,
-        dataset=dataset,
-        backbone=backbone,
-        recipe=recipe,
-        reg=tuple(part.strip() for part in reg.split(",")),
-        l1=None if l1 is None else numbers("--l1", l1),
-        weight_decay=None if weight_decay is None else numbers("--weight-decay", weight_decay),
-        dropout=None if not dropout else [numbers("--dropout", text) for text in dropout],
-        hidden=[whole_numbers("--hidden", text) for text in hidden] if hidden else None,
-        lr=None if lr is None else numbers("--lr", lr),
-        batch_size=batch_size,
-        max_epochs=max_epochs,
-        patience=patience,
-        min_delta=min_delta,
-        val_fraction=val_fraction,
-        split_seed=split_seed,
-        select=select,
-        seed=seed,
-        seeds=seeds,
-        max_memory=None if max_memory is None else n_bytes("--max-memory", max_memory),
-        device=device,
-        cache_dir=cache_dir,
-        runs_dir=runs_dir,
+        **options,
         on_progress=lambda progress: _show_progress(display, progress),
         on_note=note,
     )

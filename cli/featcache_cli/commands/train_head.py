@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from featcache.config import RECIPES, REGULARISATIONS, SELECTIONS, ExtractSpec, HeadSpec, TrainSpec
-from featcache_cli import completion as complete
+from featcache.config import ExtractSpec, HeadSpec, RunSpec, TrainSpec
 from featcache_cli.console import ProgressDisplay, duration, note, reset_progress, show_json
 from featcache_cli.options import (
-    CacheDirOption,
-    DeviceOption,
     JsonOption,
-    MaxMemoryOption,
-    RecipeOption,
-    RunsDirOption,
-    n_bytes,
-    numbers,
-    whole_numbers,
+    left_to_the_recipe,
+    of_the_cache,
+    options_of,
+    takes,
 )
 from featcache_cli.tables import show_facts
 
@@ -29,136 +22,29 @@ if TYPE_CHECKING:
     from featcache.training.trainer import TrainProgress
 
 
-def train_head(
-    cache: Annotated[
-        str | None,
-        typer.Option(
-            help="A cache file, or part of its name as `cache ls` shows it.",
-            autocompletion=complete.caches,
-        ),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Dataset of the cache.  [default: {ExtractSpec.dataset}]",
-            autocompletion=complete.datasets,
-        ),
-    ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Backbone of the cache.  [default: {ExtractSpec.backbone}]",
-            autocompletion=complete.backbones,
-        ),
-    ] = None,
-    recipe: RecipeOption = RECIPES[0],
-    reg: Annotated[
-        str,
-        typer.Option(
-            help=f"Regularisation: {', '.join(REGULARISATIONS)}.",
-            autocompletion=complete.one_of(*REGULARISATIONS),
-        ),
-    ] = HeadSpec.reg,
-    l1: Annotated[
-        float | None, typer.Option(help="Factor of the L1 penalty.  [l1, l1l2: 1e-5]")
-    ] = HeadSpec.l1,
-    weight_decay: Annotated[
-        float | None, typer.Option(help="Adam's L2 factor.  [l2, l1l2: 1e-4]")
-    ] = HeadSpec.weight_decay,
-    dropout: Annotated[
-        str | None,
-        typer.Option(help="Probability after each hidden layer.  [dropout: 0.5,0.3]"),
-    ] = None,
-    hidden: Annotated[
-        str | None,
-        typer.Option(
-            help="Widths of the hidden layers; '' is a linear probe.  [default: the recipe's]"
-        ),
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Learning rate of Adam.  [default: the recipe's]")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Rows in one step.")] = TrainSpec.batch_size,
-    max_epochs: Annotated[
-        int | None, typer.Option(help="Epochs at most.  [default: the recipe's]")
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(
-            help="Stop after so many epochs without a better val_loss; 0 is never.  "
-            "[default: the recipe's]"
-        ),
-    ] = None,
-    min_delta: Annotated[
-        float, typer.Option(help="By how much val_loss must fall to count as better.")
-    ] = TrainSpec.min_delta,
-    val_fraction: Annotated[
-        float | None,
-        typer.Option(help="Share of the training rows for validation.  [0.2, or the split val]"),
-    ] = TrainSpec.val_fraction,
-    split_seed: Annotated[
-        int, typer.Option(help="Seeds the choice of those rows.")
-    ] = TrainSpec.split_seed,
-    select: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Keep the weights of this epoch: {', '.join(SELECTIONS)}.  "
-            "[default: the recipe's]",
-            autocompletion=complete.one_of(*SELECTIONS),
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Seeds initial weights, order of batches and dropout.")
-    ] = TrainSpec.seed,
-    order_seed: Annotated[
-        int | None, typer.Option(help="Seeds the order of batches apart.  [default: the seed]")
-    ] = TrainSpec.order_seed,
-    seeds: Annotated[int, typer.Option(help="Train this many heads: seed, seed+1, ...")] = 1,
-    max_memory: MaxMemoryOption = None,
-    device: DeviceOption = ExtractSpec.device,
-    resume: Annotated[
-        bool,
-        typer.Option(help="Go on with a stopped run, or start it again; a finished one is reused."),
-    ] = True,
-    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
-    runs_dir: RunsDirOption = "runs",
-    json: JsonOption = False,
-) -> Any:  # TrainResult: Typer would look the name up, and import torch
+@takes(
+    options_of(RunSpec, "cache"),
+    of_the_cache(),
+    options_of(RunSpec, "recipe"),
+    left_to_the_recipe(*options_of(HeadSpec), *options_of(TrainSpec)),
+    options_of(RunSpec, "seeds", "max_memory"),
+    options_of(ExtractSpec, "device"),
+    options_of(RunSpec, "resume"),
+    options_of(ExtractSpec, "cache_dir"),
+    options_of(RunSpec, "runs_dir"),
+)
+def train_head(*, json: JsonOption = False, **options: Any) -> Any:
     """Train an MLP head on a cache.
 
     Loss, optimiser and split are the notebook's. So are the defaults on the notebook's own data and
-    backbones; elsewhere they are general ones (--recipe). The same command gives the same bits, and
-    answers at once when the run is there.
+    backbones; elsewhere they are general ones (--recipe). The same command gives the same bits. A
+    run that exists is reused.
     """
     from featcache import train_head as run
 
     display = ProgressDisplay()
     result = run(
-        cache,
-        dataset=dataset,
-        backbone=backbone,
-        recipe=recipe,
-        reg=reg,
-        l1=l1,
-        weight_decay=weight_decay,
-        dropout=None if dropout is None else numbers("--dropout", dropout),
-        hidden=None if hidden is None else whole_numbers("--hidden", hidden),
-        lr=lr,
-        batch_size=batch_size,
-        max_epochs=max_epochs,
-        patience=patience,
-        min_delta=min_delta,
-        val_fraction=val_fraction,
-        split_seed=split_seed,
-        select=select,
-        seed=seed,
-        order_seed=order_seed,
-        seeds=seeds,
-        max_memory=None if max_memory is None else n_bytes("--max-memory", max_memory),
-        device=device,
-        resume=resume,
-        cache_dir=cache_dir,
-        runs_dir=runs_dir,
+        **options,
         on_progress=lambda progress: show_training(display, progress),
         on_note=note,
     )

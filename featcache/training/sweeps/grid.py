@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from featcache.config import CONSTANTS, USED_BY, HeadSpec
+from featcache.config import NOTEBOOK_VALUES, OPTIONS_OF_REG, HeadSpec
 from featcache.core.arguments import numbers, option_name, several_lists, whole_numbers
 from featcache.core.reporting import NoteCallback
 from featcache.errors import UsageError
@@ -58,9 +58,9 @@ def heads_of(
             note("a linear probe has no units to drop: --reg dropout is left out for --hidden ''")
             continue
         axes: dict[str, Sequence[Any]] = {}
-        for name in USED_BY.get(reg, ()):
+        for name in OPTIONS_OF_REG.get(reg, ()):
             used.add(name)
-            axes[name] = asked.get(name, [CONSTANTS[name]])
+            axes[name] = asked.get(name, [NOTEBOOK_VALUES[name]])
         for values in product(*axes.values()):
             options = dict(zip(axes, values, strict=True))
             if "dropout" in options:

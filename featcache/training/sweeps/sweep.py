@@ -8,7 +8,15 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
-from featcache.config import MOST_SEEDS, RECIPES, REGULARISATIONS, ExtractSpec, HeadSpec, TrainSpec
+from featcache.config import (
+    MOST_SEEDS,
+    RECIPES,
+    REGULARISATIONS,
+    ExtractSpec,
+    HeadSpec,
+    RunSpec,
+    TrainSpec,
+)
 from featcache.core.arguments import count, device_name, one_of, option_name, place, several
 from featcache.core.preload import preloading
 from featcache.core.reporting import NoteCallback, silent
@@ -16,7 +24,6 @@ from featcache.errors import UsageError
 from featcache.features.lookup import the_cache
 from featcache.features.residence import fitting_window
 from featcache.features.trainable import require_trainable
-from featcache.heads.runs import RUNS_DIR
 from featcache.store import Cache
 from featcache.training.recipes import pick_recipe
 from featcache.training.sweeps.grid import axes_of, heads_of
@@ -32,12 +39,12 @@ def sweep(
     *,
     dataset: str | os.PathLike[str] | None = None,
     backbone: str | None = None,
-    recipe: str = RECIPES[0],
+    recipe: str = RunSpec.recipe,
+    hidden: Sequence[Sequence[int]] | int | None = None,
     reg: Sequence[str] | str = (HeadSpec.reg,),
     l1: Sequence[float] | float | None = None,
     weight_decay: Sequence[float] | float | None = None,
     dropout: Sequence[Sequence[float]] | float | None = None,
-    hidden: Sequence[Sequence[int]] | int | None = None,
     lr: Sequence[float] | float | None = None,
     batch_size: int = TrainSpec.batch_size,
     max_epochs: int | None = None,
@@ -47,11 +54,11 @@ def sweep(
     split_seed: int = TrainSpec.split_seed,
     select: str | None = None,
     seed: int = TrainSpec.seed,
-    seeds: int = 1,
-    max_memory: int | None = None,
+    seeds: int = RunSpec.seeds,
+    max_memory: int | None = RunSpec.max_memory,
     device: str = ExtractSpec.device,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
-    runs_dir: str | os.PathLike[str] = RUNS_DIR,
+    runs_dir: str | os.PathLike[str] = RunSpec.runs_dir,
     on_progress: SweepProgressCallback | None = None,
     on_note: NoteCallback | None = None,
 ) -> SweepResult:

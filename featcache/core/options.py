@@ -1,0 +1,105 @@
+"""How an option is declared: a field that carries its default, its help text and its limits."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable
+from dataclasses import Field, field, fields
+from typing import Any, TypeVar
+
+from featcache.core.arguments import (
+    flag,
+    number,
+    numbers,
+    one_of,
+    option_name,
+    require_at_least,
+    require_at_most,
+    text,
+    whole_number,
+    whole_numbers,
+)
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
+
+AUTO = "auto"
+
+_KINDS: dict[str, Callable[[str, Any], Any]] = {
+    "str": text,
+    "int": whole_number,
+    "float": number,
+    "bool": flag,
+    "tuple[int, ...]": whole_numbers,
+    "tuple[float, ...]": numbers,
+}
+
+
+def option(
+    default: T,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    least: int | None = None,
+    most: int | None = None,
+    unset: str = "",
+    unit: str = "",
+) -> T:
+    """Declare a field of a spec, once for the library and for the terminal.
+
+    Args:
+        default: Its default.
+        help: What it means; the values to choose from are added where the text does not name them.
+        choices: The only values.
+        least: The smallest number, of each where the field holds several.
+        most: The largest number.
+        unset: What None stands for. Where that is "auto", the word may be given too.
+        unit: Of a number that is typed with a unit: "bytes".
+    """
+    if not all(re.search(rf"\b{choice}\b", help) for choice in choices):
+        help = f"{help} One of {', '.join(choices)}."
+    declared: dict[str, Any] = {"help": help, "choices": choices, "unset": unset, "unit": unit}
+    return field(default=default, metadata={**declared, "least": least, "most": most})
+
+
+def declared(spec: type) -> dict[str, Field[Any]]:
+    """List the fields of a spec that are options, by name."""
+    return {one.name: one for one in fields(spec) if "help" in one.metadata}
+
+
+def described(spec: C) -> C:
+    """Write what each field means into the docstring of a spec."""
+    lines = []
+    for name, said in ((name, one.metadata) for name, one in declared(spec).items()):
+        line = f"{name}: {said['help']}"
+        line += f" None means {said['unset']}." if said["unset"] else ""
+        lines.append(textwrap.fill(line, 96, initial_indent=" " * 8, subsequent_indent=" " * 12))
+    spec.__doc__ = "\n".join([f"{spec.__doc__}\n\n    Attributes:", *lines])
+    return spec
+
+
+def check_fields(spec: Any) -> None:
+    """Bring each field of a frozen dataclass to its type, and refuse what its limits exclude.
+
+    Raises:
+        UsageError: Naming the first field that is wrong, and its value.
+    """
+    for one in fields(spec):
+        kind, _, is_optional = str(one.type).partition(" | ")
+        value = getattr(spec, one.name)
+        if value is None and is_optional:
+            continue
+        said, name = one.metadata, option_name(one.name)
+        if said.get("unset") == AUTO and isinstance(value, str) and value == AUTO:
+            value = None
+        else:
+            value = _KINDS[kind](name, value)
+            if said.get("choices"):
+                value = one_of(name, value, said["choices"])
+            for each in value if isinstance(value, tuple) else (value,):
+                if said.get("least") is not None:
+                    require_at_least(name, each, said["least"])
+                if said.get("most") is not None:
+                    require_at_most(name, each, said["most"])
+        object.__setattr__(spec, one.name, value)

@@ -1,0 +1,110 @@
+"""Every option is declared once: the keywords of the public functions are fields of the specs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any
+
+import pytest
+
+import featcache
+from featcache.config import (
+    OF_THE_RECIPE,
+    SYSTEMS,
+    EvaluateSpec,
+    ExtractSpec,
+    HeadSpec,
+    ParitySpec,
+    ReproduceSpec,
+    RunSpec,
+    TrainSpec,
+)
+from featcache.core.options import declared
+from featcache.training import notebook_systems
+
+# Each function, the specs that it takes whole, those that it takes a part of, its keywords that are
+# None instead of their default, and the arguments that are its own.
+OF_A_CACHE = ("dataset", "backbone")
+CASES: Any = [
+    (featcache.extract, [ExtractSpec], [], (), ()),
+    (
+        featcache.train_head,
+        [HeadSpec, TrainSpec, RunSpec],
+        [ExtractSpec],
+        (*OF_A_CACHE, *OF_THE_RECIPE),
+        (),
+    ),
+    (
+        featcache.sweep,
+        [HeadSpec],
+        [TrainSpec, RunSpec, ExtractSpec],
+        (*OF_A_CACHE, *OF_THE_RECIPE),
+        ("reg",),
+    ),
+    (featcache.evaluate, [EvaluateSpec], [RunSpec, ExtractSpec], (), ("run",)),
+    (featcache.compare, [EvaluateSpec], [RunSpec, ExtractSpec], (), ("first", "second")),
+    (
+        featcache.parity,
+        [ParitySpec],
+        [RunSpec, HeadSpec, TrainSpec, ExtractSpec],
+        (*OF_A_CACHE, "bn", "preprocess", "image_size"),
+        (),
+    ),
+    (featcache.reproduce, [ReproduceSpec], [RunSpec, TrainSpec, ExtractSpec], (), ()),
+    (featcache.repair_cache, [], [ExtractSpec], ("dataset", "weights"), ("path",)),
+    (featcache.list_backbones, [], [ExtractSpec], (), ("names",)),
+    (featcache.describe_backbone, [], [ExtractSpec], (), ("name",)),
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "whole", "parts", "asked_none", "own"),
+    CASES,
+    ids=[case[0].__name__ for case in CASES],
+)
+def test_keywords_have_the_names_defaults_and_order_of_the_specs(
+    function: Callable[..., object],
+    whole: list[type],
+    parts: list[type],
+    asked_none: Collection[str],
+    own: Collection[str],
+) -> None:
+    signature = inspect.signature(function).parameters
+    keywords = {n: p.default for n, p in signature.items() if n not in own and n[:3] != "on_"}
+    first_spec_with: dict[str, type] = {}
+    for spec in (*whole, *parts):
+        first_spec_with |= {name: spec for name in declared(spec) if name not in first_spec_with}
+
+    for name, default in keywords.items():
+        expected = None if name in asked_none else getattr(first_spec_with[name], name)
+        assert (name, default) == (name, expected)
+    for spec in (*whole, *parts):
+        names = [name for name in declared(spec) if first_spec_with[name] is spec]
+        taken = [name for name in keywords if name in names]
+        assert taken == [name for name in names if name in taken]
+        if spec in whole:
+            assert taken == [name for name in names if name not in own]
+
+
+@pytest.mark.parametrize(
+    "spec", [ExtractSpec, HeadSpec, TrainSpec, RunSpec, EvaluateSpec, ParitySpec, ReproduceSpec]
+)
+def test_every_option_says_what_it_means_and_names_its_choices(spec: type) -> None:
+    for name, field in declared(spec).items():
+        said = field.metadata
+
+        assert said["help"].endswith((".", "...")), name
+        assert all(choice in said["help"] for choice in said["choices"]), name
+        assert (field.default is None) <= bool(said["unset"] or name in ("cache", "backbone_for"))
+
+
+def test_the_docstring_of_a_spec_says_what_each_field_means() -> None:
+    told = " ".join((ExtractSpec.__doc__ or "").split())
+
+    for name, field in declared(ExtractSpec).items():
+        assert f"{name}: {field.metadata['help']}" in told
+
+
+def test_the_notebooks_systems_are_those_that_can_be_named() -> None:
+    assert tuple(system.name for system in notebook_systems.SYSTEMS) == SYSTEMS
