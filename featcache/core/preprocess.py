@@ -5,12 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from featcache.errors import UsageError
 
 MOST_PIXELS = 1 << 14  # a side of what enters a backbone; 3 GB of float32 for one image
 INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+class Geometry(NamedTuple):
+    """How images of one size are resized and cropped.
+
+    Attributes:
+        size: (height, width) to which they are resized.
+        rows: The rows of it that the crop keeps.
+        columns: Its columns likewise.
+    """
+
+    size: tuple[int, int]
+    rows: slice
+    columns: slice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,3 +111,26 @@ class Preprocess:
             return (self.crop, self.crop)
         assert isinstance(self.resize, tuple), "without a crop the resize names both sides"
         return self.resize
+
+    def geometry(self, in_size: tuple[int, int]) -> Geometry:
+        """Compute to what size images of `in_size`, (height, width), are resized, and the crop.
+
+        Source: torchvision.transforms.functional, _compute_resized_output_size and center_crop.
+
+        Raises:
+            UsageError: If it cannot be carried out.
+        """
+        self.require_possible()
+        if min(in_size) < 1:
+            raise UsageError(f"Images of {in_size[0]} x {in_size[1]} pixels cannot be resized.")
+        if isinstance(self.resize, int):
+            short, long = sorted(in_size)
+            longer = int(self.resize * long / short)
+            is_tall = in_size[0] > in_size[1]
+            size = (longer, self.resize) if is_tall else (self.resize, longer)
+        else:
+            size = self.resize
+        height, width = self.out_size
+        top = round((size[0] - height) / 2.0)
+        left = round((size[1] - width) / 2.0)
+        return Geometry(size, slice(top, top + height), slice(left, left + width))

@@ -185,7 +185,7 @@ def _by_listing(
 ) -> tuple[list[CacheSummary], list[tuple[CacheSummary, str]]]:
     """Part a dataset's caches into those of its rows and those of others, with the difference.
 
-    Only a folder can be another than the one that a cache of its name was made from.
+    Only a name with a path in it can mean other images than those that a cache was made from.
     """
     path = path_in(dataset)
     if path is None or (not complete and expanded(path).is_dir()):

@@ -1,6 +1,7 @@
-"""Datasets by name, and their images on the way into a backbone.
+"""Datasets by name, and their images on the way to a backbone.
 
-`datasets` finds a dataset and `sources` holds one file for each kind. `image_files` and `decode`
-turn files into uint8 pixels, `decode_pool` does it in several processes, `batches` puts them on
-a fixed grid, `transform` resizes and normalises them.
+`datasets` opens a dataset by its name. `sources` has a file for each kind of dataset, and `splits`
+says what a source gives. `image_files` and `decode` turn files into pixels. `decode_batches`
+resizes these with PIL, and `decode_pool` does it in several processes. `batches` gives batches of
+images, from files or from memory. `transform` makes a backbone's input of a batch, on its device.
 """

@@ -1,4 +1,4 @@
-"""Batches of uint8 images on a fixed grid, from memory or from image files."""
+"""Batches of uint8 images on a fixed grid, from memory or from image files; no torch."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def load_batches(
 ) -> Generator[Batch, None, None]:
     """Yield the batches of `spans`, in order.
 
-    Images in memory come at their own size; image files are decoded, resized and cropped, in worker
-    processes where there may be any. These end with the iterator: close it, or exhaust it.
+    Images in memory come at their own size. Image files are decoded, resized and cropped, in worker
+    processes if there are any. The processes end with the iterator: close it, or exhaust it.
 
     Args:
         split: The images.
         spans: Which rows, batch by batch.
         preprocess: How image files are resized and cropped.
-        n_workers: Decoding processes; 0 decodes in this one, as a daemonic process must, which may
-            have no children. Then nothing ends a decoder that takes for ever.
+        n_workers: Decoding processes; 0 decodes in this one. So does a daemonic process, which may
+            have no children. Without worker processes nothing stops a decoder that never ends.
         may_skip: Whether an image that this machine cannot decode is left out, with a reason.
         on_note: Told when an image had to be tried again.
 

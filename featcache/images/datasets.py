@@ -86,7 +86,7 @@ def _unknown(name: str) -> UsageError:
 
 
 def _validated(dataset: Dataset) -> Dataset:
-    """Check what every reader promises: rows in every split, labels in range, unique ids."""
+    """Check what every source promises: rows in every split, labels in range, unique ids."""
     n_classes = len(dataset.class_names)
     for split in dataset.splits.values():
         where = f"Split {split.name!r} of dataset {dataset.name!r}"

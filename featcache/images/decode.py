@@ -70,17 +70,17 @@ _pillow_lock = threading.Lock()
 def decode_image(file: BinaryIO, rules: ImageRules, *, is_heic: bool = False) -> Image.Image:
     """Decode one image into mode RGB, bit-equal to torchvision.datasets.folder.pil_loader.
 
-    Of an animation it is the first frame. The format follows from the bytes, not from the name.
+    An animation gives its first frame. The format is told by the bytes, not by the name.
 
     Args:
-        file: The file, in memory or on disk. Most kinds are read from it as far as they are needed;
-            WebP, AVIF and HEIC are read whole by their libraries.
+        file: The file, in memory or on disk. Of most formats no more is read than is needed. The
+            libraries of WebP, AVIF and HEIC read the whole file.
         rules: Whether and how it becomes a row.
-        is_heic: Whether it may be HEIC, too. libheif turns photos upright by itself.
+        is_heic: Whether it may also be HEIC. libheif turns photos upright by itself.
 
     Raises:
         UnreadableImageError: If it cannot be decoded, with the reason in one stable line.
-        MemoryError: If memory is short, or was where it failed.
+        MemoryError: If there is not enough memory for it.
     """
     start = file.read(_RIFF_BYTES)
     if not start:
@@ -105,9 +105,9 @@ def decode_image(file: BinaryIO, rules: ImageRules, *, is_heic: bool = False) ->
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Read EXIF's orientation, 1 to 8; 1, which is upright, where there is none or it is damaged.
+    """Read EXIF's orientation, 1 to 8. It is 1, upright, if it is missing or damaged.
 
-    What PIL has applied by itself, as it does for TIFF when the image is loaded, is 1 afterwards.
+    PIL turns a TIFF by itself when it loads it; the orientation is 1 afterwards.
     """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -117,9 +117,9 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def n_scans(file: BinaryIO) -> int:
-    """Count the scans of a JPEG, without those of previews in its header or of pictures behind it.
+    """Count the scans of a JPEG; a preview in its header or a picture behind it does not count.
 
-    One window of the file is held at a time. Source: ITU-T T.81, B.1.1.
+    One window of the file is in memory at a time. Source: ITU-T T.81, B.1.1.
     """
     n, at = 0, 2
     start, window, is_last = 0, b"", False
@@ -145,7 +145,7 @@ def n_scans(file: BinaryIO) -> int:
 
 
 def _require_memory(nbytes: int, err: Exception) -> None:
-    """See that an image failed though there was memory for it.
+    """Raise MemoryError if an image failed because memory was short.
 
     Several libraries call a file damaged when they cannot allocate what it needs.
     """
@@ -175,9 +175,9 @@ def _webp_pixels(start: bytes) -> int:
 
 @contextlib.contextmanager
 def pillow_set_up(rules: ImageRules) -> Iterator[None]:
-    """Let PIL refuse what the rules refuse, and keep its remarks off the terminal.
+    """Let PIL refuse what the rules refuse, and keep its warnings off the terminal.
 
-    What the user set for himself is put back, and what he logs stays logged.
+    The user's own setting is restored afterwards, and log handlers of the user still get all.
     """
     logger, handler = logging.getLogger("PIL"), logging.NullHandler()
     with _pillow_lock, warnings_ignored():
@@ -192,7 +192,7 @@ def pillow_set_up(rules: ImageRules) -> Iterator[None]:
 
 
 def forget_other_threads() -> None:
-    """Take a lock of one's own after a fork: a thread that is not here may have held the old."""
+    """Make a new lock after a fork; a thread that this process lacks may have held the old one."""
     global _pillow_lock
     _pillow_lock = threading.Lock()
 
@@ -221,7 +221,7 @@ def image_extensions() -> tuple[str, ...]:
 
 @functools.cache
 def image_formats() -> tuple[str, ...]:
-    """List the formats tried: without EPS, for which PIL would start Ghostscript on user data."""
+    """List the formats tried. EPS is not one: PIL would start Ghostscript on user data."""
     Image.init()
     return tuple(name for name in sorted(set(FORMAT_OF.values())) if name in Image.OPEN)
 

@@ -1,4 +1,7 @@
-"""Batches of image files, decoded in this process; what it cannot decode is named, not lost."""
+"""Batches of image files, decoded, resized and cropped in this process, by PIL alone.
+
+What cannot be decoded is named, not lost.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from featcache.config import MAX_PIXELS
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NOT_DECODED_HERE
 from featcache.core.stopping import stop_if_asked
-from featcache.errors import DeviceError
+from featcache.errors import DeviceError, UsageError
 from featcache.images.splits import FileImages, UnreadableImageError
-from featcache.images.transform import resize_image, resized_size
 
 OUT_OF_MEMORY = "out of memory"
 
@@ -94,7 +97,7 @@ class Decoder:
 
     def _decode(self, row: int) -> npt.NDArray[np.uint8]:
         image = self.images.decode(row)
-        height, width = resized_size(self.preprocess, (image.height, image.width))
+        height, width = self.preprocess.geometry((image.height, image.width)).size
         if height * width > MAX_PIXELS:  # a line of pixels whose shorter side grows to 256
             raise UnreadableImageError(
                 f"too long and narrow: {image.width} x {image.height} pixels, {width} x {height} "
@@ -132,3 +135,24 @@ class Decoder:
             f"the same command goes on from there. To go on without the image, add "
             f"--skip-undecodable; featcache cache repair then computes its row later."
         )
+
+
+def resize_image(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+    """Resize and crop one image with PIL; `transform.after_resize` describes what is left to do.
+
+    Args:
+        image: In mode RGB, of any size.
+        preprocess: Its mean and std are not used.
+
+    Returns:
+        (h, w, 3) uint8, of the size `preprocess.out_size`.
+
+    Raises:
+        UsageError: If the image is not RGB, or the preprocessing cannot be carried out.
+    """
+    if image.mode != "RGB":
+        raise UsageError(f"The image has mode {image.mode}; expected RGB. Convert it first.")
+    (height, width), rows, columns = preprocess.geometry((image.height, image.width))
+    kernel = Image.Resampling[preprocess.interpolation.upper()]
+    resized = image.resize((width, height), kernel)
+    return np.array(resized.crop((columns.start, rows.start, columns.stop, rows.stop)))

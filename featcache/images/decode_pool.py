@@ -1,4 +1,8 @@
-"""Processes that decode batches: what kills one is tried again alone, then named."""
+"""Processes that decode batches.
+
+If a process dies at an image, its batch is tried again with no other process beside it. If that
+one dies too, the image is named.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,10 @@ _LEAVES_WITHIN_S = 2.0
 
 
 class _Victim(NamedTuple):
-    """A task of a dead worker, the row that it was at, and why it died; no reason if not begun."""
+    """A task of a dead worker, the row that it was at, and why it died.
+
+    Row and reason are `NO_ROW` and "" if the task was not begun.
+    """
 
     task: Task
     row: int
@@ -49,9 +56,9 @@ class _Worker:
 
 
 class Workers:
-    """Decoding processes; a context manager, at whose end none is left.
+    """Decoding processes. At the end of its `with` block none is left.
 
-    The images travel through shared memory, and only their reasons through pipes.
+    Images travel through shared memory. Only the reasons of unreadable ones go through pipes.
     """
 
     def __init__(
@@ -122,7 +129,7 @@ class Workers:
             return
 
     def _collect(self, *, timeout_s: float = _LOOKS_EVERY_S) -> None:
-        """Wait until a worker says something, or is dead; the only place that waits."""
+        """Wait until a worker says something or is dead. Nothing else here waits."""
         busy = [worker for worker in self._workers if worker.tasks]
         ready = wait([worker.pipe for worker in busy], timeout=timeout_s)
         stop_if_asked()
@@ -158,9 +165,9 @@ class Workers:
         worker.pipe.close()
 
     def _try_alone(self) -> None:
-        """Decode what a dead worker had, when no other works.
+        """Decode what a dead worker had, while no other works.
 
-        Where that helps, the machine has no room for so many: they go on with one fewer.
+        If that succeeds, memory was short, and one process fewer goes on.
         """
         while any(worker.tasks for worker in self._workers):
             self._collect()
@@ -229,7 +236,7 @@ class Workers:
         return _Worker(process, ours, seat)
 
     def _stop(self) -> None:
-        """End all; none of them holds anything that could be lost."""
+        """Kill all processes. None of them holds anything that could be lost."""
         for worker in self._workers:
             worker.process.kill()
         for worker in self._workers:

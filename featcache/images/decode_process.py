@@ -1,4 +1,4 @@
-"""A process that decodes batches: what it is given, where the images go, what ends it."""
+"""What one decoding process does: its tasks, where it puts images, and what ends it."""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ def work(decoder: Decoder, shared: Shared, seat: int, pipe: Connection, parent: 
 
 
 def _begin_work(parent: int) -> None:
-    """Leave signals to the parent, die when it dies, and forget what its threads hold.
+    """Leave signals to the parent, die when it dies, and forget the locks of its threads.
 
-    Ctrl-C and a closed terminal reach the whole group; a worker that died of it before the parent
-    has stopped would look like a crash.
+    Ctrl-C and a closed terminal reach the whole process group. A worker that died of them before
+    the parent stops would look like a crash.
     """
     for name in ("SIGINT", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -128,7 +128,7 @@ def _begin_work(parent: int) -> None:
 
 
 def how_it_ended(exitcode: int | None) -> str:
-    """Say in a few words why a process is dead; it stands in a reason of 80 bytes."""
+    """Say in a few words why a process is dead; a reason has room for 80 bytes."""
     if exitcode == -signal.SIGPROF:
         return f"more than {CPU_SECONDS_PER_IMAGE:g} CPU seconds"
     if exitcode == _NO_MEMORY_EXIT:

@@ -23,8 +23,8 @@ _START_OF_SCAN, _APP1 = 0xDA, 0xE1
 def read_header(start: bytes, file: BinaryIO | None, rules: ImageRules) -> Header:
     """Read one image's header; nothing where it cannot be read.
 
-    The kinds of files that say neither are told without PIL, which takes three times as long as to
-    hash a small file.
+    Files that can say neither are recognised without PIL. PIL takes three times as long as hashing
+    a small file.
 
     Args:
         start: The whole file, or the first megabytes of a large one.
@@ -44,7 +44,7 @@ def read_header(start: bytes, file: BinaryIO | None, rules: ImageRules) -> Heade
 
 
 def _says_neither(content: bytes) -> bool:
-    """Tell whether this is of a kind that needs no closer look; a doubt is a no."""
+    """Tell whether a file surely says neither; False if in doubt."""
     if content.startswith(b"\xff\xd8\xff"):
         return not any(body.startswith(_JPEG_TEXTS) for body in _app1_segments(content))
     if content.startswith(_PNG):

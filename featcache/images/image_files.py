@@ -96,9 +96,9 @@ class FolderImages:
     def decode(self, row: int) -> Image.Image:
         """Open one image in mode RGB, bit-equal to torchvision.datasets.folder.pil_loader.
 
-        The file is read once, compared with what was expected of it, and decoded from memory. One
-        of more than 256 MiB is decoded from disk, and its hash is taken from the same open file
-        afterwards, so that no change before the last pixel is missed.
+        The file is read once, compared with its expected digest, and decoded from memory. A file of
+        more than 256 MiB is decoded from disk. It is hashed afterwards through the same open file,
+        so that no change before the last pixel is missed.
 
         Raises:
             UnreadableImageError: If it cannot be decoded; one line, no absolute path.
@@ -152,7 +152,7 @@ class FolderImages:
 
     @contextlib.contextmanager
     def _failures_told(self, row: int) -> Iterator[None]:
-        """Say of a file that cannot be read whether it, the disk or a change is the reason."""
+        """Say why a file cannot be read: the disk failed, it changed, or it is damaged."""
         path = self.path_of(row)
         was_readable = any(self._expected_of(row))
         try:
@@ -173,11 +173,10 @@ class FolderImages:
             raise
 
     def looks(self) -> Iterator[Look]:
-        """Yield the SHA-256 of each file's bytes in order, or a fixed mark where it is unreadable.
+        """Yield the SHA-256 of each file's bytes and what its header says, in order.
 
-        What its header says comes with it.
-
-        Threads read ahead by at most 512 files, so memory does not grow with the dataset.
+        An unreadable file gives a fixed mark. Threads read ahead by at most 512 files, so memory
+        does not grow with the dataset.
         """
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             ahead: deque[Future[list[Look]]] = deque()
@@ -211,7 +210,7 @@ def _looks_at(root: str, paths: tuple[str, ...], rules: ImageRules) -> list[Look
 
 
 def _look(path: str, rules: ImageRules) -> Look:
-    """Hash one file; plain calls, because pathlib and file_digest triple the time of small ones."""
+    """Hash one file, by plain calls: pathlib and file_digest triple the time of small files."""
     try:
         status = os.stat(path)  # noqa: PTH116
         if not stat.S_ISREG(status.st_mode):
@@ -231,7 +230,7 @@ def _look(path: str, rules: ImageRules) -> Look:
 
 
 def _open(path: str) -> io.FileIO:
-    """Open one file; refuse what would block or never end when opened: a pipe, a socket, a device.
+    """Open one file; a pipe, a socket or a device is refused, because it may block for ever.
 
     Plain calls, as in `_look`.
     """

@@ -1,4 +1,4 @@
-"""Which folders of an image folder are its splits, and which are classes."""
+"""Tell which folders of an image folder are its splits, and which are its classes."""
 
 from __future__ import annotations
 

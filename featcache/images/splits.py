@@ -1,4 +1,4 @@
-"""The nouns of a dataset: splits of uint8 RGB images with labels and ids."""
+"""What a dataset is: splits of uint8 RGB images with labels and ids."""
 
 from __future__ import annotations
 
@@ -32,7 +32,12 @@ class Header(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What was seen of an image, or of a block of them, when the dataset was read through."""
+    """What is seen of an image, or of a block of images, when a dataset is hashed.
+
+    Attributes:
+        digest: Changes with the image.
+        header: What its file says beside the pixels.
+    """
 
     digest: bytes
     header: Header = Header()
@@ -72,7 +77,7 @@ class ArrayImages:
         return False
 
     def expecting(self, digests: Sequence[bytes]) -> ArrayImages:
-        """Stay as they are: what lies in memory is what was hashed."""
+        """Return these images: what is in memory is what was hashed."""
         return self
 
 
@@ -158,10 +163,10 @@ class Dataset:
         name: As the user gave it, e.g. "cifar10" or "folder:pets".
         slug: The name as a folder name.
         class_names: K names; label k is class_names[k].
-        splits: By name, "train" first.
+        splits: By name, "train" first. All have their images in memory, or all in files.
         notes: What a user should be told about it, e.g. skipped files.
-        told: How many images have which header, by the names of `TOLD_OF_HEADERS`; empty before
-            they were read, and of arrays.
+        told: How many images have which header, by the names of `TOLD_OF_HEADERS`. Empty if they
+            were not read yet, or are arrays.
     """
 
     name: str
@@ -258,11 +263,11 @@ class Dataset:
 
 
 class Identified(NamedTuple):
-    """A dataset that was read through.
+    """A dataset that was hashed.
 
     Attributes:
         sha256: Changes with its class names, ids, labels and the content of its images; hex.
-        dataset: The same, which gives no image but those that were hashed.
+        dataset: The same dataset. It refuses an image file that changed since.
     """
 
     sha256: str

@@ -1,15 +1,15 @@
-"""Resize and normalise images, bit-equal to PIL + ToTensor + Normalize, singly and in batches."""
+"""Batches of uint8 images to a backbone's input, bit-equal to PIL + ToTensor + Normalize.
+
+This is the last step before a backbone, on its device. Image files come here resized and cropped
+(images/decode_batches.py), so that only their bytes are left to be normalised.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from featcache.core.preprocess import Preprocess
@@ -22,61 +22,13 @@ _CHUNK_VALUES_CPU = 1 << 20
 _CHUNK_VALUES_GPU = 1 << 24
 
 
-def reference_transform(preprocess: Preprocess) -> Callable[[Image.Image], Tensor]:
-    """Build torchvision's own pipeline on PIL images, the yardstick of everything here.
-
-    Returns:
-        A transform from an RGB image to (3, h, w) float32.
-
-    Raises:
-        UsageError: If the preprocessing cannot be carried out.
-    """
-    from torchvision import transforms
-
-    preprocess.require_possible()
-    size = preprocess.resize if isinstance(preprocess.resize, int) else list(preprocess.resize)
-    mode = transforms.InterpolationMode(preprocess.interpolation)
-    steps: list[Callable[..., object]] = [transforms.Resize(size, mode)]
-    if preprocess.crop is not None:
-        steps.append(transforms.CenterCrop(preprocess.crop))
-    steps += [transforms.ToTensor(), transforms.Normalize(preprocess.mean, preprocess.std)]
-    composed: Callable[[Image.Image], Tensor] = transforms.Compose(steps)
-    return composed
-
-
-def resize_image(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
-    """Resize and crop one image with PIL; `after_resize` describes what is left to do.
-
-    Args:
-        image: In mode RGB, of any size.
-        preprocess: Its mean and std are not used.
-
-    Returns:
-        (h, w, 3) uint8, of the size `preprocess.out_size`.
-
-    Raises:
-        UsageError: If the image is not RGB, or the preprocessing cannot be carried out.
-    """
-    if image.mode != "RGB":
-        raise UsageError(f"The image has mode {image.mode}; expected RGB. Convert it first.")
-    (height, width), rows, columns = _geometry(preprocess, (image.height, image.width))
-    kernel = Image.Resampling[preprocess.interpolation.upper()]
-    resized = image.resize((width, height), kernel)
-    return np.array(resized.crop((columns.start, rows.start, columns.stop, rows.stop)))
-
-
-def resized_size(preprocess: Preprocess, in_size: tuple[int, int]) -> tuple[int, int]:
-    """Compute the (height, width) to which `resize_image` resizes, before it crops."""
-    return _geometry(preprocess, in_size)[0]
-
-
 def after_resize(preprocess: Preprocess) -> Preprocess:
-    """Describe the part of a preprocessing that `resize_image` leaves: to normalise."""
+    """Describe what is left to do to images that come resized and cropped: to normalise."""
     return dataclasses.replace(preprocess, resize=preprocess.out_size, crop=None)
 
 
 def normalise_table(preprocess: Preprocess) -> Tensor:
-    """Compute what ToTensor and Normalize make of each byte, with their own operations on the CPU.
+    """Compute what ToTensor and Normalize make of each byte, by their own operations on the CPU.
 
     Returns:
         (256, 3) float32: value by channel.
@@ -89,7 +41,9 @@ def normalise_table(preprocess: Preprocess) -> Tensor:
 
 
 class BatchPreprocessor:
-    """Preprocess batches of images of one size, each bit-equal to `reference_transform`.
+    """Preprocesses batches of images of one size.
+
+    The result is bit-equal to torchvision's transforms of each image as a PIL image.
 
     Holds its tables and buffers on one device. Not for use by two threads at a time.
 
@@ -112,7 +66,7 @@ class BatchPreprocessor:
         Raises:
             UsageError: If the preprocessing cannot be carried out.
         """
-        (height, width), rows, columns = _geometry(preprocess, in_size)
+        (height, width), rows, columns = preprocess.geometry(in_size)
         name = preprocess.interpolation
         self.device = device
         self.in_size = in_size
@@ -186,33 +140,10 @@ class BatchPreprocessor:
 
 
 def _look_up(pixels: Tensor, table: Tensor, out: Tensor) -> None:
-    """Normalise (B, h, w * 3) integers by table, where a device divides otherwise than a CPU.
+    """Normalise (B, h, w * 3) integers by table, for devices that divide otherwise than a CPU.
 
     On a CPU this takes three times as long as the arithmetic itself.
     """
     channels = torch.arange(3, dtype=torch.int32, device=pixels.device)
     index = torch.add(channels, pixels.to(torch.int32).unflatten(2, (-1, 3)), alpha=3)
     torch.index_select(table.flatten(), 0, index.flatten(), out=out.view(-1))
-
-
-def _geometry(
-    preprocess: Preprocess, in_size: tuple[int, int]
-) -> tuple[tuple[int, int], slice, slice]:
-    """Compute the size after resizing, and the rows and columns of it that the crop keeps.
-
-    Source: torchvision.transforms.functional, _compute_resized_output_size and center_crop.
-    """
-    preprocess.require_possible()
-    if min(in_size) < 1:
-        raise UsageError(f"Images of {in_size[0]} x {in_size[1]} pixels cannot be resized.")
-    if isinstance(preprocess.resize, int):
-        short, long = sorted(in_size)
-        longer = int(preprocess.resize * long / short)
-        is_tall = in_size[0] > in_size[1]
-        size = (longer, preprocess.resize) if is_tall else (preprocess.resize, longer)
-    else:
-        size = preprocess.resize
-    height, width = preprocess.out_size
-    top = round((size[0] - height) / 2.0)
-    left = round((size[1] - width) / 2.0)
-    return size, slice(top, top + height), slice(left, left + width)

@@ -1,4 +1,4 @@
-"""What lies below a folder: images by class, and what is none of them."""
+"""Walk an image folder: its images by class, and the files that are left out."""
 
 from __future__ import annotations
 

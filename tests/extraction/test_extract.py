@@ -36,11 +36,11 @@ from featcache.extraction.progress import Progress
 from featcache.images.batches import Batch
 from featcache.images.image_files import FolderImages
 from featcache.images.splits import Split
-from featcache.images.transform import reference_transform
 from featcache.store import CacheWriter, SplitRows, locked, read_state
 from tests import paces
 from tests.conftest import SMALL_BACKBONE, save_image
 from tests.faults.hostile_files import resigned
+from tests.reference_transform import reference_transform
 
 Extract = Callable[..., ExtractResult]
 

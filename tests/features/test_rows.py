@@ -18,9 +18,9 @@ from featcache.features.residence import pick_residence
 from featcache.features.rows import load_rows, n_inputs
 from featcache.features.split import random_split_rows, training_rows
 from featcache.features.trainable import require_trainable
-from featcache.images.transform import reference_transform
 from tests.faults.hostile_files import resigned
 from tests.feature_caches import MakeCache, learnable_rows
+from tests.reference_transform import reference_transform
 
 CPU = torch.device("cpu")
 

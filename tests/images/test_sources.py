@@ -71,14 +71,26 @@ def test_only_the_name_of_a_folder_holds_a_path(name: str, path: str | None) -> 
     assert path_in(name) == path
 
 
-def test_listing_all_datasets_imports_no_library_of_any() -> None:
-    code = (
-        "import sys, featcache.images.datasets as d; d.list_datasets(data_dir='data');"
-        "print({'torch', 'torchvision', 'sklearn', 'scipy'} & {*sys.modules})"
-    )
-
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        (
+            "featcache.images.datasets as d; d.list_datasets(data_dir='data')",
+            {"torch", "torchvision", "sklearn", "scipy"},
+        ),
+        ("featcache.images.decode_process, featcache.images.batches", {"torch", "torchvision"}),
+    ],
+    ids=["listing", "decoding"],
+)
+def test_neither_listing_nor_decoding_imports_a_large_library(
+    code: str, unwanted: set[str]
+) -> None:
     answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/"
+        [sys.executable, "-c", f"import sys, {code}; print({unwanted!r} & {{*sys.modules}})"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
     )
 
     assert answer.stdout == "set()\n"

@@ -1,1 +1,4 @@
-"""One file for each kind of dataset: an image folder, digits, torchvision's sets."""
+"""One file for each kind of dataset; `source` says what a kind has to offer.
+
+torchvision's kind has three: `torchvision_sets` with its table and its downloads.
+"""

@@ -38,7 +38,7 @@ class Folder(Source):
         return f"folder-{safe or 'images'}"
 
     def listed(self, *, data_dir: str | Path | None) -> list[DatasetInfo]:
-        """Describe image folders in one line, as only their files tell more."""
+        """Describe all image folders in one entry; only their files tell more."""
         return [
             DatasetInfo(
                 name=f"{FOLDER}PATH",

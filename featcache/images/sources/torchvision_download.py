@@ -1,4 +1,4 @@
-"""Open a torchvision dataset from disk, or download it in silence; say clearly what is missing."""
+"""Open a torchvision dataset from disk, or download it in silence; say what is missing."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _needs_package(dataset: str, err: ImportError) -> DatasetError:
 
 @contextlib.contextmanager
 def _silence_and_timeout() -> Iterator[None]:
-    """Swallow torchvision's prints and its progress bar, and let a silent server fail.
+    """Hide torchvision's prints and its progress bar, and give up on a server that is silent.
 
     torchvision itself has no setting for either.
     """
