@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from featcache.errors import UsageError
@@ -111,6 +111,11 @@ class Preprocess:
             return (self.crop, self.crop)
         assert isinstance(self.resize, tuple), "without a crop the resize names both sides"
         return self.resize
+
+    @property
+    def after_resize(self) -> Preprocess:
+        """What is left to do to images that are resized and cropped already: to normalise."""
+        return replace(self, resize=self.out_size, crop=None)
 
     def geometry(self, in_size: tuple[int, int]) -> Geometry:
         """Compute to what size images of `in_size`, (height, width), are resized, and the crop.

@@ -25,9 +25,8 @@ from featcache.errors import MismatchError, clipped
 from featcache.extraction.pace import USUAL, Pace
 from featcache.extraction.plan import Plan
 from featcache.extraction.progress import Progress, ProgressCallback
-from featcache.images.batches import Batch, Span, load_batches
+from featcache.images.batches import Batch, Span, after_loading, load_batches
 from featcache.images.splits import Split
-from featcache.images.transform import after_resize
 from featcache.store import CacheWriter, FilePlan
 from featcache.version import __version__
 
@@ -162,11 +161,10 @@ class Job:
         n_workers = pick_n_workers(plan.spec.n_workers, device=plan.device).value
         runner = None
         if plan.backbone.module is not None:
-            # Image files come resized: `load_batches` decodes them.
-            is_whole = plan.dataset.is_in_memory
+            split = next(iter(plan.dataset.splits.values()))
             runner = BackboneRunner(
                 plan.backbone.module,
-                preprocess=plan.preprocess if is_whole else after_resize(plan.preprocess),
+                preprocess=after_loading(split, plan.preprocess),
                 device=plan.device,
                 precision=plan.precision,
                 batch_size=batch_size,

@@ -14,11 +14,16 @@ from featcache.images.splits import ArrayImages, Split
 
 
 def image_shape(split: Split, preprocess: Preprocess) -> tuple[int, int, int]:
-    """(H, W, 3) of the images that `load_batches` gives for this split."""
+    """Give (H, W, 3) of the images that `load_batches` gives for this split."""
     if isinstance(split.images, ArrayImages):
         height, width = split.images.pixels.shape[1:3]
         return (height, width, 3)
     return (*preprocess.out_size, 3)
+
+
+def after_loading(split: Split, preprocess: Preprocess) -> Preprocess:
+    """Describe what is left to do to the images that `load_batches` gives for this split."""
+    return preprocess if isinstance(split.images, ArrayImages) else preprocess.after_resize
 
 
 def load_batches(
@@ -68,4 +73,4 @@ def load_batches(
         yield from workers.batches(spans)
 
 
-__all__ = ["Batch", "Span", "image_shape", "load_batches"]
+__all__ = ["Batch", "Span", "after_loading", "image_shape", "load_batches"]

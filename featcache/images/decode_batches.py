@@ -138,7 +138,7 @@ class Decoder:
 
 
 def resize_image(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
-    """Resize and crop one image with PIL; `transform.after_resize` describes what is left to do.
+    """Resize and crop one image with PIL; `Preprocess.after_resize` is what is left to do.
 
     Args:
         image: In mode RGB, of any size.

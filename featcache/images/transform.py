@@ -6,7 +6,6 @@ This is the last step before a backbone, on its device. Image files come here re
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import torch
@@ -20,11 +19,6 @@ from featcache.images.pillow_resize import Workspace, are_rows_first, plan_axis
 # stay far below what the backbone itself needs (64 MiB each).
 _CHUNK_VALUES_CPU = 1 << 20
 _CHUNK_VALUES_GPU = 1 << 24
-
-
-def after_resize(preprocess: Preprocess) -> Preprocess:
-    """Describe what is left to do to images that come resized and cropped: to normalise."""
-    return dataclasses.replace(preprocess, resize=preprocess.out_size, crop=None)
 
 
 def normalise_table(preprocess: Preprocess) -> Tensor:

@@ -21,10 +21,9 @@ from featcache.backbones.runner import BackboneRunner
 from featcache.core.preprocess import Preprocess
 from featcache.errors import DeviceError, FeatcacheError, InterruptedRunError, NonFiniteError
 from featcache.extraction.job import Job
-from featcache.images.batches import Batch, Span, load_batches
+from featcache.images.batches import Batch, Span, after_loading, load_batches
 from featcache.images.datasets import load_dataset
 from featcache.images.splits import Split
-from featcache.images.transform import after_resize
 from tests.faults.claims import Claim, main
 from tests.faults.images import extract, make_images, small_blocks
 
@@ -124,7 +123,7 @@ def _unpadded_rows_that_differ(images: Path, folder: Path) -> int:
     for batch in load_batches(split, spans, preprocess=preprocess, n_workers=0):
         runner = BackboneRunner(
             module,
-            preprocess=after_resize(preprocess),
+            preprocess=after_loading(split, preprocess),
             device="cpu",
             precision="fp32",
             batch_size=len(batch.images),

@@ -15,7 +15,7 @@ NAMES = [name for source in SOURCES for name in source.names]
 LISTED = [info.name for info in list_datasets()]
 
 
-@pytest.mark.parametrize("name", [*NAMES, *LISTED, *(f"{kind}x" for kind in KINDS)])
+@pytest.mark.parametrize("name", sorted({*NAMES, *LISTED, *(f"{kind}x" for kind in KINDS)}))
 def test_a_name_belongs_to_one_kind(name: str) -> None:
     claiming = [source for source in SOURCES if source.claims(name)]
 

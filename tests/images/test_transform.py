@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +14,13 @@ from torchvision.models import ViT_B_16_Weights as ViTWeights
 
 from featcache.core.preprocess import Preprocess
 from featcache.errors import UsageError
+from featcache.images.batches import Span, after_loading, load_batches
 from featcache.images.decode_batches import resize_image
+from featcache.images.image_files import FolderImages
+from featcache.images.splits import ArrayImages, Split
 from featcache.images.transform import (
     BatchPreprocessor,
     _look_up,
-    after_resize,
     normalise_table,
 )
 from tests.reference_transform import reference_transform
@@ -157,7 +160,7 @@ def test_images_resized_one_by_one_and_normalised_together_equal_the_reference(n
     images = [hard_images(*size)[0] for size in [(1, 1), (32, 32), (375, 500), (500, 375)]]
 
     resized = np.stack([resize_image(Image.fromarray(i), preprocess) for i in images])
-    result = batched(resized, after_resize(preprocess))
+    result = batched(resized, preprocess.after_resize)
 
     expected = [reference(image[None], preprocess)[0] for image in images]
     assert torch.equal(result, torch.stack(expected))
@@ -177,7 +180,7 @@ def test_a_float_resize_would_not_pass_these_tests() -> None:
 
 @pytest.mark.parametrize("name", ["notebook-64", "weights-64"])
 def test_the_table_and_the_arithmetic_agree_on_every_byte(name: str) -> None:
-    preprocess = after_resize(PREPROCESSINGS[name])
+    preprocess = PREPROCESSINGS[name].after_resize
     every_byte = np.resize(np.arange(256, dtype=np.uint8), (1, 64, 64, 1)).repeat(3, axis=3)
     table = normalise_table(preprocess)
     looked_up = torch.empty(1, 64, 64 * 3)
@@ -270,3 +273,21 @@ def test_a_preprocessor_that_first_ran_in_inference_mode_serves_outside_it() -> 
 
     assert not outside.is_inference()
     assert torch.equal(inside, outside)
+
+
+@pytest.mark.parametrize("where", ["in memory", "in files"])
+def test_what_loading_leaves_undone_makes_the_reference_of_files_and_of_arrays(
+    where: str, tmp_path: Path
+) -> None:
+    preprocess = weights_like(20, 16)
+    pixels = hard_images(16, 16)  # of the network's own size, and yet to be resized
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    files = FolderImages(str(tmp_path), ("0.png", "1.png", "2.png"))
+    images = ArrayImages(pixels) if where == "in memory" else files
+    split = Split("train", images, np.zeros(3, np.int64), ["0", "1", "2"])
+
+    [batch] = load_batches(split, [Span(0, 3)], preprocess=preprocess, n_workers=0)
+    result = batched(batch.images, after_loading(split, preprocess))
+
+    assert torch.equal(result, reference(pixels, preprocess))
