@@ -6,7 +6,7 @@ A message says what happened, where, what was expected and found, what is kept, 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class FeatcacheError(Exception):
@@ -25,8 +25,7 @@ class UnknownNameError(UsageError, LookupError):
     """A name is not in its list; the message holds the nearest three and how to list all."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, listing: str) -> None:
-        near = nearest(name, known)
-        hint = f" Did you mean {', '.join(repr(n) for n in near)}?" if near else ""
+        hint = did_you_mean(name, known, show=repr)
         super().__init__(f"Unknown {kind} {name!r}.{hint} List all with: {listing}")
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -114,8 +113,17 @@ def clipped(text: str, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
-def nearest(name: str, known: Iterable[str], *, n: int = 3) -> list[str]:
-    """Find the `n` known names most like `name`, best first, ignoring case."""
+def did_you_mean(
+    name: str, known: Iterable[str], *, most: int = 3, show: Callable[[str], str] = str
+) -> str:
+    """Ask " Did you mean A, B?" about the known names most like `name`; "" if none is like it.
+
+    Args:
+        name: What was given; its case does not matter.
+        known: What is there.
+        most: How many of them to show, the most like first.
+        show: How to write each: `repr` puts it in quotes.
+    """
     by_lower = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=n, cutoff=0.5)
-    return [by_lower[c] for c in close]
+    close = difflib.get_close_matches(name.lower(), by_lower, n=most, cutoff=0.5)
+    return f" Did you mean {', '.join(show(by_lower[c]) for c in close)}?" if close else ""

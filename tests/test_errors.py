@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import featcache.backbones.engines.trial
-from featcache.errors import FeatcacheError, UnknownNameError
+from featcache.errors import FeatcacheError, UnknownNameError, did_you_mean
 
 
 def kinds(parent: type[FeatcacheError] = FeatcacheError) -> Iterator[type[FeatcacheError]]:
@@ -33,3 +33,11 @@ def test_an_error_goes_to_another_process_and_back(kind: type[FeatcacheError]) -
         assert str(other) == str(error)
         assert other.exit_code == error.exit_code
         assert other.__notes__ == ["in job 3"]
+
+
+def test_the_names_most_like_a_wrong_one_are_asked_about() -> None:
+    known = ["resnet18", "VGG16_bn", "vgg16"]
+
+    assert did_you_mean("Vgg16", known) == " Did you mean vgg16, VGG16_bn?"
+    assert did_you_mean("Vgg16", known, most=1, show=repr) == " Did you mean 'vgg16'?"
+    assert did_you_mean("xyz", known) == ""

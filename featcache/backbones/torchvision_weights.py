@@ -6,7 +6,6 @@ import errno
 import hashlib
 import http.client
 import os
-import socket
 import threading
 import urllib.error
 import urllib.request
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from featcache.core.backbone_names import published_weights
+from featcache.core.network import silence_limit_s
 from featcache.core.preprocess import Preprocess
 from featcache.core.stopping import breakable, working
 from featcache.errors import (
@@ -26,7 +26,6 @@ from featcache.errors import (
     WeightsUnavailableError,
 )
 
-_STALL_S = 30.0
 _CHUNK_NBYTES = 1 << 20
 
 
@@ -183,10 +182,10 @@ def _fetch(entry: Pretrained, file: Path) -> None:
     socket of the process is changed.
     """
     digest = hashlib.sha256()
-    timeout_s = socket.getdefaulttimeout() or _STALL_S
     partial = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        with urllib.request.urlopen(entry.url, timeout=timeout_s) as sent, partial.open("wb") as to:
+        opened = urllib.request.urlopen(entry.url, timeout=silence_limit_s())
+        with opened as sent, partial.open("wb") as to:
             while chunk := sent.read(_CHUNK_NBYTES):
                 digest.update(chunk)
                 to.write(chunk)

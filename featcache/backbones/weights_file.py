@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from featcache.core.paths import expanded
-from featcache.errors import UnsafeFileError, WeightsError, nearest
+from featcache.errors import UnsafeFileError, WeightsError, did_you_mean
 
 
 def existing_weights_file(path: str | Path) -> Path:
@@ -30,8 +30,7 @@ def existing_weights_file(path: str | Path) -> Path:
         )
     if not path.is_file():
         names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = nearest(path.name, names)
-        hint = f" Did you mean {', '.join(near)}?" if near else ""
+        hint = did_you_mean(path.name, names)
         raise WeightsError(f"There is no file of weights at {path.absolute()}.{hint}")
     if path.stat().st_size == 0:
         raise WeightsError(f"{path} is empty (0 bytes). Delete it and copy it again.")

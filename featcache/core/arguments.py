@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from featcache.core.paths import expanded
-from featcache.errors import UsageError, clipped, nearest
+from featcache.errors import UsageError, clipped, did_you_mean
 
 T = TypeVar("T")
 
@@ -144,8 +144,7 @@ def one_of(option: str, value: Any, allowed: tuple[str, ...]) -> str:
     for known in allowed:
         if word.lower() == known.lower():
             return known
-    near = nearest(word, allowed, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(word, allowed, most=1, show=repr)
     raise UsageError(f"{option} is {word!r}, but must be one of {', '.join(allowed)}.{hint}")
 
 

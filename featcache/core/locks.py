@@ -13,32 +13,37 @@ from pathlib import Path
 import filelock
 
 from featcache.core.files import DISK_FULL, make_folder
+from featcache.core.side_files import lock_path
 from featcache.errors import DiskFullError, LockedError, StorageError
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of the cache at `path`; the system frees it if this process dies.
+def locked(path: Path, *, remove: bool = False) -> Iterator[None]:
+    """Hold the lock of the cache or run at `path`; the system frees it if this process dies.
 
-    The lock is the file `<name>.h5.lock`. It stays behind, empty of meaning, until `remove_cache`
-    takes it along.
+    The lock is the file `<name>.lock`. A cache's stays behind, empty of meaning, until
+    `remove_cache` takes it along.
+
+    Args:
+        path: What is written.
+        remove: Whether the file goes at the end; after an error it stays.
 
     Raises:
         LockedError: If another process holds it, with its host and process number.
         StorageError: If the folder cannot be written, or its file system has no locks;
             DiskFullError if it has no room.
     """
-    lock_path = path.with_name(path.name + ".lock")
+    file = lock_path(path)
     # Where there is no flock it would keep its own state in this file, which holds our text.
-    lock = filelock.FileLock(lock_path, timeout=0, fallback_to_soft=False)
+    lock = filelock.FileLock(file, timeout=0, fallback_to_soft=False)
     try:
         make_folder(path.parent)
         lock.acquire()
     except filelock.Timeout as err:
         raise LockedError(
-            f"{path.name} is being written by {_holder(lock_path)}. Nothing was changed. Wait "
+            f"{path.name} is being written by {_holder(file)}. Nothing was changed. Wait "
             f"until it is done, or stop it; the same command then goes on from there."
         ) from err
     except NotImplementedError as err:  # filelock's word for a flock that says ENOSYS
@@ -56,8 +61,12 @@ def locked(path: Path) -> Iterator[None]:
         # is reserved.
         with contextlib.suppress(OSError):
             holder = {"host": socket.gethostname(), "pid": os.getpid()}
-            lock_path.write_text(json.dumps(holder) + "\n")
+            file.write_text(json.dumps(holder) + "\n")
         yield
+        if remove:
+            # While it is held: once it is free, it may be another's. Whoever waits for it meanwhile
+            # gets a lock whose file is gone; filelock notices that, and makes a new one.
+            file.unlink(missing_ok=True)
     finally:
         lock.release()
 
@@ -70,9 +79,9 @@ def _no_locks(path: Path) -> StorageError:
     )
 
 
-def _holder(lock_path: Path) -> str:
+def _holder(file: Path) -> str:
     try:
-        holder = json.loads(lock_path.read_text())
+        holder = json.loads(file.read_text())
         return f"process {holder['pid']} on {holder['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -14,6 +14,7 @@ from featcache.config import IMPORTED, ExtractSpec
 from featcache.core.paths import expanded
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback, silent
+from featcache.core.side_files import finished_path, lock_path
 from featcache.errors import FeatcacheError, UsageError
 from featcache.extraction.extract import open_images
 from featcache.images.rules import ImageRules
@@ -107,20 +108,18 @@ def repair_cache(
         FeatcacheError: Whatever else `extract` raises; the file is then as it was, but for what
             was mended.
     """
-    path = expanded(path)
-    path = path.with_suffix("") if path.suffix == ".partial" else path
+    path = finished_path(expanded(path))
     with opened_readonly(path if path.exists() else partial_path(path)):
         pass  # nothing is made beside a file that is not there
     progress, note = on_progress or silent, on_note or silent
-    lock = path.with_name(f"{path.name}.lock")
-    is_new = not lock.exists()
+    is_new = not lock_path(path).exists()
     with locked(path):
         present = path if path.exists() else partial_path(path)
         try:
             mended = mend_structure(present)
         except FeatcacheError:
             if is_new:  # a lock tells `remove_cache` that a file is a cache
-                lock.unlink(missing_ok=True)
+                lock_path(path).unlink(missing_ok=True)
             raise
         for what in mended:
             note(f"mended: {what}")

@@ -181,9 +181,8 @@ def tested(run: HeadRun, batches: FeatureDataModule, *, device: torch.device) ->
 
     head = load_head(run.path).module()
     loss, acc = figures_on_test(head, batches, SumsOfBatches(), device=device)
-    with locked(run.path):
+    with locked(run.path, remove=True):
         run = replace(read_run(run.path), test_loss=loss, test_acc=acc)
         kept = {name: value for name, value in vars(run).items() if name not in ("path", "outcome")}
         write_figures(run.path, kept)
-        run.path.with_name(run.path.name + ".lock").unlink(missing_ok=True)
     return run

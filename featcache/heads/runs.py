@@ -9,10 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from featcache.config import HeadSpec, TrainSpec
+from featcache.core.find_by_part import find_by_part
 from featcache.core.identity import fingerprint
 from featcache.core.paths import expanded, native
 from featcache.core.reporting import Choice
-from featcache.errors import CacheMissingError, CorruptError, UsageError, clipped, nearest
+from featcache.core.side_files import is_partial
+from featcache.errors import CacheMissingError, CorruptError, UsageError, clipped
 from featcache.heads.head_file import DESCRIPTION_FILE, HEAD_FILE, load_head
 from featcache.images.datasets import dataset_slug
 from featcache.store import Cache, is_there
@@ -20,7 +22,6 @@ from featcache.store import Cache, is_there
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.csv"
 RUN_FILES = (HEAD_FILE, DESCRIPTION_FILE, METRICS_FILE, RESULT_FILE)
-_PARTIAL = ".partial"
 
 
 def run_path(runs_dir: Path, cache: Cache, head: HeadSpec, train: TrainSpec) -> Path:
@@ -44,11 +45,6 @@ def run_path(runs_dir: Path, cache: Cache, head: HeadSpec, train: TrainSpec) -> 
             f"featcache knows. Nothing was started. Extract it again."
         ) from err
     return expanded(runs_dir) / slug / name
-
-
-def partial_run(path: Path) -> Path:
-    """Name the folder of a run that is not finished."""
-    return path.with_name(path.name + _PARTIAL)
 
 
 def list_runs(runs_dir: str | os.PathLike[str]) -> list[Path]:
@@ -83,19 +79,12 @@ def find_run(name: str | os.PathLike[str] | None, *, runs_dir: str | os.PathLike
     if name is None:
         return newest_run(runs_dir).value
     runs = list_runs(runs_dir)
-    by_name = {f"{run.parent.name}/{run.name}": run for run in runs}
-    wanted = str(name)
-    fits = [run for text, run in by_name.items() if wanted in text]
-    if len(fits) == 1:
-        return fits[0]
-    if fits:
-        names = ", ".join(map(str, fits))
-        raise UsageError(f"{wanted!r} fits several runs: {names}. Give more of its name.")
-    near = nearest(wanted, by_name)
-    hint = f" Did you mean {', '.join(near)}?" if near else ""
-    raise CacheMissingError(
-        f"There is no run {wanted!r}, neither at that path nor in {os.fspath(runs_dir)}.{hint} "
-        f"Train one with: featcache train-head"
+    return find_by_part(
+        str(name),
+        {f"{run.parent.name}/{run.name}": run for run in runs},
+        kind="run",
+        place=os.fspath(runs_dir),
+        way_out="Train one with: featcache train-head",
     )
 
 
@@ -106,7 +95,7 @@ def newest_run(runs_dir: str | os.PathLike[str]) -> Choice[Path]:
         CacheMissingError: If there is none.
     """
     runs = list_runs(runs_dir)
-    finished = [run for run in runs if not run.name.endswith(_PARTIAL)]
+    finished = [run for run in runs if not is_partial(run)]
     if not finished:
         raise CacheMissingError(
             f"There is no finished run in {os.fspath(runs_dir)}. Train a head with: featcache "

@@ -3,6 +3,7 @@
 from featcache.core.files import human_bytes, is_there, named_failures, require_space
 from featcache.core.locks import locked
 from featcache.core.replace import remove_leftovers, replace_file
+from featcache.core.side_files import partial_path
 from featcache.store.catalog import (
     CacheSummary,
     cache_path,
@@ -31,7 +32,7 @@ from featcache.store.reader import (
 from featcache.store.split import CacheSplit
 from featcache.store.structure_repair import mend_structure
 from featcache.store.verify import Damage, VerifyReport, require_sound, verify_cache
-from featcache.store.writer import CacheWriter, partial_path
+from featcache.store.writer import CacheWriter
 
 __all__ = [
     "Block",

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from featcache.core.files import named_failures
+from featcache.core.find_by_part import find_by_part
 from featcache.core.identity import differing_fields
 from featcache.core.locks import locked
 from featcache.core.paths import expanded
+from featcache.core.side_files import finished_path, lock_path, newborn_path, partial_path
 from featcache.core.stopping import working
 from featcache.errors import (
     CacheMissingError,
@@ -20,10 +22,8 @@ from featcache.errors import (
     FeatcacheError,
     MismatchError,
     UsageError,
-    nearest,
 )
 from featcache.store.reader import read_state
-from featcache.store.writer import partial_path
 
 _SHORTEST_PART = 3
 
@@ -115,20 +115,13 @@ def find_cache(name: str | Path, *, cache_dir: str | Path) -> Path:
             f"its path, or at least {_SHORTEST_PART} characters of its name."
         )
     cache_dir = expanded(cache_dir)
-    listed = {str(c.path.relative_to(cache_dir)): c.path for c in list_caches(cache_dir)}
-    if str(name) in listed:
-        return listed[str(name)]
-    fits = [path for text, path in listed.items() if str(name) in text]
-    if len(fits) == 1:
-        return fits[0]
-    if fits:
-        names = ", ".join(map(str, fits))
-        raise UsageError(f"{str(name)!r} fits several caches: {names}. Give more of its name.")
-    near = nearest(str(name), listed)
-    hint = f" Did you mean {', '.join(near)}?" if near else ""
-    raise CacheMissingError(
-        f"There is no cache {str(name)!r}, neither at that path nor in '{cache_dir}'.{hint} See "
-        f"what there is with: featcache cache ls --cache-dir {shlex.quote(str(cache_dir))}"
+    listing = f"featcache cache ls --cache-dir {shlex.quote(str(cache_dir))}"
+    return find_by_part(
+        str(name),
+        {str(c.path.relative_to(cache_dir)): c.path for c in list_caches(cache_dir)},
+        kind="cache",
+        place=f"'{cache_dir}'",
+        way_out=f"See what there is with: {listing}",
     )
 
 
@@ -204,26 +197,23 @@ def remove_cache(path: str | os.PathLike[str]) -> list[Path]:
         CacheMissingError: If there is nothing to remove.
         CorruptError: If neither its content nor a lock beside it tells that it is a cache.
     """
-    path = expanded(path)
-    if path.suffix == ".partial":
-        path = path.with_suffix("")
+    path = finished_path(expanded(path))
     present = _files_of(path)
     if not present:
         raise CacheMissingError(
             f"There is no cache at {path}. Nothing was removed. See what there is with: featcache "
             f"cache ls"
         )
-    lock_path = path.with_name(path.name + ".lock")
-    if not lock_path.exists() and not any(summarise(p).fingerprint for p in present):
+    if not lock_path(path).exists() and not any(summarise(p).fingerprint for p in present):
         raise CorruptError(
             f"{path} cannot be read as a cache and no lock lies beside it, so it may be anything. "
             f"Nothing was removed. Delete it yourself if you are sure."
         )
-    with locked(path), working(), named_failures(path, kept="Nothing else was removed."):
+    kept = "Nothing else was removed."
+    with working(), named_failures(path, kept=kept), locked(path, remove=True):
         present = _files_of(path)  # by now a writer may have renamed its partial file
         for target in present:
             target.unlink()
-        lock_path.unlink(missing_ok=True)  # filelock notices a lock whose file is gone
     return present
 
 
@@ -232,5 +222,5 @@ def _cache_files(folder: Path) -> list[Path]:
 
 
 def _files_of(path: Path) -> list[Path]:
-    files = [path, partial_path(path), path.with_name(path.name + ".new")]
+    files = [path, partial_path(path), newborn_path(path)]
     return [p for p in files if p.exists() or p.is_symlink()]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from featcache.core.files import named_read_failures, read_at
 from featcache.core.paths import expanded, healed, settled
+from featcache.core.side_files import is_partial
 from featcache.errors import CacheMissingError, CorruptError, StorageError, UnsafeFileError
 from featcache.store.digest import skeleton_digest, statistics_digest
 from featcache.store.ledger import (
@@ -170,7 +171,7 @@ def state_of(fd: int, path: Path) -> CacheState:
     """Read manifest and ledger of an open file; the raises are those of open_cache."""
     manifest = read_manifest(fd, name=str(path))
     slots, damaged = read_slots(fd, manifest, path=path)
-    if path.suffix != ".partial":
+    if not is_partial(path):
         damaged = [number for number in range(manifest.n_slots) if number not in slots]
     return CacheState(manifest, slots, damaged)
 

@@ -25,6 +25,7 @@ from featcache.core.files import (
     sync_folder,
     write_at,
 )
+from featcache.core.side_files import newborn_path, partial_path
 from featcache.store.columns import SplitRows, clipped_reason, labels_and_ids, require_planned
 from featcache.store.digest import block_digest, skeleton_digest, statistics_digest
 from featcache.store.hdf5_file import FilePlan, create_skeleton, largest_nbytes
@@ -40,11 +41,6 @@ from featcache.store.manifest import COLUMNS, MANIFEST_OFFSET, REASON_BYTES, Blo
 from featcache.store.reader import open_regular, read_manifest, read_slots
 
 _ROWS_AT_ONCE = 1 << 16
-
-
-def partial_path(path: Path) -> Path:
-    """Where the cache at `path` is while it is being written."""
-    return path.with_name(path.name + ".partial")
 
 
 class CacheWriter:
@@ -87,7 +83,7 @@ class CacheWriter:
         """
         partial = partial_path(path)
         nbytes = _plan_nbytes(plan)
-        newborn = path.with_name(path.name + ".new")
+        newborn = newborn_path(path)
         with named_failures(newborn, kept="Nothing was changed."):
             newborn.unlink(missing_ok=True)  # a kill may have left one, with its space reserved
         require_space(path.parent, nbytes=nbytes)

@@ -20,6 +20,7 @@ from featcache.core.failures import device_failures_named
 from featcache.core.process_wide import nvml_left_alone
 from featcache.core.random_state import seeded
 from featcache.core.reporting import NoteCallback
+from featcache.core.side_files import partial_path
 from featcache.core.stopping import working
 from featcache.core.tensor_files import read_checkpoint
 from featcache.errors import InterruptedRunError, NonFiniteError
@@ -41,7 +42,7 @@ from featcache.heads.run_files import (
     write_figures,
 )
 from featcache.heads.run_folder import begin_folder, finish_folder
-from featcache.heads.runs import partial_run, run_path
+from featcache.heads.runs import run_path
 from featcache.store import Cache, is_there, locked, named_failures
 from featcache.training.module import HeadModule
 from featcache.training.trainer import (
@@ -105,14 +106,14 @@ class HeadJob:
 
     def _run(self, path: Path, train: TrainSpec, batches: FeatureDataModule) -> HeadRun:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path):
+        with locked(path, remove=True):
             if not path.exists():
                 return self._made(path, train, batches)
         return self._found(path, train)  # another process finished it meanwhile
 
     def _made(self, path: Path, train: TrainSpec, batches: FeatureDataModule) -> HeadRun:
         """Train, or go on, in the run's partial folder, and finish that."""
-        folder = partial_run(path)
+        folder = partial_path(path)
         resumed = self._resumed(folder)
         if resumed is None:
             begin_folder(folder, self.note)
@@ -121,7 +122,6 @@ class HeadJob:
         result = self._train(folder, train, batches, resumed)
         write_figures(folder, result)
         finish_folder(folder, path, self.note)
-        path.with_name(path.name + ".lock").unlink(missing_ok=True)
         return replace(read_run(path), outcome="resumed" if resumed else "trained")
 
     def _found(self, path: Path, train: TrainSpec) -> HeadRun:
@@ -261,7 +261,7 @@ def _saved_of(path: Path) -> str:
     """Say what is there of a run that a failure ended."""
     if is_there(path):
         return "The trained head is kept."
-    folder = partial_run(path)
+    folder = partial_path(path)
     if is_there(folder / LAST):
         return f"The last epoch that was saved is kept in {folder}."
     return "No epoch was saved." if is_there(folder) else "Nothing was started."

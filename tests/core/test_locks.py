@@ -132,3 +132,39 @@ def test_a_full_disk_does_not_keep_a_holder_out(
 
     with locked(tmp_path / "toy.h5"), pytest.raises(LockedError, match="another process"):
         hold(tmp_path / "toy.h5")
+
+
+def test_a_lock_to_be_removed_is_gone_at_the_end(tmp_path: Path) -> None:
+    with locked(tmp_path / "run", remove=True):
+        assert (tmp_path / "run.lock").exists()
+
+    assert list(tmp_path.iterdir()) == []
+    hold(tmp_path / "run")
+
+
+def test_a_lock_to_be_removed_stays_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), locked(tmp_path / "run", remove=True):
+        raise ZeroDivisionError
+
+    assert (tmp_path / "run.lock").exists()
+    hold(tmp_path / "run")
+
+
+def test_a_lock_is_removed_while_it_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+    removed = []
+
+    def unlink_held(path: Path, missing_ok: bool = False) -> None:
+        with pytest.raises(LockedError):
+            hold(tmp_path / "run")
+        removed.append(path.name)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink_held)
+
+    with locked(tmp_path / "run", remove=True):
+        pass
+
+    assert removed == ["run.lock"]

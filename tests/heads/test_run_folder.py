@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import featcache
+from featcache.core.side_files import partial_path
 from featcache.errors import InterruptedRunError
-from featcache.heads.runs import RUN_FILES, partial_run
+from featcache.heads.runs import RUN_FILES
 from featcache.training.train_head import TrainResult
 
 Train = Callable[..., TrainResult]
@@ -31,7 +32,7 @@ def put_own_files(folder: Path) -> None:
 def test_files_of_the_users_own_stay_with_the_run_and_are_told(
     train: Train, options: dict[str, bool]
 ) -> None:
-    folder = partial_run(train(max_epochs=1).path)  # another run's, to know how it is called
+    folder = partial_path(train(max_epochs=1).path)  # another run's, to know how it is called
     with pytest.raises(InterruptedRunError):
         train(on_progress=stop)
     [folder] = folder.parent.glob("*.partial")
@@ -54,7 +55,7 @@ def test_a_sweep_leaves_files_of_the_users_own_in_a_heads_folder(
 ) -> None:
     grid = {"hidden": ((8,),), "lr": (1e-2,), "max_epochs": 1, "batch_size": 16}
     [head] = featcache.sweep(cache, **grid, runs_dir=tmp_path / "known").settings[0].runs
-    folder = partial_run(tmp_path / "runs" / head.parent.name / head.name)
+    folder = partial_path(tmp_path / "runs" / head.parent.name / head.name)
     folder.mkdir(parents=True)
     put_own_files(folder)
     told: list[str] = []

@@ -262,9 +262,9 @@ def test_a_partial_file_finished_just_before_is_removed_by_its_new_name(
 ) -> None:
     recipe.create().close()
 
-    def finish_and_lock(path: Path) -> object:
+    def finish_and_lock(path: Path, *, remove: bool) -> object:
         recipe.resume_and_finish()
-        return locked(path)
+        return locked(path, remove=remove)
 
     monkeypatch.setattr(catalog, "locked", finish_and_lock)
 

@@ -12,6 +12,7 @@ import torch
 import featcache
 import featcache.training.run
 from featcache.core.reporting import Choice
+from featcache.core.side_files import partial_path
 from featcache.errors import (
     CacheMissingError,
     CorruptError,
@@ -24,7 +25,7 @@ from featcache.errors import (
     UsageError,
 )
 from featcache.heads.head_file import load_head, versions
-from featcache.heads.runs import RUN_FILES, partial_run
+from featcache.heads.runs import RUN_FILES
 from featcache.store import CacheSplit, locked
 from featcache.training.train_head import TrainResult
 from tests.feature_caches import IDENTITY, MakeCache, learnable_rows
@@ -162,7 +163,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
 
     resumed = train(**options)
 
-    folder = partial_run(resumed.path)
+    folder = partial_path(resumed.path)
     assert str(err.value) == (
         f"Stopped. The head of epoch {stopped_in} of 4 is kept in {folder}. The same command goes "
         f"on from there."

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from featcache.core.network import silence_limit_s
 from featcache.core.process_wide import WhileAnyInside
 from featcache.errors import DatasetError
 
-_TIMEOUT_S = 30.0
 # What torchvision's readers and urllib raise on absent, damaged or unreachable files.
 _FAILURES = (
     OSError,
@@ -139,7 +139,7 @@ def _silence_and_timeout() -> Iterator[None]:
     torchvision itself has no setting for either.
     """
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(before or _TIMEOUT_S)
+    socket.setdefaulttimeout(silence_limit_s())
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from featcache.core.files import human_bytes
 from featcache.core.starting import starting
-from featcache.errors import CorruptError, FeatcacheError, UnsafeFileError, UsageError, nearest
+from featcache.errors import CorruptError, FeatcacheError, UnsafeFileError, UsageError, did_you_mean
 from featcache.store.imports.sandbox_child import FRAME, FRAME_LIMIT, ID_LIMIT
 from featcache.store.reader import opened_readonly
 
@@ -200,9 +200,7 @@ class Child:
         hint = ""
         if known:
             wanted = text.partition("'")[2].partition("'")[0]
-            near = nearest(wanted, known)
-            hint = f" Did you mean {', '.join(near)}?" if near else ""
-            hint += f" It has {', '.join(known[:20])}."
+            hint = f"{did_you_mean(wanted, known)} It has {', '.join(known[:20])}."
         return UsageError(f"{self._path}: {text}.{hint} {_KEPT}")
 
 

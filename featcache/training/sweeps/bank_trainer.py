@@ -15,6 +15,7 @@ from torch import Tensor
 from featcache.config import TrainSpec
 from featcache.core.failures import device_failures_named
 from featcache.core.reporting import NoteCallback
+from featcache.core.side_files import partial_path
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import InterruptedRunError, LockedError
 from featcache.features.batches import SuperBatch
@@ -26,7 +27,6 @@ from featcache.heads.head_file import save_head
 from featcache.heads.mlp import build_head
 from featcache.heads.run_files import figures_of, head_of, write_figures, write_metrics
 from featcache.heads.run_folder import begin_folder, finish_folder
-from featcache.heads.runs import partial_run
 from featcache.store import locked, replace_file
 from featcache.training.patience import Patience
 from featcache.training.sweeps.head_bank import HeadBank, Member, MemberState
@@ -277,15 +277,14 @@ class BankRun:
             device=str(self.device),
         )
         try:
-            with locked(entry.path):
+            with locked(entry.path, remove=True):
                 if not entry.path.exists():
-                    folder = partial_run(entry.path)
+                    folder = partial_path(entry.path)
                     begin_folder(folder, self.note)
                     save_head(folder, head)
                     write_metrics(folder, entry.history)
                     write_figures(folder, figures)
                     finish_folder(folder, entry.path, self.note)
-                entry.path.with_name(entry.path.name + ".lock").unlink(missing_ok=True)
         except LockedError:  # train-head trains this very head; its folder is that one's
             entry.problem = "another process trains this head; run the sweep again afterwards"
 

@@ -19,6 +19,7 @@ from featcache.core.memory import free_memory
 from featcache.core.paths import portable
 from featcache.core.plain_torch import plain_torch
 from featcache.core.reporting import Choice, NoteCallback
+from featcache.core.side_files import partial_path
 from featcache.core.stopping import working
 from featcache.core.tensor_files import read_checkpoint
 from featcache.errors import NonFiniteError
@@ -91,7 +92,7 @@ def train_grid(
 
     grid = [entries_of(head, train) for head, train in settings]
     stem = _stem(grid)
-    checkpoint = stem.with_name(stem.name + ".partial")
+    checkpoint = partial_path(stem)
     pending = [e for entries in grid for e in entries if not e.path.exists()]
     for told in reused([read_run(e.path) for es in grid for e in es if e not in pending]):
         note(told)
@@ -110,7 +111,7 @@ def train_grid(
     for spec in {entry.member.spec for entry in pending}:
         require_room(spec, n_features=n_features, n_classes=n_classes, device=device.value)
     with (
-        locked(stem),
+        locked(stem, remove=True),
         named_failures(stem, kept=lambda: _saved_of(checkpoint)),
         head_arithmetic(device.value),
         device_failures_named(device.value, "The sweep", kept=lambda: _saved_of(checkpoint)),
@@ -152,7 +153,6 @@ def train_grid(
         )
         replace_file(result.json, (json.dumps(asdict(result), indent=2, default=portable)).encode())
         replace_file(result.markdown, markdown_table(result).encode())
-        stem.with_name(stem.name + ".lock").unlink(missing_ok=True)
     if rows[0].problem:
         raise NonFiniteError(
             f"No setting of the grid has all its heads: {rows[0].problem}. The table is in "
