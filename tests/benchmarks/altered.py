@@ -2,15 +2,16 @@
 
 What would another extraction have given: features times a factor, features stored as float16, fewer
 images? A second cache of VGG16's features is 6 GB, so the rows stay as they are, resident once, and
-each batch is altered on its way to the head. Two functions of the library are wrapped for that
-while a head is trained, and each head is held to it: it must have taken as many altered rows as it
-took rows at all, and its test_loss must be that of altered rows that were read from the file apart.
+each batch is altered on its way to the head. Each head is held to it: it must have taken as many
+altered rows as it took rows at all, and its test_loss must be that of altered rows that were read
+from the file apart.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,14 +22,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import featcache.features.datamodule
-import featcache.features.rows
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.reporting import silent
-from featcache.features.rows import FeatureRows, load_rows
+from featcache.features.resident import load_sound
+from featcache.features.rows import FeatureRows
 from featcache.features.split import training_rows, valid_rows
 from featcache.heads.head_file import load_head
 from featcache.heads.run_files import HeadRun
-from featcache.store import Cache, require_sound
+from featcache.store import Cache
 from featcache.training.run import HeadJob
 
 Alter = Callable[[Tensor], Tensor]
@@ -59,10 +60,10 @@ class AlteredTraining:
     """Trains heads of one cache, whose rows are read and verified once."""
 
     def __init__(self, cache: Cache, *, device: str) -> None:
-        require_sound(cache.path)
         self.cache = cache
         self.device = device
-        self._loaded: dict[str, FeatureRows] = {}
+        self._resident = load_sound(cache, device=device, window_rows=None)
+        assert self._resident.rows, "the features must fit into memory"
 
     def figures(
         self, head: HeadSpec, train: TrainSpec, *, alter: Alter, share: float = 1.0
@@ -79,14 +80,8 @@ class AlteredTraining:
         Returns:
             What its result.json holds but the history, and how many rows it trained on.
         """
-        altered: list[AlteredRows] = []
+        altered = {name: AlteredRows(rows, alter) for name, rows in self._resident.rows.items()}
         n_rows: list[int] = []
-
-        def loaded(cache: Cache, split: str, **options: Any) -> FeatureRows:
-            if split not in self._loaded:
-                self._loaded[split] = load_rows(cache, split, **options)
-            altered.append(AlteredRows(self._loaded[split], alter))
-            return altered[-1]
 
         def divided(cache: Cache, **options: Any) -> tuple[str, Tensor, str, Tensor]:
             train_split, rows, val_split, val_rows = training_rows(cache, **options)
@@ -96,20 +91,19 @@ class AlteredTraining:
 
         with (
             TemporaryDirectory() as folder,
-            patch.object(featcache.features.rows, "load_rows", loaded),
             patch.object(featcache.features.datamodule, "training_rows", divided),
         ):
             job = HeadJob(
                 self.cache,
                 head,
-                device=self.device,
+                replace(self._resident, rows=altered),
                 runs_dir=Path(folder),
                 resume=False,
                 on_progress=silent,
                 note=silent,
             )
             run = job.run(train)
-            n_taken = sum(rows.n_taken for rows in altered)
+            n_taken = sum(rows.n_taken for rows in altered.values())
             self._require_altered(run, alter, n_rows=n_rows, n_taken=n_taken)
         kept = ("test_acc", "test_loss", "val_acc", "val_loss", "n_epochs", "best_epoch", "seconds")
         return {name: getattr(run, name) for name in kept} | {"n_train": n_rows[0]}

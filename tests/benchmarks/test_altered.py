@@ -100,12 +100,7 @@ def test_a_share_of_the_rows_trains_and_all_of_them_are_as_without(
 def test_a_library_that_loads_its_rows_otherwise_is_noticed(
     training: AlteredTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = featcache.features.rows.load_rows
-
-    def otherwise(cache: Any, split: str, *, device: Any, residence: Any) -> Any:
-        return load(cache, split, device=device, residence=residence.value), residence
-
-    monkeypatch.setattr("featcache.features.datamodule.load_where_it_fits", otherwise)
+    monkeypatch.setattr(AlteredRows, "take", lambda self, rows: self.rows.take(rows))
 
     with pytest.raises(AssertionError, match=r"^0 altered rows were taken, not"):
         training.figures(HEADS["none"], TRAIN, alter=partial(torch.mul, other=0.5))

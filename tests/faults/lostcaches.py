@@ -22,7 +22,7 @@ from tests.faults.claims import Claim, main
 from tests.faults.command import run_command
 from tests.feature_caches import CLASS_NAMES, IDENTITY, FeatureRecipe, learnable_rows
 
-_N_STEPS = 40  # 160 training rows in batches of 16, four epochs
+_N_STEPS = 40  # 160 training rows in batches of 4
 _CORRUPT = 13
 
 
@@ -34,25 +34,29 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
         whole, splits=splits, rows_per_block=64, identity=IDENTITY, class_names=CLASS_NAMES
     ).build()
     steps = range(1, _N_STEPS, 13 if quick else 3)
-    n_cut = n_removed = n_trials = 0
-    for name, place in (("memory", []), ("windows", ["--max-memory", "13kB"])):
+    n_loaded = n_cut = n_removed = n_trials = 0
+    for name, place in (("memory", []), ("windows", ["--max-memory", "4kB"])):
         unbroken = _trained(folder / f"{name}-unbroken", whole, place, 0, lambda _: None)
         for step in steps:
             at = folder / f"{name}-{step}"
             cut = _trained(at.with_name(at.name + "-cut"), whole, place, step, _cut_short)
             removed = _trained(at.with_name(at.name + "-rm"), whole, place, step, _remove)
-            # In memory all rows to train on are there by then; the test is read from the file.
-            n_cut += cut == (_CORRUPT, None)
+            # In memory all rows are there before the first step.
+            n_loaded += name == "memory" and cut == unbroken
+            n_cut += name == "windows" and cut == (_CORRUPT, None)
             n_removed += removed == unbroken
             n_trials += 1
     code = _mapped_and_cut(whole)
     return [
         Claim(
             25,
-            f"a cache cut short at {n_trials} steps of trainings in memory and in windows: {n_cut} "
-            f"ended with exit {_CORRUPT} and say so; removed at as many: {n_removed} trained and "
-            f"tested to the end, with the weights and test_loss of an unbroken run",
-            is_proved=n_cut == n_removed == n_trials > 0 and unbroken[0] == 0,
+            f"a cache cut short at {len(steps)} steps of a training in memory: {n_loaded} trained "
+            f"and tested to the end, with the weights and test_loss of an unbroken run; in "
+            f"windows: {n_cut} of {len(steps)} ended with exit {_CORRUPT} and say so; removed at "
+            f"all these steps: {n_removed} of {n_trials} as an unbroken run",
+            is_proved=n_loaded == n_cut == len(steps) > 0
+            and n_removed == n_trials
+            and unbroken[0] == 0,
             control=f"the same file mapped and cut short: ended by {_named(code)}",
             control_failed=code < 0,
         )
@@ -83,7 +87,7 @@ def _trained(
         HeadModule.training_step = counted  # type: ignore[method-assign]
 
     command = ["train-head", "--cache", str(cache), "--runs-dir", str(folder / "runs"), *place]
-    command += ["--hidden", "4", "--batch-size", "16", "--max-epochs", "4", "--patience", "0"]
+    command += ["--hidden", "4", "--batch-size", "4", "--max-epochs", "1", "--patience", "0"]
     ended = run_command([*command, "--lr", "0.01"], folder / "log", before=before)
     if ended.code and "became shorter while it was read" not in ended.text:
         print(f"{folder.name}: exit {ended.code}: {ended.text[-300:]}", file=sys.stderr)
