@@ -82,10 +82,14 @@ def documents() -> list[Path]:
     return [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
+def prose(document: Path) -> str:
+    """A document without its blocks of code and output."""
+    return re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
 def anchors(document: Path) -> set[str]:
     """What may follow a # in a link to it: its headings, as GitHub writes them."""
-    prose = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
-    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -98,6 +102,13 @@ def test_every_link_leads_to_a_file_and_a_heading_that_exist(document: Path) -> 
         target = (document.parent / path).resolve() if path else document
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_line_outside_tables_and_code_has_more_than_100_columns(document: Path) -> None:
+    lines = prose(document).splitlines()
+
+    assert [line for line in lines if len(line) > 100 and not line.startswith("|")] == []
 
 
 def test_every_exit_code_is_documented() -> None:

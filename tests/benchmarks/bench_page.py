@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ def markdown(report: Result) -> str:
     """Write the report as a page."""
     facts = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
     peaks = ", ".join(f"{name} {value:.3g}" for name, value in report["limits"].items())
-    lines = [f"Machine: {facts}.", "", f"Measured peaks: {peaks}.", ""]
+    lines = ["# featcache beside its peers", ""]
+    lines += ["[How these figures are taken](../benchmarks.md#how-the-figures-are-taken).", ""]
+    lines += [*textwrap.wrap(f"Machine: {facts}.", 100), "", f"Measured peaks: {peaks}.", ""]
     for result in report["tables"]:
         lines.append(table(result))
         if limit := result.get("limit"):
