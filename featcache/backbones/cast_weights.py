@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+Forward = Callable[[Tensor], Tensor]
+"""What computes the features of a batch."""
 
 # What autocast computes in half precision, whatever the type of its inputs:
 # https://docs.pytorch.org/docs/stable/amp.html#cuda-ops-that-can-autocast-to-float16

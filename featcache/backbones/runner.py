@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from featcache.backbones.cast_weights import with_weights_cast
+from featcache.backbones.cast_weights import Forward, with_weights_cast
 from featcache.backbones.in_flight import InFlight
 from featcache.core.arithmetic import HALVES, arithmetic
 from featcache.core.failures import device_failures_named, may_be_out_of_memory
@@ -22,7 +22,6 @@ from featcache.core.stopping import breakable
 from featcache.errors import DeviceError, FeatcacheError
 from featcache.images.transform import BatchPreprocessor
 
-Forward = Callable[[Tensor], Tensor]
 _MEMORY_FORMATS = {
     "channels_last": torch.channels_last,
     "contiguous": torch.contiguous_format,

@@ -23,7 +23,7 @@ _BACKBONE = "features."  # names of `model.features` alone lack it
 _N_SHOWN = 5
 
 
-class Found(NamedTuple):
+class Reading(NamedTuple):
     """A state dict in a file that holds all of a backbone, or the most of it.
 
     Attributes:
@@ -60,7 +60,7 @@ def find_backbone(
     *,
     part: str = "",
     source: str,
-) -> tuple[Found, list[str]]:
+) -> tuple[Reading, list[str]]:
     """Choose the state dict that holds the backbone.
 
     Args:
@@ -114,7 +114,7 @@ def _walk(content: Any, place: tuple[str, ...]) -> Iterator[tuple[str, dict[str,
             yield from _walk(value, (*place, name))
 
 
-def _readings(place: str, state: Mapping[str, Tensor], needed: Sequence[str]) -> Iterator[Found]:
+def _readings(place: str, state: Mapping[str, Tensor], needed: Sequence[str]) -> Iterator[Reading]:
     """Read a state dict with each beginning of names that the backbone's could stand behind."""
     has_segments = any(_SEGMENTS & set(name.split(".")) for name in needed)
     plain, segments = dict(state), set[str]()
@@ -129,7 +129,7 @@ def _readings(place: str, state: Mapping[str, Tensor], needed: Sequence[str]) ->
         part = ".".join(filter(None, (place, prefix.rstrip("."))))
         stripped = [f"'{s}'" for s in (place, prefix, *(f"{s}." for s in sorted(segments))) if s]
         kept = {n: t for n, t in features.items() if n not in beside}
-        yield Found(kept, part, tuple(stripped), tuple(outside + beside))
+        yield Reading(kept, part, tuple(stripped), tuple(outside + beside))
 
 
 def _without_segments(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], set[str]]:

@@ -11,8 +11,8 @@ from featcache.errors import UsageError
 
 FOLDER = "folder:"
 TORCHVISION = "torchvision:"
-IMPORTED = "imported:"
-KINDS = (FOLDER, TORCHVISION, IMPORTED)
+IMPORTED_PREFIX = "imported:"
+KINDS = (FOLDER, TORCHVISION, IMPORTED_PREFIX)
 
 
 def dataset_name(value: Any) -> str:

@@ -21,7 +21,7 @@ from featcache.errors import MismatchError
 from featcache.evaluation.metrics import (
     ClassFigures,
     Estimate,
-    Rows,
+    IntArray,
     auroc,
     bootstrap,
     calibration_error,
@@ -247,7 +247,7 @@ def _mean_auroc(outputs: Outputs) -> float | None:
     return statistics.fmean(areas)
 
 
-def _matrix(cells: Rows, n_classes: int) -> list[list[int]]:
+def _matrix(cells: IntArray, n_classes: int) -> list[list[int]]:
     matrix = np.zeros((n_classes, n_classes), np.int64)
     matrix[cells[:, 0], cells[:, 1]] = cells[:, 2]
     rows: list[list[int]] = matrix.tolist()

@@ -16,7 +16,7 @@ _TAIL_PERCENT = 2.5
 _NEGLIGIBLE = 1e-18
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
-Rows = npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class ClassFigures:
 
 
 def bootstrap(
-    statistic: Callable[[Rows], float], n_rows: int, *, n_draws: int, seed: int
+    statistic: Callable[[IntArray], float], n_rows: int, *, n_draws: int, seed: int
 ) -> Estimate:
     """Estimate a statistic with the percentile interval of Efron's bootstrap.
 
@@ -185,7 +185,9 @@ def _share_within(angle: float, df: int) -> float:
     return (angle + (math.sin(angle) * total if df > 1 else 0.0)) * 2 / math.pi
 
 
-def class_counts(labels: Rows, predictions: Rows, n_classes: int) -> tuple[Rows, Rows, Rows]:
+def class_counts(
+    labels: IntArray, predictions: IntArray, n_classes: int
+) -> tuple[IntArray, IntArray, IntArray]:
     """Count, per class, right predictions, images, and predictions: three times (K,)."""
     right = np.bincount(labels[labels == predictions], minlength=n_classes)
     images = np.bincount(labels, minlength=n_classes)
@@ -193,7 +195,7 @@ def class_counts(labels: Rows, predictions: Rows, n_classes: int) -> tuple[Rows,
     return right, images, given
 
 
-def macro_f1(labels: Rows, predictions: Rows, n_classes: int) -> float:
+def macro_f1(labels: IntArray, predictions: IntArray, n_classes: int) -> float:
     """Average F1 over the classes that occur in labels or predictions."""
     right, images, given = class_counts(labels, predictions, n_classes)
     total = images + given
@@ -245,7 +247,9 @@ def calibration_error(is_right: npt.NDArray[np.bool_], confidences: npt.NDArray[
     return float(error)
 
 
-def per_class(labels: Rows, predictions: Rows, class_names: Sequence[str]) -> list[ClassFigures]:
+def per_class(
+    labels: IntArray, predictions: IntArray, class_names: Sequence[str]
+) -> list[ClassFigures]:
     """Make the per-class table."""
     right, images, given = class_counts(labels, predictions, len(class_names))
     return [
@@ -260,7 +264,7 @@ def per_class(labels: Rows, predictions: Rows, class_names: Sequence[str]) -> li
     ]
 
 
-def confusion_cells(labels: Rows, predictions: Rows, n_classes: int) -> Rows:
+def confusion_cells(labels: IntArray, predictions: IntArray, n_classes: int) -> IntArray:
     """Count rows by label and prediction: (M, 3) label, prediction, count, where it is not 0."""
     cells, counts = np.unique(labels * n_classes + predictions, return_counts=True)
     return np.stack([cells // n_classes, cells % n_classes, counts], axis=1)

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from featcache.evaluation.metrics import ClassFigures, Rows
+from featcache.evaluation.metrics import ClassFigures, IntArray
 from featcache.heads.predictions import Outputs
 from featcache.store import replace_file
 
@@ -73,7 +73,7 @@ def write_classes(path: Path, classes: Sequence[ClassFigures]) -> None:
     _write(path, ["class", "images", "precision", "recall", "f1"], rows)
 
 
-def write_confusion(path: Path, cells: Rows, names: Sequence[str]) -> None:
+def write_confusion(path: Path, cells: IntArray, names: Sequence[str]) -> None:
     """Write label, prediction and count of each cell of the confusion matrix that is not 0."""
     rows = ([names[label], names[given], str(n)] for label, given, n in cells.tolist())
     _write(path, ["label", "prediction", "images"], rows)

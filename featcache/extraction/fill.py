@@ -15,7 +15,7 @@ from featcache.backbones.in_flight import InFlight
 from featcache.extraction.job import Job
 from featcache.extraction.progress import Progress
 from featcache.extraction.writer_thread import BlockWriter, FinishedBlock
-from featcache.images.batches import Batch, Span
+from featcache.images.batches import ImageBatch, Span
 from featcache.images.splits import Split
 from featcache.store import Block, CacheWriter
 
@@ -112,11 +112,11 @@ class _BlockMaker:
         self._layout = target.writer.manifest.splits[split.name].columns["features"]
         self._out = out
         self._clock = clock
-        self._launched: deque[tuple[Batch, InFlight]] = deque()
+        self._launched: deque[tuple[ImageBatch, InFlight]] = deque()
         self._rooms: dict[Block, Tensor] = {}
         self._reasons: dict[int, str] = {}
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: ImageBatch) -> None:
         """Launch a wanted batch, and hand over a block that is complete meanwhile."""
         block, span = self.blocks[batch.span], batch.span
         if block not in self._rooms:
@@ -135,7 +135,7 @@ class _BlockMaker:
         while len(self._launched) > n_left:
             self._take_one(*self._launched.popleft())
 
-    def _take_one(self, batch: Batch, flight: InFlight) -> None:
+    def _take_one(self, batch: ImageBatch, flight: InFlight) -> None:
         block = self.blocks[batch.span]
         flight.rows()  # they are views of the block's room
         first = batch.span.start - block.start

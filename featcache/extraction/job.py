@@ -25,7 +25,7 @@ from featcache.errors import MismatchError, clipped
 from featcache.extraction.pace import USUAL, Pace
 from featcache.extraction.plan import Plan
 from featcache.extraction.progress import Progress, ProgressCallback
-from featcache.images.batches import Batch, Span, after_loading, load_batches
+from featcache.images.batches import ImageBatch, Span, after_loading, load_batches
 from featcache.images.splits import Split
 from featcache.store import CacheWriter, FilePlan
 from featcache.version import __version__
@@ -200,7 +200,7 @@ class Job:
 
     def load(
         self, split: Split, spans: Sequence[Span], *, may_skip: bool = True
-    ) -> Generator[Batch, None, None]:
+    ) -> Generator[ImageBatch, None, None]:
         """Read these spans of a split; unless `may_skip`, every image must be decoded here."""
         return load_batches(
             split,
@@ -216,7 +216,7 @@ class Job:
         room = torch.from_numpy(np.empty(shape, dtype))
         return room if self.runner is None else self.runner.host_rows(shape, room.dtype)
 
-    def launch(self, split: Split, batch: Batch, out: Tensor) -> InFlight:
+    def launch(self, split: Split, batch: ImageBatch, out: Tensor) -> InFlight:
         """Begin a batch, whose rows come into `out`; those of unreadable images are zeros."""
         if self.runner is None:
             out.numpy()[...] = batch.images

@@ -35,7 +35,7 @@ from featcache.store import (
     require_space,
 )
 
-STORE_DTYPES = {"float32": "<f4", "float16": "<f2", "uint8": "|u1"}
+DTYPES_IN_FILE = {"float32": "<f4", "float16": "<f2", "uint8": "|u1"}
 # All that decides adapted statistics beside the dataset and the backbone; part of the identity. The
 # batch is the notebook's.
 ADAPT_BATCH_SIZE = 64
@@ -105,7 +105,7 @@ class Plan:
             name: SplitPlan(
                 n_rows=len(split),
                 feature_shape=self.row_shape,
-                feature_dtype=STORE_DTYPES[self.store_dtype],
+                feature_dtype=DTYPES_IN_FILE[self.store_dtype],
                 id_nbytes=max(len(encode_id(i)) for i in split.ids),
                 has_reasons=not isinstance(split.images, ArrayImages),
             )
@@ -261,4 +261,4 @@ def _n_rows(dataset: Dataset) -> int:
 
 
 def _row_nbytes(row_shape: tuple[int, ...], store_dtype: str) -> int:
-    return np.dtype(STORE_DTYPES[store_dtype]).itemsize * math.prod(row_shape)
+    return np.dtype(DTYPES_IN_FILE[store_dtype]).itemsize * math.prod(row_shape)

@@ -16,7 +16,7 @@ STEPS_PER_BATCH, STEPS_PER_BATCH_PIXELS = 64, 4
 _EVAL_BATCH_SIZE = 1024
 _EVAL_BATCH_VALUES = 1 << 24
 
-Batch = tuple[Tensor, Tensor]
+FeatureBatch = tuple[Tensor, Tensor]
 
 
 def require_one_process(what: str, n_processes: int) -> None:
@@ -44,7 +44,7 @@ class SuperBatch:
         self.order = order
         self.batch_size = batch_size
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[FeatureBatch]:
         for part in self.order.split(self.batch_size):
             yield self.rows.take(part)
 
@@ -64,7 +64,7 @@ class ShuffledBatches:
     def __len__(self) -> int:
         return -(-len(self.sampler.index) // (self.batch_size * self.steps_per_batch))
 
-    def __iter__(self) -> Iterator[Batch | SuperBatch]:
+    def __iter__(self) -> Iterator[FeatureBatch | SuperBatch]:
         order = self.sampler.order().to(self.rows.features.device)  # once, not every step
         for part in order.split(self.batch_size * self.steps_per_batch):
             if self.steps_per_batch == 1:
@@ -88,6 +88,6 @@ class OrderedBatches:
     def __len__(self) -> int:
         return -(-len(self.index) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[FeatureBatch]:
         for part in self.index.split(self.batch_size):
             yield self.rows.take(part)

@@ -11,7 +11,7 @@ from pathlib import Path
 from featcache.config import ExtractSpec
 from featcache.core.arguments import text
 from featcache.core.backbone_names import backbone_name
-from featcache.core.dataset_names import IMPORTED, dataset_name
+from featcache.core.dataset_names import IMPORTED_PREFIX, dataset_name
 from featcache.core.identity import differing_fields
 from featcache.core.paths import expanded
 from featcache.core.preprocess import Preprocess
@@ -217,7 +217,11 @@ def _others(
     if dataset is not None and backbone is not None:
         return []
     if dataset is not None:  # features that were imported under its name are not of its images
-        own = [c for c in fitting if c.dataset.startswith(IMPORTED) == dataset.startswith(IMPORTED)]
+        own = [
+            c
+            for c in fitting
+            if c.dataset.startswith(IMPORTED_PREFIX) == dataset.startswith(IMPORTED_PREFIX)
+        ]
         return [c.path for c in own]
     complete = [c for c in list_caches(cache_dir) if c.state == "complete"]
     return [c.path for c in complete if backbone in (None, c.backbone)]

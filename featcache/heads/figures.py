@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from featcache.core.stopping import stop_if_asked
 
 if TYPE_CHECKING:
-    from featcache.features.batches import Batch
+    from featcache.features.batches import FeatureBatch
     from featcache.features.datamodule import FeatureDataModule
 
 Head = Callable[[Tensor], Tensor]
@@ -44,7 +44,7 @@ class Figures(NamedTuple):
     acc: float
 
 
-def measure(batches: Iterable[Batch], *heads: tuple[Head, Taker]) -> None:
+def measure(batches: Iterable[FeatureBatch], *heads: tuple[Head, Taker]) -> None:
     """Give each batch to each head, and its logits to what sums them up."""
     with torch.inference_mode():
         for features, labels in batches:

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from featcache.core.arithmetic import head_arithmetic
-from featcache.features.batches import Batch
+from featcache.features.batches import FeatureBatch
 from featcache.heads.figures import measure
 
 
 class Logits:
     """Logits by blocks, from what is kept of a head's work."""
 
-    def __init__(self, module: nn.Sequential, batches: Iterable[Batch], *, n_rows: int) -> None:
+    def __init__(
+        self, module: nn.Sequential, batches: Iterable[FeatureBatch], *, n_rows: int
+    ) -> None:
         """Run a head over (features, labels) batches of N rows together."""
         *body, last = module.children()
         assert isinstance(last, nn.Linear), "a head ends so"

@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.stopping import stop_if_asked
-from featcache.images.decode_batches import Batch, Decoder, Span
+from featcache.images.decode_batches import Decoder, ImageBatch, Span
 from featcache.images.decode_pool import Workers
 from featcache.images.splits import ArrayImages, Split
 
@@ -34,7 +34,7 @@ def load_batches(
     n_workers: int,
     may_skip: bool = False,
     on_note: NoteCallback = silent,
-) -> Generator[Batch, None, None]:
+) -> Generator[ImageBatch, None, None]:
     """Yield the batches of `spans`, in order.
 
     Images in memory come at their own size. Image files are decoded, resized and cropped, in worker
@@ -57,7 +57,7 @@ def load_batches(
     if isinstance(split.images, ArrayImages):
         for span in spans:
             stop_if_asked()
-            yield Batch(span, split.images.pixels[span.start : span.stop])
+            yield ImageBatch(span, split.images.pixels[span.start : span.stop])
         return
     decoder = Decoder(split.images, preprocess, may_skip)
     if n_workers and multiprocessing.current_process().daemon:
@@ -73,4 +73,4 @@ def load_batches(
         yield from workers.batches(spans)
 
 
-__all__ = ["Batch", "Span", "after_loading", "image_shape", "load_batches"]
+__all__ = ["ImageBatch", "Span", "after_loading", "image_shape", "load_batches"]

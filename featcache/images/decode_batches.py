@@ -31,7 +31,7 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class ImageBatch:
     """The images of one span.
 
     Attributes:
@@ -105,7 +105,7 @@ class Decoder:
             )
         return resize_image(image, self.preprocess)
 
-    def batch(self, span: Span) -> Batch:
+    def batch(self, span: Span) -> ImageBatch:
         """Decode a batch in this process.
 
         Raises:
@@ -119,7 +119,7 @@ class Decoder:
             begin=lambda _: stop_if_asked(),
             no_memory=lambda row: self.give_up(row, OUT_OF_MEMORY),
         )
-        return Batch(span, images, reasons)
+        return ImageBatch(span, images, reasons)
 
     def give_up(self, row: int, why: str) -> str:
         """Give the reason of a row that this machine cannot decode, where it may be left out.

@@ -24,7 +24,7 @@ from featcache.core.starting import starting
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import DeviceError
 from featcache.images.decode import image_formats
-from featcache.images.decode_batches import Batch, Decoder, Span
+from featcache.images.decode_batches import Decoder, ImageBatch, Span
 from featcache.images.decode_process import NO_ROW, Done, Shared, Task, how_it_ended, work
 
 _SLOTS_PER_WORKER = 4
@@ -93,7 +93,7 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def batches(self, spans: Sequence[Span]) -> Generator[Batch, None, None]:
+    def batches(self, spans: Sequence[Span]) -> Generator[ImageBatch, None, None]:
         """Yield the batches of `spans`, in order.
 
         Raises:
@@ -145,14 +145,14 @@ class Workers:
         except (EOFError, OSError):
             self._bury(worker)
 
-    def _take(self, number: int) -> Batch:
+    def _take(self, number: int) -> ImageBatch:
         task, done = self._done.pop(number)
         if done.error is not None:
             raise done.error
         n_images = task.span.stop - task.span.start
         images = self._shared.images()[task.slot, :n_images].copy()
         self._free_slots.append(task.slot)
-        return Batch(task.span, images, done.reasons)
+        return ImageBatch(task.span, images, done.reasons)
 
     def _bury(self, worker: _Worker) -> None:
         """Note the image that a dead worker was at, and take its tasks back."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from featcache.core.dataset_names import FOLDER
 from featcache.errors import DatasetError
 from featcache.images.image_files import is_image_name
-from featcache.images.tree import Found, entries, is_folder, walk
+from featcache.images.tree import FoundFiles, entries, is_folder, walk
 
 # What a folder is called, in any case, and the split that it means.
 _SPLIT_OF = {
@@ -45,8 +45,8 @@ class Layout:
         notes: What a user should be told about them.
     """
 
-    splits: Mapping[str, Found]
-    left_out: Mapping[str, Found]
+    splits: Mapping[str, FoundFiles]
+    left_out: Mapping[str, FoundFiles]
     notes: tuple[str, ...]
 
 
@@ -81,7 +81,7 @@ def listed(names: Sequence[str], *, at_most: int = 5) -> str:
     return f"{shown} and {n_more} more" if n_more > 0 else shown
 
 
-def _with_splits(root: Path, top: Sequence[str], named: Mapping[str, Found]) -> Layout:
+def _with_splits(root: Path, top: Sequence[str], named: Mapping[str, FoundFiles]) -> Layout:
     """Take the folders that are splits; name all others."""
     folder_of: dict[str, str] = {}
     for folder in (folder for folder, found in named.items() if found.class_names):
@@ -138,7 +138,7 @@ def _is_split_name(folder: str) -> bool:
     return folder.lower() in _SPLIT_OF or folder.lower() in _AMBIGUOUS
 
 
-def _refuse_wrapped(root: Path, found: Found, *, below: str | None = None) -> None:
+def _refuse_wrapped(root: Path, found: FoundFiles, *, below: str | None = None) -> None:
     """Refuse folders that only wrap the class folders, and say which folder would work.
 
     A wrapper holds folders with images and no image directly. So does a class with subfolders; what

@@ -15,9 +15,6 @@ from featcache.config import TOLD_OF_HEADERS
 from featcache.errors import UsageError
 from featcache.images.rules import ImageRules
 
-Progress = Callable[[int, int], None]
-"""Called with (bytes or items done, total)."""
-
 
 class Header(NamedTuple):
     """What the header of an image file says beside its pixels.
@@ -228,7 +225,7 @@ class Dataset:
         """Whether all images are arrays, at their own size."""
         return all(isinstance(split.images, ArrayImages) for split in self.splits.values())
 
-    def identified(self, *, on_progress: Progress | None = None) -> Identified:
+    def identified(self, *, on_progress: Callable[[int, int], None] | None = None) -> Identified:
         """Hash class names and, per split, ordered ids, labels and image content (SHA-256)."""
         n_total = sum(len(split) for split in self.splits.values())
         n_done = 0

@@ -14,7 +14,7 @@ _LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}
 
 
 @dataclass
-class Found:
+class FoundFiles:
     """What lies below one split's folder; all paths are relative to the dataset's root.
 
     Attributes:
@@ -35,7 +35,7 @@ class Found:
         return tuple(sorted((c for c, paths in self.images.items() if paths), key=bytewise))
 
 
-def walk(root: Path, split_folder: str) -> Found:
+def walk(root: Path, split_folder: str) -> FoundFiles:
     """Collect the files below one split; a real folder comes before a link that leads to it.
 
     Args:
@@ -45,7 +45,7 @@ def walk(root: Path, split_folder: str) -> Found:
     Raises:
         DatasetError: If a folder cannot be listed.
     """
-    found = Found()
+    found = FoundFiles()
     seen: set[tuple[int, int]] = set()
     folders: deque[tuple[str, str | None]] = deque([(split_folder, None)])
     links: deque[tuple[str, str | None]] = deque()

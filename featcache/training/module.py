@@ -12,7 +12,7 @@ from featcache.config import HeadSpec, TrainSpec
 from featcache.core.arguments import count
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import NonFiniteError, UsageError
-from featcache.features.batches import Batch, SuperBatch, require_one_process
+from featcache.features.batches import FeatureBatch, SuperBatch, require_one_process
 from featcache.heads.figures import batch_means
 from featcache.heads.mlp import build_head, l1_norm
 from featcache.training.cuda_graphs import ReplayedStep, replayed_step
@@ -127,7 +127,7 @@ class HeadModule(pl.LightningModule):
         """Free what was recorded, which cannot be pickled either."""
         self._replayed = None
 
-    def training_step(self, batch: Batch | SuperBatch, batch_idx: int) -> None:
+    def training_step(self, batch: FeatureBatch | SuperBatch, batch_idx: int) -> None:
         """Run the optimiser steps of a batch.
 
         Those of a SuperBatch are counted, but do not call `on_before_optimizer_step`.
@@ -188,11 +188,11 @@ class HeadModule(pl.LightningModule):
         """Take the history back."""
         self.history = list(checkpoint["history"])
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: FeatureBatch, batch_idx: int) -> None:
         """Log val_loss and val_acc."""
         self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: FeatureBatch, batch_idx: int) -> None:
         """Log test_loss and test_acc."""
         self._evaluate("test", batch)
 
@@ -202,7 +202,7 @@ class HeadModule(pl.LightningModule):
             loss = loss + self.spec.l1 * l1_norm(self.head.parameters())
         return loss
 
-    def _evaluate(self, stage: str, batch: Batch) -> None:
+    def _evaluate(self, stage: str, batch: FeatureBatch) -> None:
         """Log loss and accuracy; Lightning weights them by their rows."""
         stop_if_asked()
         features, labels = batch

@@ -33,7 +33,7 @@ from featcache.extraction.extract import ExtractResult
 from featcache.extraction.job import Job
 from featcache.extraction.pace import Pace, at_pace
 from featcache.extraction.progress import Progress
-from featcache.images.batches import Batch
+from featcache.images.batches import ImageBatch
 from featcache.images.image_files import FolderImages
 from featcache.images.splits import Split
 from featcache.store import CacheWriter, SplitRows, locked, read_state
@@ -184,7 +184,7 @@ def test_batches_launched_ahead_change_no_byte(
     events: list[str] = []
     launch, rows = Job.launch, InFlight.rows
 
-    def launched(job: Job, split: Split, batch: Batch, out: torch.Tensor) -> InFlight:
+    def launched(job: Job, split: Split, batch: ImageBatch, out: torch.Tensor) -> InFlight:
         events.append("launch")
         return launch(job, split, batch, out)
 

@@ -21,7 +21,7 @@ from featcache.backbones.runner import BackboneRunner
 from featcache.core.preprocess import Preprocess
 from featcache.errors import DeviceError, FeatcacheError, InterruptedRunError, NonFiniteError
 from featcache.extraction.job import Job
-from featcache.images.batches import Batch, Span, after_loading, load_batches
+from featcache.images.batches import ImageBatch, Span, after_loading, load_batches
 from featcache.images.datasets import load_dataset
 from featcache.images.splits import Split
 from tests.faults.claims import Claim, main
@@ -228,7 +228,7 @@ def _planted(value: float, row: int) -> Iterator[None]:
     """Put `value` into column 7 of a training row, whose image the backbone never sees."""
     original = Job.launch
 
-    def launch(self: Job, split: Split, batch: Batch, out: Tensor) -> InFlight:
+    def launch(self: Job, split: Split, batch: ImageBatch, out: Tensor) -> InFlight:
         assert self.runner is not None, "there is a backbone"
         forward = self.runner.forward
         is_there = split.name == "train" and batch.span.start <= row < batch.span.stop

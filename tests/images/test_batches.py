@@ -16,7 +16,7 @@ from PIL import Image
 
 from featcache.core.preprocess import Preprocess
 from featcache.errors import DeviceError
-from featcache.images.batches import Batch, Span, load_batches
+from featcache.images.batches import ImageBatch, Span, load_batches
 from featcache.images.rules import ImageRules
 from featcache.images.splits import Look, Split
 
@@ -82,7 +82,7 @@ def fail() -> None:
 
 def load(
     images: HardImages, *, n_workers: int = 2, may_skip: bool = False
-) -> tuple[list[Batch], list[str]]:
+) -> tuple[list[ImageBatch], list[str]]:
     notes: list[str] = []
     split = Split("train", images, np.zeros(N_ROWS, np.int64), [str(i) for i in range(N_ROWS)])
     batches = load_batches(
@@ -96,7 +96,7 @@ def load(
     return list(batches), notes
 
 
-def colours(batches: Sequence[Batch]) -> list[int]:
+def colours(batches: Sequence[ImageBatch]) -> list[int]:
     """The first value of each row: its number, or 0 where it is marked."""
     return [int(image[0, 0, 0]) for batch in batches for image in batch.images]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from featcache.backbones.cast_weights import with_weights_cast
+from featcache.backbones.cast_weights import Forward, with_weights_cast
 from featcache.backbones.engines.fused import VERSION as FUSED_VERSION
 from featcache.backbones.engines.fused import can_fuse, with_fused_convolutions
 from featcache.backbones.engines.inductor import compiled_by_inductor
@@ -31,7 +31,6 @@ _PLAIN = (
     nn.Identity,
     nn.Sequential,
 )
-Forward = Callable[[Tensor], Tensor]
 NO_COMPILER = "no C++ compiler answers (g++, or the one program that CXX names)"
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from featcache.backbones.cast_weights import Forward
 from featcache.backbones.engines.code_folder import code_folder, private_folder
 from featcache.core.process_wide import WhileAnyInside, errors_alone
 
-Forward = Callable[[Tensor], Tensor]
 _FOLDER_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 # It says that torch found no CUDA for compiling, on a machine without it.
 _quiet = errors_alone("torch.utils.cpp_extension")

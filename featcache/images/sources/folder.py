@@ -16,7 +16,7 @@ from featcache.images.image_files import FolderImages, bytewise, is_heic_name
 from featcache.images.layout import LAYOUT, Layout, listed, read_layout
 from featcache.images.sources.source import DatasetInfo, Source
 from featcache.images.splits import Dataset, Split
-from featcache.images.tree import Found
+from featcache.images.tree import FoundFiles
 
 
 class Folder(Source):
@@ -80,7 +80,7 @@ class Folder(Source):
         return name.partition(":")[2]
 
 
-def _check_classes(root: Path, class_names: Sequence[str], found: Mapping[str, Found]) -> None:
+def _check_classes(root: Path, class_names: Sequence[str], found: Mapping[str, FoundFiles]) -> None:
     """Refuse a split with images of a class that has none in train."""
     for split, walk in found.items():
         if unknown := sorted({c for c, p in walk.images.items() if p} - set(class_names)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featcache.core.dataset_names import IMPORTED, imported_slug
+from featcache.core.dataset_names import IMPORTED_PREFIX, imported_slug
 from featcache.errors import UsageError
 from featcache.images.sources.source import DatasetInfo, Source
 from featcache.images.splits import Dataset
@@ -13,7 +13,7 @@ from featcache.images.splits import Dataset
 class Imported(Source):
     """`imported:NAME`, which names a cache and nothing that can be opened."""
 
-    prefix = IMPORTED
+    prefix = IMPORTED_PREFIX
 
     def slug(self, name: str) -> str:
         """Take NAME as it is.
@@ -34,6 +34,6 @@ class Imported(Source):
             UsageError: Always.
         """
         raise UsageError(
-            f"{IMPORTED}{self.slug(name)} was imported as features, so it has no images. Nothing "
-            f"was done."
+            f"{IMPORTED_PREFIX}{self.slug(name)} was imported as features, so it has no images. "
+            f"Nothing was done."
         )

@@ -9,26 +9,26 @@ from typing import Any
 
 from featcache.core.paths import expanded
 
-Rows = tuple[Any, Any]
+ImagesAndLabels = tuple[Any, Any]
 """The images, as one array or as a list of paths, and the labels."""
 
 
-def _columns(images: str, labels: str) -> Callable[[Any], Rows]:
+def _columns(images: str, labels: str) -> Callable[[Any], ImagesAndLabels]:
     """Read the rows from two attributes of a torchvision dataset."""
     return lambda source: (getattr(source, images), getattr(source, labels))
 
 
-def _pairs(samples: str) -> Callable[[Any], Rows]:
+def _pairs(samples: str) -> Callable[[Any], ImagesAndLabels]:
     """Read the rows from one attribute that lists (path, label) pairs."""
 
-    def read(source: Any) -> Rows:
+    def read(source: Any) -> ImagesAndLabels:
         pairs = getattr(source, samples)
         return [path for path, _ in pairs], [label for _, label in pairs]
 
     return read
 
 
-def _caltech101(source: Any) -> Rows:
+def _caltech101(source: Any) -> ImagesAndLabels:
     folder = Path(source.root, "101_ObjectCategories")
     names = zip(source.y, source.index, strict=True)
     paths = [folder / source.categories[k] / f"image_{i:04d}.jpg" for k, i in names]
@@ -69,7 +69,7 @@ class TorchvisionSet:
 
     name: str
     splits: Mapping[str, Mapping[str, object]]
-    rows: Callable[[Any], Rows]
+    rows: Callable[[Any], ImagesAndLabels]
     n_classes: int
     image_size: str
     files: tuple[str, ...]
