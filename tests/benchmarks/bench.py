@@ -24,9 +24,10 @@ import torch
 
 from featcache.config import HeadSpec
 from featcache.core.preprocess import Preprocess
-from featcache.features.rows import BatchPreprocessor, FeatureRows
+from featcache.features.rows import FeatureRows
 from featcache.images.datasets import load_dataset
 from featcache.images.splits import ArrayImages, Dataset, Split
+from featcache.images.transform import BatchPreprocessor
 from featcache.training.notebook_systems import SYSTEMS
 from tests.benchmarks import peers_backbone, peers_engines, peers_heads
 from tests.benchmarks.bench_page import markdown, picture

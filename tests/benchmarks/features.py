@@ -14,7 +14,9 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from featcache.backbones.unwrapping import find_backbone
 from featcache.errors import NonFiniteError
 
 _N_IMAGES = 64
-_VARIANTS = {
+_VARIANTS: dict[str, dict[str, Any]] = {
     "fp32": {"limit": _N_IMAGES},
     "float16 storage": {"limit": _N_IMAGES, "store_dtype": "float16"},
     "bf16": {"limit": 8, "precision": "bf16"},
@@ -68,8 +70,8 @@ def _compare(
     data_dir: str,
     backbone: str,
     weights: str,
-    keywords: dict[str, object],
-) -> dict[str, object]:
+    keywords: Mapping[str, Any],
+) -> dict[str, Any]:
     """Extract and compare the test rows by their ids."""
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -215,11 +216,12 @@ def heads(bench: Bench) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         cache = bench.extract(dataset, folder, backbone="mobilenet_v3_large", image_size=32).path
 
-        def train(**options: object) -> tuple[TrainResult, str, object, float]:
+        def train(**options: Any) -> tuple[TrainResult, str, Any, float]:
             settings = {"device": bench.device, "lr": 1e-4, "max_epochs": 3, "patience": 0}
+            asked: dict[str, Any] = settings | options
             with tempfile.TemporaryDirectory() as runs:
                 started = time.perf_counter()
-                result = featcache.train_head(cache, runs_dir=runs, **(settings | options))
+                result = featcache.train_head(cache, runs_dir=runs, **asked)
                 seconds = time.perf_counter() - started
                 history = [(e["train_loss"], e["val_loss"]) for e in result.runs[0].history]
                 return result, digest(result.path / "head.safetensors"), history, seconds

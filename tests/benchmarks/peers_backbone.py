@@ -20,15 +20,16 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import models, transforms
 
 import featcache
-import featcache.extraction.extract
-from featcache.backbones.engines.trial import engine_of, settle_compiled
+from featcache.backbones.engines.engine import engine_of
+from featcache.backbones.engines.trial import settle_compiled
 from featcache.backbones.load import load_backbone
 from featcache.backbones.runner import BackboneRunner
 from featcache.core.arithmetic import arithmetic
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import silent
-from featcache.features.rows import BatchPreprocessor
+from featcache.extraction import extract
 from featcache.images.splits import Dataset
+from featcache.images.transform import BatchPreprocessor
 from tests.benchmarks.allocator import freed_memory_kept
 from tests.benchmarks.measure import Peer, Run
 
@@ -75,9 +76,8 @@ def peers(name: str, dataset: Dataset, *, precision: str = "fp32") -> Iterator[l
     )
 
     def ours(compile: str) -> tuple[float, Tensor]:
-        featcache.extraction.extract.load_dataset = lambda *_, **__: (
-            dataset
-        )  # these images have no files
+        # These images have no files.
+        extract.load_dataset = lambda *_, **__: dataset  # type: ignore[attr-defined]
         with tempfile.TemporaryDirectory() as folder, freed_memory_kept():  # as the command line
             result = featcache.extract(
                 "cifar10",

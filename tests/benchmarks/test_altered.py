@@ -19,7 +19,8 @@ from tests.benchmarks.feature_scale_page import FIGURES, SYSTEM_NAMES, chosen_sc
 from tests.benchmarks.resultfile import ResultFile, save_picture
 from tests.benchmarks.shares import as_float16, as_it_is, setting
 from tests.benchmarks.shares import page as shares_page
-from tests.feature_caches import CLASS_NAMES, IDENTITY, FeatureRecipe, Rows, learnable_rows
+from tests.feature_caches import CLASS_NAMES, IDENTITY, FeatureRecipe, learnable_rows
+from tests.store.conftest import Rows
 
 TRAIN = TrainSpec(max_epochs=2, patience=0, batch_size=16, lr=1e-2)
 HEADS = {reg: HeadSpec(reg=reg, hidden=(8, 6)) for reg in ("none", "l1l2", "dropout")}

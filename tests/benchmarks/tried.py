@@ -43,8 +43,9 @@ from featcache.backbones.engines.winograd import (
 from featcache.backbones.load import load_backbone
 from featcache.backbones.runner import BackboneRunner
 from featcache.core.preprocess import Preprocess
-from featcache.features.rows import BatchPreprocessor, FeatureRows
+from featcache.features.rows import FeatureRows
 from featcache.images.splits import ArrayImages
+from featcache.images.transform import BatchPreprocessor
 from tests.benchmarks import peers_backbone
 from tests.benchmarks.allocator import freed_memory_kept
 from tests.benchmarks.bench import images, one_split

@@ -24,8 +24,8 @@ import torch
 import featcache
 import featcache.extraction.extract
 import featcache.extraction.job
-import featcache.extraction.run
 from featcache.backbones.runner import BackboneRunner
+from featcache.extraction import run
 from featcache.images.splits import ArrayImages, Dataset, Split
 
 N_FEATURES, BATCH_SIZE = 25_088, 64
@@ -48,8 +48,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8_192)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    featcache.extraction.extract.load_dataset = lambda *_, **__: _dataset(options.rows)  # type: ignore[assignment]
-    featcache.extraction.job.BackboneRunner = FreeRunner  # type: ignore[misc]
+    featcache.extraction.extract.load_dataset = lambda *_, **__: _dataset(options.rows)  # type: ignore[attr-defined]
+    featcache.extraction.job.BackboneRunner = FreeRunner  # type: ignore[attr-defined]
     figures: dict[str, Any] = {"rows": options.rows, "cores": os.cpu_count()}
     for store_dtype, itemsize in (("float32", 4), ("float16", 2)):
         runs = [_run(options.folder, store_dtype, options.rows) for _ in range(options.repeats)]
@@ -69,7 +69,7 @@ def main() -> None:
 def _run(folder: Path, store_dtype: str, n_rows: int) -> tuple[float, float]:
     """Extract once; the rate that `extract` says, and the seconds of filling."""
     seconds = []
-    fill = featcache.extraction.run.fill
+    fill = run.fill  # type: ignore[attr-defined]
 
     def timed(*arguments: Any) -> Any:
         started = time.perf_counter()
@@ -77,7 +77,7 @@ def _run(folder: Path, store_dtype: str, n_rows: int) -> tuple[float, float]:
         seconds.append(time.perf_counter() - started)
         return answer
 
-    featcache.extraction.run.fill = timed
+    run.fill = timed  # type: ignore[attr-defined]
     try:
         with tempfile.TemporaryDirectory(dir=folder) as cache_dir:
             result = featcache.extract(
@@ -92,7 +92,7 @@ def _run(folder: Path, store_dtype: str, n_rows: int) -> tuple[float, float]:
                 cache_dir=cache_dir,
             )
     finally:
-        featcache.extraction.run.fill = fill
+        run.fill = fill  # type: ignore[attr-defined]
     assert result.n_rows == n_rows, "the rows of another dataset were written"
     return result.images_per_s, seconds[0]
 

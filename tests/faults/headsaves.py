@@ -186,7 +186,7 @@ def _load_naively(place: Path) -> State:
     return state
 
 
-def _with_tmpdir(tmpdir: str, child: Child) -> Child:
+def _with_tmpdir(tmpdir: str, child: Callable[[Callable[[int], None]], object]) -> Child:
     def run_there(tell: Callable[[int], None]) -> None:
         os.environ["TMPDIR"] = tmpdir
         tempfile.tempdir = None

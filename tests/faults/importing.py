@@ -13,6 +13,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -45,7 +46,7 @@ GOOD: dict[str, dict[str, object]] = {
 }
 
 
-def make(path: Path, features: object = _FEATURES, **options: object) -> Path:
+def make(path: Path, features: object = _FEATURES, **options: Any) -> Path:
     with h5py.File(path, "w") as h5:
         h5.create_dataset(
             "x", data=np.asarray(features).astype(options.pop("dtype", "f4")), **options

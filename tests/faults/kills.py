@@ -30,8 +30,8 @@ import h5py
 import numpy as np
 import torch
 
-import featcache.extraction.extract
 from featcache.errors import FeatcacheError
+from featcache.extraction import extract
 from featcache.images.splits import Dataset
 from featcache.store import list_caches, read_state
 from tests.benchmarks.bench import one_split
@@ -97,12 +97,13 @@ def _extractions(folder: Path) -> list[_Extraction]:
     images = make_images(folder / "images", n_train=1500, n_test=350, side=32)
     files = ["--dataset", f"folder:{images}", "--image-size", "32", "--n-workers", "1"]
     pixels = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)
-    loads = featcache.extraction.extract.load_dataset
+    loads = extract.load_dataset  # type: ignore[attr-defined]
 
     def load_dataset(name: str, **options: Any) -> Dataset:
         return one_split(pixels) if name == "cifar10" else loads(name, **options)
 
-    featcache.extraction.extract.load_dataset = load_dataset  # 200 images that are in memory
+    # 200 images that are in memory
+    extract.load_dataset = load_dataset  # type: ignore[attr-defined]
     few = ["--dataset", "cifar10", "--image-size", "32", "--batch-size", "16"]
     backbone = ["--weights", "random", "--backbone"]
     return [

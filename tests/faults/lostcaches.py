@@ -75,7 +75,7 @@ def _trained(
     from featcache.training import run
 
     def before() -> None:
-        run.STEPS_PER_BATCH = 1  # a step each time
+        run.STEPS_PER_BATCH = 1  # type: ignore[attr-defined]  # a step each time
         training_step, n_begun = HeadModule.training_step, [0]
 
         def counted(self: HeadModule, batch: Any, batch_idx: int) -> None:

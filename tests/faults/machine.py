@@ -18,6 +18,7 @@ import featcache.store
 from featcache.errors import CacheMissingError, CorruptError, FeatcacheError, LockedError
 from featcache.errors import MismatchError as OtherFormatError
 from featcache.store import open_cache, partial_path, remove_cache, summarise
+from tests.faults.commits import told_commits
 from tests.faults.makers import (
     ALL,
     N_CALLS_OF_A_RUN,
@@ -25,7 +26,6 @@ from tests.faults.makers import (
     Maker,
     repair,
     run_killed,
-    told_commits,
 )
 from tests.faults.model import Model
 
@@ -241,19 +241,20 @@ class CacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def verify_finds_damage_just_where_it_is(self) -> None:
-        if self.file is None:
+        file = self.file
+        if file is None:
             return
         if self.model.is_untrusted:
-            self._raises(_UNTRUSTED, lambda: featcache.store.verify_cache(self.file))
-            assert summarise(self.file).state == "damaged"
+            self._raises(_UNTRUSTED, lambda: featcache.store.verify_cache(file))
+            assert summarise(file).state == "damaged"
             self.bench.tally["damage found"] += 1
             return
-        report = featcache.store.verify_cache(self.file)
+        report = featcache.store.verify_cache(file)
         found = [(d.split, d.first_row, d.last_row) for d in report.damages]
         assert len(found) == len(set(found))
         assert set(found) == self.model.damages()
         assert report.n_missing == self.model.n_missing_blocks
-        assert summarise(self.file).state == self.model.word
+        assert summarise(file).state == self.model.word
         self.bench.tally["damage found"] += bool(found)
 
     def teardown(self) -> None:

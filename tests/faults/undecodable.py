@@ -25,7 +25,7 @@ from PIL import Image
 
 import featcache
 from featcache.errors import DeviceError
-from featcache.images import decode_process
+from featcache.images import decode_batches, decode_process
 from featcache.images.decode import decode_image
 from featcache.images.rules import ImageRules
 from featcache.images.splits import UnreadableImageError
@@ -132,14 +132,14 @@ def _little_time() -> Iterator[None]:
 @contextmanager
 def _killed_at_it() -> Iterator[None]:
     """Kill the process that meets the image, as the kernel does where memory is short."""
-    decode = decode_process.Decoder._decode
+    decode = decode_batches.Decoder._decode
 
     def deadly(decoder: Any, row: int) -> Any:
         if decoder.images.path_of(row).endswith("hard.jpg"):
             os.kill(os.getpid(), signal.SIGKILL)
         return decode(decoder, row)
 
-    with mock.patch.object(decode_process.Decoder, "_decode", deadly):
+    with mock.patch.object(decode_batches.Decoder, "_decode", deadly):
         yield
 
 
