@@ -173,7 +173,7 @@ def _said(content: bytes, path: Path) -> Any:
 def _says(head: TrainedHead) -> Any:
     """All that a head is, but its place."""
     tensors = {name: (t.dtype, t.tolist()) for name, t in head.state.items()}
-    return {**vars(head), "path": None, "state": tensors}
+    return {**vars(head), "path": None, "arrays": None, "state": tensors}
 
 
 def _at_random(content: bytes, rng: random.Random) -> bytes:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from featcache.training.sweeps import bank_trainer, grid_run  # noqa: F401 - the forks have them
 from tests.faults.claims import Claim, main
 from tests.faults.command import Ended, run_command
 from tests.feature_caches import CLASS_NAMES, IDENTITY, FeatureRecipe, learnable_rows
@@ -75,8 +76,6 @@ class _Bench:
         self._runs, self._log = folder / "runs", folder / "log"
         place = ["--cache", str(cache), "--runs-dir", str(self._runs)]
         self._command = ["sweep", *place, *_GRID.split()]
-        from featcache.training.sweeps import grid_run  # noqa: F401 - here, so that the forks have it
-
         ended = self.sweep()
         assert ended.code == 0, ended.text
         self._heads = self._read()
@@ -109,7 +108,8 @@ def _limit_files(nbytes: int) -> None:
 
 
 def _die_in_save(number: int) -> None:
-    """Die in a save, half of it written."""
+    """Save after each epoch, and die in a save, half of it written."""
+    bank_trainer._SECONDS_PER_SAVE = 0
     save, n_begun = torch.save, [0]
 
     def dying(content: object, file: Any) -> None:
