@@ -15,7 +15,7 @@ from featcache.core.arguments import (
     typed,
 )
 from featcache.core.dataset_names import dataset_name
-from featcache.core.options import AUTO, check_fields, described, option
+from featcache.core.options import AUTO, check_fields, describe, option
 from featcache.core.preprocess import MOST_PIXELS
 from featcache.errors import UsageError
 
@@ -59,7 +59,6 @@ def _notebooks(name: str) -> str:
     return f"{typed(NOTEBOOK_VALUES[name])} with reg {_regs_with(name)}"
 
 
-@described
 @dataclass(frozen=True, kw_only=True)
 class ExtractSpec:
     """Everything that `extract` can be asked for."""
@@ -101,7 +100,10 @@ class ExtractSpec:
         unset=AUTO,
     )
     n_workers: int | None = option(
-        None, "Processes that decode image files; auto: one for each core.", least=0, unset=AUTO
+        None,
+        "Processes that decode image files; auto: one for each core, 8 at most for a CPU.",
+        least=0,
+        unset=AUTO,
     )
     limit: int | None = option(
         None, "Take only this many images of each split, evenly spaced.", least=1, unset="all"
@@ -116,8 +118,7 @@ class ExtractSpec:
         choices=("auto", "never", "winograd", "inductor", "fused"),
     )
     mix_numerics: bool = option(
-        False,
-        "Continue a partial file that was started with different hardware or library versions.",
+        False, "Continue a partial file of different hardware or library versions."
     )
     max_pixels: int = option(
         MAX_PIXELS, "Do not decode an image file that has more pixels.", least=1
@@ -149,13 +150,11 @@ class ExtractSpec:
             value = getattr(self, name)
             if value != getattr(ExtractSpec, name):
                 raise UsageError(
-                    f"{option_name(name)} {value} needs a backbone, but the backbone "
-                    f"'pixels' stores the images as they are. Nothing was started. Leave the "
-                    f"option out."
+                    f"{option_name(name)} {value} needs a backbone, but the backbone 'pixels' "
+                    f"stores the images as they are. Nothing was started. Leave the option out."
                 )
 
 
-@described
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec:
     """The shape of a head and its regularisation; None stands for the notebook's value."""
@@ -232,7 +231,6 @@ class HeadSpec:
                 raise UsageError(f"--dropout has {p:g}, but must be at least 0 and below 1.")
 
 
-@described
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
     """How a head is trained; the defaults are the notebook's VGG16 systems."""
@@ -294,8 +292,8 @@ class RunSpec:
     cache: str | None = option(None, "A cache file, or part of its name as `cache ls` shows it.")
     recipe: str = option(
         "auto",
-        "What is not given: notebook takes the notebook's constants, general learning rate 1e-3 "
-        "and early stopping; auto is notebook on its own data and backbones, else general.",
+        "Where values that are not given come from. notebook: its constants. general: learning "
+        "rate 1e-3, early stopping. auto: notebook on its own data and backbones, else general.",
         choices=RECIPES,
     )
     seeds: int = option(1, "Train this many heads, with the seeds seed, seed+1, ...")
@@ -331,8 +329,7 @@ class ParitySpec:
         (1, 2), "1 compares features, 2 losses and predictions, 3 results over seeds."
     )
     epochs: int = option(2, "Epochs of each training.")
-    # Higher than the notebook's, so that a few steps show a difference.
-    lr: float = option(1e-3, "Learning rate of Adam.")
+    lr: float = option(1e-3, "Learning rate of Adam.")  # so that a few steps show a difference
     seeds: int = option(5, "Trainings of level 3.")
     as_notebook: bool = option(
         False, "Also train as the notebook does, with the backbone in training mode, and compare."
@@ -347,3 +344,7 @@ class ReproduceSpec:
     backbone_for: Mapping[str, str] | None = option(
         None, "Let another backbone stand in for one of the notebook's: vgg16=mobilenet_v2."
     )
+
+
+for _spec in (ExtractSpec, HeadSpec, TrainSpec, RunSpec, EvaluateSpec, ParitySpec, ReproduceSpec):
+    describe(_spec)

@@ -46,14 +46,26 @@ _app_of_manners.command()(_manners)
 _MANNERS = typer.main.get_command(_app_of_manners).params[:2]  # -q and -v, for every command
 
 
-class Command(TyperCommand):
-    """A command whose help shows its options in groups."""
+class _WithManners:
+    """What commands and groups share: -q and -v, and a help that shows options in groups."""
 
-    allow_extra_args = True  # so that `parse_args` says what is wrong with them
+    name: str | None
 
     def get_params(self, ctx: Any) -> list[Any]:
         """List the parameters, with -q, -v and --help."""
-        return _with_manners(super().get_params(ctx))
+        params = super().get_params(ctx)  # type: ignore[misc]  # Typer's, which stands behind
+        own = [param for param in params if param.name != "help"]
+        return [*own, *_MANNERS, *(param for param in params if param.name == "help")]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, in their groups."""
+        _write_groups(self.name or "", self.get_params(ctx), ctx, formatter)
+
+
+class Command(_WithManners, TyperCommand):
+    """A command whose help shows its options in groups."""
+
+    allow_extra_args = True  # so that `parse_args` says what is wrong with them
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments; one that stands alone is told the option that it may belong to."""
@@ -64,17 +76,9 @@ class Command(TyperCommand):
             )
         return rest
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the options, in their groups."""
-        _write_groups(self.name or "", self.get_params(ctx), ctx, formatter)
 
-
-class Group(TyperGroup):
+class Group(_WithManners, TyperGroup):
     """Commands under one name; alone, it is answered with its help."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """List the parameters, with -q, -v and --help."""
-        return _with_manners(super().get_params(ctx))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Find a command by its name, in any case."""
@@ -90,7 +94,7 @@ class Group(TyperGroup):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the commands first, which are what is looked for."""
         self.format_commands(ctx, formatter)
-        _write_groups(self.name or "", self.get_params(ctx), ctx, formatter)
+        super().format_options(ctx, formatter)
 
 
 def problem_of(err: typer.TyperException) -> str:
@@ -107,11 +111,6 @@ def problem_of(err: typer.TyperException) -> str:
         return f"{err.message}. Did you mean {' or '.join(sorted(near))}?"
     message = err.message if hasattr(err, "possibilities") else err.format_message()
     return message if message.endswith((".", "?")) else f"{message}."
-
-
-def _with_manners(params: Sequence[Any]) -> list[Any]:
-    own = [param for param in params if param.name != "help"]
-    return [*own, *_MANNERS, *(param for param in params if param.name == "help")]
 
 
 def _write_groups(command: str, params: Sequence[Any], ctx: Any, formatter: Any) -> None:

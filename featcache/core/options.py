@@ -22,7 +22,6 @@ from featcache.core.arguments import (
 )
 
 T = TypeVar("T")
-C = TypeVar("C", bound=type)
 
 AUTO = "auto"
 
@@ -68,7 +67,7 @@ def declared(spec: type) -> dict[str, Field[Any]]:
     return {one.name: one for one in fields(spec) if "help" in one.metadata}
 
 
-def described(spec: C) -> C:
+def describe(spec: type) -> None:
     """Write what each field means into the docstring of a spec."""
     lines = []
     for name, said in ((name, one.metadata) for name, one in declared(spec).items()):
@@ -76,7 +75,6 @@ def described(spec: C) -> C:
         line += f" None means {said['unset']}." if said["unset"] else ""
         lines.append(textwrap.fill(line, 96, initial_indent=" " * 8, subsequent_indent=" " * 12))
     spec.__doc__ = "\n".join([f"{spec.__doc__}\n\n    Attributes:", *lines])
-    return spec
 
 
 def check_fields(spec: Any) -> None:

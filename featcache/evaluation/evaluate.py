@@ -145,7 +145,8 @@ def evaluate(
     """Evaluate a head on a split of its cache.
 
     Writes `eval-<split>.json`, and as CSV `predictions-<split>`, `classes-<split>` and
-    `confusion-<split>`, into the run's folder.
+    `confusion-<split>`, into the run's folder. The other arguments are those of
+    `featcache.config.EvaluateSpec` and `ExtractSpec`.
 
     Args:
         run: Folder of a run, or part of its name; None is the newest, or
@@ -153,11 +154,6 @@ def evaluate(
         split: "test", "val" or "train", as the head's training divided them; None is "test", or
             "val" where the cache has no test split.
         cache: The cache to use; None is the one of the training, wherever below `cache_dir` it is.
-        draws: Bootstrap samples.
-        seed: Seeds them.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        cache_dir: Folder of all caches.
-        runs_dir: Folder of all runs.
         on_note: Called with a sentence for each choice that was made.
 
     Raises:

@@ -119,31 +119,11 @@ def extract(
 ) -> ExtractResult:
     """Run a dataset through a frozen backbone once and keep its features in one HDF5 file.
 
-    The arguments are those of `ExtractSpec`, which says what each means. The same call goes on
-    with a partial file and answers at once if the cache is complete.
+    `ExtractSpec` says what each argument means. The same call continues a partial file. If the
+    cache is complete, it checks the images and the weights, and returns.
 
     Args:
-        dataset: "cifar10", "cifar100", "digits", "folder:PATH" or "torchvision:NAME"; a Path is
-            that of a folder of images.
-        backbone: A torchvision classification model, or "pixels".
-        weights: "DEFAULT", a torchvision weights name, a path, or "random".
-        bn: "frozen" or "adapted".
-        preprocess: "notebook" or "weights".
-        image_size: Side of the backbone's input, in pixels.
-        precision: "auto", "fp32", "tf32", "bf16" or "fp16".
-        store_dtype: "float32" or "float16".
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        batch_size: Images in one forward pass; None means by free memory.
-        n_workers: Decoding processes for image files; None means one a core, 8 at most for a CPU.
-        limit: Images of each split, evenly spaced; None means all.
-        seed: Seeds `weights="random"`.
-        cache_dir: Folder of all caches.
-        data_dir: Folder of downloaded datasets.
-        compile: "auto", "never", "winograd", "inductor" or "fused".
-        mix_numerics: Go on with a partial file that another numeric class began.
-        max_pixels: An image file whose header says more pixels is not decoded.
-        exif_orientation: "ignore" or "apply".
-        skip_undecodable: Go on where this machine cannot decode an image.
+        dataset: A name as in `ExtractSpec`, or the Path of a folder of images.
         on_progress: Called after each batch.
         on_note: Called with a sentence for each choice that was made.
 

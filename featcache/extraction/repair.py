@@ -89,9 +89,6 @@ def repair_cache(
             looked for beside the cache and above it before the working directory.
         weights: What fills the backbone; None takes what the cache names, which for a file is only
             its name.
-        data_dir: Folder of downloaded datasets.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        n_workers: Decoding processes for image files; None means one a core, 8 at most for a CPU.
         mix_numerics: Compute the damaged rows though this machine is of another numeric class, so
             that their last digits may differ.
         skip_undecodable: Leave out, with its reason, what this machine cannot decode.

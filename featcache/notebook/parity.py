@@ -96,7 +96,8 @@ def parity(
     head with one order of batches, and compares the loss of every step and the predictions for
     the test images. Level 3 does so for several seeds, and compares the mean accuracies.
 
-    A backbone with adapted BatchNorm runs with the statistics of the cache on both sides.
+    A backbone with adapted BatchNorm runs with the statistics of the cache on both sides. The other
+    arguments are those of `featcache.config.ParitySpec`, `ExtractSpec`, `HeadSpec` and `TrainSpec`.
 
     Args:
         cache: Path or part of the name of a cache; None extracts one in fp32.
@@ -104,22 +105,9 @@ def parity(
         backbone: A torchvision backbone whose classifier stands right behind its features; a cache
             says this and `bn`, `preprocess` and `image_size` itself.
         weights: As for `extract`; they must be those of the cache.
-        bn: "frozen" or "adapted".
-        preprocess: "notebook" or "weights".
-        image_size: Side of the backbone's input, in pixels.
-        limit: Images of each split that take part, evenly spaced.
-        levels: Which levels to measure.
-        epochs: Epochs of each training.
-        reg: Regularisation of the head.
-        hidden: Widths of its hidden layers.
-        lr: Learning rate; higher than the notebook's, so that a few steps show a difference.
-        batch_size: Rows in one step.
-        seed: Seeds initial weights, order of batches and dropout.
-        seeds: Trainings of level 3.
+        lr: Higher than the notebook's by default, so that a few steps show a difference.
         as_notebook: Also train as the notebook does, with the backbone in training mode, and tell
             how far that lands from a frozen and from an adapted cache.
-        cache_dir: Folder of all caches.
-        data_dir: Folder of downloaded datasets.
         on_progress: Called after each batch of the extraction.
         on_note: Called with a sentence for each choice that was made.
 

@@ -69,22 +69,17 @@ def reproduce(
 ) -> Reproduction:
     """Extract, train and test the notebook's systems; what is done is not done again.
 
-    The table is written after each system, so a call that was stopped leaves what it has.
+    The table is written after each system, so a call that was stopped leaves what it has. The
+    other arguments are those of `ExtractSpec` and `TrainSpec`.
 
     Args:
         dataset: The notebook's, or any other.
         only: Names of systems; empty is all five.
         backbone_for: Backbones that stand in for the notebook's, e.g. {"vgg16": "mobilenet_v2"}.
-        weights: Of every backbone: "DEFAULT", a path, or "random".
-        bn: "frozen" or "adapted"; a backbone without BatchNorm is the same function in both.
-        image_size: Side of the backbone's input, in pixels.
-        limit: Images of each split; None means all.
+        weights: Of every backbone.
+        bn: A backbone without BatchNorm is the same function in both modes.
         seed: The first seed of the heads.
         seeds: Heads per system.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        cache_dir: Folder of all caches.
-        data_dir: Folder of downloaded datasets.
-        runs_dir: Folder of all runs.
         on_progress: Called after each batch of an extraction.
         on_train_progress: Called after every few steps of a training.
         on_note: Called with a sentence for each choice that was made.

@@ -80,9 +80,9 @@ def train_head(
 ) -> TrainResult:
     """Train an MLP head on a cache, with the reference notebook's loss, optimiser and split.
 
-    The same call on the same machine gives the same bits; a run that is there is reused. The
-    arguments are those of `HeadSpec` and `TrainSpec`, which say what each means. What `recipe`
-    decides where it is None is told to `on_note`; what is given by hand wins.
+    The same call on the same machine gives the same bits; a run that exists is reused. `HeadSpec`,
+    `TrainSpec`, `ExtractSpec` and `featcache.config.RunSpec` say what each argument means. A value
+    that is given wins over the recipe's. Each value that the recipe decides is told to `on_note`.
 
     Args:
         cache: A cache, its path, or part of its name; None finds it by `dataset` and `backbone`.
@@ -92,29 +92,11 @@ def train_head(
             has a learning rate of 1e-3 and up to 100 epochs, stops after 5 epochs (of 20 steps at
             least) that are no better, and keeps the best. "auto" is the notebook's on its own data,
             preprocessing and backbones, else the general one.
-        reg: "none", "l1", "l2", "l1l2" or "dropout".
-        l1: Factor of the L1 penalty.
-        weight_decay: Adam's L2 factor.
-        dropout: Probability after each hidden layer; one number is for all of them.
-        hidden: Widths of the hidden layers; empty is a linear probe; None is the recipe's.
-        lr: Learning rate; None is the recipe's.
-        batch_size: Rows in one step.
-        max_epochs: Epochs at most; None is the recipe's.
-        patience: Epochs without a better val_loss before it stops; 0 is never; None is the
-            recipe's.
-        min_delta: By how much val_loss must fall to count as better.
-        val_fraction: Share of the training rows kept for validation.
-        split_seed: Seeds the choice of those rows.
-        select: "last" or "best"; None is the recipe's.
-        seed: Seeds initial weights, order of batches and dropout.
-        order_seed: Seeds the order of batches apart.
-        seeds: Train this many heads, with seeds from `seed` on.
+        hidden: None leaves it to the recipe; so it does for `lr`, `max_epochs`, `patience` and
+            `select`.
+        dropout: One number is for all hidden layers.
         max_memory: Bytes of features to keep in memory; where there are more, windows of the file
             are read one after the other and shuffled within. None keeps all where they fit.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        resume: Go on with a run that was stopped; else it starts again.
-        cache_dir: Folder of all caches.
-        runs_dir: Folder of all runs.
         on_progress: Called after every few steps.
         on_note: Called with a sentence for each choice that was made.
 

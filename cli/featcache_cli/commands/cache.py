@@ -178,6 +178,11 @@ def verify(
         "data_dir",
         "mix_numerics",
         "skip_undecodable",
+        help={
+            "mix_numerics": "Compute rows although this machine has different hardware or library "
+            "versions; their last digits may differ.",
+            "skip_undecodable": "Leave out the images that this machine cannot decode.",
+        },
     ),
 )
 def repair(cache: CacheArgument, *, json: JsonOption = False, **options: Any) -> None:

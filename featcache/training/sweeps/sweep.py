@@ -66,35 +66,24 @@ def sweep(
 
     Each is the head that `train_head` trains with the same arguments and `order_seed=seed`, up to
     rounding, and a run folder like any other. Only the setting with the lowest mean val_loss is
-    tested. Heads that are there are used; the same call goes on with a sweep that was stopped. One
-    value alone stands for a sequence of one.
+    tested. Heads that exist are used; the same call continues a sweep that was stopped. One value
+    alone stands for a sequence of one. The specs that `train_head` names say what the other
+    arguments mean.
 
     Args:
         cache: A cache, its path, or part of its name; None finds it by `dataset` and `backbone`.
         dataset: Its dataset; None is "cifar10", or that of the only cache that fits.
         backbone: Its backbone; None is "vgg16", or that of the only cache that fits.
-        recipe: As for `train_head`: "auto", "notebook" or "general".
-        reg: "none", "l1", "l2", "l1l2", "dropout".
+        recipe: As for `train_head`.
+        hidden: Widths of the hidden layers, a sequence for each shape; None is the recipe's, as for
+            `lr`, `max_epochs`, `patience` and `select`.
         l1: Factors of the L1 penalty, for each `reg` that has one.
         weight_decay: Adam's L2 factors, for each `reg` that has one.
         dropout: Probabilities after each hidden layer, for each `reg` that has them; each is cut,
             or its last one repeated, to the number of hidden layers.
-        hidden: Widths of the hidden layers; an empty one is a linear probe; None is the recipe's.
-        lr: Learning rates; None is the recipe's.
-        batch_size: Rows in one step.
-        max_epochs: Epochs at most; None is the recipe's.
-        patience: Epochs without a better val_loss before a head stops; 0 is never; None is the
-            recipe's.
-        min_delta: By how much val_loss must fall to count as better.
-        val_fraction: Share of the training rows kept for validation.
-        split_seed: Seeds the choice of those rows.
-        select: "last" or "best"; None is the recipe's.
         seed: The first seed of each setting, and the seed of the order of batches.
         seeds: Heads per setting, with seeds from `seed` on.
         max_memory: Bytes of features to keep in memory, as for `train_head`.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        cache_dir: Folder of all caches.
-        runs_dir: Folder of all runs.
         on_progress: Called after every few steps.
         on_note: Called with a sentence for each choice that was made.
 
