@@ -8,152 +8,100 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from featcache.version import __version__
+from featcache.version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from featcache.backbones.describe import describe_backbone, list_backbones
-    from featcache.config import ExtractSpec, HeadSpec, TrainSpec
-    from featcache.errors import FeatcacheError
-    from featcache.evaluation.evaluate import Comparison, Evaluation, compare, evaluate
-    from featcache.extraction.extract import ExtractResult, Failure, extract, extract_all
-    from featcache.extraction.progress import Progress
-    from featcache.extraction.repair import RepairReport, repair_cache
-    from featcache.features.datamodule import FeatureDataModule
-    from featcache.heads.head_file import TrainedHead, load_head
-    from featcache.heads.run_files import HeadRun
-    from featcache.heads.run_list import RunSummary, describe_runs
-    from featcache.heads.runs import list_runs
-    from featcache.images.datasets import list_datasets, load_dataset
-    from featcache.notebook.parity import ParityReport, parity
-    from featcache.notebook.parity_checks import NotebookComparison, ParityCheck
-    from featcache.notebook.reproduce import Reproduction, reproduce
-    from featcache.notebook.reproduce_table import SystemResult
-    from featcache.store import (
-        Cache,
-        CacheSplit,
-        describe_cache,
-        find_cache,
-        list_caches,
-        open_cache,
-        remove_cache,
-        verify_cache,
-    )
-    from featcache.store.imports.import_features import ImportResult, import_features
-    from featcache.training.module import HeadModule
-    from featcache.training.sweeps.bank_trainer import SweepProgress
-    from featcache.training.sweeps.sweep import sweep
-    from featcache.training.sweeps.table import SweepResult, SweepSetting
-    from featcache.training.train_head import TrainResult, train_head
-    from featcache.training.trainer import TrainProgress
+if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
+    from featcache.backbones.describe import describe_backbone as describe_backbone
+    from featcache.backbones.describe import list_backbones as list_backbones
+    from featcache.config import ExtractSpec as ExtractSpec
+    from featcache.config import HeadSpec as HeadSpec
+    from featcache.config import TrainSpec as TrainSpec
+    from featcache.errors import FeatcacheError as FeatcacheError
+    from featcache.evaluation.evaluate import Comparison as Comparison
+    from featcache.evaluation.evaluate import Evaluation as Evaluation
+    from featcache.evaluation.evaluate import compare as compare
+    from featcache.evaluation.evaluate import evaluate as evaluate
+    from featcache.extraction.extract import ExtractResult as ExtractResult
+    from featcache.extraction.extract import Failure as Failure
+    from featcache.extraction.extract import extract as extract
+    from featcache.extraction.extract import extract_all as extract_all
+    from featcache.extraction.progress import Progress as Progress
+    from featcache.extraction.repair import RepairReport as RepairReport
+    from featcache.extraction.repair import repair_cache as repair_cache
+    from featcache.features.datamodule import FeatureDataModule as FeatureDataModule
+    from featcache.heads.head_file import TrainedHead as TrainedHead
+    from featcache.heads.head_file import load_head as load_head
+    from featcache.heads.run_files import HeadRun as HeadRun
+    from featcache.heads.run_list import RunSummary as RunSummary
+    from featcache.heads.run_list import describe_runs as describe_runs
+    from featcache.heads.runs import list_runs as list_runs
+    from featcache.images.datasets import list_datasets as list_datasets
+    from featcache.images.datasets import load_dataset as load_dataset
+    from featcache.notebook.parity import ParityReport as ParityReport
+    from featcache.notebook.parity import parity as parity
+    from featcache.notebook.parity_checks import NotebookComparison as NotebookComparison
+    from featcache.notebook.parity_checks import ParityCheck as ParityCheck
+    from featcache.notebook.reproduce import Reproduction as Reproduction
+    from featcache.notebook.reproduce import reproduce as reproduce
+    from featcache.notebook.reproduce_table import SystemResult as SystemResult
+    from featcache.store import Cache as Cache
+    from featcache.store import CacheSplit as CacheSplit
+    from featcache.store import describe_cache as describe_cache
+    from featcache.store import find_cache as find_cache
+    from featcache.store import list_caches as list_caches
+    from featcache.store import open_cache as open_cache
+    from featcache.store import remove_cache as remove_cache
+    from featcache.store import verify_cache as verify_cache
+    from featcache.store.imports.import_features import ImportResult as ImportResult
+    from featcache.store.imports.import_features import import_features as import_features
+    from featcache.training.module import HeadModule as HeadModule
+    from featcache.training.sweeps.bank_trainer import SweepProgress as SweepProgress
+    from featcache.training.sweeps.sweep import sweep as sweep
+    from featcache.training.sweeps.table import SweepResult as SweepResult
+    from featcache.training.sweeps.table import SweepSetting as SweepSetting
+    from featcache.training.train_head import TrainResult as TrainResult
+    from featcache.training.train_head import train_head as train_head
+    from featcache.training.trainer import TrainProgress as TrainProgress
 
-_HOME = {
-    "Cache": "store",
-    "CacheSplit": "store",
-    "Comparison": "evaluation.evaluate",
-    "Evaluation": "evaluation.evaluate",
-    "ExtractResult": "extraction.extract",
-    "ExtractSpec": "config",
-    "Failure": "extraction.extract",
-    "FeatcacheError": "errors",
-    "FeatureDataModule": "features.datamodule",
-    "HeadModule": "training.module",
-    "HeadRun": "heads.run_files",
-    "HeadSpec": "config",
-    "ImportResult": "store.imports.import_features",
-    "NotebookComparison": "notebook.parity_checks",
-    "ParityCheck": "notebook.parity_checks",
-    "ParityReport": "notebook.parity",
-    "Progress": "extraction.progress",
-    "RepairReport": "extraction.repair",
-    "Reproduction": "notebook.reproduce",
-    "RunSummary": "heads.run_list",
-    "SweepProgress": "training.sweeps.bank_trainer",
-    "SweepResult": "training.sweeps.table",
-    "SweepSetting": "training.sweeps.table",
-    "SystemResult": "notebook.reproduce_table",
-    "TrainProgress": "training.trainer",
-    "TrainResult": "training.train_head",
-    "TrainSpec": "config",
-    "TrainedHead": "heads.head_file",
-    "compare": "evaluation.evaluate",
-    "describe_backbone": "backbones.describe",
-    "describe_cache": "store",
-    "describe_runs": "heads.run_list",
-    "evaluate": "evaluation.evaluate",
-    "extract": "extraction.extract",
-    "extract_all": "extraction.extract",
-    "find_cache": "store",
-    "import_features": "store.imports.import_features",
-    "list_backbones": "backbones.describe",
-    "list_caches": "store",
-    "list_datasets": "images.datasets",
-    "list_runs": "heads.runs",
-    "load_dataset": "images.datasets",
-    "load_head": "heads.head_file",
-    "open_cache": "store",
-    "parity": "notebook.parity",
-    "remove_cache": "store",
-    "repair_cache": "extraction.repair",
-    "reproduce": "notebook.reproduce",
-    "sweep": "training.sweeps.sweep",
-    "train_head": "training.train_head",
-    "verify_cache": "store",
+_NAMES = {
+    "backbones.describe": ("describe_backbone", "list_backbones"),
+    "config": ("ExtractSpec", "HeadSpec", "TrainSpec"),
+    "errors": ("FeatcacheError",),
+    "evaluation.evaluate": ("Comparison", "Evaluation", "compare", "evaluate"),
+    "extraction.extract": ("ExtractResult", "Failure", "extract", "extract_all"),
+    "extraction.progress": ("Progress",),
+    "extraction.repair": ("RepairReport", "repair_cache"),
+    "features.datamodule": ("FeatureDataModule",),
+    "heads.head_file": ("TrainedHead", "load_head"),
+    "heads.run_files": ("HeadRun",),
+    "heads.run_list": ("RunSummary", "describe_runs"),
+    "heads.runs": ("list_runs",),
+    "images.datasets": ("list_datasets", "load_dataset"),
+    "notebook.parity": ("ParityReport", "parity"),
+    "notebook.parity_checks": ("NotebookComparison", "ParityCheck"),
+    "notebook.reproduce": ("Reproduction", "reproduce"),
+    "notebook.reproduce_table": ("SystemResult",),
+    "store": (
+        "Cache",
+        "CacheSplit",
+        "describe_cache",
+        "find_cache",
+        "list_caches",
+        "open_cache",
+        "remove_cache",
+        "verify_cache",
+    ),
+    "store.imports.import_features": ("ImportResult", "import_features"),
+    "training.module": ("HeadModule",),
+    "training.sweeps.bank_trainer": ("SweepProgress",),
+    "training.sweeps.sweep": ("sweep",),
+    "training.sweeps.table": ("SweepResult", "SweepSetting"),
+    "training.train_head": ("TrainResult", "train_head"),
+    "training.trainer": ("TrainProgress",),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "Cache",
-    "CacheSplit",
-    "Comparison",
-    "Evaluation",
-    "ExtractResult",
-    "ExtractSpec",
-    "Failure",
-    "FeatcacheError",
-    "FeatureDataModule",
-    "HeadModule",
-    "HeadRun",
-    "HeadSpec",
-    "ImportResult",
-    "NotebookComparison",
-    "ParityCheck",
-    "ParityReport",
-    "Progress",
-    "RepairReport",
-    "Reproduction",
-    "RunSummary",
-    "SweepProgress",
-    "SweepResult",
-    "SweepSetting",
-    "SystemResult",
-    "TrainProgress",
-    "TrainResult",
-    "TrainSpec",
-    "TrainedHead",
-    "__version__",
-    "compare",
-    "describe_backbone",
-    "describe_cache",
-    "describe_runs",
-    "evaluate",
-    "extract",
-    "extract_all",
-    "find_cache",
-    "import_features",
-    "list_backbones",
-    "list_caches",
-    "list_datasets",
-    "list_runs",
-    "load_dataset",
-    "load_head",
-    "open_cache",
-    "parity",
-    "remove_cache",
-    "repair_cache",
-    "reproduce",
-    "sweep",
-    "train_head",
-    "verify_cache",
-]
+__all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
