@@ -21,13 +21,13 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.evaluation.evaluate import Evaluation as Evaluation
     from featcache.evaluation.evaluate import compare as compare
     from featcache.evaluation.evaluate import evaluate as evaluate
-    from featcache.extraction.extract import ExtractResult as ExtractResult
-    from featcache.extraction.extract import Failure as Failure
     from featcache.extraction.extract import extract as extract
     from featcache.extraction.extract import extract_all as extract_all
     from featcache.extraction.progress import Progress as Progress
     from featcache.extraction.repair import RepairReport as RepairReport
     from featcache.extraction.repair import repair_cache as repair_cache
+    from featcache.extraction.result import ExtractResult as ExtractResult
+    from featcache.extraction.result import Failure as Failure
     from featcache.features.datamodule import FeatureDataModule as FeatureDataModule
     from featcache.heads.head_file import TrainedHead as TrainedHead
     from featcache.heads.head_file import load_head as load_head
@@ -68,9 +68,10 @@ _NAMES = {
     "config": ("ExtractSpec", "HeadSpec", "TrainSpec"),
     "errors": ("FeatcacheError",),
     "evaluation.evaluate": ("Comparison", "Evaluation", "compare", "evaluate"),
-    "extraction.extract": ("ExtractResult", "Failure", "extract", "extract_all"),
+    "extraction.extract": ("extract", "extract_all"),
     "extraction.progress": ("Progress",),
     "extraction.repair": ("RepairReport", "repair_cache"),
+    "extraction.result": ("ExtractResult", "Failure"),
     "features.datamodule": ("FeatureDataModule",),
     "heads.head_file": ("TrainedHead", "load_head"),
     "heads.run_files": ("HeadRun",),

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import featcache
-from featcache.extraction.extract import ExtractResult
+from featcache.extraction.result import ExtractResult
 from tests.feature_caches import cache, make_cache, train  # noqa: F401 - fixtures of several rooms
 
 _TESTS = itertools.count()

@@ -92,7 +92,13 @@ class BackboneRunner:
             self.eager = with_weights_cast(self.module, HALVES[self.precision])
         self.forward: Forward = self.eager
 
-    def probe(self, image_shape: tuple[int, int, int], *, may_halve: bool) -> int:
+    def probe(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        may_halve: bool,
+        watch: type[MemoryWatch] = MemoryWatch,
+    ) -> int:
         """Run one batch of zeros, and find the batch size that fits into memory.
 
         It fits with memory to spare: on a full GPU the same batch would be computed by other
@@ -101,6 +107,7 @@ class BackboneRunner:
         Args:
             image_shape: (H, W, 3) of the images that will come.
             may_halve: Whether to halve `batch_size` until it fits.
+            watch: Tells how near to full the memory was.
 
         Returns:
             The batch size from now on.
@@ -109,7 +116,7 @@ class BackboneRunner:
             DeviceError: If it does not fit, or not even one image does.
         """
         while True:
-            watch = MemoryWatch(self.device)
+            memory = watch(self.device)
             may_halve = may_halve and self.batch_size > 1
             try:
                 self.features(np.zeros((1, *image_shape), np.uint8))
@@ -117,7 +124,7 @@ class BackboneRunner:
                 if not (may_halve and may_be_out_of_memory(err.__cause__ or err)):
                     raise
             else:
-                if not (may_halve and watch.was_short()):
+                if not (may_halve and memory.was_short()):
                     self.seconds.clear()
                     return self.batch_size
             self.batch_size //= 2

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from featcache.backbones.families import check_backbone_options, family_of
@@ -18,16 +16,15 @@ from featcache.core.dataset_names import dataset_name
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.tolerances import TF32_ON_CPU
 from featcache.errors import UsageError
+from featcache.extraction.result import ExtractResult, result_of
 from featcache.images.datasets import load_dataset
 from featcache.images.rules import ImageRules
 from featcache.images.splits import Dataset
 from featcache.store import locked, open_cache, read_state
 
 if TYPE_CHECKING:
-    from featcache.extraction.cost import CostAccount
     from featcache.extraction.plan import Plan
     from featcache.extraction.progress import ProgressCallback
-    from featcache.extraction.run import Made
 
 _OF_THE_IMAGES = (
     "dataset",
@@ -37,59 +34,6 @@ _OF_THE_IMAGES = (
     "exif_orientation",
     "skip_undecodable",
 )
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An image that could not be read.
-
-    Attributes:
-        split: Its split.
-        id: Its path within the dataset, or its index.
-        reason: Why.
-    """
-
-    split: str
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class ExtractResult:
-    """What `extract` did.
-
-    Attributes:
-        path: The cache file.
-        outcome: "computed", "resumed" (a partial file was completed) or "reused" (nothing to do).
-        fingerprint: 64 hex digits.
-        n_rows: Rows of all splits.
-        n_rows_computed: Rows that this run computed.
-        n_features: D.
-        nbytes: Size of the file.
-        failures: Images that could not be read; their rows are marked invalid.
-        seconds: Wall time of this call.
-        seconds_by_phase: Its parts "read", "preprocess", "trunk", "check" and "write" (waiting for
-            it).
-        images_per_s: Rate of the computed rows by the wall clock, from the first batch to the last
-            acknowledged row; 0 if there are none. Of several backbones in one pass, each is spared
-            the time that the others had for themselves.
-        choices: What was chosen automatically, with the reason.
-        account: What the cache saves; None for `pixels`, or if nothing was computed.
-    """
-
-    path: Path
-    outcome: str
-    fingerprint: str
-    n_rows: int
-    n_rows_computed: int
-    n_features: int
-    nbytes: int
-    failures: tuple[Failure, ...]
-    seconds: float
-    seconds_by_phase: Mapping[str, float]
-    images_per_s: float
-    choices: Mapping[str, str]
-    account: CostAccount | None
 
 
 def extract(
@@ -263,7 +207,7 @@ def _extract(
         missing = [plan for plan in missing if not _is_complete(plan)]
         how = make_caches(missing, progress=progress, note=note)
         made = {plan.path: one for plan, one in zip(missing, how, strict=True)}
-    return [_result(p, made.get(p.path), seconds=time.perf_counter() - started) for p in plans]
+    return [result_of(p, made.get(p.path), seconds=time.perf_counter() - started) for p in plans]
 
 
 def _is_complete(plan: Plan) -> bool:
@@ -275,44 +219,3 @@ def _is_complete(plan: Plan) -> bool:
     open_cache(plan.path)  # refuses what is not complete
     require_same_file(plan.path, read_state(plan.path).manifest, plan)
     return True
-
-
-def _result(plan: Plan, made: Made | None, *, seconds: float) -> ExtractResult:
-    if made is None:
-        outcome, n_computed, fill_s = "reused", 0, 0.0
-        by_phase: Mapping[str, float] = {}
-    else:
-        outcome = "resumed" if made.is_resumed else "computed"
-        n_computed, (fill_s, by_phase) = made.n_rows_computed, made.filled
-    cache = open_cache(plan.path)
-    failures = tuple(
-        Failure(split.name, image_id, reason)
-        for split in cache.splits.values()
-        for image_id, reason in split.failures.items()
-    )
-    account = None
-    if n_computed and plan.has_backbone and "train" in cache.splits:
-        from featcache.extraction.cost import cost_account
-
-        account = cost_account(
-            seconds_per_image=fill_s / n_computed,
-            n_images=plan.n_rows,
-            n_train=cache["train"].n_rows,
-            n_features=cache.n_features,
-            device=plan.device,
-        )
-    return ExtractResult(
-        path=plan.path,
-        outcome=outcome,
-        fingerprint=cache.fingerprint,
-        n_rows=plan.n_rows,
-        n_rows_computed=n_computed,
-        n_features=cache.n_features,
-        nbytes=read_state(plan.path).manifest.file_size,
-        failures=failures,
-        seconds=seconds,
-        seconds_by_phase=by_phase,
-        images_per_s=n_computed / fill_s if fill_s else 0.0,
-        choices=plan.choices if made is None else {**plan.choices, **made.choices},
-        account=account,
-    )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from featcache.backbones.runner import BackboneRunner
+from featcache.core.memory import MemoryWatch
 from featcache.core.preprocess import Preprocess
 from featcache.errors import DeviceError
 
@@ -101,23 +102,20 @@ def test_the_probe_does_not_halve_for_other_errors(
 
 
 def test_the_probe_halves_until_memory_is_to_spare(
-    make_runner: Callable[..., BackboneRunner], monkeypatch: pytest.MonkeyPatch
+    make_runner: Callable[..., BackboneRunner],
 ) -> None:
     module = Watching()
     runner = make_runner(module, 64)
 
-    class Short:
+    class Short(MemoryWatch):
         """A GPU on which a batch above 16 takes nearly all memory."""
-
-        def __init__(self, device: str) -> None:
-            pass
 
         def was_short(self) -> bool:
             return module.seen[-1] > 16
 
-    monkeypatch.setattr("featcache.backbones.runner.MemoryWatch", Short)
+    batch_size = runner.probe((8, 8, 3), may_halve=True, watch=Short)
 
-    assert runner.probe((8, 8, 3), may_halve=True) == 16
+    assert batch_size == 16
     assert module.seen == [64, 32, 16]
 
 

@@ -30,7 +30,7 @@ from featcache.backbones.runner import BackboneRunner
 from featcache.core.preprocess import Preprocess
 from featcache.core.tolerances import feature_tolerance
 from featcache.errors import DeviceError, InterruptedRunError, MismatchError
-from featcache.extraction.extract import ExtractResult
+from featcache.extraction.result import ExtractResult
 from tests.extraction.test_extract import StopAfter
 from tests.paces import small_blocks
 

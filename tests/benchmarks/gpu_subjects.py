@@ -20,7 +20,7 @@ import featcache
 from featcache.backbones.load import load_backbone
 from featcache.backbones.runner import BackboneRunner
 from featcache.core.preprocess import Preprocess
-from featcache.extraction.extract import ExtractResult
+from featcache.extraction.result import ExtractResult
 from featcache.images.splits import ArrayImages, Dataset, Split
 
 Figures = dict[str, Any]

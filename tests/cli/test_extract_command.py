@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import featcache
-from featcache.extraction.extract import ExtractResult
+from featcache.extraction.result import ExtractResult
 from featcache.store import locked
 from tests.cli.conftest import Run
 

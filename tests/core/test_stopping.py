@@ -14,7 +14,7 @@ import featcache
 from featcache.core import stopping
 from featcache.core.stopping import StopRequested, ask_to_stop, breakable, stop_if_asked, working
 from featcache.errors import FeatcacheError, InterruptedRunError
-from featcache.extraction.extract import ExtractResult
+from featcache.extraction.result import ExtractResult
 
 Extract = Callable[..., ExtractResult]
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 import featcache
 from featcache.backbones.in_flight import InFlight
-from featcache.backbones.load import Backbone, load_backbone
+from featcache.backbones.load import load_backbone
 from featcache.core.preprocess import Preprocess
+from featcache.core.reporting import silent
 from featcache.core.tensor_files import state_digest
 from featcache.errors import (
     CorruptError,
@@ -29,10 +30,13 @@ from featcache.errors import (
     UsageError,
     WeightsError,
 )
-from featcache.extraction.extract import ExtractResult
+from featcache.extraction.extract import open_images
 from featcache.extraction.job import Job
 from featcache.extraction.pace import Pace, at_pace
+from featcache.extraction.plan import make_plan
 from featcache.extraction.progress import Progress
+from featcache.extraction.result import ExtractResult
+from featcache.extraction.run import make_caches
 from featcache.images.batches import ImageBatch
 from featcache.images.image_files import FolderImages
 from featcache.images.splits import Split
@@ -308,20 +312,15 @@ def test_float16_halves_the_rows_and_rounds_them(extract: Extract) -> None:
     assert (half == single.astype(np.float16)).all()
 
 
-def test_extraction_changes_no_parameter_and_no_buffer(
-    extract: Extract, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded: list[Backbone] = []
+def test_extraction_changes_no_parameter_and_no_buffer(extract: Any) -> None:
+    options = {**extract.keywords, "limit": 40}
+    [spec] = specs(extract.args[0], (SMALL_BACKBONE,), options)
+    images = open_images(spec, note=silent)
+    plan = make_plan(spec, images, on_progress=silent, on_note=silent)
 
-    def load_and_keep(name: str, **options: object) -> Backbone:
-        loaded.append(load_backbone(name, **options))  # type: ignore[arg-type]
-        return loaded[-1]
+    make_caches([plan], progress=silent, note=silent)
 
-    monkeypatch.setattr("featcache.extraction.plan.load_backbone", load_and_keep)
-
-    extract(limit=40)
-
-    [backbone] = loaded
+    backbone = plan.backbone
     assert backbone.module is not None
     assert state_digest(backbone.module.state_dict()) == backbone.weights_sha256
     assert not backbone.module.training

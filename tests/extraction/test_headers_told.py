@@ -14,8 +14,9 @@ import featcache
 from featcache.config import ExtractSpec
 from featcache.core.reporting import silent
 from featcache.errors import DatasetError
-from featcache.extraction.extract import ExtractResult, open_images
+from featcache.extraction.extract import open_images
 from featcache.extraction.plan import make_plan
+from featcache.extraction.result import ExtractResult
 from featcache.extraction.run import make_caches
 from featcache.images.datasets import load_dataset
 from featcache.images.decode import FORMAT_OF

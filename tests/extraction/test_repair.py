@@ -19,7 +19,7 @@ from featcache.errors import (
     MismatchError,
     UsageError,
 )
-from featcache.extraction.extract import ExtractResult
+from featcache.extraction.result import ExtractResult
 from featcache.store import locked, partial_path, read_state, verify_cache
 from tests.conftest import SMALL_BACKBONE, save_image
 from tests.extraction.test_extract import StopAfter

@@ -10,7 +10,7 @@ from PIL import Image
 
 import featcache
 from featcache.errors import DeviceError, UsageError
-from featcache.extraction.extract import ExtractResult
+from featcache.extraction.result import ExtractResult
 from tests.extraction.test_extract import interrupt
 from tests.paces import small_blocks
 

@@ -11,7 +11,7 @@ import pytest
 
 import featcache
 from featcache.errors import DiskFullError
-from featcache.extraction.extract import ExtractResult
+from featcache.extraction.result import ExtractResult
 from featcache.extraction.writer_thread import BlockWriter, FinishedBlock
 from featcache.store import Block
 from tests.paces import small_blocks

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 import featcache
-from featcache.extraction.extract import ExtractResult
+from featcache.extraction.result import ExtractResult
 from tests import paces
 
 BACKBONE = "mobilenet_v3_small"

@@ -14,8 +14,8 @@ from featcache_cli.options import JsonOption, options_of, repeated, takes
 from featcache_cli.tables import show_facts
 
 if TYPE_CHECKING:
-    from featcache.extraction.extract import ExtractResult
     from featcache.extraction.progress import Progress
+    from featcache.extraction.result import ExtractResult
 
 _SHOWN_FAILURES = 10
 _STAGES = {
