@@ -55,8 +55,7 @@ def build_backbone(name: str, *, image_size: int, meta: bool = False) -> nn.Modu
         # torchvision feeds its weights of these two through transform_input; so do we, always.
         options = {"init_weights": not meta, "transform_input": True}
     if name.startswith("vit_"):
-        sizes = {entry.name: entry.min_size for entry in list_pretrained(name)}
-        require_exact_size(name, image_size, sizes, weights=None)
+        require_exact_size(name, image_size, _exact_sizes(name), weights=None)
         options = {"image_size": image_size}
     if meta:
         with _AllocateOnMeta():
@@ -121,7 +120,7 @@ def _published(entry: Pretrained, image_size: int, *, check_file: bool) -> nn.Mo
     name = entry.backbone
     module = build_backbone(name, image_size=image_size, meta=True)
     if name.startswith("vit_"):
-        require_exact_size(name, image_size, {entry.name: entry.min_size}, weights=entry.name)
+        require_exact_size(name, image_size, _exact_sizes(name), weights=entry.name)
     file = fetch_pretrained(entry)
     if check_file:
         entry.require_intact()
@@ -138,6 +137,11 @@ def _measured(name: str, image_size: int) -> Measured:
     module = build_backbone(name, image_size=image_size, meta=True)
     made_for = list_pretrained(name)[0].preprocess.crop or 0
     return measure(module, name=name, image_size=image_size, made_for=made_for)
+
+
+def _exact_sizes(name: str) -> dict[str, int]:
+    """The size that each of a vision transformer's published weights is for."""
+    return {entry.name: entry.min_size for entry in list_pretrained(name)}
 
 
 def _classifier_prefixes() -> tuple[str, ...]:
