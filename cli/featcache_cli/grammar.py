@@ -22,7 +22,7 @@ def _manners(
         typer.Option(
             "-q",
             "--quiet",
-            help="Say only results and errors.",
+            help="Show only results and errors.",
             callback=lambda wanted: speak("quietly") if wanted else None,
             expose_value=False,
         ),
@@ -32,7 +32,7 @@ def _manners(
         typer.Option(
             "-v",
             "--verbose",
-            help="Say when each line was said, and where an error came from.",
+            help="Show the time of each line, and the traceback of an error.",
             callback=lambda wanted: speak("fully") if wanted else None,
             expose_value=False,
         ),

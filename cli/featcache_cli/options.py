@@ -228,6 +228,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON object 
 CacheDirOption = Annotated[str, _info(ExtractSpec, "cache_dir")]
 DataDirOption = Annotated[str, _info(ExtractSpec, "data_dir")]
 ImageSizeOption = Annotated[int, _info(ExtractSpec, "image_size")]
+StoreDtypeOption = Annotated[str, _info(ExtractSpec, "store_dtype")]
 RunsDirOption = Annotated[str, _info(RunSpec, "runs_dir")]
 CacheArgument = Annotated[
     str, typer.Argument(help=options_of(RunSpec, "cache")[0].help, autocompletion=complete.caches)

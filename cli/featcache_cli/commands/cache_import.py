@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from featcache.config import STORE_DTYPES, ExtractSpec
-from featcache_cli import completion as complete
+from featcache.config import ExtractSpec
 from featcache_cli.console import note, show_json
-from featcache_cli.options import CacheDirOption, JsonOption
+from featcache_cli.options import CacheDirOption, JsonOption, StoreDtypeOption
 from featcache_cli.tables import show_facts
 
 
@@ -23,18 +22,21 @@ def import_(
     test_features: Annotated[str | None, typer.Option(help="Key of test features.")] = None,
     test_labels: Annotated[str | None, typer.Option(help="Key of test labels.")] = None,
     test_ids: Annotated[str | None, typer.Option(help="Key of test ids.")] = None,
-    class_names: Annotated[str, typer.Option(help="Names of the classes: cat,dog.")] = "",
+    class_names: Annotated[str, typer.Option(help="Names of the classes, such as cat,dog.")] = "",
     n_classes: Annotated[
-        int | None, typer.Option(help="How many, where some have no row.  [largest label + 1]")
+        int | None, typer.Option(help="Number of classes.  [default: largest label + 1]")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the dataset.  [the file's]")] = None,
-    store_dtype: Annotated[
-        str, typer.Option(help="float32 or float16.", autocompletion=complete.one_of(*STORE_DTYPES))
-    ] = ExtractSpec.store_dtype,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the dataset.  [default: the file's]")
+    ] = None,
+    store_dtype: StoreDtypeOption = ExtractSpec.store_dtype,
     cache_dir: CacheDirOption = ExtractSpec.cache_dir,
     json: JsonOption = False,
 ) -> None:
-    """Import features of another program; a process with limits reads its file."""
+    """Import features of another program.
+
+    A process with limits on memory and time reads the file.
+    """
     from featcache import import_features
 
     note(f"reading {path}")

@@ -87,4 +87,7 @@ def _show(result: SweepResult) -> None:
     show_facts(facts)
     split = " --split val" if result.test_acc is None else ""  # there is no split "test"
     note(f"next: featcache eval {shlex.quote(str(result.settings[0].runs[0]))}{split}")
-    note("one head alone: train-head with the options of its row, its --seed, and --order-seed")
+    note(
+        "To train one of these heads alone: featcache train-head <options of its row> --seed S "
+        "--order-seed FIRST_SEED"
+    )
