@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 from featcache.errors import UsageError
 from featcache.evaluation.evaluate import Evaluation
+from featcache.heads.history import History
+from featcache.heads.run_files import read_run
 from featcache.heads.runs import RESULT_FILE
 from featcache.store import replace_file
 
@@ -42,11 +43,9 @@ def plot_evaluation(evaluation: Evaluation) -> list[Path]:
         UsageError: If matplotlib is not installed.
     """
     require_matplotlib()
-    result = evaluation.run / RESULT_FILE
     files = []
-    if result.exists():  # a run that was stopped has none
-        history = json.loads(result.read_text())["history"]
-        files += _save(_curves(history), evaluation.run / "curves")
+    if (evaluation.run / RESULT_FILE).exists():  # a run that was stopped has none
+        files += _save(_curves(read_run(evaluation.run).history), evaluation.run / "curves")
     if evaluation.confusion is None:  # a cell would be smaller than a pixel
         return files
     names = [figures.name for figures in evaluation.classes]
@@ -61,7 +60,7 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _curves(history: Sequence[dict[str, float]]) -> Any:
+def _curves(history: History) -> Any:
     figure = _figure(8, 3.5)
     losses, accuracy = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]

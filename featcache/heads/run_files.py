@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.config import HeadSpec, TrainSpec
+from featcache.core.from_file import from_file
 from featcache.core.paths import resolved
 from featcache.errors import CorruptError
 from featcache.heads.head_file import TrainedHead, load_head, versions
+from featcache.heads.history import History, history_from_json
 from featcache.heads.runs import METRICS_FILE, RESULT_FILE
 from featcache.store import Cache, locked, replace_file
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from featcache.features.datamodule import FeatureDataModule
 
-History = Sequence[Mapping[str, float]]
+_NOT_IN_FILE = ("path", "outcome")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class HeadRun:
             it and another setting was better.
         test_acc: Share of them that are right.
         seconds: Wall time of the epochs; in a sweep, its share of it.
-        history: One mapping per epoch: epoch, train_loss, val_loss, val_acc, step.
+        history: A row for each epoch: epoch, train_loss, val_loss, val_acc, step.
     """
 
     path: Path
@@ -59,6 +61,25 @@ class HeadRun:
     seconds: float
     history: History
 
+    def to_json(self) -> dict[str, Any]:
+        """Give what result.json holds, in its order."""
+        figures = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in _NOT_IN_FILE
+        }
+        return {**figures, "history": [row.to_json() for row in self.history]}
+
+    @classmethod
+    def from_json(cls, path: Path, said: Any) -> HeadRun:
+        """Read what result.json says of the run in a folder.
+
+        Raises:
+            ValueError: Naming what is wrong.
+        """
+        history = history_from_json(said.get("history") if isinstance(said, Mapping) else None)
+        return from_file(cls, said, path=path, outcome="reused", history=history)
+
 
 def read_run(path: Path) -> HeadRun:
     """Read the figures of a finished run.
@@ -68,9 +89,8 @@ def read_run(path: Path) -> HeadRun:
     """
     load_head(path)
     try:
-        figures = json.loads((path / RESULT_FILE).read_text())
-        return HeadRun(path=path, outcome="reused", **figures)
-    except (OSError, ValueError, TypeError) as err:
+        return HeadRun.from_json(path, json.loads((path / RESULT_FILE).read_text()))
+    except (OSError, ValueError) as err:
         raise CorruptError(
             f"{path / RESULT_FILE} cannot be read ({err}). Nothing was changed. Remove the folder "
             f"{path} and train again."
@@ -89,22 +109,24 @@ def reusable_run(path: Path, cache: Cache) -> HeadRun | None:
     return run if is_done else None
 
 
-def figures_of(train: TrainSpec, history: History, *, seconds: float) -> dict[str, Any]:
-    """Sum up a training for its result.json; the test comes later."""
+def run_of(folder: Path, train: TrainSpec, history: History, *, seconds: float) -> HeadRun:
+    """Sum up a training; the test comes later."""
     best = min(history, key=lambda row: row["val_loss"])
     selected = best if train.select == "best" else history[-1]
-    return {
-        "seed": train.seed,
-        "n_epochs": len(history),
-        "best_epoch": int(best["epoch"]),
-        "stopped_early": len(history) < train.max_epochs,
-        "val_loss": selected["val_loss"],
-        "val_acc": selected["val_acc"],
-        "test_loss": None,
-        "test_acc": None,
-        "seconds": seconds,
-        "history": list(history),
-    }
+    return HeadRun(
+        path=folder,
+        outcome="trained",
+        seed=train.seed,
+        n_epochs=len(history),
+        best_epoch=int(best["epoch"]),
+        stopped_early=len(history) < train.max_epochs,
+        val_loss=selected["val_loss"],
+        val_acc=selected["val_acc"],
+        test_loss=None,
+        test_acc=None,
+        seconds=seconds,
+        history=tuple(history),
+    )
 
 
 def head_of(
@@ -161,9 +183,9 @@ def write_metrics(folder: Path, history: History) -> None:
     replace_file(folder / METRICS_FILE, text.getvalue().encode())
 
 
-def write_figures(folder: Path, figures: Mapping[str, Any]) -> None:
+def write_figures(folder: Path, run: HeadRun) -> None:
     """Write result.json."""
-    replace_file(folder / RESULT_FILE, (json.dumps(figures, indent=2) + "\n").encode())
+    replace_file(folder / RESULT_FILE, (json.dumps(run.to_json(), indent=2) + "\n").encode())
 
 
 def has_test_rows(cache: Cache) -> bool:
@@ -183,6 +205,5 @@ def tested(run: HeadRun, batches: FeatureDataModule, *, device: torch.device) ->
     loss, acc = figures_on_test(head, batches, SumsOfBatches(), device=device)
     with locked(run.path, remove=True):
         run = replace(read_run(run.path), test_loss=loss, test_acc=acc)
-        kept = {name: value for name, value in vars(run).items() if name not in ("path", "outcome")}
-        write_figures(run.path, kept)
+        write_figures(run.path, run)
     return run

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.arguments import count
 from featcache.core.stopping import stop_if_asked
-from featcache.errors import NonFiniteError, UsageError
+from featcache.errors import CorruptError, NonFiniteError, UsageError
 from featcache.features.batches import FeatureBatch, SuperBatch, require_one_process
 from featcache.heads.figures import batch_means
+from featcache.heads.history import EpochRow, history_from_json
 from featcache.heads.mlp import build_head, l1_norm
 from featcache.training.cuda_graphs import ReplayedStep, replayed_step
 
@@ -70,7 +71,7 @@ class HeadModule(pl.LightningModule):
             seed=asked.seed,
         )
         self.step_losses: list[Tensor] = []
-        self.history: list[dict[str, float]] = []
+        self.history: list[EpochRow] = []
         self._replayed: ReplayedStep | None = None
 
     def forward(self, features: Tensor) -> Tensor:
@@ -172,21 +173,31 @@ class HeadModule(pl.LightningModule):
         losses = torch.stack(self.step_losses).double().cpu()
         train_loss = float((losses * sizes).sum() / sizes.sum())
         self.log("train_loss", train_loss, logger=False)
-        row = {"epoch": float(self.current_epoch + 1), "train_loss": train_loss}
-        for name in ("val_loss", "val_acc"):
-            if self._is_validated and name in self.trainer.callback_metrics:
-                row[name] = float(self.trainer.callback_metrics[name])
-        row["step"] = float(self.global_step)
+        validated = self.trainer.callback_metrics if self._is_validated else {}
+        names = [name for name in ("val_loss", "val_acc") if name in validated]
+        row = EpochRow(
+            epoch=float(self.current_epoch + 1),
+            train_loss=train_loss,
+            step=float(self.global_step),
+            **{name: float(validated[name]) for name in names},
+        )
         self.history.append(row)
         self._log_row(row)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the history."""
-        checkpoint["history"] = self.history
+        checkpoint["history"] = [row.to_json() for row in self.history]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history back."""
-        self.history = list(checkpoint["history"])
+        """Take the history back.
+
+        Raises:
+            CorruptError: If it is none.
+        """
+        try:
+            self.history = list(history_from_json(checkpoint["history"]))
+        except (LookupError, ValueError) as err:
+            raise CorruptError(f"The checkpoint is damaged: {err}. Nothing was trained.") from err
 
     def validation_step(self, batch: FeatureBatch, batch_idx: int) -> None:
         """Log val_loss and val_acc."""
@@ -210,7 +221,7 @@ class HeadModule(pl.LightningModule):
         figures: dict[str, Any] = {f"{stage}_loss": loss, f"{stage}_acc": accuracy}
         self.log_dict(figures, on_step=False, on_epoch=True, logger=False, batch_size=len(labels))
 
-    def _log_row(self, row: dict[str, float]) -> None:
+    def _log_row(self, row: EpochRow) -> None:
         figures = {name: value for name, value in row.items() if name != "step"}
         figures["epoch"] = int(row["epoch"])  # a whole number in metrics.csv
         for logger in self.loggers:

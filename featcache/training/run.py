@@ -29,15 +29,15 @@ from featcache.features.datamodule import FeatureDataModule
 from featcache.features.order import EpochOrder
 from featcache.features.resident import Resident
 from featcache.features.rows import n_inputs
-from featcache.heads.figures import MeansOfBatches, figures_on_test
+from featcache.heads.figures import Figures, MeansOfBatches, figures_on_test
 from featcache.heads.head_file import TrainedHead, save_head
 from featcache.heads.mlp import require_room
 from featcache.heads.run_files import (
     HeadRun,
-    figures_of,
     has_test_rows,
     head_of,
     read_run,
+    run_of,
     tested,
     write_figures,
 )
@@ -162,7 +162,7 @@ class HeadJob:
 
     def _train(
         self, folder: Path, train: TrainSpec, batches: FeatureDataModule, resumed: Path | None
-    ) -> dict[str, Any]:
+    ) -> HeadRun:
         module = HeadModule(
             n_features=n_inputs(self.cache),
             n_classes=len(self.cache.class_names),
@@ -199,7 +199,8 @@ class HeadJob:
                     f"{train.lr:g})."
                 ) from err
         seconds = _callback(trainer, Timer).time_elapsed()
-        return {**figures_of(train, module.history, seconds=seconds), **test}
+        run = run_of(folder, train, module.history, seconds=seconds)
+        return replace(run, test_loss=test.loss, test_acc=test.acc) if test else run
 
     def _save(
         self,
@@ -219,12 +220,11 @@ class HeadJob:
         state = module.head.state_dict()
         save_head(folder, self._head(train, batches, state, n_epochs=n_epochs))
 
-    def _test(self, module: HeadModule, batches: FeatureDataModule) -> Mapping[str, float]:
+    def _test(self, module: HeadModule, batches: FeatureDataModule) -> Figures | None:
         if not has_test_rows(self.cache):
-            return {}
+            return None
         device = torch.device(self.device)
-        loss, acc = figures_on_test(module.head, batches, MeansOfBatches(), device=device)
-        return {"test_loss": loss, "test_acc": acc}
+        return figures_on_test(module.head, batches, MeansOfBatches(), device=device)
 
     def _head(
         self,

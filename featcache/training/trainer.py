@@ -208,7 +208,9 @@ class KeepBest(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
-        vars(self).update(state_dict)
+        self.val_loss, self.epoch = float(state_dict["val_loss"]), int(state_dict["epoch"])
+        kept = state_dict["state"]
+        self.state = None if kept is None else {str(name): kept[name] for name in kept}
 
 
 class EpochSeed(Callback):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from featcache.heads.head_file import load_head
 from featcache.heads.run_files import read_run
 from featcache.heads.runs import RUN_FILES, newest_run
 from featcache.store import locked
+from featcache.training.sweeps.entry import Entry, SweepCheckpoint
 from featcache.training.sweeps.table import markdown_table
 from featcache.training.train_head import TrainResult
 from tests.feature_caches import IDENTITY, MakeCache, Rows, learnable_rows
@@ -268,16 +269,16 @@ def test_heads_are_written_when_they_are_done_and_every_half_minute(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, seconds_per_save: float, n_saved: int
 ) -> None:
     saved: list[Path] = []
-    replace_file = featcache.training.sweeps.bank_trainer.replace_file
+    write = SweepCheckpoint.write
 
-    def counted(path: Path, *arguments: object) -> None:
+    def counted(self: SweepCheckpoint, path: Path) -> None:
         saved.append(path)
-        replace_file(path, *arguments)  # type: ignore[arg-type]
+        write(self, path)
 
     monkeypatch.setattr(
         "featcache.training.sweeps.bank_trainer._SECONDS_PER_SAVE", seconds_per_save
     )
-    monkeypatch.setattr("featcache.training.sweeps.bank_trainer.replace_file", counted)
+    monkeypatch.setattr(SweepCheckpoint, "write", counted)
 
     sweep(lr=(1e-3, 1e-2))  # of three epochs, in which none stops early
 
@@ -289,15 +290,15 @@ def test_a_stop_between_two_epochs_keeps_the_last_whole_one(
 ) -> None:
     options = {"lr": (1e-3, 1e-2), "max_epochs": 4}
     whole = sweep(**options, runs_dir=tmp_path / "whole")
-    keep_best = featcache.training.sweeps.bank_trainer.BankRun._keep_best
+    keep_if_best = Entry.keep_if_best
 
-    def stop(self: featcache.training.sweeps.bank_trainer.BankRun, *arguments: object) -> None:
-        if self.epoch == 2:
+    def stop(self: Entry, parameters: Sequence[torch.Tensor]) -> None:
+        if len(self.state.history) == 3:
             raise KeyboardInterrupt
-        keep_best(self, *arguments)  # type: ignore[arg-type]
+        keep_if_best(self, parameters)
 
     with monkeypatch.context() as patched:
-        patched.setattr(featcache.training.sweeps.bank_trainer.BankRun, "_keep_best", stop)
+        patched.setattr(Entry, "keep_if_best", stop)
         with pytest.raises(InterruptedRunError, match="kept as of epoch 2"):
             sweep(**options)
     resumed = sweep(**options)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from featcache.config import TrainSpec
 from featcache.core.failures import device_failures_named
 from featcache.core.reporting import NoteCallback
 from featcache.core.side_files import partial_path
@@ -25,10 +23,10 @@ from featcache.features.rows import n_inputs
 from featcache.heads.figures import SumsOfHeads, measure
 from featcache.heads.head_file import save_head
 from featcache.heads.mlp import build_head
-from featcache.heads.run_files import figures_of, head_of, write_figures, write_metrics
+from featcache.heads.run_files import head_of, run_of, write_figures, write_metrics
 from featcache.heads.run_folder import begin_folder, finish_folder
-from featcache.store import locked, replace_file
-from featcache.training.patience import Patience
+from featcache.store import locked
+from featcache.training.sweeps.entry import Entry, EntryState, SweepCheckpoint
 from featcache.training.sweeps.head_bank import HeadBank, Member, MemberState
 
 _STEPS_PER_TOLD = 16
@@ -63,67 +61,6 @@ class SweepProgress:
 SweepProgressCallback = Callable[[SweepProgress], None]
 
 
-@dataclass(eq=False)
-class Entry:
-    """One head, as far as it is.
-
-    Attributes:
-        path: Where its run will be.
-        member: It in a bank.
-        train: Its training.
-        history: One row per epoch, as of a HeadRun.
-        seconds: Its share of the wall time.
-        waited_from: The val_loss that early stopping waits to be beaten.
-        n_waited: Epochs for which it was not.
-        best_loss: The lowest val_loss.
-        best: The parameters of that epoch, if they are to be kept.
-        problem: Why it broke off; empty if it did not.
-    """
-
-    path: Path
-    member: Member
-    train: TrainSpec
-    history: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
-    waited_from: float = math.inf
-    n_waited: int = 0
-    best_loss: float = math.inf
-    best: Sequence[Tensor] | None = None
-    problem: str = ""
-
-    def judge(self, losses: Tensor, sizes: Tensor, *, val_loss: float, val_acc: float) -> None:
-        """Enter an epoch: the losses and sizes of its steps, and its validation."""
-        n_before = int(self.history[-1]["step"]) if self.history else 0
-        wrong = (~losses.isfinite()).nonzero()
-        if len(wrong):
-            step = n_before + int(wrong[0]) + 1
-            self.problem = f"the loss became {losses[wrong[0]].item()} at step {step}"
-        elif not math.isfinite(val_loss):
-            self.problem = f"val_loss became {val_loss} after step {n_before + len(losses)}"
-        row = {"epoch": float(len(self.history) + 1)}
-        row["train_loss"] = float((losses.double() * sizes).sum() / sizes.sum())
-        row["val_loss"], row["val_acc"] = val_loss, val_acc
-        row["step"] = float(n_before + len(losses))
-        self.history.append(row)
-        patience = self._patience.after(val_loss)
-        self.waited_from, self.n_waited = patience.waited_from, patience.n_waited
-
-    def kept(self) -> dict[str, Any]:
-        """Give what a checkpoint keeps of it."""
-        return {name: getattr(self, name) for name in _KEPT} | {"history": list(self.history)}
-
-    @property
-    def is_done(self) -> bool:
-        """Whether it broke off, has stopped early or has seen all epochs."""
-        has_seen_all = len(self.history) >= self.train.max_epochs
-        return bool(self.problem) or self._patience.is_over or has_seen_all
-
-    @property
-    def _patience(self) -> Patience:
-        assert self.train.patience is not None, "settled before"
-        return Patience(self.train.patience, self.train.min_delta, self.waited_from, self.n_waited)
-
-
 class BankRun:
     """Trains heads side by side on one order of batches."""
 
@@ -134,8 +71,8 @@ class BankRun:
         *,
         device: torch.device,
         checkpoint: Path,
-        kept: Mapping[str, Any] | None,
-        broken: dict[str, dict[str, Any]],
+        kept: SweepCheckpoint | None,
+        broken: dict[str, EntryState],
         on_progress: SweepProgressCallback,
         note: NoteCallback,
     ) -> None:
@@ -161,7 +98,7 @@ class BankRun:
         self.note = note
         self.epoch = 0
         self._saved_at = time.perf_counter()
-        self._unsaved: dict[str, Any] | None = None
+        self._unsaved: SweepCheckpoint | None = None
         self._build(self._initial() if kept is None else self._restored(kept))
 
     def run(self) -> None:
@@ -212,9 +149,11 @@ class BankRun:
         self._judge({b: torch.stack(of_bank).cpu() for b, of_bank in losses.items()}, sizes)
         seconds = time.perf_counter() - started
         for entry in self.alive:
-            entry.seconds += seconds / len(self.alive)
+            share = seconds / len(self.alive)
+            entry.state = replace(entry.state, seconds=entry.state.seconds + share)
         states = {m.key: state for bank in self._banks for m, state in bank.states()}
-        self._keep_best(states)
+        for entry in self.alive:
+            entry.keep_if_best(states[entry.member.key].parameters)
         done = [entry for entry in self.alive if entry.is_done]
         for entry in done:
             self._finish(entry, states[entry.member.key].parameters)
@@ -223,12 +162,12 @@ class BankRun:
             self._build({e.member.key: states[e.member.key] for e in self.alive})
         self.epoch += 1
         # Made now: what is entered of the next epoch before it breaks off is none of this one.
-        self._unsaved = {
-            "epoch": self.epoch,
-            "heads": {entry.member.key: entry.kept() for entry in self.alive},
-            "states": {e.member.key: vars(states[e.member.key]) for e in self.alive},
-            "broken": dict(self.broken),
-        }
+        self._unsaved = SweepCheckpoint(
+            epoch=self.epoch,
+            heads={entry.member.key: entry.state for entry in self.alive},
+            states={e.member.key: states[e.member.key] for e in self.alive},
+            broken=dict(self.broken),
+        )
         if done or time.perf_counter() - self._saved_at > _SECONDS_PER_SAVE:
             self._save()
 
@@ -239,39 +178,29 @@ class BankRun:
         by_key = {entry.member.key: entry for entry in self.alive}
         for bank, of_bank in losses.items():
             for k, (member, found) in enumerate(zip(bank.members, sums[bank].figures, strict=True)):
-                by_key[member.key].judge(
-                    of_bank[:, k], torch.tensor(sizes), val_loss=found.loss, val_acc=found.acc
-                )
-
-    def _keep_best(self, states: Mapping[str, MemberState]) -> None:
-        for entry in self.alive:
-            val_loss = entry.history[-1]["val_loss"]
-            if val_loss < entry.best_loss:
-                entry.best_loss = val_loss
-                if entry.train.select == "best":
-                    entry.best = states[entry.member.key].parameters
+                by_key[member.key].judge(of_bank[:, k], torch.tensor(sizes), found)
 
     def _finish(self, entry: Entry, parameters: Sequence[Tensor]) -> None:
         """Write the folder of a run, like any other; one that broke off has none."""
         self.finished.append(entry)
-        if entry.problem:
-            self.broken[entry.member.key] = entry.kept()
+        state = entry.state
+        if state.problem:
+            self.broken[entry.member.key] = state
             return
-        figures = figures_of(entry.train, entry.history, seconds=entry.seconds)
-        n_epochs = figures["n_epochs"]
+        run = run_of(entry.path, entry.train, state.history, seconds=state.seconds)
+        n_epochs = run.n_epochs
         if entry.train.select == "best":
-            assert entry.best is not None, "its first epoch was the best so far"
-            parameters, n_epochs = entry.best, figures["best_epoch"]
+            assert state.best is not None, "its first epoch was the best so far"
+            parameters, n_epochs = state.best, run.best_epoch
         spec, cache = entry.member.spec, self.batches.cache
         module = build_head(
             spec, n_features=n_inputs(cache), n_classes=len(cache.class_names), seed=0
         )
-        state = dict(zip(module.state_dict(), parameters, strict=True))
         head = head_of(
             cache,
             spec,
             entry.train,
-            state,
+            dict(zip(module.state_dict(), parameters, strict=True)),
             rows=self.batches.n_rows,
             n_epochs=n_epochs,
             device=str(self.device),
@@ -282,11 +211,12 @@ class BankRun:
                     folder = partial_path(entry.path)
                     begin_folder(folder, self.note)
                     save_head(folder, head)
-                    write_metrics(folder, entry.history)
-                    write_figures(folder, figures)
+                    write_metrics(folder, state.history)
+                    write_figures(folder, run)
                     finish_folder(folder, entry.path, self.note)
         except LockedError:  # train-head trains this very head; its folder is that one's
-            entry.problem = "another process trains this head; run the sweep again afterwards"
+            problem = "another process trains this head; run the sweep again afterwards"
+            entry.state = replace(state, problem=problem)
 
     def _build(self, states: Mapping[str, MemberState]) -> None:
         """Put the heads side by side, those of one shape in one bank."""
@@ -312,14 +242,14 @@ class BankRun:
         content, self._unsaved = self._unsaved, None
         if content is None:
             return
-        replace_file(self.checkpoint, lambda file: torch.save(content, file))
+        content.write(self.checkpoint)
         self._saved_at = time.perf_counter()
 
-    def _restored(self, kept: Mapping[str, Any]) -> dict[str, MemberState]:
-        self.epoch = kept["epoch"]
+    def _restored(self, kept: SweepCheckpoint) -> Mapping[str, MemberState]:
+        self.epoch = kept.epoch
         for entry in self.alive:
-            vars(entry).update(kept["heads"][entry.member.key])
-        return {key: MemberState(**tensors) for key, tensors in kept["states"].items()}
+            entry.state = kept.heads[entry.member.key]
+        return kept.states
 
     @property
     def _n_steps(self) -> int:
@@ -330,7 +260,8 @@ class BankRun:
         n_done = self.epoch * self._n_steps + n_steps
         n_total = max_epochs * self._n_steps
         seconds = time.perf_counter() - self._started
-        losses = [e.best_loss for e in (*self.alive, *self.finished) if e.history]
+        states = [entry.state for entry in (*self.alive, *self.finished)]
+        losses = [state.best_loss for state in states if state.history]
         self.on_progress(
             SweepProgress(
                 n_heads=n_heads,
@@ -343,6 +274,3 @@ class BankRun:
                 best_val_loss=min(losses, default=math.nan),
             )
         )
-
-
-_KEPT = ("history", "seconds", "waited_from", "n_waited", "best_loss", "best", "problem")

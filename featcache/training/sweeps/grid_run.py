@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +20,6 @@ from featcache.core.plain_torch import plain_torch
 from featcache.core.reporting import Choice, NoteCallback
 from featcache.core.side_files import partial_path
 from featcache.core.stopping import working
-from featcache.core.tensor_files import read_checkpoint
 from featcache.errors import NonFiniteError
 from featcache.evaluation.metrics import Spread
 from featcache.features.datamodule import FeatureDataModule
@@ -41,7 +39,8 @@ from featcache.store import (
 )
 from featcache.training.recipes import Recipe
 from featcache.training.remarks import remarks_on, reused
-from featcache.training.sweeps.bank_trainer import BankRun, Entry, SweepProgressCallback
+from featcache.training.sweeps.bank_trainer import BankRun, SweepProgressCallback
+from featcache.training.sweeps.entry import Entry, SweepCheckpoint
 from featcache.training.sweeps.head_bank import BYTES_PER_PARAMETER, Member
 from featcache.training.sweeps.table import SweepResult, SweepSetting, markdown_table
 
@@ -182,14 +181,14 @@ def _train(
     Returns:
         The heads that were trained, without those that are known to break off.
     """
-    kept = _read(checkpoint) if pending else None
-    broken = kept["broken"] if kept else {}
+    kept = SweepCheckpoint.read(checkpoint) if pending and checkpoint.exists() else None
+    broken = dict(kept.broken) if kept else {}
     for entry in pending:
-        vars(entry).update(broken.get(entry.member.key, {}))
-    pending = [entry for entry in pending if not entry.problem]
-    first = [entry for entry in pending if kept and entry.member.key in kept["heads"]]
+        entry.state = broken.get(entry.member.key, entry.state)
+    pending = [entry for entry in pending if not entry.state.problem]
+    first = [entry for entry in pending if kept and entry.member.key in kept.heads]
     if kept and first:
-        note(f"going on after epoch {kept['epoch']}, {len(first)} heads at once")
+        note(f"going on after epoch {kept.epoch}, {len(first)} heads at once")
     later = [entry for entry in pending if entry not in first]
     passes = _passes(later, batches.cache, device=str(device), note=note)
     for entries in (first, *passes) if first else passes:
@@ -205,13 +204,6 @@ def _train(
         ).run()
     checkpoint.unlink(missing_ok=True)
     return pending
-
-
-def _read(checkpoint: Path) -> dict[str, Any] | None:
-    if not checkpoint.exists():
-        return None
-    way_out = "Remove it: the heads that were finished are kept, the others start again."
-    return read_checkpoint(checkpoint, ("epoch", "heads", "states", "broken"), way_out=way_out)
 
 
 def _stem(grid: Sequence[Sequence[Entry]]) -> Path:
@@ -247,8 +239,9 @@ def _passes(
 
 def _setting(entries: Sequence[Entry]) -> SweepSetting:
     finished = [read_run(e.path) for e in entries if e.path.exists()]
-    problem = next((e.problem for e in entries if e.problem), "")
-    n_epochs = sum(len(e.history) for e in entries if e.problem)
+    states = [entry.state for entry in entries if entry.state.problem]
+    problem = states[0].problem if states else ""
+    n_epochs = sum(len(state.history) for state in states)
     n_epochs += sum(run.n_epochs for run in finished)
     return SweepSetting(
         head=entries[0].member.spec,
