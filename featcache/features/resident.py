@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +16,7 @@ from featcache.features.residence import pick_residence, residence_after
 from featcache.features.rows import (
     FeatureRows,
     load_rows,
+    read_rows,
     require_usable_rows,
     resident_rows,
     room_for,
@@ -45,7 +45,7 @@ class Resident:
 def load_sound(cache: Cache, *, device: str, window_rows: int | None) -> Resident:
     """Verify a cache whole, and load what is trained and tested on where it fits.
 
-    Each block is read once, into its place, and digested from there.
+    In memory each block is read once, into its place, and digested from there.
 
     Args:
         cache: The cache.
@@ -83,8 +83,7 @@ def _read(
             split: room_for(cache[split], device=device, residence=residence.value)
             for split in loaded
         }
-        with _in_order(device):
-            require_sound(cache, into={s: partial(rows_to_fill, t) for s, t in features.items()})
+        _fill(cache, features, residence=residence.value)
     except (RuntimeError, MemoryError) as err:
         next_best = residence_after(err, cache, residence)
     else:
@@ -92,14 +91,17 @@ def _read(
     return _read(cache, device, next_best)
 
 
-@contextlib.contextmanager
-def _in_order(device: torch.device) -> Iterator[None]:
-    """Wait around the body for a GPU: threads use its first stream, the caller perhaps another."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    yield
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _fill(cache: Cache, features: Mapping[str, Tensor], *, residence: str) -> None:
+    """Verify every block and read the features: in one reading to memory, in two to a GPU.
+
+    One reading to a GPU would copy from several threads at once, which no GPU has run yet.
+    """
+    if residence != "gpu":
+        require_sound(cache, into={s: partial(rows_to_fill, t) for s, t in features.items()})
+        return
+    require_sound(cache)
+    for split, tensor in features.items():
+        read_rows(cache[split], 0, len(tensor), tensor)
 
 
 def load_where_it_fits(
