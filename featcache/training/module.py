@@ -17,6 +17,7 @@ from featcache.heads.figures import batch_means
 from featcache.heads.history import EpochRow, history_from_json
 from featcache.heads.mlp import build_head, l1_norm
 from featcache.training.cuda_graphs import ReplayedStep, replayed_step
+from featcache.training.lightning_steps import StepCount
 
 
 class HeadModule(pl.LightningModule):
@@ -149,16 +150,13 @@ class HeadModule(pl.LightningModule):
             return loss.detach()
 
         if isinstance(batch, SuperBatch):
-            # As Lightning's own optimisers count, in _ManualOptimization._on_before_step and
-            # _on_after_step.
-            counted = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+            steps = StepCount(self.trainer)
             for features, labels in batch:
-                counted.increment_ready()
-                if self._replayed is None:
-                    self._note_loss(step(features, labels), labels)
-                else:
-                    self._note_loss(self._replayed(step, features, labels), labels)
-                counted.increment_completed()
+                with steps.step():
+                    if self._replayed is None:
+                        self._note_loss(step(features, labels), labels)
+                    else:
+                        self._note_loss(self._replayed(step, features, labels), labels)
         else:
             self._note_loss(step(*batch), batch[1])
         self._require_finite(first)
