@@ -173,29 +173,29 @@ def _told(report: VerifyReport, n_not_decoded: int) -> str:
 
 def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> ExtractSpec:
     identity, provenance = state.manifest.identity, state.manifest.provenance
-    if identity["backbone"] == IMPORTED:
+    if identity.backbone == IMPORTED:
         raise UsageError(
             f"{path} was imported, so its rows cannot be computed. Nothing was computed. Import "
             f"its source again, as it was made (featcache cache import); that replaces it."
         )
     require_fields(path, {**identity, **provenance}, "preprocess", "limit", "weights")
-    runs_network = family_of(identity["backbone"]).runs_network
+    runs_network = family_of(identity.backbone).runs_network
     if runs_network:
         require_fields(path, identity, "bn", "precision", "store_dtype")
-    preprocess = Preprocess.from_json(identity["preprocess"])
+    preprocess = identity.preprocess
     made: dict[str, Any] = {
         "dataset": asked["dataset"] or dataset_of(path, state.manifest),
-        "limit": provenance["limit"],
-        "backbone": identity["backbone"],
+        "limit": provenance.limit,
+        "backbone": identity.backbone,
         "image_size": preprocess.out_size[0],
         "batch_size": state.manifest.numerics.get("batch_size"),
-        **_weights_of(provenance["weights"], path, asked["weights"]),
+        **_weights_of(provenance.weights, path, asked["weights"]),
         **ImageRules.of(identity).identity(),
     }
     if runs_network:
         is_notebook = preprocess == Preprocess.notebook(preprocess.out_size[0])
         made |= {
-            "bn": "frozen" if identity["bn"] == "frozen" else "adapted",
+            "bn": identity.bn,
             "preprocess": "notebook" if is_notebook else "weights",
             "precision": identity["precision"],
             "store_dtype": identity["store_dtype"],

@@ -25,7 +25,7 @@ def dataset_of(path: Path, manifest: Manifest) -> str:
         path: The cache.
         manifest: What it says.
     """
-    name = native(manifest.provenance["dataset"])
+    name = native(manifest.provenance.dataset)
     typed = path_in(name)
     if typed is None or (folder := expanded(typed)).is_absolute():
         return name
@@ -33,7 +33,7 @@ def dataset_of(path: Path, manifest: Manifest) -> str:
     beside = [parent / folder for parent in resolved(path).parents]
     there = [place for place in (*beside, Path.cwd() / folder) if place.is_dir()]
     counts = {split: layout.n_rows for split, layout in manifest.splits.items()}
-    limit = manifest.provenance.get("limit")
+    limit = manifest.provenance.limit
     fitting = [place for place in there if _has_rows(f"{kind}{place}", counts, limit)]
     return f"{kind}{(fitting or there or [folder])[0]}"
 

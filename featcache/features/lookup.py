@@ -83,18 +83,18 @@ def settings_of(cache: Cache) -> str:
     """Say in one phrase how big a cache is, its weights, and what is not a default in it."""
     identity, provenance = cache.identity, cache.provenance
     parts = [f"{sum(len(split) for split in cache.splits.values())} rows"]
-    if (limit := provenance.get("limit")) is not None:
-        parts.append(f"limit {limit} images of each split")
-    if (weights := provenance.get("weights", "none")) != "none":
-        parts.append(f"weights {weights}")
+    if provenance.limit is not None:
+        parts.append(f"limit {provenance.limit} images of each split")
+    if provenance.weights != "none":
+        parts.append(f"weights {provenance.weights}")
     if "preprocess" in identity:
-        preprocess = Preprocess.from_json(identity["preprocess"])
+        preprocess = identity.preprocess
         size = preprocess.out_size[0]
         if size != ExtractSpec.image_size:
             parts.append(f"image size {size} px")
         if preprocess != Preprocess.notebook(size):
             parts.append("preprocessing of the weights")
-    if identity.get("bn", ExtractSpec.bn) != ExtractSpec.bn:
+    if "bn" in identity and identity.bn != ExtractSpec.bn:
         parts.append("BatchNorm adapted")
     for name, value in ImageRules.of(identity).identity().items():
         parts.append(f"{name.replace('_', ' ')} {value}")
@@ -111,7 +111,7 @@ def listing_difference(listing: Dataset, cache: Cache) -> str:
     if list(listing.splits) != list(cache.splits):
         there, here = ", ".join(listing.splits), ", ".join(cache.splits)
         return f"the splits are {there} there, and {here} in the cache"
-    for name, split in listing.limited(cache.provenance.get("limit")).splits.items():
+    for name, split in listing.limited(cache.provenance.limit).splits.items():
         ids, kept = list(split.ids), list(cache[name].ids)
         if ids != kept:
             return _first_difference(f"{name} row", ids, kept)
@@ -245,7 +245,7 @@ def _usual_one(paths: Sequence[Path], backbone: str, folder: Path, command: str)
     usual = [
         path
         for path, state in states.items()
-        if state.manifest.provenance.get("limit") is None
+        if state.manifest.provenance.limit is None
         and state.manifest.identity.get("bn") == ExtractSpec.bn
     ]
     if len(usual) == 1:
@@ -254,7 +254,7 @@ def _usual_one(paths: Sequence[Path], backbone: str, folder: Path, command: str)
     lines, way_out = [], ""
     for path, state in states.items():
         said = [f"{state.n_rows} rows", f"written {_written(path)}"]
-        identity = dict(state.manifest.identity)
+        identity = state.manifest.identity.to_json()
         if identity.get(_IMAGES) != first.get(_IMAGES):
             said.append("made from other images than the first")
             identity[_IMAGES] = first.get(_IMAGES)

@@ -216,7 +216,7 @@ def preprocess_of(cache: Cache) -> Preprocess:
         CorruptError: If it does not say that.
     """
     require_fields(cache.path, cache.identity, "preprocess")
-    return Preprocess.from_json(cache.identity["preprocess"])
+    return cache.identity.preprocess
 
 
 def bn_mode(cache: Cache) -> str:
@@ -226,5 +226,4 @@ def bn_mode(cache: Cache) -> str:
         CorruptError: If it does not say that.
     """
     require_fields(cache.path, cache.identity, "bn")
-    mode = cache.identity["bn"]
-    return mode if isinstance(mode, str) else str(mode["mode"])
+    return cache.identity.bn

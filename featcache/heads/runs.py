@@ -35,8 +35,8 @@ def run_path(runs_dir: Path, cache: Cache, head: HeadSpec, train: TrainSpec) -> 
         if training[name] is None:
             del training[name]
     identity = {"cache": cache.fingerprint, "head": asdict(head), "train": training}
-    name = f"{cache.identity['backbone']}-{head.reg}-{fingerprint(identity)[:8]}"
-    dataset = cache.provenance["dataset"]
+    name = f"{cache.identity.backbone}-{head.reg}-{fingerprint(identity)[:8]}"
+    dataset = cache.provenance.dataset
     try:
         slug = dataset_slug(native(dataset))
     except (OSError, ValueError, RuntimeError) as err:  # it may be a stranger's

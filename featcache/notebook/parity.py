@@ -172,8 +172,8 @@ def parity(
             note=note,
         )
         path = opened.path
-        _require_comparable(opened.identity["backbone"], opened.splits, trains=trains)
-        of_cache = opened.identity["backbone"]
+        _require_comparable(opened.identity.backbone, opened.splits, trains=trains)
+        of_cache = opened.identity.backbone
         family_of(of_cache).check_weights(of_cache, spec.weights)
         require_sound(opened)
     else:
@@ -219,7 +219,7 @@ def parity(
         )
     return ParityReport(
         cache=str(path),
-        backbone=sides.cache.identity["backbone"],
+        backbone=sides.cache.identity.backbone,
         bn=bn_mode(sides.cache),
         checks=tuple(checks),
         beside_notebook=beside_notebook,
@@ -266,7 +266,7 @@ def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
     require_fields(cache.path, {**cache.identity, **cache.provenance}, "dataset_sha256", "limit")
     name = dataset or dataset_of(cache.path, read_state(cache.path).manifest)
     listing = load_dataset(name, data_dir=data_dir)
-    images = listing.following(ImageRules.of(cache.identity)).limited(cache.provenance["limit"])
+    images = listing.following(ImageRules.of(cache.identity)).limited(cache.provenance.limit)
     digest, images = images.identified()
     if digest != cache.identity["dataset_sha256"]:
         difference = listing_difference(listing, cache) or "the bytes of its images differ"
@@ -288,10 +288,10 @@ def _backbone_state(cache: Cache, *, weights: str) -> dict[str, Tensor]:
     image_size = preprocess_of(cache).out_size[0]
     said = {**cache.identity, **cache.provenance}
     require_fields(cache.path, said, "weights", "weights_sha256")
-    made_with = cache.provenance["weights"]
+    made_with = cache.provenance.weights
     if made_with.startswith("random") and weights == ExtractSpec.weights:
         weights = "random"  # no other are meant, and nothing needs to be fetched to refuse them
-    backbone = load_backbone(cache.identity["backbone"], weights=weights, image_size=image_size)
+    backbone = load_backbone(cache.identity.backbone, weights=weights, image_size=image_size)
     if backbone.weights_sha256 != cache.identity["weights_sha256"]:
         raise MismatchError(
             f"{cache.path.name} was made with the weights {made_with}, not with "

@@ -80,7 +80,7 @@ class NotebookComparison:
 @plain_torch()
 def compare_features(sides: Sides) -> list[ParityCheck]:
     """Level 1: rows against fresh forwards, one image at a time."""
-    model = whole_model(sides.cache.identity["backbone"], sides.backbone, nn.Identity())
+    model = whole_model(sides.cache.identity.backbone, sides.backbone, nn.Identity())
     largest, differences, cosines = [], [], []
     n_labels = 0
     for name, split in sides.cache.splits.items():

@@ -113,7 +113,7 @@ def train_cached(sides: Sides, seed: int) -> Trained:
 def train_end_to_end(sides: Sides, seed: int, *, backbone_trains: bool = False) -> Trained:
     """Train with the backbone in the loop; in evaluation mode unless `backbone_trains`."""
     head = sides.new_head(seed)
-    model = whole_model(sides.cache.identity["backbone"], sides.backbone, head)
+    model = whole_model(sides.cache.identity.backbone, sides.backbone, head)
     module = WholeModel(
         model, head, sides.head, lr=sides.lr, backbone_trains=backbone_trains
     ).train()

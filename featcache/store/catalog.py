@@ -87,8 +87,8 @@ def summarise(path: Path) -> CacheSummary:
     return CacheSummary(
         path=path,
         state=state.word,
-        dataset=str(manifest.provenance.get("dataset", "")),
-        backbone=str(manifest.identity.get("backbone", "")),
+        dataset=manifest.provenance.dataset,
+        backbone=manifest.identity.backbone,
         n_features=features.n_values,
         n_rows=state.n_rows,
         n_rows_done=state.n_rows_done,
@@ -181,7 +181,7 @@ def near_misses(path: Path, identity: Mapping[str, Any]) -> list[tuple[Path, lis
             found = read_state(other).manifest.identity
         except FeatcacheError:
             continue
-        if other != path and found.get("backbone") == identity.get("backbone"):
+        if other != path and found.backbone == identity["backbone"]:
             misses.append((other, differing_fields(found, identity)))
     return misses
 

@@ -115,7 +115,7 @@ def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
         n_rows_done=state.n_rows_done,
         nbytes=manifest.file_size,
         fingerprint=manifest.fingerprint,
-        identity=manifest.identity,
+        identity=manifest.identity.to_json(),
         provenance={**_untold(manifest), **manifest.provenance},
         numerics=manifest.numerics,
         n_foreign_blocks=len(state.foreign_blocks),

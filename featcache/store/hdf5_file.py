@@ -17,6 +17,7 @@ from h5py import h5d, h5f, h5p, h5s, h5t
 
 from featcache.core.files import preallocate, read_at, write_at
 from featcache.errors import StorageError, UsageError
+from featcache.store.identity import Identity, Provenance
 from featcache.store.ledger import SLOT_BYTES
 from featcache.store.manifest import (
     HDF5_SIGNATURE,
@@ -81,9 +82,9 @@ class FilePlan:
         statistics = None if self.statistics is None else BackboneStatistics(0, self.statistics)
         no_ledger = Extent(0, (0, SLOT_BYTES), "|u1")
         draft = Manifest(
-            identity=self.identity,
+            identity=Identity.from_json(self.identity),
             numerics=self.numerics,
-            provenance=self.provenance,
+            provenance=Provenance.from_json(self.provenance),
             class_names=self.class_names,
             rows_per_block=self.rows_per_block,
             splits=splits,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from featcache.core.identity import FORMAT_VERSION, canonical_json
+from featcache.store.identity import Identity, Provenance
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MANIFEST_OFFSET = 4096
@@ -99,9 +100,9 @@ class Manifest:
         file_size: Bytes of the whole file.
     """
 
-    identity: Mapping[str, Any]
+    identity: Identity
     numerics: Mapping[str, Any]
-    provenance: Mapping[str, Any]
+    provenance: Provenance
     class_names: tuple[str, ...]
     rows_per_block: int
     splits: Mapping[str, SplitLayout]
@@ -112,7 +113,7 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """64 hex digits."""
-        return hashlib.sha256(canonical_json(self.identity).encode()).hexdigest()
+        return self.identity.fingerprint
 
     @property
     def n_blocks(self) -> int:
@@ -160,10 +161,10 @@ class Manifest:
         """Write header line and JSON."""
         body = canonical_json(
             {
-                "identity": self.identity,
+                "identity": self.identity.to_json(),
                 "fingerprint": self.fingerprint,
                 "numerics": self.numerics,
-                "provenance": self.provenance,
+                "provenance": self.provenance.to_json(),
                 "class_names": list(self.class_names),
                 "rows_per_block": self.rows_per_block,
                 # A list, not a mapping: the order of the splits decides the numbers of the slots.

@@ -8,10 +8,10 @@ import re
 import shlex
 from typing import Any
 
-from featcache.config import EXIF_ORIENTATIONS
 from featcache.core.identity import FORMAT_VERSION
-from featcache.core.preprocess import Preprocess
 from featcache.errors import CorruptError, MismatchError, clipped
+from featcache.store.identity import Identity, Provenance
+from featcache.store.json_values import count, mapping, text
 from featcache.store.ledger import SLOT_BYTES
 from featcache.store.manifest import (
     COLUMNS,
@@ -31,9 +31,6 @@ SKELETON_LIMIT = 256 << 20  # manifest, HDF5's own bytes, 8 MiB of alignment for
 _HEADER_PATTERN = re.compile(
     rb"featcache manifest v(\d{3}) length=(\d{10}) sha256=([0-9a-f]{64})\n"
 )
-_BACKBONE_NAME = re.compile(r"\w[\w.-]{0,99}")  # it will name folders
-_LONGEST_NAME = 1 << 13  # a dataset's holds a path
-_DEEPEST = 4  # mappings and lists within one another, of which an identity has 3
 _DTYPES = re.compile(r"<f4|<f2|\|u1|<i8|\|S[1-9]\d{0,4}")
 
 
@@ -78,7 +75,7 @@ def parse_manifest(body: bytes, *, sha256: str, file_size: int, name: str) -> Ma
         )
     try:
         manifest = _manifest_from_json(json.loads(body))
-        _check_said(manifest)
+        _check_blocks(manifest)
         _check_places(manifest, body_nbytes=len(body))
         # No key twice or unknown, no NaN, no other spelling: what is read is all there is.
         if manifest.to_bytes()[HEADER_LENGTH:] != body:
@@ -107,71 +104,48 @@ def _manifest_from_json(value: dict[str, Any]) -> Manifest:
     splits = {}
     for split in value["splits"]:
         columns = {name: _extent(e) for name, e in split["columns"].items()}
-        splits[_text(split["name"])] = SplitLayout(_count(split["n_rows"], least=1), columns)
+        splits[text(split["name"])] = SplitLayout(count(split["n_rows"], least=1), columns)
     if not splits:
         raise ValueError("no splits")
     statistics = None
     if value["statistics"] is not None:
         entries = tuple(
-            (_text(name), _shape(shape)) for name, shape in value["statistics"]["entries"]
+            (text(name), _shape(shape)) for name, shape in value["statistics"]["entries"]
         )
         if not entries:
             raise ValueError("statistics without entries")
-        statistics = BackboneStatistics(_count(value["statistics"]["offset"]), entries)
+        statistics = BackboneStatistics(count(value["statistics"]["offset"]), entries)
     manifest = Manifest(
-        identity=dict(value["identity"]),
-        numerics=dict(value["numerics"]),
-        provenance=dict(value["provenance"]),
-        class_names=tuple(_text(n) for n in value["class_names"]),
-        rows_per_block=_count(value["rows_per_block"], least=1),
+        identity=Identity.from_json(value["identity"]),
+        numerics=_numerics(value["numerics"]),
+        provenance=Provenance.from_json(value["provenance"]),
+        class_names=tuple(text(n) for n in value["class_names"]),
+        rows_per_block=count(value["rows_per_block"], least=1),
         splits=splits,
         ledger=_extent(value["ledger"]),
         statistics=statistics,
-        file_size=_count(value["file_size"]),
+        file_size=count(value["file_size"]),
     )
     if manifest.fingerprint != value["fingerprint"]:
         raise ValueError("fingerprint and identity disagree")
     return manifest
 
 
-def _check_said(manifest: Manifest) -> None:
-    """Refuse what no command could use, in the parts whose fields are not the same in all files.
+def _numerics(value: Any) -> dict[str, Any]:
+    """Take the numeric class: flat facts, other ones on each device; two of them are read."""
+    numerics = mapping(value)
+    text(numerics.get("compiler", ""))
+    count(numerics.get("batch_size", 1), least=1)
+    return numerics
 
-    Every cache names its backbone and its dataset; the other fields may be missing, and are what
-    they are in every cache where they are there.
-    """
-    identity, numerics, provenance = manifest.identity, manifest.numerics, manifest.provenance
-    for part in (identity, numerics, provenance):
-        _check_depth(part, _DEEPEST)
-    if not _BACKBONE_NAME.fullmatch(_text(identity["backbone"])):
-        raise ValueError(f"{identity['backbone']!r}, which is no name of a backbone")
-    _text(provenance["dataset"])
-    if "preprocess" in identity:
-        Preprocess.from_json(identity["preprocess"])
-    bn = identity.get("bn", "frozen")
-    _text(bn["mode"] if isinstance(bn, dict) else bn)
-    if "max_pixels" in identity:
-        _count(identity["max_pixels"], least=1)
-    if identity.get("exif_orientation", "ignore") not in EXIF_ORIENTATIONS:
-        raise ValueError(f"EXIF orientation {identity['exif_orientation']!r}")
-    _text(provenance.get("weights", ""))
-    _text(numerics.get("compiler", ""))
-    if provenance.get("limit") is not None:
-        _count(provenance["limit"], least=1)
+
+def _check_blocks(manifest: Manifest) -> None:
+    """Refuse blocks that are too long, and those that are not of whole batches."""
     if manifest.rows_per_block > BLOCK_LIMIT:
         raise ValueError(f"blocks of {manifest.rows_per_block} rows are longer than any cache has")
-    batch_size = _count(numerics.get("batch_size", 1), least=1)
+    batch_size = manifest.numerics.get("batch_size", 1)
     if manifest.rows_per_block % batch_size:
         raise ValueError(f"blocks of {manifest.rows_per_block} rows in batches of {batch_size}")
-
-
-def _check_depth(value: Any, most: int) -> None:
-    """Refuse values within values, which would be met by functions that call themselves."""
-    if isinstance(value, dict | list):
-        if not most:
-            raise ValueError("values within values, deeper than any cache has")
-        for inner in value.values() if isinstance(value, dict) else value:
-            _check_depth(inner, most - 1)
 
 
 def _check_places(manifest: Manifest, *, body_nbytes: int) -> None:
@@ -224,24 +198,10 @@ def _check_columns(split_name: str, split: SplitLayout) -> None:
 def _extent(value: dict[str, Any]) -> Extent:
     if not _DTYPES.fullmatch(value["dtype"]):
         raise ValueError(f"dtype {value['dtype']!r}")
-    return Extent(_count(value["offset"]), _shape(value["shape"]), value["dtype"])
+    return Extent(count(value["offset"]), _shape(value["shape"]), value["dtype"])
 
 
 def _shape(value: Any) -> tuple[int, ...]:
     if len(value) > 4:
         raise ValueError(f"a shape of {len(value)} dimensions")
-    return tuple(_count(n, least=1) for n in value)
-
-
-def _count(value: Any, *, least: int = 0) -> int:
-    if type(value) is not int or not least <= value < 1 << 56:
-        raise ValueError(f"{value!r} where a count was expected")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} where text was expected")
-    if len(value) > _LONGEST_NAME:
-        raise ValueError(f"a name of {len(value)} characters")
-    return value
+    return tuple(count(n, least=1) for n in value)

@@ -10,7 +10,6 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from featcache.core.paths import expanded, healed, settled
 from featcache.core.side_files import is_partial
 from featcache.errors import CacheMissingError, CorruptError, StorageError, UnsafeFileError
 from featcache.store.digest import skeleton_digest, statistics_digest
+from featcache.store.identity import Identity, Provenance
 from featcache.store.ledger import (
     SKELETON_SLOT,
     STATISTICS_SLOT,
@@ -57,8 +57,8 @@ class Cache:
     splits: Mapping[str, CacheSplit]
     class_names: tuple[str, ...]
     fingerprint: str
-    identity: Mapping[str, Any]
-    provenance: Mapping[str, Any]
+    identity: Identity
+    provenance: Provenance
     n_features: int
     file: OpenedFile = field(repr=False)
 

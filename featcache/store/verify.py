@@ -21,6 +21,7 @@ from featcache.core.starting import starting
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import CorruptError, UsageError
 from featcache.store.digest import N_DIGEST_THREADS, block_digest, statistics_digest
+from featcache.store.identity import Identity
 from featcache.store.ledger import STATISTICS_SLOT
 from featcache.store.manifest import Block
 from featcache.store.reader import Cache, CacheState, open_readonly, state_of
@@ -208,8 +209,8 @@ def require_sound(cache: Cache, *, into: Mapping[str, Rooms] | None = None) -> N
         )
 
 
-def _mend_with(path: Path, identity: Mapping[str, Any]) -> str:
-    if identity.get("backbone") == IMPORTED:  # there are no images to compute its rows from
+def _mend_with(path: Path, identity: Identity) -> str:
+    if identity.backbone == IMPORTED:  # there are no images to compute its rows from
         return "featcache cache import, as it was made; it replaces a damaged cache"
     return f"featcache cache repair {shlex.quote(str(path))}"
 

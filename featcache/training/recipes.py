@@ -110,7 +110,7 @@ def pick_recipe(recipe: str, cache: Cache, train: TrainSpec) -> Recipe:
         UsageError: If there is no such recipe.
     """
     recipe = one_of("--recipe", recipe, RECIPES)
-    backbone = cache.identity["backbone"]
+    backbone = cache.identity.backbone
     own = tuple(system for system in SYSTEMS if system.backbone == backbone)
     n_steps = _n_steps(cache, train)
     if recipe == "auto":
@@ -127,13 +127,13 @@ def pick_recipe(recipe: str, cache: Cache, train: TrainSpec) -> Recipe:
 
 def _what_is_not_the_notebooks(cache: Cache, *, has_system: bool) -> str:
     """Say in what a cache is not one of the notebook's; empty if it is one."""
-    dataset, limit = cache.provenance["dataset"], cache.provenance.get("limit")
-    if str(dataset).lower() not in (DATASET, f"torchvision:{DATASET}"):
-        return f"the cache is of {clipped(str(dataset))}, not of the notebook's {DATASET}"
+    dataset, limit = cache.provenance.dataset, cache.provenance.limit
+    if dataset.lower() not in (DATASET, f"torchvision:{DATASET}"):
+        return f"the cache is of {clipped(dataset)}, not of the notebook's {DATASET}"
     if limit is not None:
         return f"the cache holds {limit} images of each split, and the notebook's data is all"
     if not has_system:
-        backbone = clipped(str(cache.identity["backbone"]))
+        backbone = clipped(cache.identity.backbone)
         return f"the notebook has no system with the backbone {backbone}"
     notebooks = asdict(Preprocess.notebook(ExtractSpec.image_size))
     if canonical_json(cache.identity.get("preprocess")) != canonical_json(notebooks):

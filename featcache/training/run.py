@@ -133,7 +133,7 @@ class HeadJob:
     def _features(self, train: TrainSpec) -> FeatureDataModule:
         """Take the features, once; the order is the seed's."""
         if self._batches is None:
-            is_pixels = self.cache.identity["backbone"] == PIXELS
+            is_pixels = self.cache.identity.backbone == PIXELS
             self._batches = FeatureDataModule(
                 self.cache,
                 batch_size=train.batch_size,

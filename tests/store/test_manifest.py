@@ -400,7 +400,7 @@ def wide_statistics(n_dimensions: int) -> Edit:
         (set_at("rows_per_block", to=0), "0 where a count was expected"),
         (set_at("class_names", to=["ant", 2]), "2 where text was expected"),
         (set_at("identity", "backbone", to="vgg16"), "fingerprint and identity disagree"),
-        (set_at("identity", to=[["backbone", "toy"], ["seed", 0]]), "not in canonical form"),
+        (set_at("identity", to=[["backbone", "toy"], ["seed", 0]]), "where a mapping was expected"),
         (set_at("unknown", to=1), "not in canonical form"),
         (set_at("statistics", to={"offset": 8192, "entries": []}), "statistics without entries"),
         (wide_statistics(2), r"a ledger .* for 6 slots"),

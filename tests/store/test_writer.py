@@ -183,9 +183,9 @@ def test_an_id_longer_than_its_place_is_refused_before_a_file_is_left(tmp_path: 
         n_rows=2, feature_shape=(1,), feature_dtype="<f4", id_nbytes=3, has_reasons=False
     )
     plan = FilePlan(
-        identity={},
+        identity={"backbone": "toy"},
         numerics={},
-        provenance={},
+        provenance={"dataset": "toys"},
         class_names=("a",),
         rows_per_block=1,
         splits={"train": split},
