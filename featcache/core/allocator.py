@@ -1,4 +1,7 @@
-"""What glibc does with freed memory: a choice for a whole process, so only a program makes it."""
+"""What glibc does with freed memory.
+
+This is set for the whole process. So a program sets it, and the library does not.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Arguments as people give them, brought to the types that are kept, or refused by name and value.
+"""Arguments as people give them: converted to the types that are kept, or refused.
 
-Whole numbers and numbers of numpy, paths, torch's devices, lists and single values are taken.
-Everything else is a UsageError before anything is begun.
+Python's and numpy's numbers, paths, torch's devices, lists and single values are taken. Everything
+else is a UsageError with the option's name and the value, before any work begins.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Arithmetic that is the same whatever the user has set: full float32, deterministic kernels.
 
-torch keeps these settings once for the whole process. They are set aside while any thread works
-here and put back, to the letter, when the last one leaves.
+torch keeps these settings once for the whole process. The first thread that works here replaces
+the user's settings. The last thread that leaves restores them exactly.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Settings:
 
 
 class _Shared:
-    """The settings of the process while threads are inside; the first sets, the last puts back."""
+    """The settings of the process while threads are inside."""
 
     def __init__(self) -> None:
         self._turn = threading.Condition()

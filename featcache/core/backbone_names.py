@@ -1,7 +1,7 @@
 """The names that `--backbone` and `--weights` take, known without importing torch.
 
-torchvision's own list is made while it is imported, which takes seconds. The same list stands in
-its sources, and is read from there.
+torchvision makes its list while it is imported, which takes seconds. Its source files hold the same
+list, so it is read from them.
 """
 
 from __future__ import annotations

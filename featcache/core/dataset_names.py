@@ -1,4 +1,4 @@
-"""Names of datasets: one word, as "digits", or a kind and what is of it, as "folder:pets"."""
+"""Names of datasets: one word ("digits"), or a kind and a name ("folder:pets")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes two files the same: canonical JSON, its fingerprint, where two identities differ."""
+"""What makes two files the same: canonical JSON, its fingerprint, and how two of them differ."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tensors_digest(tensors: Iterable[tuple[str, str, Sequence[int], memoryview]]
 def differing_fields(found: Any, wanted: Any) -> list[str]:
     """List where two nested JSON values differ, as "field: found X, wanted Y" lines.
 
-    One of them may be a stranger's: lines and their number are cut to what a message can hold.
+    One of them may be from a foreign file. So long lines are cut, and only the first are listed.
     """
     lines = _differences(found, wanted)
     n_more = len(lines) - _MOST_DIFFERENCES

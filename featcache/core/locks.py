@@ -1,4 +1,4 @@
-"""One writer per cache file."""
+"""Locks: one process at a time writes a cache or a run."""
 
 from __future__ import annotations
 

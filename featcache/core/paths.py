@@ -1,4 +1,4 @@
-"""Paths as a shell reads them, and their names alike in every locale."""
+"""Paths, read as a shell reads them, and with the same names in every locale."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _MOST_IN_A_NAME, _MOST_IN_A_PATH = 255, 4095  # NAME_MAX; PATH_MAX without the z
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Put the home folder for `~`; that of a user who does not exist stays as it is written.
+    """Replace `~` and `~user` by the home folder.
 
-    `Path.expanduser` raises a RuntimeError there.
+    The name of a user who does not exist stays as it is; `Path.expanduser` raises a RuntimeError.
 
     Raises:
         UsageError: If it is no path, a URL (`./s3:/x` is a path), or longer than Linux takes one.
@@ -27,8 +27,8 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     text = os.path.expanduser(path)  # noqa: PTH111
     if _URL.match(text):
         raise UsageError(
-            f"{text!r} is a URL, and featcache reads and writes files of this machine alone. "
-            f"Nothing was started. Mount or copy what is there, and give its path."
+            f"{text!r} is a URL, but featcache reads and writes only files of this machine. "
+            f"Nothing was started. Mount or copy the files, and give their path."
         )
     try:
         raw = os.fsencode(text)
@@ -46,7 +46,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 
 def user_cache_folder() -> Path | None:
-    """Name the folder for what may be lost: featcache's in XDG_CACHE_HOME, or in `~/.cache`.
+    """Name featcache's folder for files that may be lost: in XDG_CACHE_HOME, or in `~/.cache`.
 
     None where the user has no home. A relative path in the variable is ignored, as its
     specification asks: https://specifications.freedesktop.org/basedir/latest/
@@ -62,22 +62,22 @@ def settled(path: str | os.PathLike[str]) -> Path:
 
 
 def file_and_part(name: str) -> tuple[str, str]:
-    """Split "FILE#PART", which names a part of what a file holds; a file of that name is none."""
+    """Split "FILE#PART" into file and part; the whole is the file if a file has that name."""
     file, mark, part = name.rpartition("#")
     is_whole = not mark or os.path.lexists(expanded(name))
     return (name, "") if is_whole else (file, part)
 
 
 def resolved(path: Path) -> Path:
-    """Follow links; `Path.resolve` raises a RuntimeError where they lead in a circle."""
+    """Follow links, also those in a circle, for which `Path.resolve` raises a RuntimeError."""
     return Path(os.path.realpath(path))
 
 
 def portable(name: str | os.PathLike[str]) -> str:
-    """Read a name of the file system as UTF-8, whatever this process's locale makes of its bytes.
+    """Read a file's name as UTF-8, in every locale.
 
-    So one file has one name in a cache. Bytes that are not UTF-8 become surrogate escapes. Under a
-    UTF-8 locale every name is already so.
+    So a file has the same name in every cache. Bytes that are not UTF-8 become surrogate escapes.
+    Under a UTF-8 locale names do not change.
     """
     try:
         return os.fsencode(name).decode(errors="surrogateescape")
@@ -100,7 +100,7 @@ def is_utf8(path: str | os.PathLike[str]) -> bool:
 
 
 def healed(name: str) -> str:
-    """Put letters for surrogate escapes that are UTF-8 together: files of 0.1 may hold them."""
+    """Replace surrogate escapes that are UTF-8 by its letters; 0.1 may have written them."""
     try:
         return name.encode(errors="surrogateescape").decode(errors="surrogateescape")
     except UnicodeEncodeError:

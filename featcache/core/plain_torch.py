@@ -1,4 +1,4 @@
-"""torch as it is delivered, whatever modes and defaults the user has set around a call."""
+"""torch with its own modes and defaults, whatever the user has set around a call."""
 
 from __future__ import annotations
 

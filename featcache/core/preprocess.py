@@ -1,4 +1,4 @@
-"""How one image becomes a backbone's input, as it is stored in an identity; no torch."""
+"""How one image becomes a backbone's input, as a cache's identity stores it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Preprocess:
-        """Read what an identity holds of it, where JSON has made lists of tuples.
+        """Read it from an identity's JSON, where tuples are lists.
 
         Raises:
             TypeError: If that is something else.
@@ -114,7 +114,7 @@ class Preprocess:
 
     @property
     def after_resize(self) -> Preprocess:
-        """What is left to do to images that are resized and cropped already: to normalise."""
+        """What is left to do once images are resized and cropped: to normalise them."""
         return replace(self, resize=self.out_size, crop=None)
 
     def geometry(self, in_size: tuple[int, int]) -> Geometry:

@@ -1,7 +1,8 @@
-"""State of the whole process, changed while any thread of featcache needs it, and then put back.
+"""State of the whole process that featcache changes for a while and then restores.
 
-What each thread puts back by itself goes wrong where two overlap: the second takes the first one's
-change for the user's own state, and leaves it behind.
+The last thread that needs the change restores the state. If each thread restored it by itself, two
+threads that overlap would go wrong: the second would take the first one's change for the user's
+own state, and would leave it behind.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""torch's own random numbers, of which a process has one stream on each device."""
+"""torch's own random numbers; a process has one stream of them on each device."""
 
 from __future__ import annotations
 

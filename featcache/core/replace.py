@@ -1,4 +1,4 @@
-"""Put a file in the place of another, so that it is there whole or as it was before."""
+"""Replace a file so that it is whole, or as it was before, whatever happens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from featcache.core.stopping import working
 
 
 def replace_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write a file so that it is there whole or as it was before, whatever happens.
+    """Write a file so that it is whole, or as it was before, whatever happens.
 
     Args:
         path: The file.

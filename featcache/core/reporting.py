@@ -1,4 +1,4 @@
-"""What a run tells while it works: choices with their reasons, sentences; no torch."""
+"""What a run tells while it works: its choices with their reasons. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 T = TypeVar("T")
 
 NOT_DECODED_HERE = "not decoded here: "
-"""How the reason of a row begins that this machine could not decode, and another may."""
+"""The reason of a row begins so if this machine could not decode its image but another may."""
 
 
 class Choice(NamedTuple, Generic[T]):

@@ -1,4 +1,4 @@
-"""Threads and processes that the system does not start: a limit, told with the way out."""
+"""Threads and processes that the system refuses to start: the error names the limit."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""A wish to stop: the terminal's signal handler sets it, work looks at it.
+"""A request to stop: the terminal's signal handler sets it, and the work asks for it.
 
-The library installs no signal handler. From Python nobody wishes anything here, and Ctrl-C is the
-KeyboardInterrupt that it always is. A handler that raised would do so wherever the interpreter is,
-in a hook of `os.fork` or a weakref callback too, where Python ignores what is raised: the wish was
-lost. So the handler of `featcache_cli.signals` sets a flag, and each loop asks for it.
+The library installs no signal handler. In a Python program, Ctrl-C is a KeyboardInterrupt as
+always, and no request is set here.
+
+The terminal's handler (`featcache_cli.signals`) does not raise. An exception from a handler starts
+wherever the interpreter is, also in a hook of `os.fork` or in a weakref callback. There Python
+ignores it, and the request would be lost. So the handler sets a flag, and each loop looks at it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files of tensors: read without running code, refused if they inflate, digested."""
+"""Files of tensors: read without running code, and refused if they would inflate."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def caches_in(folder: Path) -> list[CacheSummary]:
 
 
 def summarise(path: Path) -> CacheSummary:
-    """Read one file's line of a listing; a file that cannot be used is no error."""
+    """Read one file's line of a listing; a file that cannot be used is listed, too."""
     try:
         state = read_state(path)
     except FeatcacheError as err:
@@ -155,7 +155,7 @@ def require_identity(
 
 
 def require_fields(path: Path, said: Mapping[str, Any], *names: str) -> None:
-    """Refuse a cache that does not say what not every cache needs to.
+    """Refuse a cache that lacks a field which is needed now; not every cache has it.
 
     Args:
         path: The cache.
@@ -168,8 +168,8 @@ def require_fields(path: Path, said: Mapping[str, Any], *names: str) -> None:
     missing = [name for name in names if name not in said]
     if missing:
         raise CorruptError(
-            f"{path} does not say its {', '.join(missing)}, as every cache does that featcache "
-            f"extract wrote. Nothing was started. Extract it again."
+            f"{path} does not say its {', '.join(missing)}. Every cache that featcache extract "
+            f"wrote does. Nothing was started. Extract it again."
         )
 
 

@@ -30,13 +30,13 @@ def labels_and_ids(
 
 
 def require_planned(holds: bool, what: object, problem: str) -> None:
-    """Guard a file against what was not planned for it; an `assert` is none under `python -O`."""
+    """Refuse to write what was not planned; an `assert` would not under `python -O`."""
     if not holds:
         raise CorruptError(f"{what} is not as it was planned: {problem}. It was not written.")
 
 
 def encode_id(text: str) -> bytes:
-    """Write an id as UTF-8; bytes of a file name that are not UTF-8 stay what they are."""
+    """Encode an id as UTF-8; bytes of a file name that are not UTF-8 stay as they are."""
     return text.encode(errors="surrogateescape")
 
 

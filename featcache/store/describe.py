@@ -78,7 +78,7 @@ class CacheDescription:
 
 
 def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
-    """Read all of a cache but its features; the raises are those of `open_cache`."""
+    """Read all of a cache except its features; raises what `open_cache` raises."""
     path = expanded(path)
     state = read_state(path)
     manifest = state.manifest
@@ -125,6 +125,6 @@ def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
 
 
 def _untold(manifest: Manifest) -> dict[str, str]:
-    """Say of a cache of image files which 0.1 made that nothing was counted."""
+    """Say "unknown" for what version 0.1 did not count in a cache of image files."""
     are_files = any("reason" in split.columns for split in manifest.splits.values())
     return dict.fromkeys(TOLD_OF_HEADERS, "unknown") if are_files else {}

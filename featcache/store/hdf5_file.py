@@ -1,4 +1,4 @@
-"""The HDF5 side of a cache: h5py makes the whole file once, and never touches it again."""
+"""The HDF5 side of a cache: h5py makes the file once, and does not open it again."""
 
 from __future__ import annotations
 
@@ -143,9 +143,10 @@ def create_skeleton(fd: int, plan: FilePlan) -> Manifest:
     bytes have one place for good. Manifest, ledger and labels come first and the features start at
     a multiple of 8 MiB (if there are 64 MiB of them): one read of the head opens a file anywhere.
 
-    libhdf5 never sees the disk. When a write fails while it closes a file, it goes on as if nothing
-    had happened, and dies with SIGSEGV as the process ends. So it writes into memory, of which only
-    the few pages that it touches exist, and we write those to the disk.
+    libhdf5 builds the file in memory, and we copy it to the disk. If libhdf5 wrote to the disk and
+    a write failed while it closes the file, it would go on as if nothing had happened, and crash
+    (SIGSEGV) when the process ends. The memory file is sparse: only the pages that libhdf5 touches
+    exist, and only those are copied.
 
     Returns:
         The manifest with every place in it. It is not written yet, nor are labels and ids.
@@ -201,7 +202,7 @@ def was_made_from(path: Path, plan: FilePlan) -> bool:
 
 
 def _memory_folder() -> str | None:
-    """Find a folder in memory; None, the temporary folder, where there is none, as on macOS."""
+    """Find a folder in memory; None means the temporary folder (macOS has none in memory)."""
     return _MEMORY if os.access(_MEMORY, os.W_OK) else None
 
 

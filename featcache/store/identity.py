@@ -1,8 +1,8 @@
 """What a cache says of itself: its identity and its provenance, checked where they are read.
 
-Not every cache says the same: pixels, imported features and files of other versions have other
-fields. So both keep their JSON to the letter, with the fields that this version does not know: the
-fingerprint is its hash, and a difference is named by its field. What the code reads has a type.
+Caches have different fields: those of pixels, of imported features and of other versions differ. So
+both parts keep their JSON exactly, also the fields that this version does not know. The fingerprint
+is the hash of that JSON. The fields that the code reads have a type.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Identity(_Said):
 
     @property
     def bn(self) -> str:
-        """The BatchNorm mode, "frozen" or "adapted"; of an adapted one the file says how, too."""
+        """The BatchNorm mode: "frozen" or "adapted"."""
         bn = self["bn"]
         return text(bn["mode"] if isinstance(bn, Mapping) else bn)
 
@@ -117,11 +117,11 @@ class Provenance(_Said):
 
     @property
     def limit(self) -> int | None:
-        """Images of each split that were taken; None for all, and where the cache does not say."""
+        """Images of each split that were taken; None for all, or if the cache does not say."""
         limit: int | None = self.get("limit")
         return limit
 
     @property
     def weights(self) -> str:
-        """What filled the backbone; "none" for pixels, and where the cache does not say."""
+        """What filled the backbone; "none" for pixels, or if the cache does not say."""
         return str(self.get("weights", "none"))

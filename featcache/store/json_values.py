@@ -1,4 +1,4 @@
-"""Values of a file's JSON, each checked before it is believed."""
+"""Checks of values that were read from a file's JSON."""
 
 from __future__ import annotations
 

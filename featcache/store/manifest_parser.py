@@ -1,4 +1,4 @@
-"""Bytes to a manifest, each value checked before it is believed. Nothing here opens a file."""
+"""Parse a manifest from bytes. Every value is checked. Nothing here opens a file."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def parse_header(header: bytes, *, name: str) -> tuple[int, str]:
 
 
 def parse_manifest(body: bytes, *, sha256: str, file_size: int, name: str) -> Manifest:
-    """Turn the JSON into a Manifest, believing nothing that was not checked.
+    """Parse the JSON of a manifest, and check every value.
 
     Raises:
         CorruptError: If the bytes, the types or the places are not what a writer makes.
@@ -132,7 +132,7 @@ def _manifest_from_json(value: dict[str, Any]) -> Manifest:
 
 
 def _numerics(value: Any) -> dict[str, Any]:
-    """Take the numeric class: flat facts, other ones on each device; two of them are read."""
+    """Check the fields of a numeric class that the code reads; the others vary by device."""
     numerics = mapping(value)
     text(numerics.get("compiler", ""))
     count(numerics.get("batch_size", 1), least=1)

@@ -1,4 +1,4 @@
-"""One split of a cache, read from the file that was opened, whatever becomes of its name."""
+"""One split of a cache, read from the file that was opened, even if it is renamed or removed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from featcache.store.manifest import Extent
 class OpenedFile:
     """A file that stays open as long as anybody holds this.
 
-    A cache that is removed, or put in the place of another, while a head is trained on it is still
-    the one that was verified.
+    A cache may be removed or replaced while a head is trained on it. The open file is still the one
+    that was verified.
 
     Attributes:
         path: Where it was.

@@ -1,4 +1,4 @@
-"""Mend what is damaged outside the rows: manifest, ledger, HDF5's own bytes; proved by digests."""
+"""Mend damage outside the rows: manifest, ledger and HDF5's own bytes. Digests prove the result."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _TRIED_BYTES = 64 << 10  # each bit of so long a manifest is tried within a minu
 def mend_structure(path: Path) -> list[str]:
     """Put right what is damaged outside the rows; the caller holds the cache's lock.
 
-    A manifest or a ledger slot with one wrong bit is found by trying each; a digest of its own says
-    which is right. HDF5's bytes are made anew, as they were made at first. A slot that cannot be
-    mended is emptied, so that its block counts as not written. No row is touched.
+    If one bit of the manifest or of a ledger slot is wrong, each bit is tried until its digest
+    fits. HDF5's bytes are made anew, as they were made at first. A slot that cannot be mended is
+    emptied, so its block counts as not written. No row is changed.
 
     Returns:
         What was mended, a phrase each; empty if nothing was damaged.
@@ -195,7 +195,7 @@ def _mend_skeleton(file: _Overlaid, manifest: Manifest, path: Path) -> list[str]
     if made != manifest or (slot is not None and slot.sha256 != digest):
         raise CorruptError(
             f"{path}: HDF5's own bytes are damaged, and this version of HDF5 lays such a file out "
-            f"otherwise. Nothing was changed. Copy it again from its source, or remove it and "
+            f"differently. Nothing was changed. Copy it again from its source, or remove it and "
             f"extract again."
         )
     if slot is None:

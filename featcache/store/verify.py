@@ -187,7 +187,7 @@ def _statistics_are_sound(fd: int, state: CacheState) -> bool:
 
 
 def require_sound(cache: Cache, *, into: Mapping[str, Rooms] | None = None) -> None:
-    """Refuse a cache of which any byte is not what was written.
+    """Refuse a cache if any byte is not what was written.
 
     Args:
         cache: The cache; it is read from the file that it holds open.

@@ -1,4 +1,7 @@
-"""Write rows so that what was acknowledged is never lost: rows, sync, ledger slot, sync."""
+"""Write rows so that an acknowledged row is never lost.
+
+The order is: write the rows, sync, write the ledger slot, sync.
+"""
 
 from __future__ import annotations
 
@@ -108,8 +111,8 @@ class CacheWriter:
     def resume(cls, path: Path, rows: Mapping[str, SplitRows]) -> CacheWriter:
         """Open what is there of a cache, with the blocks that were acknowledged.
 
-        That is `<path>.partial`; under its final name it is opened by a repair, which must not
-        take an older partial file for it.
+        That is `<path>.partial`. A repair opens the file under its final name, and must not take
+        an older partial file instead.
 
         Args:
             path: The final name of the cache.

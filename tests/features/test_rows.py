@@ -143,7 +143,7 @@ def test_pixels_without_their_preprocessing_are_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(resigned(content, lambda manifest: manifest["identity"].pop("preprocess")))
 
-    with pytest.raises(CorruptError, match="does not say its preprocess, as every cache does"):
+    with pytest.raises(CorruptError, match=r"does not say its preprocess\. Every cache"):
         featcache.train_head(path, runs_dir=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 

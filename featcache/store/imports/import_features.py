@@ -1,4 +1,4 @@
-"""Take a foreign feature file into a cache: read it whole once, then write what was read."""
+"""Import a foreign feature file into a cache: check all of it first, then write it."""
 
 from __future__ import annotations
 

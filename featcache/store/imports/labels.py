@@ -1,4 +1,4 @@
-"""Labels of a foreign file: whole numbers from 0, the classes they name, what is odd about them."""
+"""Labels of a foreign file: they must be whole numbers from 0, and they decide the classes."""
 
 from __future__ import annotations
 

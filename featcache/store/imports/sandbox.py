@@ -1,4 +1,4 @@
-"""Hold the child that reads a foreign HDF5 file: start it, check all it says, end it in time."""
+"""Run the child that reads a foreign HDF5 file: start it, check all it sends, end it in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read a foreign HDF5 file in a child process that can open nothing else; rows go to its stdout.
+"""Read a foreign HDF5 file in a child process that can open nothing else; it sends the rows.
 
 The parent runs this file as a script, with the foreign file as stdin. It imports nothing of
 featcache. Frames: 4 bytes of kind, 4 of length (little-endian), the payload. HEAD is JSON of

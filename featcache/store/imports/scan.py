@@ -1,4 +1,4 @@
-"""The first reading of a foreign file: all is checked, labels and ids kept, rows hashed."""
+"""The first reading of a foreign file: check all of it, keep labels and ids, hash the rows."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _transposed(features: tuple[int, ...], n_labels: int) -> str:
 
 
 def _require_memory(of_it: Mapping[str, Column]) -> None:
-    """Refuse a file whose labels, ids and blocks of rows are far more than it weighs."""
+    """Refuse a file whose labels, ids and blocks of rows take far more memory than its size."""
     features = of_it["features"]
     n_rows, row_nbytes = features.n_rows, 4 * _n_features(of_it)
     block = min(n_rows, rows_per_block(row_nbytes, 1)) * row_nbytes
