@@ -177,7 +177,9 @@ def test_folder_that_cannot_be_made_is_a_storage_error(tmp_path, published):
 
 
 def test_vision_transformer_weights_of_another_size_are_refused_before_the_download():
-    with pytest.raises(UsageError, match=r"IMAGENET1K_V1 of vit_b_16 take images of 224 px exactly"):
+    with pytest.raises(
+        UsageError, match=r"IMAGENET1K_V1 of vit_b_16 take images of 224 px exactly"
+    ):
         load_backbone("vit_b_16", image_size=384)
 
 
