@@ -165,10 +165,8 @@ def _read_torch(path: Path) -> Any:
         # Files of torch < 1.6 are no zip archives and cannot be mapped into memory; nor can those
         # whose names are not UTF-8 here, which torch's C++ then does not find.
         mmap = zipfile.is_zipfile(path) and is_utf8(path)
-        with (
-            warnings_ignored(),
-            _known_classes(),
-        ):  # about a pickle's protocol: the error below says more
+        # Warnings about a pickle's protocol: the error below says more.
+        with warnings_ignored(), _known_classes():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (*UNREADABLE, zipfile.BadZipFile) as err:
         # torch's own text advises weights_only=False; it stays in the traceback only.

@@ -26,34 +26,25 @@ _RESERVED_BYTES = 1_000_000_000
 
 
 def fitting_window(cache: Cache, train: TrainSpec, max_memory: int | None) -> int | None:
-    """Choose the order of the training rows: windows of so many that fit into `max_memory` bytes.
-
-    None is all rows.
-    """
-    if max_memory is None or "train" not in cache.splits:
-        return None
-    max_memory = count("--max-memory", max_memory)
-    return window_rows(cache, split="train", batch_size=train.batch_size, max_bytes=max_memory)
-
-
-def window_rows(cache: Cache, *, split: str, batch_size: int, max_bytes: int) -> int | None:
-    """Choose how many rows of a split are shuffled together; None if all of them fit.
+    """Choose how many training rows are shuffled together, so that they fit; None is all of them.
 
     Args:
         cache: The cache.
-        split: The split that trains.
-        batch_size: Rows in one step.
-        max_bytes: Memory for features.
+        train: How the head is trained.
+        max_memory: Bytes for features; None is what is free.
 
     Raises:
         UsageError: If there is room for fewer than 16 batches.
     """
-    features = cache[split].features
-    if _n_bytes(cache) <= max_bytes:
+    if max_memory is None or "train" not in cache.splits:
         return None
+    max_memory = count("--max-memory", max_memory)
+    if _n_bytes(cache) <= max_memory:
+        return None
+    features = cache["train"].features
     row_bytes = features.nbytes // max(1, len(features))
-    n_rows = max_bytes // row_bytes
-    fewest = _FEWEST_BATCHES * batch_size
+    n_rows = max_memory // row_bytes
+    fewest = _FEWEST_BATCHES * train.batch_size
     if n_rows < fewest:
         needed_kb = -(-fewest * row_bytes // 1000)
         raise UsageError(

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from featcache.config import TOLD_OF_HEADERS
+from featcache.core.arguments import option_name
 from featcache.errors import UsageError
 from featcache.images.rules import ImageRules
 
@@ -208,7 +209,7 @@ class Dataset:
             if asked := rules.identity():
                 option, value = next(iter(asked.items()))
                 raise UsageError(
-                    f"--{option.replace('_', '-')} {value} is for image files, but the images of "
+                    f"{option_name(option)} {value} is for image files, but the images of "
                     f"{self.name} come as arrays. Nothing was started. Leave the option out."
                 )
             return self

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.backbones.families import check_backbone_options, family_of
 from featcache.config import BN_MODES, ExtractSpec, HeadSpec, ParitySpec, TrainSpec
-from featcache.core.arguments import count, text, whole_numbers
+from featcache.core.arguments import count, option_name, text, whole_numbers
 from featcache.core.backbone_names import PIXELS, backbone_name, require_known_classifier
 from featcache.core.dataset_names import dataset_name
 from featcache.core.reporting import silent
@@ -228,7 +228,7 @@ def parity(
 
 def _refuse_beside_a_cache(names: Sequence[str]) -> None:
     if names:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        options = ", ".join(f"{option_name(name)}" for name in names)
         raise UsageError(
             f"--cache names a cache that is there, so {options} cannot be said beside it. Nothing "
             f"was started. Without --cache, parity extracts what it needs."

@@ -93,7 +93,7 @@ def summarise(path: Path) -> CacheSummary:
         n_rows=state.n_rows,
         n_rows_done=state.n_rows_done,
         nbytes=manifest.file_size,
-        fingerprint=manifest.fingerprint,
+        fingerprint=manifest.identity.fingerprint,
         problem=f"{path}: slots of its ledger are damaged" if state.damaged_slots else "",
     )
 

@@ -114,7 +114,7 @@ def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
         n_rows=state.n_rows,
         n_rows_done=state.n_rows_done,
         nbytes=manifest.file_size,
-        fingerprint=manifest.fingerprint,
+        fingerprint=manifest.identity.fingerprint,
         identity=manifest.identity.to_json(),
         provenance={**_untold(manifest), **manifest.provenance},
         numerics=manifest.numerics,

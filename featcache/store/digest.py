@@ -22,7 +22,7 @@ N_DIGEST_THREADS = min(4, os.cpu_count() or 1)
 def block_digest(
     fd: int, manifest: Manifest, block: Block, *, features: npt.NDArray[Any] | None = None
 ) -> bytes:
-    """SHA-256 of a block: its rows of every column, in the order of `format.COLUMNS`.
+    """SHA-256 of a block: its rows of every column, in the order of `manifest.COLUMNS`.
 
     Args:
         fd: The file.

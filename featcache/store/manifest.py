@@ -19,7 +19,6 @@ HEADER = "featcache manifest v{version:03d} length={length:010d} sha256={sha256}
 HEADER_LENGTH = len(HEADER.format(version=1, length=0, sha256="0" * 64))
 COLUMNS = ("features", "labels", "valid", "reason", "ids")
 REASON_BYTES = 80
-"""Begins the reason of a row whose image the machine, not the image, kept from being decoded."""
 # 10 s at 4 images a second of VGG16 (31 GFLOP), the slowest backbone of the notebook: so fast are
 # two cores without an engine (docs/benchmarks.md).
 _GFLOP_PER_BLOCK = 10 * 4 * 31.0
@@ -111,11 +110,6 @@ class Manifest:
     file_size: int
 
     @property
-    def fingerprint(self) -> str:
-        """64 hex digits."""
-        return self.identity.fingerprint
-
-    @property
     def n_blocks(self) -> int:
         """Blocks of all splits."""
         return sum(-(-s.n_rows // self.rows_per_block) for s in self.splits.values())
@@ -162,7 +156,7 @@ class Manifest:
         body = canonical_json(
             {
                 "identity": self.identity.to_json(),
-                "fingerprint": self.fingerprint,
+                "fingerprint": self.identity.fingerprint,
                 "numerics": self.numerics,
                 "provenance": self.provenance.to_json(),
                 "class_names": list(self.class_names),

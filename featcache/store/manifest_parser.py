@@ -126,7 +126,7 @@ def _manifest_from_json(value: dict[str, Any]) -> Manifest:
         statistics=statistics,
         file_size=count(value["file_size"]),
     )
-    if manifest.fingerprint != value["fingerprint"]:
+    if manifest.identity.fingerprint != value["fingerprint"]:
         raise ValueError("fingerprint and identity disagree")
     return manifest
 

@@ -153,7 +153,7 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
         path=path,
         splits=splits,
         class_names=tuple(map(healed, manifest.class_names)),
-        fingerprint=manifest.fingerprint,
+        fingerprint=manifest.identity.fingerprint,
         identity=manifest.identity,
         provenance=manifest.provenance,
         n_features=features.n_values,

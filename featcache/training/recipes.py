@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from featcache.config import RECIPES, VAL_FRACTION, ExtractSpec, HeadSpec, TrainSpec
-from featcache.core.arguments import one_of
+from featcache.core.arguments import one_of, option_name
 from featcache.core.identity import canonical_json
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback
@@ -88,7 +88,7 @@ class Recipe:
         words = []
         for name, value in values.items():
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words.append(f"--{name.replace('_', '-')} {text}")
+            words.append(f"{option_name(name)} {text}")
         if values.get("patience") not in (None, GENERAL.patience) and not self.systems:
             words.append(
                 f"(patience is {GENERAL.patience} epochs of {STEPS_TO_JUDGE_BY} steps at least; "

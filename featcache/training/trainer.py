@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import signal
 import threading
@@ -139,9 +138,7 @@ class _WholeFileIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        replace_file(Path(path), content.getvalue())
+        replace_file(Path(path), lambda file: torch.save(checkpoint, file))
 
 
 class StopEarly(Callback):

@@ -36,7 +36,7 @@ def test_a_complete_cache_is_listed_with_all_its_numbers(built: Path, tmp_path: 
     assert (summary.dataset, summary.backbone, summary.n_features) == ("toys", "toy", 5)
     assert (summary.n_rows, summary.n_rows_done) == (13, 13)
     assert summary.nbytes == built.stat().st_size
-    assert summary.fingerprint == read_state(built).manifest.fingerprint
+    assert summary.fingerprint == read_state(built).manifest.identity.fingerprint
 
 
 def test_a_partial_file_is_listed_as_incomplete(recipe: Recipe, tmp_path: Path) -> None:

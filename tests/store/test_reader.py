@@ -43,7 +43,7 @@ def test_a_cache_says_what_it_holds(built: Path, recipe: Recipe) -> None:
     assert cache.class_names == ("ant", "bee", "cow")
     assert cache.identity == recipe.identity
     assert cache.provenance == {"dataset": "toys"}
-    assert cache.fingerprint == read_state(built).manifest.fingerprint
+    assert cache.fingerprint == read_state(built).manifest.identity.fingerprint
     assert cache.n_features == 5
     assert [len(split) for split in cache.splits.values()] == [10, 3]
 

@@ -139,10 +139,6 @@ def _has_more_than_convolutions(module: nn.Module) -> bool:
     return any(not isinstance(part, _PLAIN) for part in leaves)
 
 
-def _inductor_s(module: nn.Module) -> float:
-    return 10 + 0.1 * _n_layers(module)
-
-
 def _fused_s(module: nn.Module) -> float:
     return 0.005 * _n_layers(module)  # to trace it: VGG16 0.1 s, MobileNetV3-Large 0.6 to 1.0 s
 

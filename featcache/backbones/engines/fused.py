@@ -40,7 +40,7 @@ class FusedConv2d(nn.Module):
         conv = self.conv
         # autocast knows nothing of cuDNN's own operations.
         batch = batch.to(conv.weight.dtype)
-        if not _is_on_cuda(batch):
+        if not batch.is_cuda:
             out = self.conv(batch)
             return torch.relu(out if other is None else out + other)
         assert not isinstance(conv.padding, str), "they are left as they are"
@@ -171,7 +171,3 @@ class _Surgery:
         if node.op == "call_module":
             return type(self._part(node)) is nn.ReLU
         return node.op in ("call_function", "call_method") and node.target in _RELU_FUNCTIONS
-
-
-def _is_on_cuda(tensor: Tensor) -> bool:
-    return tensor.is_cuda

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import functools
 import hashlib
-import itertools
 import subprocess
 import tempfile
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from featcache.backbones.cast_weights import shallow_copy
 from featcache.backbones.engines.code_folder import code_folder
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
@@ -60,8 +59,7 @@ def with_winograd_convolutions(module: nn.Module, compiler: str) -> nn.Module:
         subprocess.CalledProcessError: If it fails; `stderr` has what it said.
     """
     library = _build(compiler)
-    shared = {id(t): t for t in itertools.chain(module.parameters(), module.buffers())}
-    backbone = copy.deepcopy(module, shared)
+    backbone = shallow_copy(module)
     for parent in list(backbone.modules()):
         children = list(parent._modules.items())  # repeated ones too
         for i, (name, child) in enumerate(children):

@@ -17,6 +17,7 @@ from featcache.core.arguments import several, text, whole_number
 from featcache.core.dataset_names import imported_slug
 from featcache.core.identity import FORMAT_VERSION, fingerprint
 from featcache.core.paths import expanded, healed, portable
+from featcache.core.reporting import silent
 from featcache.core.stopping import stop_if_asked, working
 from featcache.errors import CorruptError, UsageError
 from featcache.store import (
@@ -36,11 +37,10 @@ from featcache.store import (
     was_made_from,
 )
 from featcache.store.imports.labels import named_classes
-from featcache.store.imports.sandbox import Column, reading
+from featcache.store.imports.sandbox import KEPT, Column, reading
 from featcache.store.imports.scan import Keys, ScannedSplit, content_digest, scan, stored_rows
 from featcache.version import __version__
 
-_KEPT = "Nothing was written."
 _CHANGED = "The file changed while it was read. Nothing was kept."
 
 
@@ -112,13 +112,13 @@ def import_features(
     ExtractSpec(store_dtype=store_dtype)  # refuses an unknown one
     source = expanded(path)
     if not (source.exists() or source.is_symlink()):
-        raise UsageError(f"There is no file {source}. {_KEPT} Give the HDF5 file to import.")
+        raise UsageError(f"There is no file {source}. {KEPT} Give the HDF5 file to import.")
     keys = {"train": (features, labels, ids)}
     if test_features is not None and test_labels is not None:
         keys["test"] = (test_features, test_labels, test_ids)
     elif test_features or test_labels or test_ids:
         raise UsageError(
-            f"--test-features and --test-labels belong together, --test-ids to both. {_KEPT}"
+            f"--test-features and --test-labels belong together, --test-ids to both. {KEPT}"
         )
     slug = imported_slug(name or re.sub(r"[^A-Za-z0-9.-]+", "_", source.stem).strip("._-"))
     dataset = f"{IMPORTED}:{slug}"
@@ -128,7 +128,7 @@ def import_features(
     names = tuple(map(healed, several(text, "--class-names", class_names)))
     if n_classes is not None:
         n_classes = whole_number("--n-classes", n_classes)
-    names = named_classes(labels_by_split, names, n_classes, on_note or _silent)
+    names = named_classes(labels_by_split, names, n_classes, on_note or silent)
     identity = {
         "format": FORMAT_VERSION,
         "backbone": IMPORTED,
@@ -233,7 +233,3 @@ def _write_split(writer: CacheWriter, name: str, split: ScannedSplit, column: Co
     if len(held) or sha.hexdigest() != split.features_sha256:
         raise CorruptError(_CHANGED)
     writer.commit()
-
-
-def _silent(_: str) -> None:
-    """Tell nobody."""

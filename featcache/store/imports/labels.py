@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import UsageError
-from featcache.store.imports.sandbox import Column
+from featcache.store.imports.sandbox import KEPT, Column
 
 MOST_CLASSES = 65_536
-_KEPT = "Nothing was written."
 _ROWS_AT_ONCE = 1 << 20  # the checks make arrays of eight bytes a label
 _MOST_GAPS = 5
 
@@ -33,7 +32,7 @@ def read_labels(column: Column, split: str) -> Labels:
         if len(wrong):
             raise UsageError(
                 f"Labels of {split} must be whole numbers from 0 to {MOST_CLASSES - 1}, but row "
-                f"{start + wrong[0]} has {part[wrong[0]]}. {_KEPT} {_NUMBER_ANEW}"
+                f"{start + wrong[0]} has {part[wrong[0]]}. {KEPT} {_NUMBER_ANEW}"
             )
         labels[start : start + len(part)] = part
         start += len(part)
@@ -73,12 +72,12 @@ def named_classes(
     said = f"labels go from {found[0]} to {found[-1]}"
     if found[-1] >= n:
         given = f"--class-names has {n} names" if names else f"--n-classes is {n}"
-        raise UsageError(f"{given}, but {said}. {_KEPT}{_subtract(found)}")
+        raise UsageError(f"{given}, but {said}. {KEPT}{_subtract(found)}")
     empty = np.setdiff1d(np.arange(n), found)
     if n > 2 * len(found) and wanted is None:
         raise UsageError(
             f"The {said}, which makes {n} classes, but only {len(found)} of them have rows "
-            f"(without: {_ranges(empty)}). {_KEPT}{_subtract(found)} {_NUMBER_ANEW} If so many "
+            f"(without: {_ranges(empty)}). {KEPT}{_subtract(found)} {_NUMBER_ANEW} If so many "
             f"classes are meant, say --n-classes {n}."
         )
     if len(empty) and wanted is None:
@@ -96,13 +95,13 @@ _NUMBER_ANEW = "Number them anew with numpy.unique(labels, return_inverse=True).
 
 def _require_names(names: Sequence[str], n_classes: int | None) -> None:
     if n_classes is not None and not 1 <= n_classes <= MOST_CLASSES:
-        raise UsageError(f"--n-classes is {n_classes}, expected 1 to {MOST_CLASSES}. {_KEPT}")
+        raise UsageError(f"--n-classes is {n_classes}, expected 1 to {MOST_CLASSES}. {KEPT}")
     if names and n_classes not in (None, len(names)):
         raise UsageError(
-            f"--class-names has {len(names)} names, but --n-classes is {n_classes}. {_KEPT}"
+            f"--class-names has {len(names)} names, but --n-classes is {n_classes}. {KEPT}"
         )
     if len(set(names)) < len(names) or not all(map(str.strip, names)):
-        raise UsageError(f"--class-names has a name twice, or a blank one. {_KEPT}")
+        raise UsageError(f"--class-names has a name twice, or a blank one. {KEPT}")
 
 
 def _subtract(found: npt.NDArray[np.intp]) -> str:

@@ -29,7 +29,7 @@ _BYTES_PER_S = 4_000_000
 _DTYPES = {f"{order}{kind}" for order in "<>" for kind in ("f2", "f4", "f8", "i2", "i4", "i8")}
 _DTYPES |= {f"{order}{kind}" for order in "<>" for kind in ("u2", "u4", "u8")}
 _DTYPES |= {"|i1", "|u1", "|b1", "ids"}
-_KEPT = "Nothing was written."
+KEPT = "Nothing was written."
 
 # What a file makes this process hold is bounded by what it weighs: gzip inflates a thousandfold.
 _ALWAYS_HELD = 256 << 20
@@ -136,7 +136,7 @@ class Child:
         if self._n_held > max(_ALWAYS_HELD, _MOST_INFLATED * self._nbytes):
             raise UnsafeFileError(
                 f"{self._path} is refused: it has {human_bytes(self._nbytes)}, but what it holds "
-                f"would take {human_bytes(self._n_held)} of memory or more. {_KEPT} If you trust "
+                f"would take {human_bytes(self._n_held)} of memory or more. {KEPT} If you trust "
                 f"it, write it again without compression."
             )
 
@@ -171,19 +171,19 @@ class Child:
 
     def misbehaved(self, what: str) -> UnsafeFileError:
         """Say that the child broke the protocol, as one that the file has taken over would."""
-        return UnsafeFileError(f"{self._path} is refused: of its reader, {what}. {_KEPT}")
+        return UnsafeFileError(f"{self._path} is refused: of its reader, {what}. {KEPT}")
 
     def _ended(self) -> FeatcacheError:
         code = self._process.wait()
         if self.is_late or code == -signal.SIGXCPU or code == -signal.SIGKILL:
             return UnsafeFileError(
                 f"{self._path} is refused: its reader was stopped at a limit of time or memory. "
-                f"{_KEPT}"
+                f"{KEPT}"
             )
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return CorruptError(
             f"{self._path} is damaged, or made to do harm: the process that read it ended with "
-            f"{how}. {_KEPT} Get the file again from its source."
+            f"{how}. {KEPT} Get the file again from its source."
         )
 
     def _reported(self, payload: bytes) -> FeatcacheError:
@@ -194,14 +194,14 @@ class Child:
         except (ValueError, KeyError, TypeError, RecursionError):
             return self.misbehaved("it sent no report")
         if kind == "unsafe":
-            return UnsafeFileError(f"{self._path} is refused: {text}. {_KEPT}")
+            return UnsafeFileError(f"{self._path} is refused: {text}. {KEPT}")
         if kind == "corrupt":
-            return CorruptError(f"{self._path} is damaged: {text}. {_KEPT}")
+            return CorruptError(f"{self._path} is damaged: {text}. {KEPT}")
         hint = ""
         if known:
             wanted = text.partition("'")[2].partition("'")[0]
             hint = f"{did_you_mean(wanted, known)} It has {', '.join(known[:20])}."
-        return UsageError(f"{self._path}: {text}.{hint} {_KEPT}")
+        return UsageError(f"{self._path}: {text}.{hint} {KEPT}")
 
 
 @contextlib.contextmanager

@@ -14,12 +14,11 @@ import numpy.typing as npt
 from featcache.errors import NonFiniteError, UsageError
 from featcache.store import SplitRows, require_space, rows_per_block
 from featcache.store.imports.labels import read_labels
-from featcache.store.imports.sandbox import Column, reading
+from featcache.store.imports.sandbox import KEPT, Column, reading
 
 Keys = tuple[str, str, str | None]
 """Of a split: where its features, labels and ids are."""
 
-_KEPT = "Nothing was written."
 _LABEL_BYTES = 8
 _ID_BYTES = 120  # a str of ten letters, and its places in a list and a set
 _BLOCKS_HELD = 3  # the block to be written, its rows as they come, and both joined
@@ -129,18 +128,18 @@ def _require_shapes(source: Path, by_split: Mapping[str, Mapping[str, Column]]) 
         features, labels = of_it["features"].shape, of_it["labels"].shape
         n_rows = of_it["labels"].n_rows
         if labels not in ((n_rows,), (n_rows, 1), (1, n_rows)):
-            raise UsageError(f"Labels of {split} have shape {labels}, expected (N,). {_KEPT}")
+            raise UsageError(f"Labels of {split} have shape {labels}, expected (N,). {KEPT}")
         if len(features) < 2:
-            raise UsageError(f"Features of {split} have shape {features}, not (N, D). {_KEPT}")
+            raise UsageError(f"Features of {split} have shape {features}, not (N, D). {KEPT}")
         counts = {kind: column.n_rows for kind, column in of_it.items()}
         if len(set(counts.values())) > 1:
             n_ids = f" and {counts['ids']} ids" if "ids" in counts else ""
             raise UsageError(
                 f"{split} has {features[0]} rows of features, {n_rows} labels{n_ids}; expected as "
-                f"many of each. {_KEPT}{_transposed(features, n_rows)}"
+                f"many of each. {KEPT}{_transposed(features, n_rows)}"
             )
     if len({_n_features(of_it) for of_it in by_split.values()}) > 1:
-        raise UsageError(f"{source}: the splits have rows of different lengths. {_KEPT}")
+        raise UsageError(f"{source}: the splits have rows of different lengths. {KEPT}")
 
 
 def _transposed(features: tuple[int, ...], n_labels: int) -> str:
@@ -168,7 +167,7 @@ def _read_ids(column: Column, split: str) -> list[str]:
         for text in part:
             if not text or "\0" in text or text in known:
                 what = "is not unique" if text in known else "is empty, or holds NUL"
-                raise UsageError(f"The id of row {len(ids)} of {split}, {text!r}, {what}. {_KEPT}")
+                raise UsageError(f"The id of row {len(ids)} of {split}, {text!r}, {what}. {KEPT}")
             known.add(text)
             ids.append(text)
     return ids
@@ -188,7 +187,7 @@ def stored_rows(column: Column, store_dtype: str, split: str) -> Iterator[npt.ND
         if len(wrong):
             raise NonFiniteError(
                 f"Row {start + wrong[0]} of {split} holds NaN, infinity, or a number beyond "
-                f"{store_dtype}. {_KEPT}"
+                f"{store_dtype}. {KEPT}"
             )
         start += len(part)
         yield stored
