@@ -1,7 +1,7 @@
 """What a family of backbones is: backbones that are named, built and filled in one way.
 
 A family is a file with a class of the methods of `BackboneFamily`, and an entry in
-`featcache.backbones.families`.
+`featcache.backbones.families`. Its backbones are named in `featcache.core.backbone_names` too.
 """
 
 from __future__ import annotations

@@ -5,13 +5,9 @@ A backbone that is not here is asked itself, on torch's meta device, when it is 
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Mapping
-from importlib.util import find_spec
-from pathlib import Path
 
-from featcache.core.backbone_names import published_weights
+from featcache.core.backbone_names import published_weights, sizes_of_weights
 from featcache.errors import UsageError
 
 # Families that take every side from the first on, in pixels, and the one that they are made for
@@ -27,8 +23,6 @@ _SMALLEST: Mapping[str, tuple[int, int]] = {
     "squeezenet1_1": (17, 224),
     "vgg": (32, 224),
 }
-
-_SIZE_OF_WEIGHTS = re.compile(r'^    (\w+) = Weights\((?:.|\n)*?"min_size": \((\d+)', re.MULTILINE)
 
 
 def check_size(backbone: str, weights: str, image_size: int) -> None:
@@ -92,23 +86,12 @@ def too_small(backbone: str, image_size: int, *, smallest: int, made_for: int) -
     )
 
 
-@functools.cache
 def _exact_sizes(backbone: str) -> Mapping[str, int]:
-    """Read from torchvision's sources for which size each of a vision transformer's weights is.
+    """Give the size of each of a vision transformer's weights; empty for other models.
 
-    Empty for other models, and where the sources are not there.
+    Empty too where torchvision's sources name no size: then the backbone itself is asked.
     """
-    spec = find_spec("torchvision")
-    folders = spec.submodule_search_locations if spec is not None else None
-    source = Path(folders[0], "models", "vision_transformer.py") if folders else None
-    if not backbone.startswith("vit_") or source is None or not source.is_file():
+    if not backbone.startswith("vit_"):
         return {}
-    own_class = f"class {backbone}_weights(".lower()
-    text = source.read_text(encoding="utf-8")
-    classes = re.split(r"^(?=class )", text, flags=re.MULTILINE)
-    body = next((c for c in classes if c.lower().startswith(own_class)), "").partition("\n\n\n")[0]
-    sizes = {name: int(size) for name, size in _SIZE_OF_WEIGHTS.findall(body)}
-    default = re.search(r"^    DEFAULT = (\w+)", body, re.MULTILINE)
-    if default is None or default[1] not in sizes:
-        return {}
-    return {default[1]: sizes[default[1]], **sizes}
+    sizes = {name: side for name, side in sizes_of_weights(backbone).items() if side is not None}
+    return sizes if len(sizes) == len(sizes_of_weights(backbone)) else {}

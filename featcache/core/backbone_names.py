@@ -12,9 +12,10 @@ import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from featcache.core.paths import file_and_part
-from featcache.errors import UnknownNameError, UsageError
+from featcache.errors import UnknownNameError
 
 PIXELS = "pixels"
 DEFAULT = "DEFAULT"
@@ -22,20 +23,6 @@ RANDOM = "random"
 LISTING = "featcache backbones"
 
 _PATH_ENDINGS = frozenset({".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pkl", ".tar", ".th"})
-# Families whose classifier stands right behind the features, and what torchvision calls it.
-_CLASSIFIERS = {
-    "alexnet": "classifier",
-    "densenet": "classifier",
-    "efficientnet": "classifier",
-    "mnasnet": "classifier",
-    "mobilenet": "classifier",
-    "regnet": "fc",
-    "resnet": "fc",
-    "resnext": "fc",
-    "shufflenet": "fc",
-    "vgg": "classifier",
-    "wide_resnet": "fc",
-}
 
 _MODEL = re.compile(
     r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(\s*\*,\s*weights: (?:Optional\[)?(\w+)",
@@ -43,7 +30,20 @@ _MODEL = re.compile(
 )
 _WEIGHTS_CLASS = re.compile(r"^class (\w+)\(WeightsEnum\):\n((?:(?: .*)?\n)*)", re.MULTILINE)
 _MEMBER = re.compile(r"^    (\w+) = Weights\(", re.MULTILINE)
+_SIDE = re.compile(r'"min_size": \((\d+)')
 _FIRST = re.compile(r"^    DEFAULT = (\w+)", re.MULTILINE)
+
+
+class _Published(NamedTuple):
+    """What torchvision publishes of a model.
+
+    Attributes:
+        weights_class: The name of its weights' class.
+        sizes: As `sizes_of_weights` gives them.
+    """
+
+    weights_class: str
+    sizes: Mapping[str, int | None]
 
 
 def backbone_names() -> list[str]:
@@ -83,7 +83,8 @@ def published_weights(backbone: str, weights: str) -> str | None:
     """
     if weights.lower() == RANDOM:
         return None
-    own_class, names = _published()[backbone]
+    own_class, sizes = _published()[backbone]
+    names = tuple(sizes)
     owner, _, name = weights.rpartition(".")
     if owner.lower() in ("", own_class.lower()) and name.upper() in (DEFAULT, *names):
         return name.upper()
@@ -99,7 +100,16 @@ def published_weights(backbone: str, weights: str) -> str | None:
 
 def weights_names(backbone: str) -> tuple[str, ...]:
     """List torchvision's weights of a model, its default first; none for other names."""
-    return _published().get(backbone, ("", ()))[1]
+    published = _published().get(backbone)
+    return tuple(published.sizes) if published else ()
+
+
+def sizes_of_weights(backbone: str) -> Mapping[str, int | None]:
+    """Map torchvision's weights of a model, its default first, to the smallest side they take.
+
+    In pixels; None where torchvision's sources do not name it beside them.
+    """
+    return _published()[backbone].sizes
 
 
 def is_path(weights: str) -> bool:
@@ -111,34 +121,19 @@ def is_path(weights: str) -> bool:
     return has_separator or is_there or Path(weights).suffix in _PATH_ENDINGS
 
 
-def require_known_classifier(name: str) -> str:
-    """Name the part of a torchvision model that is its classifier.
-
-    Raises:
-        UsageError: If that is not one module right behind the features.
-    """
-    for family, part in _CLASSIFIERS.items():
-        if name.startswith(family):
-            return part
-    raise UsageError(
-        f"parity knows where the classifier is in {', '.join(_CLASSIFIERS)} only, not in {name}. "
-        f"Nothing was compared."
-    )
-
-
 @functools.cache
-def _published() -> Mapping[str, tuple[str, tuple[str, ...]]]:
-    """Map each classification model to the class and the names of its weights."""
+def _published() -> Mapping[str, _Published]:
+    """Map each classification model to its weights."""
     return _in_sources() or _in_registry()
 
 
-def _in_sources() -> dict[str, tuple[str, tuple[str, ...]]]:
+def _in_sources() -> dict[str, _Published]:
     spec = find_spec("torchvision")
     folders = spec.submodule_search_locations if spec is not None else None
     sources = sorted(Path(folders[0], "models").glob("*.py")) if folders else []
     texts = [source.read_text(encoding="utf-8") for source in sources]
     members = {
-        name: _default_first(_MEMBER.findall(body), "".join(_FIRST.findall(body)))
+        name: _default_first(_sizes_in(body), "".join(_FIRST.findall(body)))
         for text in texts
         for name, body in _WEIGHTS_CLASS.findall(text)
     }
@@ -146,19 +141,29 @@ def _in_sources() -> dict[str, tuple[str, tuple[str, ...]]]:
     is_all = len(models) == sum(text.count("\n@register_model(") for text in texts)
     if not is_all or not members.keys() >= {*models.values()}:
         return {}
-    return {model: (weights, members[weights]) for model, weights in models.items()}
+    return {model: _Published(weights, members[weights]) for model, weights in models.items()}
 
 
-def _in_registry() -> dict[str, tuple[str, tuple[str, ...]]]:
+def _in_registry() -> dict[str, _Published]:
     """Ask torchvision itself, where its sources are not there or are written in another way."""
     from torchvision import models
 
     classes = {name: models.get_model_weights(name) for name in models.list_models(module=models)}
     return {
-        name: (weights.__name__, _default_first([w.name for w in weights], weights.DEFAULT.name))
+        name: _Published(
+            weights.__name__,
+            _default_first({w.name: w.meta["min_size"][0] for w in weights}, weights.DEFAULT.name),
+        )
         for name, weights in classes.items()
     }
 
 
-def _default_first(names: list[str], default: str) -> tuple[str, ...]:
-    return tuple(sorted(names, key=lambda name: name != default))
+def _sizes_in(body: str) -> dict[str, int | None]:
+    """Read the names of weights, and their smallest sides, from the body of their class."""
+    _, *parts = _MEMBER.split(body)
+    found = {name: _SIDE.search(text) for name, text in zip(parts[::2], parts[1::2], strict=True)}
+    return {name: int(side[1]) if side else None for name, side in found.items()}
+
+
+def _default_first(sizes: Mapping[str, int | None], default: str) -> dict[str, int | None]:
+    return {name: sizes[name] for name in sorted(sizes, key=lambda name: name != default)}

@@ -171,7 +171,7 @@ def evaluate(
         cache=cache,
         device=device,
         cache_dir=place("--cache-dir", cache_dir),
-        note=note,
+        on_note=note,
     )
     evaluation = _evaluation(outputs, draws=draws, seed=seed)
     for remark in evaluation.remarks:
@@ -288,7 +288,7 @@ def compare(
             cache=None,
             device=device,
             cache_dir=place("--cache-dir", cache_dir),
-            note=note,
+            on_note=note,
             sound=[other.cache.path for other in outputs],
         )
         outputs.append(one)

@@ -39,7 +39,7 @@ def the_cache(
     dataset: str | os.PathLike[str] | None,
     backbone: str | None,
     cache_dir: Path,
-    note: NoteCallback,
+    on_note: NoteCallback,
 ) -> Cache:
     """Open a cache by its name, or find it by its dataset and backbone, and tell which it is.
 
@@ -54,7 +54,7 @@ def the_cache(
         dataset: Its dataset; None is the default, or what the only cache is of.
         backbone: Its backbone, likewise.
         cache_dir: Folder of all caches.
-        note: Told the cache and what is not a default in it.
+        on_note: Told the cache and what is not a default in it.
 
     Raises:
         CacheMissingError: If there is none, with the command that makes it.
@@ -70,12 +70,12 @@ def the_cache(
     if cache is None:
         dataset = None if dataset is None else dataset_name(dataset)
         backbone = None if backbone is None else text("--backbone", backbone).lower()
-        opened = open_cache(_found(dataset, backbone, expanded(cache_dir), note))
+        opened = open_cache(_found(dataset, backbone, expanded(cache_dir), on_note))
     elif isinstance(cache, Cache):
         opened = cache
     else:
         opened = open_cache(find_cache(text("--cache", cache), cache_dir=cache_dir))
-    note(f"cache {opened.path}: {settings_of(opened)}")
+    on_note(f"cache {opened.path}: {settings_of(opened)}")
     return opened
 
 
@@ -129,7 +129,9 @@ def _first_difference(what: str, there: Sequence[str], here: Sequence[str]) -> s
     return f"{what} {i} is {shown} there, and {kept} in the cache{counts}"
 
 
-def _found(dataset: str | None, backbone: str | None, cache_dir: Path, note: NoteCallback) -> Path:
+def _found(
+    dataset: str | None, backbone: str | None, cache_dir: Path, on_note: NoteCallback
+) -> Path:
     """Find the cache of a dataset and a backbone, each None where it was not given."""
     of_dataset = ExtractSpec.dataset if dataset is None else dataset
     of_backbone = ExtractSpec.backbone if backbone is None else backbone
@@ -140,16 +142,16 @@ def _found(dataset: str | None, backbone: str | None, cache_dir: Path, note: Not
     command = _extract_command(of_dataset, of_backbone, cache_dir)
     if meant:
         found = _usual_one(meant, of_backbone, folder, command)
-        _tell_what_was_compared(of_dataset, command, note)
+        _tell_what_was_compared(of_dataset, command, on_note)
         return found
     where = f"There is no complete cache of {of_backbone} in {folder}"
     if others := _others(dataset, backbone, fitting, cache_dir):
         if len(others) == 1:
-            note(f"{where}; the only cache that fits is taken")
+            on_note(f"{where}; the only cache that fits is taken")
             if dataset is not None:
                 taken = next(c.backbone for c in fitting if c.path == others[0])
                 checks = _extract_command(dataset, taken, cache_dir)
-                _tell_what_was_compared(dataset, checks, note)
+                _tell_what_was_compared(dataset, checks, on_note)
             return others[0]
         raise UsageError(
             f"{where}, but {len(others)} others could be meant: {', '.join(map(str, others))}. "
@@ -171,10 +173,10 @@ def _found(dataset: str | None, backbone: str | None, cache_dir: Path, note: Not
     raise CacheMissingError(f"{where}.{unfinished} Make it with: {command}")
 
 
-def _tell_what_was_compared(dataset: str, command: str, note: NoteCallback) -> None:
+def _tell_what_was_compared(dataset: str, command: str, on_note: NoteCallback) -> None:
     """Tell that a folder's cache was found by names alone, and what looks at the images."""
     if path_in(dataset) is not None:
-        note(
+        on_note(
             f"the cache was found by the names in the folder; the images themselves were not read. "
             f"To check them, with the options that the cache was made with: {command}"
         )

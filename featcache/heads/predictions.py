@@ -90,7 +90,7 @@ def outputs_of(
     cache: str | os.PathLike[str] | None,
     device: str,
     cache_dir: Path,
-    note: NoteCallback,
+    on_note: NoteCallback,
     sound: Sequence[Path] = (),
 ) -> Outputs:
     """Run a head over the rows of a split, in the order of the cache.
@@ -102,7 +102,7 @@ def outputs_of(
         cache: The cache to use; None is the one of the training, wherever below `cache_dir` it is.
         device: "auto", "cpu", "cuda" or "cuda:N".
         cache_dir: Folder of all caches.
-        note: Told the cache, and which split is taken in the place of "test".
+        on_note: Told the cache, and which split is taken in the place of "test".
         sound: Caches that were verified a moment ago.
 
     Raises:
@@ -116,8 +116,8 @@ def outputs_of(
     head = load_head(run)
     opened = _its_cache(head, cache, cache_dir)
     head.require_fit(opened)
-    note(f"cache {opened.path}: {settings_of(opened)}")
-    split = split or _usual_split(opened, note)
+    on_note(f"cache {opened.path}: {settings_of(opened)}")
+    split = split or _usual_split(opened, on_note)
     split = split if split in opened.splits else split.lower()
     _require_split(opened, split)
     # torch takes seconds to import: what can be refused without it, is refused by now.
@@ -224,10 +224,10 @@ def _its_cache(head: TrainedHead, cache: str | os.PathLike[str] | None, cache_di
     return open_cache(moved)
 
 
-def _usual_split(cache: Cache, note: NoteCallback) -> str:
+def _usual_split(cache: Cache, on_note: NoteCallback) -> str:
     if "test" in cache.splits:
         return "test"
-    note(
+    on_note(
         f"{cache.path.name} has no split 'test': the figures are of 'val', by which training was "
         f"watched, and may be too good"
     )

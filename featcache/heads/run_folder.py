@@ -17,17 +17,17 @@ _PASSING = (
 _LEFTOVERS = tuple(f".{name}.*.new" for name in (*RUN_FILES, *_PASSING))  # of killed processes
 
 
-def begin_folder(folder: Path, note: NoteCallback) -> None:
+def begin_folder(folder: Path, on_note: NoteCallback) -> None:
     """Make the folder of a run that begins; of one that was stopped nothing of ours is left."""
     folder.mkdir(parents=True, exist_ok=True)
     _remove_own(folder, (*RUN_FILES, *_PASSING, *_LEFTOVERS))
-    _tell_others(folder, note)
+    _tell_others(folder, on_note)
 
 
-def finish_folder(folder: Path, path: Path, note: NoteCallback) -> None:
+def finish_folder(folder: Path, path: Path, on_note: NoteCallback) -> None:
     """Give the folder of a run its final name, with nothing of ours in it but the run's files."""
     _remove_own(folder, (*_PASSING, *_LEFTOVERS))
-    _tell_others(folder, note)
+    _tell_others(folder, on_note)
     folder.rename(path)
 
 
@@ -40,8 +40,8 @@ def _remove_own(folder: Path, patterns: tuple[str, ...]) -> None:
                 item.unlink()
 
 
-def _tell_others(folder: Path, note: NoteCallback) -> None:
+def _tell_others(folder: Path, on_note: NoteCallback) -> None:
     others = sorted(item.name for item in folder.iterdir() if item.name not in RUN_FILES)
     if others:
         shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if others[5:] else "")
-        note(f"{folder} also holds what featcache did not write: {shown}. It stays there.")
+        on_note(f"{folder} also holds what featcache did not write: {shown}. It stays there.")

@@ -68,7 +68,7 @@ def load_batches(
         return
     longest = max((span.stop - span.start for span in spans), default=0)
     with Workers(
-        decoder, n_workers=min(n_workers, len(spans)), batch_size=longest, note=on_note
+        decoder, n_workers=min(n_workers, len(spans)), batch_size=longest, on_note=on_note
     ) as workers:
         yield from workers.batches(spans)
 

@@ -62,7 +62,7 @@ class Workers:
     """
 
     def __init__(
-        self, decoder: Decoder, *, n_workers: int, batch_size: int, note: NoteCallback
+        self, decoder: Decoder, *, n_workers: int, batch_size: int, on_note: NoteCallback
     ) -> None:
         """Prepare; the processes start with the first batch.
 
@@ -70,14 +70,14 @@ class Workers:
             decoder: What they do.
             n_workers: How many.
             batch_size: Images of the longest batch.
-            note: Told when an image was tried again alone.
+            on_note: Told when an image was tried again alone.
         """
         # Forked workers start in milliseconds and only run PIL; elsewhere the platform's own way.
         image_formats()  # imports PIL's plugins, once instead of once in each of them
         self._context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
         self._decoder = decoder
         self._n_workers = n_workers
-        self._note = note
+        self._on_note = on_note
         shape = (batch_size, *decoder.preprocess.out_size, 3)
         most = _MOST_SLOT_BYTES // int(np.prod(shape))
         n_slots = max(n_workers + 1, min(_SLOTS_PER_WORKER * n_workers, most))
@@ -176,13 +176,13 @@ class Workers:
         were_decoded = [self._decode_alone(victim.task) for victim in victims]
         for _, row, why in victims:
             if row != NO_ROW:
-                self._note(
+                self._on_note(
                     f"{self._decoder.images.path_of(row)}: a decoding process ended at it ({why}); "
                     f"it was tried again alone"
                 )
         if all(were_decoded) and self._n_workers > 1:
             self._n_workers -= 1
-            self._note(f"decoding processes from here on: {self._n_workers}")
+            self._on_note(f"decoding processes from here on: {self._n_workers}")
 
     def _decode_alone(self, task: Task) -> bool:
         """Decode a batch in a process that has nothing beside it, again for each row given up.

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
 from featcache.config import HeadSpec
-from featcache.core.backbone_names import require_known_classifier
 from featcache.core.preprocess import Preprocess
 from featcache.images.splits import ArrayImages, Split
+from featcache.notebook.classifiers import require_known_classifier
 
 
 class ImageRows(Dataset[tuple[Tensor, int]]):

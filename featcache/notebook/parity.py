@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.backbones.families import check_backbone_options, family_of
 from featcache.config import BN_MODES, ExtractSpec, HeadSpec, ParitySpec, TrainSpec
 from featcache.core.arguments import count, option_name, text, whole_numbers
-from featcache.core.backbone_names import PIXELS, backbone_name, require_known_classifier
+from featcache.core.backbone_names import PIXELS, backbone_name
 from featcache.core.dataset_names import dataset_name
 from featcache.core.reporting import silent
 from featcache.errors import MismatchError, UsageError
@@ -22,6 +22,7 @@ from featcache.features.lookup import listing_difference, the_cache
 from featcache.images.datasets import load_dataset
 from featcache.images.rules import ImageRules
 from featcache.images.splits import Dataset
+from featcache.notebook.classifiers import require_known_classifier
 from featcache.store import (
     Cache,
     open_cache,
@@ -169,7 +170,7 @@ def parity(
             dataset=None,
             backbone=None,
             cache_dir=Path(spec.cache_dir),
-            note=note,
+            on_note=note,
         )
         path = opened.path
         _require_comparable(opened.identity.backbone, opened.splits, trains=trains)

@@ -42,14 +42,14 @@ class Recipe:
     systems: tuple[System, ...] = ()
 
     def completed(
-        self, settings: Sequence[Setting], *, given: Collection[str], note: NoteCallback
+        self, settings: Sequence[Setting], *, given: Collection[str], on_note: NoteCallback
     ) -> list[Setting]:
         """Put the recipe's values where nothing was given.
 
         Args:
             settings: Heads and trainings, with any value where nothing was given.
             given: Names of the fields that were given by hand.
-            note: Told the values that are taken, with the reason.
+            on_note: Told the values that are taken, with the reason.
         """
         wanted = {head.reg: self._values(head.reg, without=given) for head, _ in settings}
         texts: dict[str, list[str]] = {}
@@ -58,7 +58,7 @@ class Recipe:
         for text, regs in texts.items():
             which = f" with --reg {','.join(regs)}" if len(texts) > 1 else ""
             if text:
-                note(f"recipe {self.name}{which}, because {self.why}: {text}")
+                on_note(f"recipe {self.name}{which}, because {self.why}: {text}")
         completed = []
         for head, train in settings:
             pace = dict(wanted[head.reg])

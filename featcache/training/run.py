@@ -69,7 +69,7 @@ class HeadJob:
         runs_dir: Path,
         resume: bool,
         on_progress: TrainProgressCallback,
-        note: NoteCallback,
+        on_note: NoteCallback,
     ) -> None:
         self.cache = cache
         self.head = head
@@ -78,7 +78,7 @@ class HeadJob:
         self.runs_dir = runs_dir
         self.resume = resume
         self.on_progress = on_progress
-        self.note = note
+        self.on_note = on_note
         self._batches: FeatureDataModule | None = None
 
     @property
@@ -116,12 +116,12 @@ class HeadJob:
         folder = partial_path(path)
         resumed = self._resumed(folder)
         if resumed is None:
-            begin_folder(folder, self.note)
+            begin_folder(folder, self.on_note)
         # The loggers are given the earlier epochs again.
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         result = self._train(folder, train, batches, resumed)
         write_figures(folder, result)
-        finish_folder(folder, path, self.note)
+        finish_folder(folder, path, self.on_note)
         return replace(read_run(path), outcome="resumed" if resumed else "trained")
 
     def _found(self, path: Path, train: TrainSpec) -> HeadRun:
@@ -141,11 +141,11 @@ class HeadJob:
                 split_seed=train.split_seed,
                 window_rows=train.window_rows,
                 steps_per_batch=STEPS_PER_BATCH_PIXELS if is_pixels else STEPS_PER_BATCH,
-                on_note=self.note,
+                on_note=self.on_note,
             )
             self._batches.hold(self.resident)
             residence = self._batches.choose_residence(torch.device(self.device))
-            self.note(f"features stay in {residence.value}: {residence.why}")
+            self.on_note(f"features stay in {residence.value}: {residence.why}")
         self._batches.sampler = EpochOrder(
             self._batches.train_rows, seed=train.seed_of_order, window_rows=train.window_rows
         )
@@ -157,7 +157,7 @@ class HeadJob:
         if not self.resume or not checkpoint.exists():
             return None
         n_epochs = _read_checkpoint(checkpoint)["epoch"] + 1
-        self.note(f"going on after epoch {n_epochs}, at which this run was stopped")
+        self.on_note(f"going on after epoch {n_epochs}, at which this run was stopped")
         return checkpoint
 
     def _train(

@@ -137,11 +137,11 @@ def train_head(
     device = device_name(device)
     resume, runs_dir = flag("--resume", resume), place("--runs-dir", runs_dir)
     cache_dir = place("--cache-dir", cache_dir)
-    opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=cache_dir, note=note)
+    opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=cache_dir, on_note=note)
     require_trainable(opened, val_fraction)
     train = replace(train, window_rows=fitting_window(opened, train, max_memory))
     taken = pick_recipe(recipe, opened, train)
-    [(head, train)] = taken.completed([(head, train)], given={*shape, *pace}, note=note)
+    [(head, train)] = taken.completed([(head, train)], given={*shape, *pace}, on_note=note)
     of_each = range(train.seed, train.seed + seeds)
     trains = [replace(train, seed=s, order_seed=order_seed) for s in of_each]
     choices = {"recipe": f"{taken.name} ({taken.why})"}
@@ -164,7 +164,7 @@ def train_head(
             runs_dir=runs_dir,
             resume=resume,
             on_progress=on_progress or silent,
-            note=note,
+            on_note=note,
         )
         runs = tuple(map(job.run, trains))
         choices |= {"device": f"{chosen.value} ({chosen.why})", **job.choices}

@@ -8,12 +8,12 @@ from featcache.backbones import sizes
 from featcache.backbones.describe import describe_backbone
 from featcache.backbones.families import check_backbone_options
 from featcache.backbones.torchvision_weights import list_pretrained
-from featcache.core.backbone_names import backbone_names
+from featcache.core import backbone_names
 from featcache.errors import UsageError, WeightsError
 
 SMALLEST = sizes._SMALLEST
-FAMILIES = [name for name in backbone_names() if name.startswith(tuple(SMALLEST))]
-TRANSFORMERS = [name for name in backbone_names() if name.startswith("vit_")]
+FAMILIES = [name for name in backbone_names.backbone_names() if name.startswith(tuple(SMALLEST))]
+TRANSFORMERS = [name for name in backbone_names.backbone_names() if name.startswith("vit_")]
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -23,13 +23,16 @@ def test_the_sizes_in_torchvisions_sources_are_those_of_its_registry(name: str) 
     assert list(known.items()) == [(entry.name, entry.min_size) for entry in list_pretrained(name)]
 
 
-def test_without_sources_the_backbone_itself_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes, "find_spec", lambda _: None)
-    sizes._exact_sizes.cache_clear()
+def test_without_sources_torchvision_itself_is_asked_for_the_sizes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backbone_names, "find_spec", lambda _: None)
+    backbone_names._published.cache_clear()
 
-    check_backbone_options("vit_b_16", "random", 96)
+    with pytest.raises(UsageError, match="takes images of 224 or 384 px exactly"):
+        check_backbone_options("vit_b_16", "random", 96)
 
-    sizes._exact_sizes.cache_clear()
+    backbone_names._published.cache_clear()
 
 
 @pytest.mark.parametrize("family", SMALLEST)

@@ -100,7 +100,7 @@ class AlteredTraining:
                 runs_dir=Path(folder),
                 resume=False,
                 on_progress=silent,
-                note=silent,
+                on_note=silent,
             )
             run = job.run(train)
             n_taken = sum(rows.n_taken for rows in altered.values())

@@ -103,7 +103,7 @@ def setting(cache: Cache, share: float, *, recipe: str, max_epochs: int | None) 
     rows = training_rows(cache, val_fraction=None, split_seed=train.split_seed)[1]
     n_steps = math.ceil(max(1, round(share * len(rows))) / train.batch_size)
     taken = replace(pick_recipe(recipe, cache, train), n_steps=n_steps)
-    [completed] = taken.completed([(HeadSpec(), train)], given=given, note=silent)
+    [completed] = taken.completed([(HeadSpec(), train)], given=given, on_note=silent)
     return completed
 
 

@@ -17,7 +17,11 @@ def test_the_names_in_torchvisions_sources_are_those_of_its_registry() -> None:
     names = backbone_names.backbone_names()
 
     assert names == ["pixels", *models.list_models(module=models)]
-    assert backbone_names._in_sources() == backbone_names._in_registry()
+    in_sources, in_registry = backbone_names._in_sources(), backbone_names._in_registry()
+    assert in_sources.keys() == in_registry.keys()
+    for name, published in in_registry.items():
+        assert in_sources[name].weights_class == published.weights_class
+        assert list(in_sources[name].sizes) == list(published.sizes)
 
 
 def test_without_sources_torchvision_itself_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

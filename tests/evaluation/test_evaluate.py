@@ -156,7 +156,12 @@ class TestManyClasses:
         rows = list(csv.DictReader(evaluation.predictions.read_text().splitlines()))
 
         outputs = outputs_of(
-            evaluation.run, split="test", cache=None, device="cpu", cache_dir=tmp_path, note=silent
+            evaluation.run,
+            split="test",
+            cache=None,
+            device="cpu",
+            cache_dir=tmp_path,
+            on_note=silent,
         )
         assert len(rows[0]) == 3 + 1 + 2 * 10
         for row, label, wanted in zip(rows, outputs.labels, outputs.probabilities(), strict=True):

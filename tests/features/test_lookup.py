@@ -56,7 +56,7 @@ def find(tmp_path: Path) -> Find:
         told: list[str] = []
         vars(find)["told"] = told
         opened = the_cache(
-            None, dataset=name, backbone=backbone, cache_dir=tmp_path / "cache", note=told.append
+            None, dataset=name, backbone=backbone, cache_dir=tmp_path / "cache", on_note=told.append
         )
         return opened.path
 

@@ -43,7 +43,7 @@ def taken(
     notes: list[str] = []
     chosen = pick_recipe(recipe, cache, TrainSpec())
     [(head, train)] = chosen.completed(
-        [(HeadSpec(reg=reg), TrainSpec())], given=given, note=notes.append
+        [(HeadSpec(reg=reg), TrainSpec())], given=given, on_note=notes.append
     )
     return chosen.name, head, train, notes
 
@@ -133,7 +133,7 @@ def test_general_patience_counts_epochs_of_at_least_20_steps(
     notes: list[str] = []
 
     chosen = pick_recipe("auto", cache, TrainSpec(batch_size=batch_size))
-    [(_, train)] = chosen.completed([(HeadSpec(), TrainSpec())], given=(), note=notes.append)
+    [(_, train)] = chosen.completed([(HeadSpec(), TrainSpec())], given=(), on_note=notes.append)
 
     assert train.patience == patience
     assert ("epochs of 20 steps at least" in notes[0]) == (patience > 5)

@@ -51,7 +51,7 @@ def named_classes(
     labels: Mapping[str, Labels],
     names: Sequence[str],
     n_classes: int | None,
-    note: Callable[[str], None],
+    on_note: Callable[[str], None],
 ) -> tuple[str, ...]:
     """Decide how many classes there are, and what they are called.
 
@@ -59,7 +59,7 @@ def named_classes(
         labels: (N,) by split.
         names: K names; empty names the classes by their numbers.
         n_classes: K, where classes without a row are meant; None takes the largest label's.
-        note: Told of classes without a row.
+        on_note: Told of classes without a row.
 
     Raises:
         UsageError: If K cannot be, or is more than twice the classes that have rows and was not
@@ -81,12 +81,12 @@ def named_classes(
             f"classes are meant, say --n-classes {n}."
         )
     if len(empty) and wanted is None:
-        note(
+        on_note(
             f"the {said}, so there are {n} classes; without a row: {_ranges(empty)}."
             f"{_subtract(found)}"
         )
     elif len(empty):
-        note(f"{len(empty)} of {n} classes have no row: {_ranges(empty)}")
+        on_note(f"{len(empty)} of {n} classes have no row: {_ranges(empty)}")
     return tuple(names) or tuple(str(i) for i in range(n))
 
 

@@ -74,7 +74,7 @@ class BankRun:
         kept: SweepCheckpoint | None,
         broken: dict[str, EntryState],
         on_progress: SweepProgressCallback,
-        note: NoteCallback,
+        on_note: NoteCallback,
     ) -> None:
         """Take heads that share all but head, learning rate and seed.
 
@@ -86,7 +86,7 @@ class BankRun:
             kept: What it holds of these heads, to go on from; None starts them.
             broken: What is known of heads that broke off; kept along, and added to.
             on_progress: Called after every few steps.
-            note: Told what else is in the folder of a head.
+            on_note: Told what else is in the folder of a head.
         """
         self.alive = list(entries)
         self.finished: list[Entry] = []
@@ -95,7 +95,7 @@ class BankRun:
         self.device = device
         self.checkpoint = checkpoint
         self.on_progress = on_progress
-        self.note = note
+        self.on_note = on_note
         self.epoch = 0
         self._saved_at = time.perf_counter()
         self._unsaved: SweepCheckpoint | None = None
@@ -209,11 +209,11 @@ class BankRun:
             with locked(entry.path, remove=True):
                 if not entry.path.exists():
                     folder = partial_path(entry.path)
-                    begin_folder(folder, self.note)
+                    begin_folder(folder, self.on_note)
                     save_head(folder, head)
                     write_metrics(folder, state.history)
                     write_figures(folder, run)
-                    finish_folder(folder, entry.path, self.note)
+                    finish_folder(folder, entry.path, self.on_note)
         except LockedError:  # train-head trains this very head; its folder is that one's
             problem = "another process trains this head; run the sweep again afterwards"
             entry.state = replace(state, problem=problem)

@@ -39,7 +39,7 @@ def heads_of(
     shapes: Iterable[Sequence[int]],
     asked: Mapping[str, Sequence[Any]],
     *,
-    note: NoteCallback,
+    on_note: NoteCallback,
 ) -> Iterable[HeadSpec]:
     """List the heads of a grid; a value applies to each `reg` that has a use for it.
 
@@ -47,7 +47,7 @@ def heads_of(
         regs: Regularisations.
         shapes: Widths of the hidden layers.
         asked: Values of "l1", "weight_decay" and "dropout"; the notebook's where there are none.
-        note: Told what is left out.
+        on_note: Told what is left out.
 
     Raises:
         UsageError: If a value has no `reg` that uses it.
@@ -55,7 +55,9 @@ def heads_of(
     used = set()
     for reg, shape in product(dict.fromkeys(regs), dict.fromkeys(map(tuple, shapes))):
         if reg == "dropout" and not shape:
-            note("a linear probe has no units to drop: --reg dropout is left out for --hidden ''")
+            on_note(
+                "a linear probe has no units to drop: --reg dropout is left out for --hidden ''"
+            )
             continue
         axes: dict[str, Sequence[Any]] = {}
         for name in OPTIONS_OF_REG.get(reg, ()):

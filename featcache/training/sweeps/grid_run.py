@@ -56,7 +56,7 @@ def train_grid(
     runs_dir: Path,
     device: Choice[str],
     on_progress: SweepProgressCallback,
-    note: NoteCallback,
+    on_note: NoteCallback,
 ) -> SweepResult:
     """Train what is missing of a grid on a cache that was verified, and write its table.
 
@@ -69,7 +69,7 @@ def train_grid(
         runs_dir: Folder of all runs.
         device: "cpu" or "cuda:N", and why.
         on_progress: Called after every few steps.
-        note: Told each choice.
+        on_note: Told each choice.
 
     Raises:
         NonFiniteError: If no setting has all its heads.
@@ -94,7 +94,7 @@ def train_grid(
     checkpoint = partial_path(stem)
     pending = [e for entries in grid for e in entries if not e.path.exists()]
     for told in reused([read_run(e.path) for es in grid for e in es if e not in pending]):
-        note(told)
+        on_note(told)
     batches = FeatureDataModule(
         cache,
         batch_size=base.batch_size,
@@ -102,7 +102,7 @@ def train_grid(
         split_seed=base.split_seed,
         seed=base.seed,
         window_rows=base.window_rows,
-        on_note=note,
+        on_note=on_note,
     )
     batches.hold(resident)
     on_device = resident.device
@@ -117,7 +117,7 @@ def train_grid(
     ):
         if pending:
             residence = batches.choose_residence(on_device)
-            note(f"features stay in {residence.value}: {residence.why}")
+            on_note(f"features stay in {residence.value}: {residence.why}")
             for split in {batches.train_split, batches.val_split}:  # in windows, or in the file
                 batches.load(split, on_device)
             choices["features"] = f"{residence.value} ({residence.why})"
@@ -130,14 +130,14 @@ def train_grid(
                 device=on_device,
                 checkpoint=checkpoint,
                 on_progress=on_progress,
-                note=note,
+                on_note=on_note,
             )
         seconds = time.perf_counter() - started
         rows = sorted((_setting(entries) for entries in grid), key=_rank)
         chosen_runs = _test(rows[0], batches, on_device)
         remarks = remarks_on(chosen_runs, cache, base, recipe=recipe)
         for remark in remarks:
-            note(remark)
+            on_note(remark)
         result = SweepResult(
             settings=rows,
             test_acc=_spread([r.test_acc for r in chosen_runs]),
@@ -174,7 +174,7 @@ def _train(
     device: torch.device,
     checkpoint: Path,
     on_progress: SweepProgressCallback,
-    note: NoteCallback,
+    on_note: NoteCallback,
 ) -> list[Entry]:
     """Train heads in as many passes as memory asks for; those that a checkpoint keeps come first.
 
@@ -188,9 +188,9 @@ def _train(
     pending = [entry for entry in pending if not entry.state.problem]
     first = [entry for entry in pending if kept and entry.member.key in kept.heads]
     if kept and first:
-        note(f"going on after epoch {kept.epoch}, {len(first)} heads at once")
+        on_note(f"going on after epoch {kept.epoch}, {len(first)} heads at once")
     later = [entry for entry in pending if entry not in first]
-    passes = _passes(later, batches.cache, device=str(device), note=note)
+    passes = _passes(later, batches.cache, device=str(device), on_note=on_note)
     for entries in (first, *passes) if first else passes:
         BankRun(
             entries,
@@ -200,7 +200,7 @@ def _train(
             kept=kept if entries is first else None,
             broken=broken,
             on_progress=on_progress,
-            note=note,
+            on_note=on_note,
         ).run()
     checkpoint.unlink(missing_ok=True)
     return pending
@@ -214,7 +214,7 @@ def _stem(grid: Sequence[Sequence[Entry]]) -> Path:
 
 
 def _passes(
-    entries: Sequence[Entry], cache: Cache, *, device: str, note: NoteCallback
+    entries: Sequence[Entry], cache: Cache, *, device: str, on_note: NoteCallback
 ) -> Iterable[list[Entry]]:
     """Divide heads into passes whose weights, gradients and moments fit into half the memory."""
     free, kind = min(free_memory(device), free_memory("cpu"))
@@ -225,7 +225,7 @@ def _passes(
     for entry in entries:
         n = n_parameters(entry.member.spec, n_features=n_features, n_classes=n_classes)
         if one_pass and needed + n * BYTES_PER_PARAMETER > room:
-            note(
+            on_note(
                 f"{len(one_pass)} heads in this pass: more need over {human_bytes(room)}, half of "
                 f"the {kind} that is free"
             )

@@ -107,7 +107,7 @@ def sweep(
     given |= by_hand(max_epochs=max_epochs, patience=patience, select=select)
     regs = several(lambda option, word: one_of(option, word, REGULARISATIONS), "--reg", reg)
     shapes, rates = given.get("hidden", (HeadSpec.hidden,)), given.get("lr", (TrainSpec.lr,))
-    heads = list(heads_of(regs, shapes, values, note=note))
+    heads = list(heads_of(regs, shapes, values, on_note=note))
     base = TrainSpec(
         batch_size=batch_size,
         min_delta=min_delta,
@@ -125,12 +125,12 @@ def sweep(
         axes = {"reg": regs, "hidden": shapes, "lr": rates, **values}
         empty = [option_name(name) for name, axis in axes.items() if not axis] or ["--reg"]
         raise UsageError(f"The grid has no setting: {' and '.join(empty)} gives none.")
-    opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=cache_dir, note=note)
+    opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=cache_dir, on_note=note)
     window = fitting_window(opened, base, max_memory)
     settings = [(head, replace(train, window_rows=window)) for head, train in settings]
     require_trainable(opened, val_fraction)
     taken = pick_recipe(recipe, opened, base)
-    settings = list(dict.fromkeys(taken.completed(settings, given=given, note=note)))
+    settings = list(dict.fromkeys(taken.completed(settings, given=given, on_note=note)))
     from featcache.core.device import pick_device
     from featcache.features.resident import load_sound
 
@@ -149,5 +149,5 @@ def sweep(
         runs_dir=runs_dir,
         device=chosen,
         on_progress=on_progress or silent,
-        note=note,
+        on_note=note,
     )
