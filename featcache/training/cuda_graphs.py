@@ -13,8 +13,10 @@ from featcache.errors import DeviceError
 
 Step = Callable[[Tensor, Tensor], Tensor]
 """(B, D) features and (B,) labels to losses, of any shape; trains as it goes."""
-Record = Callable[[Step, Tensor, Tensor, Sequence[torch.Generator]], Step]
-"""Makes what replays a step on inputs like these, drawing from these generators."""
+Call = Callable[[], Tensor]
+Record = Callable[[Call, torch.device, Sequence[torch.Generator]], Call]
+"""Records what a call does on a device, drawing from these generators, and gives what does it again
+on the same tensors; what it returns is overwritten each time."""
 
 SWITCH = "FEATCACHE_CUDA_GRAPHS"
 # Steps that move more than this are bound by memory, not by launches: 32 heads of VGG16's features
@@ -58,7 +60,7 @@ class ReplayedStep:
         ...     loss.backward()
         ...     sgd.step()
         ...     return loss.detach()
-        >>> replayed = ReplayedStep(sgd, record=lambda step, *_: step)
+        >>> replayed = ReplayedStep(sgd, record=lambda call, *_: call)
         >>> [float(replayed(step, torch.ones(2), torch.zeros(2))) for _ in range(5)]
         [2.0, 1.0, 0.0, -1.0, -2.0]
     """
@@ -75,7 +77,7 @@ class ReplayedStep:
         Args:
             optimizer: Its parameters and its state, which stay where they are.
             generators: What steps draw from, beside the device's default one.
-            record: Makes what replays a step; None makes a CUDA graph.
+            record: None records a CUDA graph.
         """
         self._optimizer = optimizer
         self._generators = generators
@@ -111,7 +113,7 @@ class ReplayedStep:
         expected = [_on_side_stream(step, features, labels).cpu(), *_copies(state)]
         try:
             with self._capturable():
-                replay = self._record(step, features, labels, self._generators)
+                replay = self._recorded(step, features, labels)
         except RuntimeError as err:
             raise DeviceError(
                 f"A training step could not be recorded as a CUDA graph: {err}. The last whole "
@@ -125,6 +127,19 @@ class ReplayedStep:
                 f"A training step gave other numbers when it was replayed as a CUDA graph. The "
                 f"last whole epoch is kept. Run again with {SWITCH}=0."
             )
+        return replay
+
+    def _recorded(self, step: Step, features: Tensor, labels: Tensor) -> Step:
+        kept_features, kept_labels = features.clone(), labels.clone()
+        again = self._record(
+            lambda: step(kept_features, kept_labels), features.device, self._generators
+        )
+
+        def replay(features: Tensor, labels: Tensor) -> Tensor:
+            kept_features.copy_(features)
+            kept_labels.copy_(labels)
+            return again().clone()
+
         return replay
 
     def _state(self) -> list[Tensor]:
@@ -146,29 +161,24 @@ class ReplayedStep:
                 group["capturable"] = value
 
 
-def _as_cuda_graph(
-    step: Step, features: Tensor, labels: Tensor, generators: Sequence[torch.Generator]
-) -> Step:
-    """Capture a step; nothing of it runs meanwhile.
+def _as_cuda_graph(call: Call, device: torch.device, generators: Sequence[torch.Generator]) -> Call:
+    """Capture a call; nothing of it runs meanwhile.
 
     https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
-    kept_features, kept_labels = features.clone(), labels.clone()
-    with torch.cuda.device(features.device):
+    with torch.cuda.device(device):
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
         # Whatever another thread asks of CUDA meanwhile (pinned memory, a logger) is no concern.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            losses = step(kept_features, kept_labels)
+            given = call()
 
-    def replay(features: Tensor, labels: Tensor) -> Tensor:
-        kept_features.copy_(features)
-        kept_labels.copy_(labels)
+    def again() -> Tensor:
         graph.replay()
-        return losses.clone()
+        return given
 
-    return replay
+    return again
 
 
 def _on_side_stream(step: Step, features: Tensor, labels: Tensor) -> Tensor:

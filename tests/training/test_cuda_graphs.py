@@ -9,15 +9,57 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import featcache
 from featcache.config import HeadSpec
 from featcache.errors import DeviceError
 from featcache.heads.head_file import load_head
-from featcache.training.cuda_graphs import ReplayedStep, Step, replayed_step
+from featcache.training.cuda_graphs import Call, ReplayedStep, replayed_step
 from featcache.training.sweeps.head_bank import HeadBank, Member, MemberState
 
 N_STEPS, N_FULL, BATCH_SIZE = 12, 9, 8
+
+
+class Tape(TorchDispatchMode):
+    """Notes what torch does below autograd, and does it again with the very same tensors.
+
+    As in a CUDA graph, Python has its say once: a number that it computed, a branch that it took
+    and a tensor that it made stay as they were; nothing may be asked of a tensor's value.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        given = func(*args, **(kwargs or {}))
+        self.notes.append((func, args, kwargs or {}, given))
+        return given
+
+    @torch.no_grad()
+    def play(self) -> None:
+        for func, args, kwargs, given in self.notes:
+            again = func(*args, **kwargs)
+            for place, tensor in zip(tree_leaves(given), tree_leaves(again), strict=True):
+                if isinstance(place, Tensor) and place.data_ptr() != tensor.data_ptr():
+                    place.detach().copy_(tensor)  # else it is a view, or was changed in place
+
+
+def taped(call: Call, *_: object) -> Call:
+    """Record on any device."""
+    tape = Tape()
+    with tape:
+        given = call()
+
+    def again() -> Tensor:
+        tape.play()
+        return given
+
+    return again
 
 
 class Trained:
@@ -48,8 +90,8 @@ class Trained:
             n = 3 if i % 5 == 4 or i == 11 else BATCH_SIZE
             features = torch.randn(n, 6, generator=generator)
             labels = torch.randint(0, 3, (n,), generator=generator)
-            found.append(float(run(features, labels)))
-        return found
+            found.append(run(features, labels))  # kept: each must be the caller's own
+        return torch.stack(found).tolist()
 
 
 @pytest.fixture(autouse=True)
@@ -59,25 +101,35 @@ def own_random_numbers() -> object:
 
 
 def test_a_step_is_replayed_but_for_batches_of_another_size() -> None:
-    expected, calls = Trained(), list[torch.Size]()
+    expected, called = Trained(), list[torch.Size]()
     wanted = expected.losses(expected.step)
     trained = Trained()
+    replayed = ReplayedStep(trained.adam, record=taped)
 
-    def record(step: Step, *_: object) -> Step:
-        def replay(features: Tensor, labels: Tensor) -> Tensor:
-            calls.append(features.shape)
-            return step(features, labels)
+    def step(features: Tensor, labels: Tensor) -> Tensor:
+        called.append(features.shape)
+        return trained.step(features, labels)
 
-        return replay
-
-    replayed = ReplayedStep(trained.adam, record=record)
-
-    found = trained.losses(lambda *batch: replayed(trained.step, *batch))
+    found = trained.losses(lambda *batch: replayed(step, *batch))
 
     assert found == wanted
-    assert calls == [torch.Size([BATCH_SIZE, 6])] * (1 + N_FULL - 3)  # one to check
+    whole, short = torch.Size([BATCH_SIZE, 6]), torch.Size([3, 6])
+    # Three before, one to compare with, and one that is recorded.
+    assert called == [*[whole] * 5, *[short] * (N_STEPS - N_FULL)]
     for mine, theirs in zip(trained.state(), expected.state(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_what_python_does_in_a_step_beside_torch_is_found_out() -> None:
+    trained = Trained()
+    replayed = ReplayedStep(trained.adam, record=taped)
+    factors = iter(range(1, 100))
+
+    def step(features: Tensor, labels: Tensor) -> Tensor:
+        return trained.step(features * next(factors), labels)
+
+    with pytest.raises(DeviceError, match="gave other numbers when it was replayed"):
+        trained.losses(lambda *batch: replayed(step, *batch))
 
 
 def scale_weights(trained: Trained) -> None:
@@ -93,13 +145,15 @@ def forget_a_step(trained: Trained) -> None:
 def test_a_replay_that_gives_other_numbers_is_an_error(spoil: Callable[[Trained], None]) -> None:
     trained = Trained()
 
-    def record(step: Step, *_: object) -> Step:
-        def replay(features: Tensor, labels: Tensor) -> Tensor:
-            losses = step(features, labels)
+    def record(call: Call, *_: object) -> Call:
+        again = taped(call)
+
+        def spoilt() -> Tensor:
+            losses = again()
             spoil(trained)
             return losses
 
-        return replay
+        return spoilt
 
     replayed = ReplayedStep(trained.adam, record=record)
 
@@ -108,29 +162,31 @@ def test_a_replay_that_gives_other_numbers_is_an_error(spoil: Callable[[Trained]
 
 
 def test_a_step_that_cannot_be_recorded_is_an_error() -> None:
-    def record(*_: object) -> Step:
-        raise RuntimeError("operation not permitted when stream is capturing")
-
     trained = Trained()
-    replayed = ReplayedStep(trained.adam, record=record)
+    replayed = ReplayedStep(trained.adam, record=taped)
+
+    def step(features: Tensor, labels: Tensor) -> Tensor:
+        loss = trained.step(features, labels)
+        assert float(loss) > 0  # which waits for the device
+        return loss
 
     with pytest.raises(DeviceError, match=r"not permitted .* with FEATCACHE_CUDA_GRAPHS=0"):
-        trained.losses(lambda *batch: replayed(trained.step, *batch))
+        trained.losses(lambda *batch: replayed(step, *batch))
 
 
 def test_adam_may_be_captured_only_while_it_is() -> None:
     seen: list[Any] = []
     trained = Trained()
+    replayed = ReplayedStep(trained.adam, record=taped)
 
-    def record(step: Step, *_: object) -> Step:
+    def step(features: Tensor, labels: Tensor) -> Tensor:
         seen.append(trained.adam.param_groups[0]["capturable"])
-        return step
+        return trained.step(features, labels)
 
-    replayed = ReplayedStep(trained.adam, record=record)
-    trained.losses(lambda *batch: replayed(trained.step, *batch))
+    trained.losses(lambda *batch: replayed(step, *batch))
 
-    assert seen == [True]
-    assert trained.adam.param_groups[0]["capturable"] is False
+    assert seen[:5] == [False, False, False, False, True]
+    assert not any(seen[5:])
 
 
 @pytest.mark.parametrize(
@@ -168,16 +224,10 @@ def test_a_bank_is_gone_as_soon_as_nobody_has_it() -> None:
 
 
 def replaying(made: list[ReplayedStep]) -> Callable[..., ReplayedStep]:
-    """A `replayed_step` for any device, which runs the step itself."""
+    """A `replayed_step` for any device."""
 
     def replayed_step(optimizer: Any, *, device: object, generators: Any = ()) -> ReplayedStep:
-        made.append(
-            ReplayedStep(
-                optimizer,
-                generators=generators,
-                record=lambda step, *_: lambda *batch: step(*batch),
-            )
-        )
+        made.append(ReplayedStep(optimizer, generators=generators, record=taped))
         return made[-1]
 
     return replayed_step
@@ -187,6 +237,7 @@ def test_a_head_with_replayed_steps_is_the_same(
     cache: featcache.Cache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     options = {"reg": "dropout", "hidden": (8,), "dropout": (0.5,), "max_epochs": 2}
+    options |= {"batch_size": 16}
     expected = featcache.train_head(cache.path, **options, runs_dir=tmp_path / "as ever")
     made: list[ReplayedStep] = []
     monkeypatch.setattr("featcache.training.module.replayed_step", replaying(made))
