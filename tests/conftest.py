@@ -30,6 +30,16 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _autograd_without_threads() -> None:
+    """Begin it before inductor lets torch see a GPU that is not there.
+
+    Autograd has a thread for each device that it sees at its first use, and refuses to run in a
+    process that is forked from one with such threads. Tests of faults fork.
+    """
+    torch.ones(1, requires_grad=True).sum().backward()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _signals_as_in_a_terminal() -> None:
     """Behind nohup or `&` they are ignored, and commands respect that."""
     for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
