@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.benchmarks import account, peers_heads
+from tests.benchmarks import account, gpu, peers_heads
 from tests.benchmarks.bench_page import markdown
 from tests.benchmarks.gpu_page import page
 from tests.benchmarks.measure import Peer, Run, close, compare
@@ -21,22 +20,19 @@ from tests.benchmarks.peers_engines import (
     exported,
     not_installed,
 )
-from tests.cli.conftest import child_environment
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_without_a_gpu_the_gpu_script_says_so_and_ends_well(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.gpu", str(tmp_path / "gpu")],
-        cwd=ROOT,
-        env=child_environment() | {"CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+def test_without_a_gpu_the_gpu_script_says_so_and_ends_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu", str(tmp_path / "gpu")])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
-    assert result.stdout == "No CUDA device is visible: nothing was measured.\n"
+    gpu.main()
+
+    assert capsys.readouterr().out == "No CUDA device is visible: nothing was measured.\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -71,13 +71,13 @@ def test_the_figures_are_those_of_the_runs(run: Run) -> None:
 
 def test_adapted_is_for_backbones_with_batch_norm_only(run: Run) -> None:
     result = run(
-        *("reproduce", "--backbone-for", "vgg16=vgg11", "--dataset", "digits", "--weights"),
+        *("reproduce", "--backbone-for", "vgg16=squeezenet1_1", "--dataset", "digits", "--weights"),
         *("random", "--image-size", "32", "--limit", "20", "--bn", "adapted", "--json"),
         *("--only", "vgg16"),
     )
 
     [system] = json.loads(result.stdout)["systems"]
-    assert (system["backbone"], system["bn"]) == ("vgg11", "frozen")
+    assert (system["backbone"], system["bn"]) == ("squeezenet1_1", "frozen")
 
 
 def test_the_notebooks_own_systems_have_its_figures_beside_them() -> None:

@@ -16,10 +16,12 @@ import pytest
 
 import featcache
 from tests.cli.conftest import child_environment
+from tests.weights_files import save_weights
 
 # 25,088 features make blocks of 128 rows, about a second of this backbone on one core; batches of
 # 16.
-OPTIONS = {"backbone": "vgg11", "weights": "random", "image_size": 32, "batch_size": 16}
+BACKBONE = "vgg11"
+OPTIONS = {"backbone": BACKBONE, "image_size": 32, "batch_size": 16, "n_workers": 2}
 EXITS_WITHIN_S = 10
 
 
@@ -29,16 +31,24 @@ def uninterrupted() -> dict[str, bytes]:
     return {}
 
 
-@pytest.fixture
-def extraction(image_folder: Path) -> partial[featcache.ExtractResult]:
-    return partial(featcache.extract, f"folder:{image_folder.name}", **OPTIONS, n_workers=2)
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_weights(tmp_path_factory.mktemp("weights") / "w.pth", BACKBONE, image_size=32)
 
 
 @pytest.fixture
-def process(image_folder: Path) -> Iterator[subprocess.Popen[str]]:
+def extraction(image_folder: Path, weights: Path) -> partial[featcache.ExtractResult]:
+    return partial(
+        featcache.extract, f"folder:{image_folder.name}", weights=str(weights), **OPTIONS
+    )
+
+
+@pytest.fixture
+def process(image_folder: Path, weights: Path) -> Iterator[subprocess.Popen[str]]:
     """The extraction as the leader of its own process group, as a shell starts it."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
-    command = ["extract", "--dataset", f"folder:{image_folder.name}", "--n-workers=2", *options]
+    place = ["--dataset", f"folder:{image_folder.name}", f"--weights={weights}"]
+    command = ["extract", *place, *options]
     with subprocess.Popen(
         [sys.executable, "-m", "featcache_cli", *command],
         stdout=subprocess.PIPE,

@@ -65,10 +65,10 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
 
 def _claim_kills(bench: Bench, control: Bench, folder: Path, *, quick: bool) -> Claim:
     n_traced, missed = _count_with_strace(bench, folder / "strace.log")
-    kills = bench.sweep("SIGKILL", step=17 if quick else 1)
+    kills = bench.sweep("SIGKILL", step=23 if quick else 1)
     again = []
     for first in _spread(bench.n_calls, 1 if quick else 4):
-        again += _kill_recoveries(bench, folder / "killed", first, step=23 if quick else 1)
+        again += _kill_recoveries(bench, folder / "killed", first, step=37 if quick else 1)
     naive = control.sweep("SIGKILL")
     n_naive_lost = sum(t.n_lost > 0 for t in naive)
     n_identical, n_again = (sum(t.is_identical for t in ts) for ts in (kills, again))
@@ -106,7 +106,7 @@ def _claim_errors(bench: Bench, control: Bench, *, quick: bool) -> Claim:
     tried: list[str] = []
     n_wrong = 0
     for i, (kind, lasts) in enumerate(_FAULTS):
-        first, step = (5 + 2 * i, 23) if quick else (1, 1)
+        first, step = (5 + 2 * i, 41) if quick else (1, 1)
         trials = bench.sweep(kind, first=first, step=step, lasts=lasts)
         bad = [t for t in trials if not (_is_clear(kind, t.outcome) and _is_whole(t))]
         name = f"{kind} lasting" if lasts else kind

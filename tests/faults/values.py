@@ -68,7 +68,8 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
         importlib.import_module(name)
     home, log = folder / "home", folder / "log"
     home.mkdir(parents=True)
-    begin = partial(_begin, home)
+    limit_s = 2 if quick else LIMIT_S
+    begin = partial(_begin, home, limit_s)
     commands = list(_commands(_bases(home, log)))
     # Strides that have no factor in common with the number of values: each option meets others.
     tried = commands[:: 401 if quick else 5]
@@ -76,13 +77,13 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
     wrong = []
     for arguments in tried:
         end = run_command(arguments, log, before=begin)
-        kind = _kind_of(end.code, end.text)
+        kind = _kind_of(end.code, end.text, limit_s=limit_s)
         ends[kind] += 1
         if kind.startswith("wrong"):
             shown = " ".join(clipped(word, 40) for word in arguments)
             wrong.append(f"{shown}: exit {end.code}, {end.text[-300:]!r}")
     raw = run_command(["datasets"], log, before=_break)
-    found = _kind_of(raw.code, raw.text)
+    found = _kind_of(raw.code, raw.text, limit_s=limit_s)
     told = ", ".join(f"{n} {kind}" for kind, n in ends.most_common())
     return [
         Claim(
@@ -104,7 +105,7 @@ def _bases(home: Path, log: Path) -> dict[str, list[str]]:
     pixels = ["--dataset", f"folder:{images}", "--backbone", "pixels", "--image-size", "8"]
     few = ["--max-epochs", "1", "--val-fraction", "0.5"]
     for arguments in (["extract", *pixels, "--n-workers", "0"], ["train-head", *few]):
-        end = run_command(arguments, log, before=partial(_begin, home))
+        end = run_command(arguments, log, before=partial(_begin, home, LIMIT_S))
         assert end.code == 0, end.text
     [cache] = [str(summary.path) for summary in featcache.list_caches(home / "cache")]
     [run] = map(str, featcache.list_runs(home / "runs"))
@@ -152,11 +153,11 @@ def _replaced(base: Sequence[str], param: Any, value: str) -> list[str]:
     return [*kept, f"{option}={value}"]
 
 
-def _kind_of(code: int, text: str) -> str:
+def _kind_of(code: int, text: str, *, limit_s: int) -> str:
     if "unexpected error" in text or "Traceback" in text:
         return "wrong: unexpected error"
     if code == -signal.SIGALRM:
-        return f"still at work after {LIMIT_S} s"
+        return f"still at work after {limit_s} s"
     if code not in CODES:
         return f"wrong: exit {code}"
     if code not in (0, 3) and "error: " not in text and "[y/N]" not in text:
@@ -166,10 +167,10 @@ def _kind_of(code: int, text: str) -> str:
     return "done" if code in (0, 3) else "refused"
 
 
-def _begin(home: Path) -> None:
+def _begin(home: Path, limit_s: int) -> None:
     os.environ |= {"HOME": str(home), "TORCH_HOME": str(home), "OMP_NUM_THREADS": "1"}
     os.chdir(home)
-    signal.alarm(LIMIT_S)
+    signal.alarm(limit_s)
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
     sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115 - the process ends soon
 
