@@ -24,7 +24,7 @@ IMPORTED = "imported"
 BN_MODES = ("frozen", "adapted")
 STORE_DTYPES = ("float32", "float16")
 MAX_PIXELS = 178_956_970  # of an image; PIL's own: 0.5 GiB of RGB
-# What provenance counts of image files: values clipped to 0..255, and pixels that are not upright.
+# Counts that provenance keeps: images with values clipped to 0..255, and images not upright.
 TOLD_OF_HEADERS = ("clipped_images", "exif_turned_images")
 EXIF_ORIENTATIONS = ("ignore", "apply")
 REGULARISATIONS = ("none", "l1", "l2", "l1l2", "dropout")
@@ -33,7 +33,7 @@ SPLITS = ("test", "val", "train")
 SYSTEMS = ("scratch-mlp", "vgg16", "vgg16-l1l2", "vgg16-dropout", "mobilenet-v3")  # the notebook's
 MOST_LAYERS = 64
 MOST_ROWS = 1 << 30  # in one step or pass; more than any split has
-MOST_SEEDS = 10_000  # heads that differ in nothing else, a folder each
+MOST_SEEDS = 10_000  # seeds of one training; each makes a folder
 VAL_FRACTION = 0.2  # of the training rows, where neither a share nor a split "val" is given
 
 # The options that each regularisation has, and the notebook's values of them.
@@ -55,7 +55,7 @@ def _regs_with(name: str) -> str:
 
 
 def _notebooks(name: str) -> str:
-    """Say what an option of a regularisation is where nothing is given."""
+    """Write the notebook's value of an option."""
     return f"{typed(NOTEBOOK_VALUES[name])} with reg {_regs_with(name)}"
 
 
@@ -167,7 +167,7 @@ class HeadSpec:
     reg: str = option("none", "Regularisation.", choices=REGULARISATIONS)
     l1: float | None = option(
         None,
-        "Factor of the L1 penalty: of the sum of all |parameters|, biases included, in the loss.",
+        "Factor of the L1 penalty in the loss: the sum of |p| over weights and biases.",
         unset=_notebooks("l1"),
     )
     weight_decay: float | None = option(
@@ -270,7 +270,7 @@ class TrainSpec:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.order_seed == self.seed:
-            object.__setattr__(self, "order_seed", None)  # says nothing
+            object.__setattr__(self, "order_seed", None)  # the default; keep it out of the identity
         require_above_zero("--lr", self.lr)
         require_above_zero("--min-delta", self.min_delta, or_zero=True)
         require_at_least("window_rows", self.window_rows, 1)

@@ -29,7 +29,7 @@ class UnknownNameError(UsageError, LookupError):
         super().__init__(f"Unknown {kind} {name!r}.{hint} List all with: {listing}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Take the message along to another process, not what it was made of."""
+        """Pickle the finished message, not its arguments."""
         return UnknownNameError.__new__, (type(self), *self.args), self.__dict__
 
 
@@ -102,7 +102,7 @@ class DeviceError(FeatcacheError, RuntimeError):
 class InterruptedRunError(KeyboardInterrupt):
     """The user stopped a run; what was acknowledged is kept.
 
-    No FeatcacheError, since that is an Exception: a loop that goes on after those must stop here.
+    Not a FeatcacheError, so that a loop which catches those does not swallow Ctrl-C.
     """
 
     exit_code = 130
@@ -116,12 +116,12 @@ def clipped(text: str, most: int = 200) -> str:
 def did_you_mean(
     name: str, known: Iterable[str], *, most: int = 3, show: Callable[[str], str] = str
 ) -> str:
-    """Ask " Did you mean A, B?" about the known names most like `name`; "" if none is like it.
+    """Write a hint with the known names nearest to `name`; empty if none is near.
 
     Args:
         name: What was given; its case does not matter.
         known: What is there.
-        most: How many of them to show, the most like first.
+        most: How many of them to show, the nearest first.
         show: How to write each: `repr` puts it in quotes.
     """
     by_lower = {k.lower(): k for k in known}

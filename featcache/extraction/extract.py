@@ -144,13 +144,13 @@ def extract_all(
     without = next((name for name in names if not family_of(name).runs_network), None)
     if without is not None and len(names) > 1:
         raise UsageError(
-            f"--backbone {without} runs no network, and shares no pass with one. Nothing was "
-            f"started. Extract it by itself."
+            f"--backbone {without} runs no network, so it cannot be extracted together with other "
+            f"backbones. Nothing was started. Extract it alone."
         )
     if len({tuple(getattr(spec, name) for name in _OF_THE_IMAGES) for spec in specs}) > 1:
         raise UsageError(
-            f"The caches of one call are of the same {', '.join(_OF_THE_IMAGES)}. Nothing was "
-            f"started. Call it for each dataset."
+            f"All backbones of one call must have the same {', '.join(_OF_THE_IMAGES)}. Nothing "
+            f"was started. Call it for each dataset."
         )
     return tuple(_extract(specs, on_progress or silent, on_note or silent))
 

@@ -38,7 +38,7 @@ class Filled(NamedTuple):
     """What filling a cache took.
 
     Attributes:
-        seconds: By the wall, less what other caches of the same pass had for themselves.
+        seconds: Wall time, minus the time spent only on the other caches of the pass.
         by_phase: Its parts "read", "preprocess", "trunk", "check" and "write" (waiting for it).
     """
 
@@ -91,7 +91,7 @@ def _fill_split(reader: Job, split: Split, makers: Sequence[_BlockMaker], clock:
 
 
 class _BlockMaker:
-    """Gathers the rows of one cache's pending blocks of a split, each in the block's own room.
+    """Gathers the rows of one cache's pending blocks of a split, each in a buffer of its own.
 
     Attributes:
         blocks: The block of every batch that is wanted.

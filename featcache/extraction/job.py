@@ -43,7 +43,7 @@ class Job:
         is_resumed: Whether it goes on with a partial file.
         on_progress: Called after each batch.
         on_note: Told what the run met and went on from.
-        pace: In which portions it works.
+        pace: How large its portions are.
         choices: What was chosen automatically, with the reason, beside the plan's choices.
     """
 
@@ -141,9 +141,9 @@ class Job:
         differing = differing_fields(stored, job.numerics)
         if differing and not plan.spec.mix_numerics:
             raise MismatchError(
-                f"{writer.file} was begun by another numeric class, whose last digits "
-                f"may differ: {'; '.join(differing)}. Nothing was changed. Go on as it was begun, "
-                f"or allow both in one file with --mix-numerics."
+                f"{writer.file} was started with different hardware, settings or library versions "
+                f"({'; '.join(differing)}). Last digits may differ. Nothing was changed. Use the "
+                f"same machine and settings, or allow both in one file with --mix-numerics."
             )
         return job
 
@@ -212,7 +212,7 @@ class Job:
         )
 
     def host_rows(self, shape: Sequence[int], dtype: str) -> Tensor:
-        """Make room for rows of this shape and storage type (numpy's name)."""
+        """Allocate a buffer for rows of this shape and storage type (numpy's name)."""
         room = torch.from_numpy(np.empty(shape, dtype))
         return room if self.runner is None else self.runner.host_rows(shape, room.dtype)
 

@@ -1,7 +1,6 @@
-"""In which portions a run computes, writes and acknowledges its rows.
+"""How large the portions of a run are.
 
-No option says it, since no feature depends on it. A caller inside the house that needs many small
-portions of few images (a test that stops a run between them) hands its own in with `at_pace`.
+They change no feature, so no option sets them. Tests set small ones with `at_pace`.
 """
 
 from __future__ import annotations
@@ -32,9 +31,8 @@ class Pace:
         pixels_batch_size: Images in a batch where no network runs.
         n_ahead: Batches in flight beyond the one whose rows are taken; None takes what the device
             needs.
-        commit_s: Seconds between two acknowledgements. One costs two syncs, whatever it
-            acknowledges; a kill costs what was written since the last one, and the blocks on their
-            way.
+        commit_s: Seconds between two commits. One costs two syncs, whatever it acknowledges; a kill
+            loses the blocks written since the last commit, and those in the queue.
         n_queued: Finished blocks that wait for the disk.
         tick_s: Seconds after which a thread that waits looks whether it is to stop.
     """

@@ -156,7 +156,7 @@ def make_plan(
     folder = expanded(spec.cache_dir) / dataset.slug
     nbytes = _n_rows(dataset) * _row_nbytes(row_shape, store_dtype)
     of_this_backbone = folder.glob(f"{spec.backbone}-*.h5*")
-    # One of that size may be our own, which only the identity tells.
+    # A file that large may be this cache; only its identity tells. Check the space later then.
     if at is None and not any(p.is_file() and p.stat().st_size >= nbytes for p in of_this_backbone):
         require_space(folder, nbytes=nbytes)
     if dataset_sha256 is None:
@@ -233,7 +233,7 @@ def _tell_headers(dataset: Dataset, spec: ExtractSpec, on_note: NoteCallback) ->
     if n_clipped:
         on_note(
             f"{n_clipped} images are grey with more than 8 bits a channel: as in torchvision's "
-            f"loader, values beyond 255 become white. Convert them to 8 bits for other rows."
+            f"loader, values beyond 255 become white. To avoid this, convert them to 8 bits."
         )
     if n_turned and spec.exif_orientation == "apply":
         on_note(f"{n_turned} images are turned upright as EXIF says")

@@ -54,8 +54,8 @@ def adapt(job: Job, writer: CacheWriter) -> None:
             compile_backbone(job.runner, shape, job.numerics["compiler"])
         except CompileError as err:
             raise DeviceError(
-                f"{err} The statistics are kept, no rows are. Remove {writer.file} (featcache "
-                f"cache rm) and run again with --compile never."
+                f"{err} The statistics are kept; no rows were computed. Remove {writer.file} "
+                f"(featcache cache rm) and run again with --compile never."
             ) from err
 
 
@@ -106,8 +106,8 @@ def check_canaries(job: Job, writer: CacheWriter) -> int:
                 f"{writer.file} holds other features for {block.split} rows "
                 f"{span.start} to {span.stop - 1} than this run computes, though all recorded "
                 f"fields agree. Nothing was changed. Something unrecorded changed (a driver, a "
-                f"library, on a GPU also how much memory is free): remove it (featcache cache rm "
-                f"{shlex.quote(str(writer.file))}), run again."
+                f"library, on a GPU also how much memory is free): remove this file (featcache "
+                f"cache rm {shlex.quote(str(writer.file))}) and run again."
             )
         n_rows += span.stop - span.start
     return n_rows

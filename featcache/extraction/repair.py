@@ -102,8 +102,8 @@ def repair_cache(
         CorruptError: If the structure is damaged beyond mending; copy or extract it again.
         MismatchError: If images or weights are others than the cache was made from.
         UsageError: If it was imported, or its weights are in a file that is not named.
-        FeatcacheError: Whatever else `extract` raises; the file is then as it was, but for what
-            was mended.
+        FeatcacheError: Whatever else `extract` raises; mended parts stay mended; the rest is
+            unchanged.
     """
     path = finished_path(expanded(path))
     with opened_readonly(path if path.exists() else partial_path(path)):
@@ -168,7 +168,9 @@ def _told(report: VerifyReport, n_not_decoded: int) -> str:
         damaged.append(f"{report.n_missing} blocks that are not written")
     if n_not_decoded:
         damaged.append(f"{n_not_decoded} rows whose images could not be decoded")
-    return f"to be computed again: {', '.join(damaged) or 'nothing, but its name is to be changed'}"
+    if not damaged:
+        return "nothing to compute; the file gets its final name"
+    return f"to be computed again: {', '.join(damaged)}"
 
 
 def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> ExtractSpec:
@@ -205,7 +207,7 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
 
 
 def _weights_of(label: str, path: Path, asked: str | None) -> dict[str, Any]:
-    """Say again which weights made a cache; its identity holds what they are, not where."""
+    """Find the --weights of a cache, whose identity holds their digest but not their path."""
     random = _RANDOM.fullmatch(label)
     if asked is not None:
         return {"weights": asked}

@@ -46,9 +46,9 @@ class ExtractResult:
         seconds: Wall time of this call.
         seconds_by_phase: Its parts "read", "preprocess", "trunk", "check" and "write" (waiting for
             it).
-        images_per_s: Rate of the computed rows by the wall clock, from the first batch to the last
-            acknowledged row; 0 if there are none. Of several backbones in one pass, each is spared
-            the time that the others had for themselves.
+        images_per_s: Rate of the computed rows, from the first batch to the last acknowledged row;
+            0 if there are none. The time is wall time, minus the time spent only on the other
+            caches of the pass.
         choices: What was chosen automatically, with the reason.
         account: What the cache saves; None for `pixels`, or if nothing was computed.
     """

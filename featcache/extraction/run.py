@@ -110,8 +110,8 @@ def require_same_file(path: Path, found: Manifest, plan: Plan) -> None:
     )
     if differing:
         raise CorruptError(
-            f"{path} has the identity of what was asked for, but not its layout: "
-            f"{'; '.join(differing)}. No featcache wrote it so. Nothing was changed. Remove it "
+            f"{path} claims to hold this cache, but its layout is wrong: "
+            f"{'; '.join(differing)}. featcache did not write it. Nothing was changed. Remove it "
             f"(featcache cache rm {shlex.quote(str(path))}) and run again."
         )
 
@@ -147,7 +147,7 @@ def _begin(
     others = near_misses(plan.path, plan.identity)
     if others:
         nearest, differing = min(others, key=lambda other: len(other[1]))
-        note(f"{nearest.name} is another cache: {'; '.join(differing)}")
+        note(f"{nearest.name} is a similar cache; it differs in {'; '.join(differing)}")
     return _Begun(Job.begin(plan, on_progress=progress, on_note=note, pace=pace))
 
 

@@ -16,10 +16,9 @@ from featcache.store import Manifest
 def dataset_of(path: Path, manifest: Manifest) -> str:
     """Name the dataset that a cache was made from, as it can be opened from here.
 
-    A cache keeps the name as it was typed. A relative folder is looked for beside the cache and in
-    the folders above it, in one of which the command that made it stood as a rule, and at last
-    below the working directory. The first with the cache's number of images in each split is meant,
-    else the first that is there; the digest of the images decides in the end.
+    The cache keeps the name as typed. A relative folder is looked for beside the cache, in the
+    folders above it, then in the working directory. The first with the right number of images in
+    each split is taken, else the first that exists. The digest is checked later.
 
     Args:
         path: The cache.

@@ -88,7 +88,7 @@ class BlockWriter:
             raise self._error
 
     def _is_queued(self, block: FinishedBlock | None) -> bool:
-        """Try for a while to find room in the queue; there is none for anybody after an error."""
+        """Wait briefly for room in the queue; after an error there is none."""
         if self._error is not None:
             return False
         with contextlib.suppress(queue.Full):

@@ -61,7 +61,11 @@ def test_clipped_and_turned_images_are_told_and_kept_in_provenance(extract: Extr
 
     path = extract(on_note=notes.append).path
 
-    assert any(note.startswith("1 images are grey with more than 8 bits") for note in notes)
+    assert any(
+        note.startswith("1 images are grey with more than 8 bits")
+        and note.endswith("To avoid this, convert them to 8 bits.")
+        for note in notes
+    )
     assert any(
         note.startswith("2 images are not upright") and "--exif-orientation apply" in note
         for note in notes
