@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import featcache
-from featcache.store import FilePlan
+from featcache.store import FilePlan, Provenance
 from featcache.training.train_head import TrainResult
 from tests.store.conftest import Recipe, Rows
 
@@ -27,7 +27,7 @@ class FeatureRecipe(Recipe):
     provenance: Mapping[str, Any] = field(default_factory=lambda: {"dataset": "folder:toys"})
 
     def plan(self) -> FilePlan:
-        return replace(super().plan(), provenance=self.provenance)
+        return replace(super().plan(), provenance=Provenance.from_json(self.provenance))
 
 
 def learnable_rows(n: int, *, seed: int, unreadable: tuple[int, ...] = ()) -> Rows:

@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 from featcache.errors import CorruptError
 from featcache.store import CacheWriter, FilePlan, SplitPlan, SplitRows
+from featcache.store import Identity, NumericClass, Provenance
 
 if __debug__:
     sys.exit("asserts are on")
 split = SplitPlan(2, (3,), "<f4", id_nbytes=1, has_reasons=False)
-plan = FilePlan({"backbone": "toy"}, {}, {"dataset": "toys"}, ("a",), 1, {"train": split})
+said = Identity({"backbone": "toy"}), NumericClass({}), Provenance({"dataset": "toys"})
+plan = FilePlan(*said, ("a",), 1, {"train": split})
 rows = SplitRows(np.zeros(2, np.int64), ["a", "b"])
 
 

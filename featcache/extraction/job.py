@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from featcache.extraction.plan import Plan
 from featcache.extraction.progress import Progress, ProgressCallback
 from featcache.images.batches import ImageBatch, Span, after_loading, load_batches
 from featcache.images.splits import Split
-from featcache.store import CacheWriter, FilePlan
+from featcache.store import CacheWriter, FilePlan, NumericClass, Provenance
 from featcache.version import __version__
 
 
@@ -50,7 +49,7 @@ class Job:
     plan: Plan
     runner: BackboneRunner | None
     n_workers: int
-    numerics: Mapping[str, Any]
+    numerics: NumericClass
     is_resumed: bool
     on_progress: ProgressCallback
     on_note: NoteCallback
@@ -227,7 +226,7 @@ class Job:
 
 def _numerics(
     plan: Plan, runner: BackboneRunner | None, compiler: str | None = None
-) -> dict[str, Any]:
+) -> NumericClass:
     # Pillow 13 resizes tall images in another order of passes than Pillow 12; its minor
     # versions bring other decoders along.
     release = version("pillow")
@@ -235,18 +234,19 @@ def _numerics(
     if plan.dataset.has_heic:
         decoders["pillow_heif"] = version("pillow_heif")
     if runner is None:
-        return dict(decoders)
-    return decoders | numeric_class(
+        return NumericClass.from_json(decoders)
+    of_network = numeric_class(
         device=plan.device,
         precision=plan.precision,
         batch_size=runner.batch_size,
         compiler=compiler,
         memory_format=runner.memory_format,
     )
+    return NumericClass.from_json(decoders | of_network)
 
 
-def _provenance(plan: Plan) -> dict[str, Any]:
-    return {
+def _provenance(plan: Plan) -> Provenance:
+    said = {
         "dataset": portable(plan.dataset.name),
         "limit": plan.spec.limit,
         "weights": portable(plan.backbone.weights),
@@ -256,3 +256,4 @@ def _provenance(plan: Plan) -> dict[str, Any]:
         "pillow": version("pillow"),
         **plan.dataset.told,
     }
+    return Provenance.from_json(said)

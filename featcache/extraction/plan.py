@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from featcache.backbones.families import family_of
 from featcache.backbones.load import Backbone, load_backbone
 from featcache.config import TOLD_OF_HEADERS, ExtractSpec
 from featcache.core.device import pick_device, pick_precision
-from featcache.core.identity import FORMAT_VERSION, fingerprint
+from featcache.core.identity import FORMAT_VERSION
 from featcache.core.paths import expanded
 from featcache.core.plain_torch import plain_torch
 from featcache.core.preprocess import Preprocess
@@ -27,6 +26,7 @@ from featcache.images.batches import image_shape
 from featcache.images.rules import ImageRules
 from featcache.images.splits import ArrayImages, Dataset
 from featcache.store import (
+    Identity,
     SplitPlan,
     SplitRows,
     cache_path,
@@ -71,7 +71,7 @@ class Plan:
     precision: str
     store_dtype: str
     row_shape: tuple[int, ...]
-    identity: Mapping[str, Any]
+    identity: Identity
     path: Path
     choices: Mapping[str, str]
 
@@ -167,7 +167,7 @@ def make_plan(
     on_progress(Progress("weights", "", 0, 0))
     # `extract` compares the file of weights with its digest later, where there is no cache yet.
     backbone = _load(spec, on_note, check_file=at is not None)
-    identity = {
+    said = {
         "format": FORMAT_VERSION,
         "backbone": spec.backbone,
         "layer": backbone.layer,
@@ -179,7 +179,8 @@ def make_plan(
         "dataset_sha256": dataset_sha256,
         **ImageRules(spec.max_pixels, spec.exif_orientation).identity(),
     }
-    path = at or cache_path(folder, spec.backbone, fingerprint(identity))
+    identity = Identity.from_json(said)
+    path = at or cache_path(folder, spec.backbone, identity.fingerprint)
     if at is None and not path.is_file() and not partial_path(path).is_file():
         require_space(folder, nbytes=nbytes)
     return Plan(

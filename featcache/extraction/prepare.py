@@ -48,10 +48,10 @@ def adapt(job: Job, writer: CacheWriter) -> None:
         parts = torch.from_numpy(stored.copy()).split([shape.numel() for shape in shapes.values()])
         statistics = {n: p.view(s) for (n, s), p in zip(shapes.items(), parts, strict=True)}
         load_batch_norm_statistics(module, statistics)
-    if "compiler" in job.numerics:
+    if job.numerics.compiler is not None:
         shape = image_shape(job.plan.dataset.splits["train"], job.plan.preprocess)
         try:  # the compiled one has the statistics of before
-            compile_backbone(job.runner, shape, job.numerics["compiler"])
+            compile_backbone(job.runner, shape, job.numerics.compiler)
         except CompileError as err:
             raise DeviceError(
                 f"{err} The statistics are kept; no rows were computed. Remove {writer.file} "
@@ -100,7 +100,7 @@ def check_canaries(job: Job, writer: CacheWriter) -> int:
         skipped = {i for i, r in batch.reasons.items() if r.startswith(NOT_DECODED_HERE)}
         skipped |= set(rows_not_decoded(writer, block.split, *span))
         fresh, stored = (np.delete(rows, sorted(skipped), axis=0) for rows in (fresh, stored))
-        same_class = dict(job.numerics) == dict(writer.manifest.numerics)
+        same_class = job.numerics == writer.manifest.numerics
         if not _agree(fresh, stored, exact=same_class and not writer.is_foreign(block), job=job):
             raise MismatchError(
                 f"{writer.file} holds other features for {block.split} rows "

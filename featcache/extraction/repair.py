@@ -190,7 +190,7 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
         "limit": provenance.limit,
         "backbone": identity.backbone,
         "image_size": preprocess.out_size[0],
-        "batch_size": state.manifest.numerics.get("batch_size"),
+        "batch_size": state.manifest.numerics.batch_size,
         **_weights_of(provenance.weights, path, asked["weights"]),
         **ImageRules.of(identity).identity(),
     }

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from featcache.core.starting import starting
 from featcache.core.stopping import stop_if_asked
 from featcache.extraction.pace import USUAL, Pace
-from featcache.store import Block, CacheWriter
+from featcache.store import Block, CacheWriter, NumericClass
 from featcache.store.digest import N_DIGEST_THREADS
 
 
@@ -31,9 +31,7 @@ class FinishedBlock(NamedTuple):
 class BlockWriter:
     """Threads that digest and write blocks, and one that acknowledges them; a context manager."""
 
-    def __init__(
-        self, writer: CacheWriter, numerics: Mapping[str, Any], pace: Pace = USUAL
-    ) -> None:
+    def __init__(self, writer: CacheWriter, numerics: NumericClass, pace: Pace = USUAL) -> None:
         self._writer = writer
         self._numerics = numerics
         self._pace = pace

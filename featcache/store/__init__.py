@@ -20,6 +20,7 @@ from featcache.store.catalog import (
 from featcache.store.columns import SplitRows, encode_id
 from featcache.store.describe import CacheDescription, SplitDescription, describe_cache
 from featcache.store.hdf5_file import FilePlan, SplitPlan, was_made_from
+from featcache.store.identity import Identity, NumericClass, Provenance
 from featcache.store.manifest import Block, Extent, Manifest, rows_per_block
 from featcache.store.reader import (
     Cache,
@@ -45,7 +46,10 @@ __all__ = [
     "Damage",
     "Extent",
     "FilePlan",
+    "Identity",
     "Manifest",
+    "NumericClass",
+    "Provenance",
     "SplitDescription",
     "SplitPlan",
     "SplitRows",

@@ -23,6 +23,7 @@ from featcache.errors import (
     MismatchError,
     UsageError,
 )
+from featcache.store.identity import Identity
 from featcache.store.reader import read_state
 
 _SHORTEST_PART = 3
@@ -136,8 +137,8 @@ def find_fingerprint(cache_dir: Path, fingerprint: str) -> Path | None:
 
 def require_identity(
     path: Path,
-    found: Mapping[str, Any],
-    wanted: Mapping[str, Any],
+    found: Identity,
+    wanted: Identity,
     *,
     way_out: str = "Move the file away, or choose another --cache-dir.",
 ) -> None:
@@ -173,7 +174,7 @@ def require_fields(path: Path, said: Mapping[str, Any], *names: str) -> None:
         )
 
 
-def near_misses(path: Path, identity: Mapping[str, Any]) -> list[tuple[Path, list[str]]]:
+def near_misses(path: Path, identity: Identity) -> list[tuple[Path, list[str]]]:
     """List caches of the same dataset folder and backbone, with the fields in which they differ."""
     misses = []
     for other in _cache_files(path.parent):
@@ -181,7 +182,7 @@ def near_misses(path: Path, identity: Mapping[str, Any]) -> list[tuple[Path, lis
             found = read_state(other).manifest.identity
         except FeatcacheError:
             continue
-        if other != path and found.backbone == identity["backbone"]:
+        if other != path and found.backbone == identity.backbone:
             misses.append((other, differing_fields(found, identity)))
     return misses
 

@@ -117,7 +117,7 @@ def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
         fingerprint=manifest.identity.fingerprint,
         identity=manifest.identity.to_json(),
         provenance={**_untold(manifest), **manifest.provenance},
-        numerics=manifest.numerics,
+        numerics=manifest.numerics.to_json(),
         n_foreign_blocks=len(state.foreign_blocks),
         class_names=manifest.class_names,
         splits=tuple(splits),

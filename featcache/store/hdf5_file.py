@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -17,7 +16,7 @@ from h5py import h5d, h5f, h5p, h5s, h5t
 
 from featcache.core.files import preallocate, read_at, write_at
 from featcache.errors import StorageError, UsageError
-from featcache.store.identity import Identity, Provenance
+from featcache.store.identity import Identity, NumericClass, Provenance
 from featcache.store.ledger import SLOT_BYTES
 from featcache.store.manifest import (
     HDF5_SIGNATURE,
@@ -68,9 +67,9 @@ class SplitPlan:
 class FilePlan:
     """A file that is to be made; the attributes are those of Manifest."""
 
-    identity: Mapping[str, Any]
-    numerics: Mapping[str, Any]
-    provenance: Mapping[str, Any]
+    identity: Identity
+    numerics: NumericClass
+    provenance: Provenance
     class_names: tuple[str, ...]
     rows_per_block: int
     splits: Mapping[str, SplitPlan]
@@ -82,9 +81,9 @@ class FilePlan:
         statistics = None if self.statistics is None else BackboneStatistics(0, self.statistics)
         no_ledger = Extent(0, (0, SLOT_BYTES), "|u1")
         draft = Manifest(
-            identity=Identity.from_json(self.identity),
+            identity=self.identity,
             numerics=self.numerics,
-            provenance=Provenance.from_json(self.provenance),
+            provenance=self.provenance,
             class_names=self.class_names,
             rows_per_block=self.rows_per_block,
             splits=splits,

@@ -1,7 +1,7 @@
-"""What a cache says of itself: its identity and its provenance, checked where they are read.
+"""What a cache says of itself: its identity, numeric class and provenance, checked when read.
 
 Caches have different fields: those of pixels, of imported features and of other versions differ. So
-both parts keep their JSON exactly, also the fields that this version does not know. The fingerprint
+all three keep their JSON exactly, also the fields that this version does not know. The fingerprint
 is the hash of that JSON. The fields that the code reads have a type.
 """
 
@@ -90,6 +90,37 @@ class Identity(_Said):
     def preprocess(self) -> Preprocess:
         """How an image became the backbone's input."""
         return Preprocess.from_json(self["preprocess"])
+
+
+class NumericClass(_Said):
+    """What decides the last digits of features beside their identity; other fields on each device.
+
+    It is compared and hashed whole. The code reads two of its fields.
+    """
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> NumericClass:
+        """Check what a file or a run says.
+
+        Raises:
+            TypeError, ValueError: If a field that the code reads is not what it is in every cache.
+        """
+        numerics = cls(mapping(stored))
+        text(stored.get("compiler", ""))
+        count(stored.get("batch_size", 1), least=1)
+        return numerics
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows in one forward pass; None if no network ran."""
+        batch_size: int | None = self.get("batch_size")
+        return batch_size
+
+    @property
+    def compiler(self) -> str | None:
+        """The engine that ran the backbone, with its version; None if it was not compiled."""
+        compiler: str | None = self.get("compiler")
+        return compiler
 
 
 class Provenance(_Said):

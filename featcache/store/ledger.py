@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from featcache.core.identity import canonical_json
+from featcache.store.identity import NumericClass
 
 _SLOT = struct.Struct("<8sQ32s8sII")
 _SLOT_MAGIC = b"fcslot01"
@@ -61,6 +61,6 @@ def unpack_slot(number: int, raw: bytes) -> Slot:
     return Slot(sha256, numeric_id)
 
 
-def numeric_class_id(numerics: Mapping[str, Any]) -> bytes:
+def numeric_class_id(numerics: NumericClass) -> bytes:
     """Shorten a numeric class to the 8 bytes that a slot holds."""
-    return hashlib.sha256(canonical_json(numerics).encode()).digest()[:8]
+    return hashlib.sha256(canonical_json(numerics.to_json()).encode()).digest()[:8]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from featcache.core.identity import FORMAT_VERSION, canonical_json
-from featcache.store.identity import Identity, Provenance
+from featcache.store.identity import Identity, NumericClass, Provenance
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MANIFEST_OFFSET = 4096
@@ -100,7 +100,7 @@ class Manifest:
     """
 
     identity: Identity
-    numerics: Mapping[str, Any]
+    numerics: NumericClass
     provenance: Provenance
     class_names: tuple[str, ...]
     rows_per_block: int
@@ -157,7 +157,7 @@ class Manifest:
             {
                 "identity": self.identity.to_json(),
                 "fingerprint": self.identity.fingerprint,
-                "numerics": self.numerics,
+                "numerics": self.numerics.to_json(),
                 "provenance": self.provenance.to_json(),
                 "class_names": list(self.class_names),
                 "rows_per_block": self.rows_per_block,

@@ -10,8 +10,8 @@ from typing import Any
 
 from featcache.core.identity import FORMAT_VERSION
 from featcache.errors import CorruptError, MismatchError, clipped
-from featcache.store.identity import Identity, Provenance
-from featcache.store.json_values import count, mapping, text
+from featcache.store.identity import Identity, NumericClass, Provenance
+from featcache.store.json_values import count, text
 from featcache.store.ledger import SLOT_BYTES
 from featcache.store.manifest import (
     COLUMNS,
@@ -117,7 +117,7 @@ def _manifest_from_json(value: dict[str, Any]) -> Manifest:
         statistics = BackboneStatistics(count(value["statistics"]["offset"]), entries)
     manifest = Manifest(
         identity=Identity.from_json(value["identity"]),
-        numerics=_numerics(value["numerics"]),
+        numerics=NumericClass.from_json(value["numerics"]),
         provenance=Provenance.from_json(value["provenance"]),
         class_names=tuple(text(n) for n in value["class_names"]),
         rows_per_block=count(value["rows_per_block"], least=1),
@@ -131,19 +131,11 @@ def _manifest_from_json(value: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def _numerics(value: Any) -> dict[str, Any]:
-    """Check the fields of a numeric class that the code reads; the others vary by device."""
-    numerics = mapping(value)
-    text(numerics.get("compiler", ""))
-    count(numerics.get("batch_size", 1), least=1)
-    return numerics
-
-
 def _check_blocks(manifest: Manifest) -> None:
     """Refuse blocks that are too long, and those that are not of whole batches."""
     if manifest.rows_per_block > BLOCK_LIMIT:
         raise ValueError(f"blocks of {manifest.rows_per_block} rows are longer than any cache has")
-    batch_size = manifest.numerics.get("batch_size", 1)
+    batch_size = manifest.numerics.batch_size or 1
     if manifest.rows_per_block % batch_size:
         raise ValueError(f"blocks of {manifest.rows_per_block} rows in batches of {batch_size}")
 

@@ -32,6 +32,7 @@ from featcache.core.side_files import newborn_path, partial_path
 from featcache.store.columns import SplitRows, clipped_reason, labels_and_ids, require_planned
 from featcache.store.digest import block_digest, skeleton_digest, statistics_digest
 from featcache.store.hdf5_file import FilePlan, create_skeleton, largest_nbytes
+from featcache.store.identity import NumericClass
 from featcache.store.ledger import (
     SKELETON_SLOT,
     SLOT_BYTES,
@@ -227,7 +228,7 @@ class CacheWriter:
             self._uncommitted[block.slot] = (sha.digest(), n_rows)
 
     def write_statistics(
-        self, values: npt.NDArray[np.float32], numerics: Mapping[str, Any] | None = None
+        self, values: npt.NDArray[np.float32], numerics: NumericClass | None = None
     ) -> None:
         """Write and acknowledge the backbone's running statistics.
 
@@ -256,7 +257,7 @@ class CacheWriter:
         extent = self.manifest.statistics.extent
         return np.frombuffer(read_at(self._fd, extent.nbytes, extent.offset), "<f4")
 
-    def commit(self, numerics: Mapping[str, Any] | None = None) -> None:
+    def commit(self, numerics: NumericClass | None = None) -> None:
         """Acknowledge the blocks written since the last commit.
 
         Args:

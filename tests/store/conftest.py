@@ -13,6 +13,9 @@ from featcache.store import (
     Block,
     CacheWriter,
     FilePlan,
+    Identity,
+    NumericClass,
+    Provenance,
     SplitPlan,
     SplitRows,
     encode_id,
@@ -81,9 +84,9 @@ class Recipe:
             rest = len(self.statistics) - half
             statistics = (("bn.running_mean", (half,)), ("bn.running_var", (1, rest)))
         return FilePlan(
-            identity=self.identity,
-            numerics=self.numerics,
-            provenance={"dataset": "toys"},
+            identity=Identity.from_json(self.identity),
+            numerics=NumericClass.from_json(self.numerics),
+            provenance=Provenance.from_json({"dataset": "toys"}),
             class_names=self.class_names,
             rows_per_block=self.rows_per_block,
             splits=splits,

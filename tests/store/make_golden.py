@@ -9,7 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.store import CacheWriter, FilePlan, SplitPlan, SplitRows, encode_id
+from featcache.store import (
+    CacheWriter,
+    FilePlan,
+    Identity,
+    NumericClass,
+    Provenance,
+    SplitPlan,
+    SplitRows,
+    encode_id,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "v1.h5"
 TRAIN_IDS = ["ant/0.png", "ant/1.png", "bee/Käfer.png", "bee/3.png", "bee/4.png"]
@@ -21,9 +30,9 @@ def write_golden(path: Path) -> None:
     """Write 2 splits of 5 and 2 rows of 3 features in blocks of 2; row 3 of train is not valid."""
     ids = {"train": TRAIN_IDS, "test": TEST_IDS}
     plan = FilePlan(
-        identity={"backbone": "toy", "format": 1, "store_dtype": "float32"},
-        numerics={"device": "cpu", "precision": "fp32"},
-        provenance={"dataset": "golden"},
+        identity=Identity.from_json({"backbone": "toy", "format": 1, "store_dtype": "float32"}),
+        numerics=NumericClass.from_json({"device": "cpu", "precision": "fp32"}),
+        provenance=Provenance.from_json({"dataset": "golden"}),
         class_names=("ant", "bee"),
         rows_per_block=2,
         splits={

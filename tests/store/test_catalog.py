@@ -6,6 +6,7 @@ import pytest
 from featcache.core.identity import differing_fields
 from featcache.errors import CacheMissingError, CorruptError, LockedError, StorageError, UsageError
 from featcache.store import (
+    Identity,
     cache_path,
     catalog,
     find_cache,
@@ -166,7 +167,7 @@ def test_a_near_miss_names_the_fields_that_differ(make_recipe: MakeRecipe) -> No
     other = make_recipe("toys/toy-1.h5", identity=found).build()
     make_recipe("toys/net-2.h5", identity=wanted | {"backbone": "net"}).build()
 
-    misses = near_misses(other.with_name("toy-3.h5"), wanted)
+    misses = near_misses(other.with_name("toy-3.h5"), Identity.from_json(wanted))
 
     assert misses == [(other, ["preprocess.resize: found [32,32], wanted [64,64]"])]
 
@@ -183,13 +184,13 @@ def test_of_a_stranger_s_identity_a_message_shows_no_more_than_it_can_hold() -> 
 
 
 def test_the_file_itself_is_no_near_miss(built: Path, recipe: Recipe) -> None:
-    assert near_misses(built, recipe.identity) == []
+    assert near_misses(built, Identity.from_json(recipe.identity)) == []
 
 
 def test_a_damaged_neighbour_is_no_near_miss(built: Path, recipe: Recipe) -> None:
     built.with_name("toy-1.h5").write_bytes(b"something else")
 
-    assert near_misses(built, recipe.identity) == []
+    assert near_misses(built, Identity.from_json(recipe.identity)) == []
 
 
 # Removing.

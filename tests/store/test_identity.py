@@ -8,7 +8,7 @@ import pytest
 from featcache.core.preprocess import Preprocess
 from featcache.errors import MismatchError
 from featcache.store import describe_cache, list_caches, open_cache, require_identity
-from featcache.store.identity import Identity, Provenance
+from featcache.store.identity import Identity, NumericClass, Provenance
 from tests.store.conftest import MakeRecipe
 
 PREPROCESS = {
@@ -93,6 +93,18 @@ def test_a_provenance_reads_what_is_there_and_what_is_not() -> None:
             Provenance.from_json({"dataset": "digits", **wrong})
 
 
+def test_a_numeric_class_reads_the_batch_grid_and_the_engine() -> None:
+    compiled = NumericClass.from_json({"batch_size": 16, "compiler": "inductor", "threads": 2})
+    of_pixels = NumericClass.from_json({"pillow": "13"})
+
+    assert (compiled.batch_size, compiled.compiler) == (16, "inductor")
+    assert (of_pixels.batch_size, of_pixels.compiler) == (None, None)
+    assert compiled.to_json() == {"batch_size": 16, "compiler": "inductor", "threads": 2}
+    for wrong in ({"batch_size": 0}, {"compiler": 5}):
+        with pytest.raises((TypeError, ValueError), match="was expected"):
+            NumericClass.from_json(wrong)
+
+
 def test_a_cache_of_a_later_version_is_shown_and_refused_by_the_field(
     make_recipe: MakeRecipe,
 ) -> None:
@@ -104,4 +116,6 @@ def test_a_cache_of_a_later_version_is_shown_and_refused_by_the_field(
     with pytest.raises(
         MismatchError, match=r'augment\.views: found 4|augment: found \{"views":4\}'
     ):
-        require_identity(path, open_cache(path).identity, {"backbone": "vgg16", "format": 1})
+        require_identity(
+            path, open_cache(path).identity, Identity.from_json({"backbone": "vgg16", "format": 1})
+        )

@@ -1,6 +1,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from featcache.store.identity import NumericClass
 from featcache.store.ledger import SLOT_BYTES, Slot, numeric_class_id, pack_slot, unpack_slots
 
 SLOT = Slot(bytes(range(32)), b"numerics")
@@ -51,9 +52,9 @@ def test_a_slot_written_by_half_is_damaged() -> None:
 
 
 def test_the_id_of_a_numeric_class_ignores_the_order_of_its_fields() -> None:
-    first = numeric_class_id({"device": "cpu", "batch_size": 64})
-    second = numeric_class_id({"batch_size": 64, "device": "cpu"})
-    other = numeric_class_id({"batch_size": 32, "device": "cpu"})
+    first = numeric_class_id(NumericClass.from_json({"device": "cpu", "batch_size": 64}))
+    second = numeric_class_id(NumericClass.from_json({"batch_size": 64, "device": "cpu"}))
+    other = numeric_class_id(NumericClass.from_json({"batch_size": 32, "device": "cpu"}))
 
     assert first == second != other
     assert len(first) == 8

@@ -15,6 +15,9 @@ from featcache.store import (
     Block,
     CacheWriter,
     FilePlan,
+    Identity,
+    NumericClass,
+    Provenance,
     SplitPlan,
     SplitRows,
     hdf5_file,
@@ -183,9 +186,9 @@ def test_an_id_longer_than_its_place_is_refused_before_a_file_is_left(tmp_path: 
         n_rows=2, feature_shape=(1,), feature_dtype="<f4", id_nbytes=3, has_reasons=False
     )
     plan = FilePlan(
-        identity={"backbone": "toy"},
-        numerics={},
-        provenance={"dataset": "toys"},
+        identity=Identity.from_json({"backbone": "toy"}),
+        numerics=NumericClass.from_json({}),
+        provenance=Provenance.from_json({"dataset": "toys"}),
         class_names=("a",),
         rows_per_block=1,
         splits={"train": split},
@@ -262,7 +265,7 @@ def test_a_block_of_another_numeric_class_is_foreign(recipe: Recipe) -> None:
     with recipe.create() as cache_writer:
         recipe.write(cache_writer, cache_writer.pending()[:1])
         recipe.write(cache_writer, cache_writer.pending()[:1], commit=False)
-        cache_writer.commit({"precision": "tf32"})
+        cache_writer.commit(NumericClass.from_json({"precision": "tf32"}))
 
         own, foreign = cache_writer.acknowledged()
 

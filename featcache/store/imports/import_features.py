@@ -15,7 +15,7 @@ import numpy as np
 from featcache.config import IMPORTED, ExtractSpec
 from featcache.core.arguments import several, text, whole_number
 from featcache.core.dataset_names import imported_slug
-from featcache.core.identity import FORMAT_VERSION, fingerprint
+from featcache.core.identity import FORMAT_VERSION
 from featcache.core.paths import expanded, healed, portable
 from featcache.core.reporting import silent
 from featcache.core.stopping import stop_if_asked, working
@@ -23,6 +23,9 @@ from featcache.errors import CorruptError, UsageError
 from featcache.store import (
     CacheWriter,
     FilePlan,
+    Identity,
+    NumericClass,
+    Provenance,
     SplitPlan,
     cache_path,
     encode_id,
@@ -129,29 +132,33 @@ def import_features(
     if n_classes is not None:
         n_classes = whole_number("--n-classes", n_classes)
     names = named_classes(labels_by_split, names, n_classes, on_note or silent)
-    identity = {
-        "format": FORMAT_VERSION,
-        "backbone": IMPORTED,
-        "bn": "frozen",
-        "store_dtype": store_dtype,
-        "dataset_sha256": content_digest(splits, names),
-    }
+    identity = Identity.from_json(
+        {
+            "format": FORMAT_VERSION,
+            "backbone": IMPORTED,
+            "bn": "frozen",
+            "store_dtype": store_dtype,
+            "dataset_sha256": content_digest(splits, names),
+        }
+    )
     plan = FilePlan(
         identity=identity,
-        numerics={},
-        provenance={
-            "dataset": dataset,
-            "limit": None,
-            "source": portable(source.name),
-            "features": features,
-            "labels": labels,
-            "featcache": __version__,
-        },
+        numerics=NumericClass.from_json({}),
+        provenance=Provenance.from_json(
+            {
+                "dataset": dataset,
+                "limit": None,
+                "source": portable(source.name),
+                "features": features,
+                "labels": labels,
+                "featcache": __version__,
+            }
+        ),
         class_names=names,
         rows_per_block=rows_per_block(splits["train"].n_features * 4, 1),
         splits={n: _split_plan(s, store_dtype) for n, s in splits.items()},
     )
-    target = cache_path(folder, IMPORTED, fingerprint(identity))
+    target = cache_path(folder, IMPORTED, identity.fingerprint)
     with locked(target):
         outcome = "reused"
         if not _is_sound(target, plan):
