@@ -17,6 +17,16 @@ class Choice(NamedTuple, Generic[T]):
     value: T
     why: str
 
+    @property
+    def told(self) -> str:
+        """As a note tells it."""
+        return f"{self.value}: {self.why}"
+
+    @property
+    def recorded(self) -> str:
+        """As a result records it."""
+        return f"{self.value} ({self.why})"
+
 
 NoteCallback = Callable[[str], None]
 """Told a sentence for each choice that was made."""

@@ -142,7 +142,7 @@ class FeatureDataModule(pl.LightningDataModule):
         self._loaded[split] = rows
         if found is not residence:
             self.residence = found
-            self.on_note(f"features stay in {found.value}: {found.why}")
+            self.on_note(f"features stay in {found.told}")
 
     @property
     def n_rows(self) -> dict[str, tuple[str, int]]:

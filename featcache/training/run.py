@@ -85,7 +85,7 @@ class HeadJob:
     def choices(self) -> dict[str, str]:
         """What was chosen automatically, with the reason."""
         residence = self._batches.residence if self._batches else None
-        return {"features": f"{residence.value} ({residence.why})"} if residence else {}
+        return {"features": residence.recorded} if residence else {}
 
     def run(self, train: TrainSpec) -> HeadRun:
         """Train one head, or find it trained."""
@@ -145,7 +145,7 @@ class HeadJob:
             )
             self._batches.hold(self.resident)
             residence = self._batches.choose_residence(torch.device(self.device))
-            self.on_note(f"features stay in {residence.value}: {residence.why}")
+            self.on_note(f"features stay in {residence.told}")
         self._batches.sampler = EpochOrder(
             self._batches.train_rows, seed=train.seed_of_order, window_rows=train.window_rows
         )

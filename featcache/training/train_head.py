@@ -151,7 +151,7 @@ def train_head(
         from featcache.features.resident import load_sound
 
         chosen = pick_device(device)
-        note(f"device {chosen.value}: {chosen.why}")
+        note(f"device {chosen.told}")
         with preloading("featcache.training.run"):  # Lightning: longer than torch
             window = train.window_rows
             resident = load_sound(opened, device=chosen.value, window_rows=window)
@@ -167,7 +167,7 @@ def train_head(
             on_note=note,
         )
         runs = tuple(map(job.run, trains))
-        choices |= {"device": f"{chosen.value} ({chosen.why})", **job.choices}
+        choices |= {"device": chosen.recorded, **job.choices}
     remarks = remarks_on(runs, opened, train, recipe=taken)
     for told in (*reused(runs), *remarks):
         note(told)

@@ -72,7 +72,7 @@ def evaluate(
     else:
         taken = newest_run(runs_dir)
         paths = [taken.value]
-        note(f"evaluating {taken.value}: {taken.why}")
+        note(f"evaluating {taken.told}")
     comparison = None
     if len(paths) == 2:
         comparison = compare(

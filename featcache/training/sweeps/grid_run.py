@@ -76,7 +76,7 @@ def train_grid(
     """
     base = settings[0][1]
     choices = {
-        "device": f"{device.value} ({device.why})",
+        "device": device.recorded,
         "recipe": f"{recipe.name} ({recipe.why})",
     }
 
@@ -117,10 +117,10 @@ def train_grid(
     ):
         if pending:
             residence = batches.choose_residence(on_device)
-            on_note(f"features stay in {residence.value}: {residence.why}")
+            on_note(f"features stay in {residence.told}")
             for split in {batches.train_split, batches.val_split}:  # in windows, or in the file
                 batches.load(split, on_device)
-            choices["features"] = f"{residence.value} ({residence.why})"
+            choices["features"] = residence.recorded
         started = time.perf_counter()
         with working():
             remove_leftovers(stem.parent, "sweep-*")  # of sweeps that nobody repeats

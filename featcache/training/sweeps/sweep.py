@@ -135,7 +135,7 @@ def sweep(
     from featcache.features.resident import load_sound
 
     chosen = pick_device(device)
-    note(f"device {chosen.value}: {chosen.why}")
+    note(f"device {chosen.told}")
     with preloading("featcache.training.sweeps.grid_run"):
         resident = load_sound(opened, device=chosen.value, window_rows=window)
     from featcache.training.sweeps.grid_run import train_grid
