@@ -113,7 +113,7 @@ def _show(evaluation: Evaluation) -> None:
         f"{split}_loss": _with_interval(evaluation.loss),
         "macro_f1": _with_interval(evaluation.macro_f1),
         f"top{evaluation.k}_acc": evaluation.top_k and _with_interval(evaluation.top_k),
-        "train_acc": _of_training(evaluation),
+        **_of_training(evaluation),
         "auroc": "undefined" if evaluation.auroc is None else f"{evaluation.auroc:.4f}",
         "calibration": f"{evaluation.calibration_error:.4f} expected calibration error",
         "images": evaluation.n_images,
@@ -164,10 +164,12 @@ def _show_comparison(comparison: Comparison) -> None:
     )
 
 
-def _of_training(evaluation: Evaluation) -> str | None:
+def _of_training(evaluation: Evaluation) -> dict[str, str]:
+    """Show the accuracy on images of the training, unless that is what was evaluated."""
     if evaluation.train_acc is None:
-        return None
-    return f"{evaluation.train_acc:.4f}  of {evaluation.n_train_images} images it was trained on"
+        return {}
+    n = evaluation.n_train_images
+    return {"train_acc": f"{evaluation.train_acc:.4f}  of {n} images it was trained on"}
 
 
 def _with_interval(estimate: Estimate) -> str:
