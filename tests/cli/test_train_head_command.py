@@ -38,6 +38,7 @@ def test_it_trains_then_reuses_then_evaluates(run: Run, digits: list[str]) -> No
     acc = test.split("test_acc ")[1].split()[0]
     assert f"test_acc     {acc}  95% interval " in evaluated.stdout
     assert "class; columns: predicted" in evaluated.stdout
+    assert max(map(len, evaluated.stdout.splitlines())) <= 80
 
 
 def test_an_evaluation_of_the_training_split_shows_its_accuracy(
@@ -47,8 +48,8 @@ def test_an_evaluation_of_the_training_split_shows_its_accuracy(
 
     evaluated = run("eval", "--split", "train")
 
-    acc = json.loads(run("eval", "--split", "train", "--json").stdout)["evaluations"][0]["acc"]["value"]
-    assert f"train_acc    {acc:.4f}  95% interval " in evaluated.stdout
+    [told] = json.loads(run("eval", "--split", "train", "--json").stdout)["evaluations"]
+    assert f"train_acc    {told['acc']['value']:.4f}  95% interval " in evaluated.stdout
     assert max(map(len, evaluated.stdout.splitlines())) <= 80
 
 
