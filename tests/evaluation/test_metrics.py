@@ -50,12 +50,12 @@ PREDICTIONS = PROBABILITIES.argmax(1)
 )
 def test_mcnemar_is_the_exact_binomial_test(b: int, c: int) -> None:
     expected = binomtest(b, b + c).pvalue if b + c else 1.0
-    started = time.perf_counter()
+    started = time.process_time()
 
     p = mcnemar_p(b, c)
 
     assert p == pytest.approx(expected, rel=1e-9)
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 1  # seconds of CPU; summed term by term it took 25
 
 
 def test_f1_and_the_table_are_scikit_learns() -> None:

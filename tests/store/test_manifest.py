@@ -554,12 +554,12 @@ def test_a_file_whose_manifest_promises_huge_rows_is_refused_at_once(
     with built.open("r+b") as file:
         file.seek(MANIFEST_OFFSET)
         file.write(header + body)
-    started = time.perf_counter()
+    started = time.process_time()
 
     with pytest.raises(CorruptError, match="a ledger"):
         open_cache(built)
 
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_a_created_file_is_read_by_its_own_writer_before_the_first_row(recipe: Recipe) -> None:
