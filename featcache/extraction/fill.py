@@ -61,9 +61,7 @@ def fill(targets: Sequence[Target]) -> list[Filled]:
     pending = [target.writer.pending() for target in targets]
     clock = _Clock(jobs, pending)
     with contextlib.ExitStack() as stack:
-        outs = [
-            stack.enter_context(BlockWriter(t.writer, t.job.numerics, t.job.pace)) for t in targets
-        ]
+        outs = [stack.enter_context(BlockWriter(t.writer, t.job.numerics)) for t in targets]
         for split in jobs[0].plan.dataset.splits.values():
             all_of_each = zip(targets, pending, outs, strict=True)
             makers = [_BlockMaker(*one, split, clock) for one in all_of_each]

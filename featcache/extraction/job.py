@@ -21,7 +21,7 @@ from featcache.core.identity import differing_fields
 from featcache.core.paths import portable
 from featcache.core.reporting import Choice, NoteCallback
 from featcache.errors import MismatchError, clipped
-from featcache.extraction.pace import USUAL, Pace
+from featcache.extraction.pace import Pace, current_pace
 from featcache.extraction.plan import Plan
 from featcache.extraction.progress import Progress, ProgressCallback
 from featcache.images.batches import ImageBatch, Span, after_loading, load_batches
@@ -53,7 +53,7 @@ class Job:
     is_resumed: bool
     on_progress: ProgressCallback
     on_note: NoteCallback
-    pace: Pace
+    pace: Pace = field(default_factory=current_pace)
     choices: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -63,12 +63,11 @@ class Job:
         *,
         on_progress: ProgressCallback,
         on_note: NoteCallback,
-        pace: Pace = USUAL,
     ) -> Job:
         """Begin a new file: choose the batch size by a probe of the backbone, and its engine."""
         if not plan.has_backbone:
             return cls._of(
-                plan, pace.pixels_batch_size, on_progress, on_note, pace, is_resumed=False
+                plan, current_pace().pixels_batch_size, on_progress, on_note, is_resumed=False
             )
         asked = plan.spec.batch_size
         if asked is None:
@@ -76,18 +75,18 @@ class Job:
             choice = pick_batch_size(plan.device, nbytes_per_image=nbytes)
         else:
             choice = Choice(asked, "asked for")
-        job = cls._of(plan, choice.value, on_progress, on_note, pace, is_resumed=False)
+        job = cls._of(plan, choice.value, on_progress, on_note, is_resumed=False)
         assert job.runner is not None, "a network has a runner"
         on_progress(Progress("probe", "", 0, 0))
         probed = job.runner.probe(plan.image_shape, may_halve=asked is None)
         if probed != choice.value:
             choice = Choice(probed, f"{choice.value} did not fit into memory")
-        choices = {"batch_size": f"{choice.value} ({choice.why})"}
-        on_note(f"batch size {choice.value}: {choice.why}")
+        choices = {"batch_size": choice.recorded}
+        on_note(f"batch size {choice.told}")
         if plan.device != "cpu":
             layout = settle_memory_format(job.runner, plan.image_shape)
-            choices["memory_format"] = f"{layout.value} ({layout.why})"
-            on_note(f"memory format {layout.value}: {layout.why}")
+            choices["memory_format"] = layout.recorded
+            on_note(f"memory format {layout.told}")
         on_progress(Progress("engines", "", 0, 0))
         compiler = settle_compiled(
             job.runner,
@@ -110,7 +109,6 @@ class Job:
         *,
         on_progress: ProgressCallback,
         on_note: NoteCallback,
-        pace: Pace = USUAL,
     ) -> Job:
         """Go on with a partial file as its first run did.
 
@@ -120,8 +118,10 @@ class Job:
             MismatchError: If this run is of another numeric class, unless that was allowed.
         """
         stored = writer.manifest.numerics
-        batch_size = plan.spec.batch_size or stored.get("batch_size", pace.pixels_batch_size)
-        job = cls._of(plan, batch_size, on_progress, on_note, pace, is_resumed=True)
+        batch_size = plan.spec.batch_size or stored.get(
+            "batch_size", current_pace().pixels_batch_size
+        )
+        job = cls._of(plan, batch_size, on_progress, on_note, is_resumed=True)
         asked, before = plan.spec.compile, engine_of(stored.get("compiler", "never"))
         if "never" not in (asked, before) and asked not in ("auto", before):
             raise MismatchError(
@@ -153,7 +153,6 @@ class Job:
         batch_size: int,
         on_progress: ProgressCallback,
         on_note: NoteCallback,
-        pace: Pace,
         *,
         is_resumed: bool,
     ) -> Job:
@@ -169,7 +168,7 @@ class Job:
                 batch_size=batch_size,
             )
         numerics = _numerics(plan, runner)
-        return cls(plan, runner, n_workers, numerics, is_resumed, on_progress, on_note, pace)
+        return cls(plan, runner, n_workers, numerics, is_resumed, on_progress, on_note)
 
     @property
     def batch_size(self) -> int:

@@ -202,13 +202,13 @@ def make_plan(
 def _choose_hardware(spec: ExtractSpec, on_note: NoteCallback) -> tuple[str, str, dict[str, str]]:
     """Choose device and precision, and say why."""
     device = pick_device(spec.device)
-    on_note(f"device {device.value}: {device.why}")
-    choices = {"device": f"{device.value} ({device.why})"}
+    on_note(f"device {device.told}")
+    choices = {"device": device.recorded}
     if not family_of(spec.backbone).runs_network:
         return device.value, "exact", choices
     precision = pick_precision(spec.precision, device.value)
-    on_note(f"precision {precision.value}: {precision.why}")
-    choices["precision"] = f"{precision.value} ({precision.why})"
+    on_note(f"precision {precision.told}")
+    choices["precision"] = precision.recorded
     return device.value, precision.value, choices
 
 

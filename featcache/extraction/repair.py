@@ -17,6 +17,7 @@ from featcache.core.reporting import NoteCallback, silent
 from featcache.core.side_files import finished_path, lock_path
 from featcache.errors import FeatcacheError, UsageError
 from featcache.extraction.extract import open_images
+from featcache.extraction.whereabouts import dataset_of
 from featcache.images.rules import ImageRules
 from featcache.store import (
     CacheState,
@@ -34,7 +35,6 @@ from featcache.store import (
 
 if TYPE_CHECKING:
     from featcache.extraction.progress import ProgressCallback
-from featcache.extraction.whereabouts import dataset_of
 
 _WAY_OUT = "Say where the right ones are with --dataset, --data-dir or --weights."
 _RANDOM = re.compile(r"random \(seed (\d+)\)")
@@ -122,7 +122,7 @@ def repair_cache(
             note(f"mended: {what}")
         state = read_state(present)
         report = verify_cache(present)
-        is_whole = report.is_sound and len(state.slots) == state.manifest.n_slots
+        is_whole = report.is_sound and state.is_complete
         n_not_decoded = _n_not_decoded(present) if is_whole else 0
         if is_whole and present == path and (skip_undecodable or not n_not_decoded):
             return RepairReport(path, tuple(mended), 0, report.n_rows, n_not_decoded)

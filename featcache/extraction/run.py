@@ -16,7 +16,6 @@ from featcache.core.stopping import working
 from featcache.errors import CorruptError, InterruptedRunError
 from featcache.extraction.fill import Filled, Target, fill
 from featcache.extraction.job import Job
-from featcache.extraction.pace import Pace, current_pace
 from featcache.extraction.plan import Plan
 from featcache.extraction.prepare import adapt, check_canaries, rows_not_decoded
 from featcache.extraction.progress import Progress, ProgressCallback
@@ -67,11 +66,10 @@ def make_caches(
         FeatcacheError: Whatever else stops it; likewise.
     """
     begun: list[_Begun] = []
-    pace = current_pace()
     with contextlib.ExitStack() as files:
         try:
             for plan in plans:  # nothing is written yet
-                begun.append(_begin(plan, files, pace, progress=progress, note=note))  # noqa: PERF401 - at Ctrl-C those begun are told
+                begun.append(_begin(plan, files, progress=progress, note=note))  # noqa: PERF401 - at Ctrl-C those begun are told
             with working():
                 writers = [_writer(one, files) for one in begun]
                 of_each = zip(begun, writers, strict=True)
@@ -133,7 +131,6 @@ def _layout(
 def _begin(
     plan: Plan,
     files: contextlib.ExitStack,
-    pace: Pace,
     *,
     progress: ProgressCallback,
     note: NoteCallback,
@@ -142,13 +139,13 @@ def _begin(
     if partial_path(plan.path).exists() or plan.path.exists():
         writer = files.enter_context(CacheWriter.resume(plan.path, plan.rows()))
         _recheck(plan, writer, progress=progress, note=note)
-        job = Job.resume(plan, writer, on_progress=progress, on_note=note, pace=pace)
+        job = Job.resume(plan, writer, on_progress=progress, on_note=note)
         return _Begun(job, writer, _n_rows(writer))
     others = near_misses(plan.path, plan.identity)
     if others:
         nearest, differing = min(others, key=lambda other: len(other[1]))
         note(f"{nearest.name} is a similar cache; it differs in {'; '.join(differing)}")
-    return _Begun(Job.begin(plan, on_progress=progress, on_note=note, pace=pace))
+    return _Begun(Job.begin(plan, on_progress=progress, on_note=note))
 
 
 def _writer(begun: _Begun, files: contextlib.ExitStack) -> CacheWriter:

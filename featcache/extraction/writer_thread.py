@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from featcache.core.starting import starting
 from featcache.core.stopping import stop_if_asked
-from featcache.extraction.pace import USUAL, Pace
+from featcache.extraction.pace import current_pace
 from featcache.store import Block, CacheWriter, NumericClass
 from featcache.store.digest import N_DIGEST_THREADS
 
@@ -31,12 +31,12 @@ class FinishedBlock(NamedTuple):
 class BlockWriter:
     """Threads that digest and write blocks, and one that acknowledges them; a context manager."""
 
-    def __init__(self, writer: CacheWriter, numerics: NumericClass, pace: Pace = USUAL) -> None:
+    def __init__(self, writer: CacheWriter, numerics: NumericClass) -> None:
         self._writer = writer
         self._numerics = numerics
-        self._pace = pace
+        self._pace = current_pace()
         # None: the end
-        self._queue: queue.Queue[FinishedBlock | None] = queue.Queue(pace.n_queued)
+        self._queue: queue.Queue[FinishedBlock | None] = queue.Queue(self._pace.n_queued)
         self._is_abandoned = threading.Event()
         self._are_written = threading.Event()
         self._error: BaseException | None = None
