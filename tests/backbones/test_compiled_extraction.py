@@ -12,7 +12,7 @@ from featcache.backbones.engines.engine import ENGINES
 from featcache.errors import InterruptedRunError, MismatchError
 from featcache.extraction.result import ExtractResult
 from tests.backbones.engine_subjects import needs_compiler, say
-from tests.extraction.test_extract import StopAfter
+from tests.extraction.interruptions import StopAfter
 from tests.paces import small_blocks
 
 Extract = Callable[..., ExtractResult]

@@ -144,7 +144,7 @@ def test_a_reused_extraction_hashes_the_weights_once(hub, published, tmp_path, m
         hashed.append(Path(file.name).name)
         return digest(file, name)
 
-    monkeypatch.setattr("featcache.backbones.torchvision_weights.hashlib.file_digest", counted)
+    monkeypatch.setattr(hashlib, "file_digest", counted)
     options = {"backbone": "squeezenet1_1", "image_size": 32, "limit": 4}
 
     first, second = (

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ def test_progress_elsewhere_than_on_a_terminal_is_a_line_every_few_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = iter(range(1, 10_000))
-    monkeypatch.setattr("featcache_cli.console.time.monotonic", lambda: next(now) / 100)
+    monkeypatch.setattr(time, "monotonic", lambda: next(now) / 100)
     display = console.ProgressDisplay()
 
     for i in range(1000):

@@ -22,7 +22,7 @@ from featcache.errors import (
 from featcache.extraction.result import ExtractResult
 from featcache.store import locked, partial_path, read_state, verify_cache
 from tests.conftest import SMALL_BACKBONE, save_image
-from tests.extraction.test_extract import StopAfter
+from tests.extraction.interruptions import StopAfter
 from tests.paces import small_blocks
 
 Extract = Callable[..., ExtractResult]

@@ -11,7 +11,7 @@ from PIL import Image
 import featcache
 from featcache.errors import DeviceError, UsageError
 from featcache.extraction.result import ExtractResult
-from tests.extraction.test_extract import interrupt
+from tests.extraction.interruptions import interrupt
 from tests.paces import small_blocks
 
 Extract = Callable[..., ExtractResult]

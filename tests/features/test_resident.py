@@ -11,12 +11,12 @@ import torch
 
 import featcache
 from featcache.core import stopping
-from featcache.core.reporting import Choice
 from featcache.errors import CorruptError
 from featcache.features.resident import load_sound
 from featcache.features.rows import load_rows
 from featcache.store import read_state, verify_cache
 from tests.feature_caches import MakeCache, learnable_rows
+from tests.memory_limits import leave_memory
 
 CPU = torch.device("cpu")
 Verb = Callable[..., object]
@@ -117,10 +117,9 @@ def test_a_file_put_in_its_place_meanwhile_is_not_what_is_verified(
 
 
 def test_rows_that_stay_in_the_file_are_verified_there(
-    make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
+    make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    choice = Choice("file", "too large")
-    monkeypatch.setattr("featcache.features.resident.pick_residence", lambda *_, **__: choice)
+    leave_memory(monkeypatch, tmp_path / "root", 10_000)
     cache = featcache.open_cache(make_cache())
 
     assert not load_sound(cache, device="cpu", window_rows=None).rows
@@ -132,7 +131,8 @@ def test_rows_that_stay_in_the_file_are_verified_there(
 def test_a_wish_to_stop_is_met_between_blocks(
     cache: featcache.Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.core.stopping._wish", stopping.StopRequested(2))
+    monkeypatch.setattr(stopping, "_wish", None)  # puts None back afterwards
+    stopping.ask_to_stop(2)
 
     with pytest.raises(stopping.StopRequested):
         load_sound(cache, device="cpu", window_rows=None)

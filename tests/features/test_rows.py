@@ -9,7 +9,6 @@ from PIL import Image
 from torch.utils.data import random_split
 
 import featcache
-from featcache.core.memory import FreeMemory
 from featcache.core.preprocess import Preprocess
 from featcache.errors import CorruptError, UsageError
 from featcache.features.batches import SuperBatch
@@ -20,6 +19,7 @@ from featcache.features.split import random_split_rows, training_rows
 from featcache.features.trainable import require_trainable
 from tests.faults.hostile_files import resigned
 from tests.feature_caches import MakeCache, learnable_rows
+from tests.memory_limits import leave_memory
 from tests.reference_transform import reference_transform
 
 CPU = torch.device("cpu")
@@ -102,19 +102,17 @@ def test_labels_without_a_class_are_an_error(make_cache: MakeCache) -> None:
 
 
 def test_features_that_do_not_fit_are_read_from_the_file(
-    cache: featcache.Cache, monkeypatch: pytest.MonkeyPatch
+    cache: featcache.Cache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fits, does_not = [], []
     for spare, choices in ((0, fits), (-1, does_not)):
         free = 1_000_000_000 + (200 + 60) * 12 * 4 + spare  # 1 GB stays free
-        monkeypatch.setattr(
-            "featcache.core.memory.free_memory", lambda _, free=free: FreeMemory(free, "memory")
-        )
+        leave_memory(monkeypatch, tmp_path / "root", free)
         choices.append(pick_residence(cache, device=CPU))
 
     assert fits[0].value == "memory"
     assert does_not[0].value == "file"
-    assert "the features need 12.5 kB, but 12.5 kB of memory are free" in does_not[0].why
+    assert "the features need 12.5 kB, but 12.5 kB of memory within the limit" in does_not[0].why
 
 
 @pytest.mark.parametrize("residence", ["memory", "file"])

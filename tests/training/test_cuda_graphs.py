@@ -203,10 +203,15 @@ def test_steps_are_replayed_on_cuda_unless_that_is_switched_off(
     assert (step is not None) == is_replayed
 
 
-def test_steps_that_move_much_memory_run_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.training.cuda_graphs._MOST_BYTES", 100)
+@pytest.mark.parametrize(("n_inputs", "is_replayed"), [(11_180, True), (11_190, False)])
+def test_steps_that_move_128_mib_of_weights_and_moments_run_as_they_are(
+    n_inputs: int, is_replayed: bool
+) -> None:
+    sgd = torch.optim.SGD(nn.Linear(n_inputs, 1000, bias=False, device="meta").parameters())
 
-    assert replayed_step(Trained().adam, device=torch.device("cuda")) is None
+    step = replayed_step(sgd, device=torch.device("cuda"))
+
+    assert (step is not None) == is_replayed
 
 
 def test_a_bank_is_gone_as_soon_as_nobody_has_it() -> None:

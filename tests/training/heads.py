@@ -1,0 +1,13 @@
+"""What tests of a trained head compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from featcache.training.train_head import TrainResult
+
+Train = Callable[..., TrainResult]
+
+
+def head_bytes(result: TrainResult) -> bytes:
+    return (result.path / "head.safetensors").read_bytes()
