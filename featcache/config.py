@@ -1,4 +1,7 @@
-"""Every option of the library with its default and its help text, once; no torch."""
+"""Every option with its default, help text and limits, once; no torch.
+
+The two of `reproduce` alone stand in training/notebook_systems.py, beside what they name.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from featcache.core.arguments import (
 )
 from featcache.core.dataset_names import dataset_name
 from featcache.core.options import AUTO, check_fields, describe, option
+from featcache.core.paths import expanded
 from featcache.core.preprocess import MOST_PIXELS
 from featcache.errors import UsageError
 
@@ -30,7 +34,6 @@ EXIF_ORIENTATIONS = ("ignore", "apply")
 REGULARISATIONS = ("none", "l1", "l2", "l1l2", "dropout")
 RECIPES = ("auto", "notebook", "general")
 SPLITS = ("test", "val", "train")
-SYSTEMS = ("scratch-mlp", "vgg16", "vgg16-l1l2", "vgg16-dropout", "mobilenet-v3")  # the notebook's
 MOST_LAYERS = 64
 MOST_ROWS = 1 << 30  # in one step or pass; more than any split has
 MOST_SEEDS = 10_000  # seeds of one training; each makes a folder
@@ -139,20 +142,6 @@ class ExtractSpec:
         check_fields(self)
         object.__setattr__(self, "device", device_name(self.device))
         object.__setattr__(self, "backbone", self.backbone.lower())  # as all of them are written
-
-    def refuse_backbone_options(self) -> None:
-        """Refuse the options that "pixels" has no use for, since it runs no network.
-
-        Raises:
-            UsageError: Naming the option.
-        """
-        for name in ("bn", "preprocess", "precision", "store_dtype", "compile"):
-            value = getattr(self, name)
-            if value != getattr(ExtractSpec, name):
-                raise UsageError(
-                    f"{option_name(name)} {value} needs a backbone, but the backbone 'pixels' "
-                    f"stores the images as they are. Nothing was started. Leave the option out."
-                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,14 +285,28 @@ class RunSpec:
         "rate 1e-3, early stopping. auto: notebook on its own data and backbones, else general.",
         choices=RECIPES,
     )
-    seeds: int = option(1, "Train this many heads, with the seeds seed, seed+1, ...")
+    seeds: int = option(
+        1, "Train this many heads, with the seeds seed, seed+1, ...", least=1, most=MOST_SEEDS
+    )
     max_memory: int | None = option(
-        None, "Memory for features; more is read in windows.", unset="what is free", unit="bytes"
+        None,
+        "Memory for features; more is read in windows.",
+        least=1,
+        unset="what is free",
+        unit="bytes",
     )
     resume: bool = option(
         True, "Continue a stopped run, or start it again. A finished run is reused."
     )
     runs_dir: str = option("runs", "Folder of all runs.")
+    device: str = ExtractSpec.device  # this one and the next are options of ExtractSpec
+    cache_dir: str = ExtractSpec.cache_dir
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        object.__setattr__(self, "device", device_name(self.device))
+        for name in ("runs_dir", "cache_dir"):
+            object.__setattr__(self, name, str(expanded(getattr(self, name))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,39 +315,36 @@ class EvaluateSpec:
 
     split: str | None = option(
         None,
-        "The split to evaluate on.",
-        choices=SPLITS,
+        "The split to evaluate on: test, val, train, or another of the cache.",
         unset="test, or val where there is no test",
     )
-    draws: int = option(1000, "Bootstrap samples for the 95% intervals.")
-    seed: int = option(0, "Seed of the bootstrap samples.")
+    draws: int = option(1000, "Bootstrap samples for the 95% intervals.", least=1, most=100_000)
+    seed: int = option(0, "Seed of the bootstrap samples.", least=0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParitySpec:
     """What `parity` compares, where that differs from an extraction and a training."""
 
-    limit: int = option(512, "Compare this many images of each split, evenly spaced.")
+    limit: int = option(512, "Compare this many images of each split, evenly spaced.", least=1)
     levels: tuple[int, ...] = option(
         (1, 2), "1 compares features, 2 losses and predictions, 3 results over seeds."
     )
-    epochs: int = option(2, "Epochs of each training.")
+    epochs: int = option(2, "Epochs of each training.", least=1)
     lr: float = option(1e-3, "Learning rate of Adam.")  # so that a few steps show a difference
-    seeds: int = option(5, "Trainings of level 3.")
+    seeds: int = option(5, "Trainings of level 3.", least=1)
     as_notebook: bool = option(
         False, "Also train as the notebook does, with the backbone in training mode, and compare."
     )
 
-
-@dataclass(frozen=True, kw_only=True)
-class ReproduceSpec:
-    """Which of the notebook's systems are run, and with which backbones."""
-
-    only: tuple[str, ...] = option((), "Run only these systems.", choices=SYSTEMS)
-    backbone_for: Mapping[str, str] | None = option(
-        None, "Let another backbone stand in for one of the notebook's: vgg16=mobilenet_v2."
-    )
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.levels or set(self.levels) - {1, 2, 3}:
+            raise UsageError(f"--levels is {typed(self.levels)}, but must be of 1, 2, 3.")
 
 
-for _spec in (ExtractSpec, HeadSpec, TrainSpec, RunSpec, EvaluateSpec, ParitySpec, ReproduceSpec):
+for _spec in (ExtractSpec, HeadSpec, TrainSpec, RunSpec, EvaluateSpec, ParitySpec):
     describe(_spec)

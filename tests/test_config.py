@@ -11,17 +11,15 @@ import pytest
 import featcache
 from featcache.config import (
     OF_THE_RECIPE,
-    SYSTEMS,
     EvaluateSpec,
     ExtractSpec,
     HeadSpec,
     ParitySpec,
-    ReproduceSpec,
     RunSpec,
     TrainSpec,
 )
 from featcache.core.options import declared
-from featcache.training import notebook_systems
+from featcache.training.notebook_systems import ReproduceSpec
 
 # Each function, the specs that it takes whole, those that it takes a part of, its keywords that are
 # None instead of their default, and the arguments that are its own.
@@ -104,7 +102,3 @@ def test_the_docstring_of_a_spec_says_what_each_field_means() -> None:
 
     for name, field in declared(ExtractSpec).items():
         assert f"{name}: {field.metadata['help']}" in told
-
-
-def test_the_notebooks_systems_are_those_that_can_be_named() -> None:
-    assert tuple(system.name for system in notebook_systems.SYSTEMS) == SYSTEMS

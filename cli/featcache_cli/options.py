@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featcache.config import OF_THE_RECIPE, ExtractSpec, RunSpec
+from featcache.config import OF_THE_RECIPE, SPLITS, ExtractSpec, RunSpec
 from featcache.core.arguments import option_name
 from featcache.core.options import AUTO, declared
 from featcache_cli import completion as complete
@@ -36,6 +36,7 @@ _COMPLETED: Mapping[str, Callable[..., list[str]]] = {
     "weights": complete.weights,
     "cache": complete.caches,
     "device": complete.one_of("auto", "cpu", "cuda"),
+    "split": complete.one_of(*SPLITS),
 }
 _PATHS = ("cache", "weights", "cache_dir", "data_dir", "runs_dir")
 _METAVARS = {"backbone_for": "NAME=BACKBONE"}

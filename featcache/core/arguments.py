@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,6 +108,13 @@ def whole_numbers(option: str, value: Any) -> tuple[int, ...]:
 def numbers(option: str, value: Any) -> tuple[float, ...]:
     """Take numbers, or one."""
     return several(number, option, value)
+
+
+def texts_by_name(option: str, value: Any) -> dict[str, str]:
+    """Take names with a text for each."""
+    if not isinstance(value, Mapping):
+        raise _refused(option, value, "names with a value for each")
+    return {text(option, name): text(option, item) for name, item in value.items()}
 
 
 def several(read: Callable[[str, Any], T], option: str, value: Any) -> tuple[T, ...]:

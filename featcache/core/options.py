@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field, field, fields
+from functools import partial
 from typing import Any, TypeVar
 
 from featcache.core.arguments import (
@@ -16,7 +17,9 @@ from featcache.core.arguments import (
     option_name,
     require_at_least,
     require_at_most,
+    several,
     text,
+    texts_by_name,
     whole_number,
     whole_numbers,
 )
@@ -32,6 +35,8 @@ _KINDS: dict[str, Callable[[str, Any], Any]] = {
     "bool": flag,
     "tuple[int, ...]": whole_numbers,
     "tuple[float, ...]": numbers,
+    "tuple[str, ...]": partial(several, text),
+    "Mapping[str, str]": texts_by_name,
 }
 
 
@@ -93,11 +98,19 @@ def check_fields(spec: Any) -> None:
             value = None
         else:
             value = _KINDS[kind](name, value)
-            if said.get("choices"):
-                value = one_of(name, value, said["choices"])
-            for each in value if isinstance(value, tuple) else (value,):
-                if said.get("least") is not None:
-                    require_at_least(name, each, said["least"])
-                if said.get("most") is not None:
-                    require_at_most(name, each, said["most"])
+            if isinstance(value, tuple):
+                value = tuple(_within(name, each, said) for each in value)
+            else:
+                value = _within(name, value, said)
         object.__setattr__(spec, one.name, value)
+
+
+def _within(name: str, value: Any, said: Mapping[str, Any]) -> Any:
+    """Refuse a value that the limits of its field exclude."""
+    if said.get("choices"):
+        value = one_of(name, value, said["choices"])
+    if said.get("least") is not None:
+        require_at_least(name, value, said["least"])
+    if said.get("most") is not None:
+        require_at_most(name, value, said["most"])
+    return value

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.config import EvaluateSpec, ExtractSpec, RunSpec
-from featcache.core.arguments import count, place, require_at_least, whole_number
+from featcache.core.arguments import place
 from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback, silent
 from featcache.errors import MismatchError
@@ -38,7 +38,6 @@ from featcache.store import replace_file
 
 TOP_K = 5
 SHOWN_CLASSES = 100
-MOST_DRAWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -163,23 +162,22 @@ def evaluate(
         UsageError: If there is no such split.
     """
     note = on_note or silent
-    draws, seed = _draws(draws, seed)
-    path = find_run(run, runs_dir=runs_dir)
+    asked = EvaluateSpec(split=split, draws=draws, seed=seed)
     outputs = outputs_of(
-        path,
-        split=split,
+        find_run(run, runs_dir=runs_dir),
+        split=asked.split,
         cache=cache,
         device=device,
         cache_dir=place("--cache-dir", cache_dir),
         on_note=note,
     )
-    evaluation = _evaluation(outputs, draws=draws, seed=seed)
+    evaluation = _evaluation(outputs, asked)
     for remark in evaluation.remarks:
         note(remark)
     return evaluation
 
 
-def _evaluation(outputs: Outputs, *, draws: int, seed: int) -> Evaluation:
+def _evaluation(outputs: Outputs, asked: EvaluateSpec) -> Evaluation:
     """Compute and write the figures of one head."""
     path, split = outputs.run, outputs.split
     labels, predictions = outputs.labels, outputs.predictions
@@ -188,7 +186,10 @@ def _evaluation(outputs: Outputs, *, draws: int, seed: int) -> Evaluation:
 
     def of(per_row: npt.NDArray[np.generic]) -> Estimate:
         return bootstrap(
-            lambda rows: float(per_row[rows].mean()), len(labels), n_draws=draws, seed=seed
+            lambda rows: float(per_row[rows].mean()),
+            len(labels),
+            n_draws=asked.draws,
+            seed=asked.seed,
         )
 
     acc, classes = of(labels == predictions), per_class(labels, predictions, names)
@@ -205,8 +206,8 @@ def _evaluation(outputs: Outputs, *, draws: int, seed: int) -> Evaluation:
         macro_f1=bootstrap(
             lambda rows: macro_f1(labels[rows], predictions[rows], len(names)),
             len(labels),
-            n_draws=draws,
-            seed=seed,
+            n_draws=asked.draws,
+            seed=asked.seed,
         ),
         top_k=of(outputs.ranks < TOP_K) if len(names) > TOP_K + 1 else None,
         k=TOP_K,
@@ -279,12 +280,12 @@ def compare(
         MismatchError: If they were not given the same images.
     """
     note = on_note or silent
-    draws, seed = _draws(draws, seed)
+    asked = EvaluateSpec(split=split, draws=draws, seed=seed)
     outputs: list[Outputs] = []
     for run in (first, second):
         one = outputs_of(
             find_run(run, runs_dir=runs_dir),
-            split=split,
+            split=asked.split,
             cache=None,
             device=device,
             cache_dir=place("--cache-dir", cache_dir),
@@ -294,7 +295,7 @@ def compare(
         outputs.append(one)
     a, b = outputs
     _require_same_rows(a, b)
-    evaluations = tuple(_evaluation(o, draws=draws, seed=seed) for o in outputs)
+    evaluations = tuple(_evaluation(one, asked) for one in outputs)
     for evaluation in evaluations:
         for remark in evaluation.remarks:
             note(f"{evaluation.run.name}: {remark}")
@@ -307,20 +308,16 @@ def compare(
         split=a.split,
         n_images=len(gained),
         acc_difference=bootstrap(
-            lambda rows: float(gained[rows].mean()), len(gained), n_draws=draws, seed=seed
+            lambda rows: float(gained[rows].mean()),
+            len(gained),
+            n_draws=asked.draws,
+            seed=asked.seed,
         ),
         n_only_first=n_only_first,
         n_only_second=n_only_second,
         p_value=mcnemar_p(n_only_first, n_only_second),
         evaluations=evaluations,
     )
-
-
-def _draws(draws: int, seed: int) -> tuple[int, int]:
-    """Bring the bootstrap's number of samples and its seed to their types."""
-    seed = whole_number("--seed", seed)
-    require_at_least("--seed", seed, 0)
-    return count("--draws", draws, most=MOST_DRAWS), seed
 
 
 def _require_same_rows(a: Outputs, b: Outputs) -> None:

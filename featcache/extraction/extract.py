@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from featcache.backbones.families import check_backbone_options, family_of
 from featcache.config import ExtractSpec
-from featcache.core.arguments import text
+from featcache.core.arguments import option_name, text
 from featcache.core.backbone_names import backbone_name
 from featcache.core.dataset_names import dataset_name
 from featcache.core.reporting import NoteCallback, silent
@@ -165,7 +165,7 @@ def open_images(spec: ExtractSpec, *, note: NoteCallback) -> Dataset:
     backbone_name(spec.backbone)
     check_backbone_options(spec.backbone, spec.weights, spec.image_size)
     if not family_of(spec.backbone).runs_network:
-        spec.refuse_backbone_options()
+        _refuse_options_of_networks(spec)
     if (spec.precision, spec.device) == ("tf32", "cpu"):
         raise UsageError(TF32_ON_CPU)
     note(f"opening {spec.dataset}")
@@ -175,6 +175,17 @@ def open_images(spec: ExtractSpec, *, note: NoteCallback) -> Dataset:
     for sentence in (*dataset.notes, dataset.summary):
         note(sentence)
     return dataset
+
+
+def _refuse_options_of_networks(spec: ExtractSpec) -> None:
+    """Refuse the options that "pixels" has no use for, since it runs no network."""
+    for name in ("bn", "preprocess", "precision", "store_dtype", "compile"):
+        value = getattr(spec, name)
+        if value != getattr(ExtractSpec, name):
+            raise UsageError(
+                f"{option_name(name)} {value} needs a backbone, but the backbone 'pixels' "
+                f"stores the images as they are. Nothing was started. Leave the option out."
+            )
 
 
 def _extract(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from featcache.config import TrainSpec
-from featcache.core.arguments import count
 from featcache.core.reporting import Choice
 from featcache.errors import UsageError
 from featcache.store import Cache, human_bytes
@@ -38,7 +37,6 @@ def fitting_window(cache: Cache, train: TrainSpec, max_memory: int | None) -> in
     """
     if max_memory is None or "train" not in cache.splits:
         return None
-    max_memory = count("--max-memory", max_memory)
     if _n_bytes(cache) <= max_memory:
         return None
     features = cache["train"].features

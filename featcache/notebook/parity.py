@@ -4,40 +4,27 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.backbones.families import check_backbone_options, family_of
 from featcache.config import BN_MODES, ExtractSpec, HeadSpec, ParitySpec, TrainSpec
-from featcache.core.arguments import count, option_name, text, whole_numbers
+from featcache.core.arguments import option_name, text
 from featcache.core.backbone_names import PIXELS, backbone_name
 from featcache.core.dataset_names import dataset_name
-from featcache.core.reporting import silent
-from featcache.errors import MismatchError, UsageError
+from featcache.core.reporting import NoteCallback, silent
+from featcache.errors import UsageError
 from featcache.extraction.extract import extract
-from featcache.extraction.whereabouts import dataset_of
-from featcache.features.lookup import listing_difference, the_cache
+from featcache.features.lookup import the_cache
 from featcache.images.datasets import load_dataset
-from featcache.images.rules import ImageRules
-from featcache.images.splits import Dataset
 from featcache.notebook.classifiers import require_known_classifier
-from featcache.store import (
-    Cache,
-    open_cache,
-    read_state,
-    read_trunk_statistics,
-    require_fields,
-    require_sound,
-)
+from featcache.store import require_sound
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from featcache.extraction.progress import ProgressCallback
     from featcache.notebook.parity_checks import NotebookComparison, ParityCheck
-    from featcache.notebook.parity_training import Sides
 
 
 @dataclass(frozen=True)
@@ -87,7 +74,7 @@ def parity(
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     data_dir: str | os.PathLike[str] = ExtractSpec.data_dir,
     on_progress: ProgressCallback | None = None,
-    on_note: Callable[[str], None] | None = None,
+    on_note: NoteCallback | None = None,
 ) -> ParityReport:
     """Compare training on a cache with training end to end, on the CPU.
 
@@ -117,114 +104,91 @@ def parity(
         MismatchError: If images or weights are not those of the cache.
     """
     note = on_note or silent
-    asked = {"backbone": backbone, "bn": bn, "preprocess": preprocess, "image_size": image_size}
-    asked = {name: value for name, value in asked.items() if value is not None}
+    given = {"backbone": backbone, "bn": bn, "preprocess": preprocess, "image_size": image_size}
+    given = {name: value for name, value in given.items() if value is not None}
     if cache is not None:
-        _refuse_beside_a_cache([*asked, *(["as_notebook"] if as_notebook else [])])
-    levels = whole_numbers("--levels", levels)
-    if not levels or set(levels) - {1, 2, 3}:
-        raise UsageError(f"--levels is {','.join(map(str, levels))}, but must be of 1, 2, 3.")
-    epochs, seeds = count("--epochs", epochs), count("--seeds", seeds)
+        _refuse_beside_a_cache([*given, *(["as_notebook"] if as_notebook else [])])
+    asked = ParitySpec(
+        limit=limit, levels=levels, epochs=epochs, lr=lr, seeds=seeds, as_notebook=as_notebook
+    )
     head = HeadSpec(reg=reg, hidden=hidden)
-    train = TrainSpec(lr=lr, batch_size=batch_size, seed=seed)
-    seed = train.seed
-    options: dict[str, Any] = asked
+    train = TrainSpec(lr=asked.lr, batch_size=batch_size, seed=seed)
+    options: dict[str, Any] = given
     spec = ExtractSpec(
         **options,
         dataset=ExtractSpec.dataset if dataset is None else dataset_name(dataset),
         weights=text("--weights", weights),
         precision="fp32",
-        limit=limit,
+        limit=asked.limit,
         device="cpu",
         cache_dir=text("--cache-dir", cache_dir),
         data_dir=text("--data-dir", data_dir),
     )
-    named = None if dataset is None else spec.dataset
-    n_images = count("--limit", limit)
-    trains = as_notebook or bool({2, 3} & set(levels))
 
     def extracted(mode: str) -> Path:
         settings = asdict(replace(spec, bn=mode))
         return extract(**settings, on_progress=on_progress, on_note=on_note).path
 
-    def sides_of(path: Path) -> Sides:
-        from featcache.features.rows import preprocess_of
-        from featcache.notebook.parity_training import Sides
-
-        opened = open_cache(path)
-        return Sides(
-            cache=opened,
-            dataset=_images(opened, named, data_dir=spec.data_dir),
-            backbone=_backbone_state(opened, weights=spec.weights),
-            preprocess=preprocess_of(opened),
-            head=head,
-            lr=train.lr,
-            batch_size=train.batch_size,
-            epochs=epochs,
-            limit=n_images,
-        )
-
     if cache is not None:
-        opened = the_cache(
-            cache,
-            dataset=None,
-            backbone=None,
-            cache_dir=Path(spec.cache_dir),
-            on_note=note,
-        )
-        path = opened.path
-        _require_comparable(opened.identity.backbone, opened.splits, trains=trains)
-        of_cache = opened.identity.backbone
-        family_of(of_cache).check_weights(of_cache, spec.weights)
-        require_sound(opened)
+        path = _comparable_cache(cache, spec, asked, note)
     else:
-        backbone_name(spec.backbone)
-        _require_backbone(spec.backbone)
-        check_backbone_options(spec.backbone, spec.weights, spec.image_size)
-        note(f"opening {spec.dataset}")
-        images = load_dataset(spec.dataset, data_dir=spec.data_dir)
-        _require_comparable(spec.backbone, images.splits, trains=trains)
-        if as_notebook:
-            _require_drift(spec)
+        _require_comparable_images(spec, asked, note)
         path = extracted(spec.bn)
     # They import torch and Lightning, which takes seconds.
     from featcache.features.rows import bn_mode
-    from featcache.notebook.parity_checks import (
-        compare_features,
-        compare_results,
-        compare_trajectory,
-        compare_with_notebook,
-    )
+    from featcache.notebook.parity_checks import checks_of, compare_with_notebook
+    from featcache.notebook.parity_sides import open_sides
     from featcache.notebook.parity_training import train_cached, train_end_to_end
 
-    sides = sides_of(path)
+    named = None if dataset is None else spec.dataset
+    open_cache_of = functools.partial(
+        open_sides, dataset=named, spec=spec, head=head, train=train, asked=asked
+    )
+    sides = open_cache_of(path)
     # Level 3's first training is level 2's, and one of those beside the notebook's.
-    on_cache = functools.cache(train_cached)
-    end_to_end = functools.cache(train_end_to_end)
-    checks: list[ParityCheck] = []
-    if 1 in levels:
-        checks += compare_features(sides)
-    if 2 in levels:
-        checks += compare_trajectory(sides, on_cache(sides, seed), end_to_end(sides, seed))
-    if 3 in levels:
-        of_all = range(seed, seed + seeds)
-        trainings = [(on_cache(sides, s), end_to_end(sides, s)) for s in of_all]
-        checks.append(compare_results(sides, trainings))
-    beside_notebook: tuple[NotebookComparison, ...] = ()
-    if as_notebook:
-        own = bn_mode(sides.cache)
-        modes = {mode: sides if mode == own else sides_of(extracted(mode)) for mode in BN_MODES}
-        notebook = train_end_to_end(modes["frozen"], seed, backbone_trains=True)
-        beside_notebook = tuple(
-            compare_with_notebook(s, on_cache(s, seed), notebook) for s in modes.values()
-        )
+    on_cache, end_to_end = functools.cache(train_cached), functools.cache(train_end_to_end)
+    checks = checks_of(sides, asked, train.seed, on_cache=on_cache, end_to_end=end_to_end)
+    own, beside_notebook = bn_mode(sides.cache), []
+    if asked.as_notebook:
+        modes = {m: sides if m == own else open_cache_of(extracted(m)) for m in BN_MODES}
+        notebook = train_end_to_end(modes["frozen"], train.seed, backbone_trains=True)
+        beside_notebook = [
+            compare_with_notebook(one, on_cache(one, train.seed), notebook)
+            for one in modes.values()
+        ]
     return ParityReport(
         cache=str(path),
         backbone=sides.cache.identity.backbone,
-        bn=bn_mode(sides.cache),
+        bn=own,
         checks=tuple(checks),
-        beside_notebook=beside_notebook,
+        beside_notebook=tuple(beside_notebook),
     )
+
+
+def _comparable_cache(
+    cache: str | os.PathLike[str], spec: ExtractSpec, asked: ParitySpec, on_note: NoteCallback
+) -> Path:
+    """Find a cache that is there, and refuse one that cannot be compared."""
+    opened = the_cache(
+        cache, dataset=None, backbone=None, cache_dir=Path(spec.cache_dir), on_note=on_note
+    )
+    backbone = opened.identity.backbone
+    _require_comparable(backbone, opened.splits, asked)
+    family_of(backbone).check_weights(backbone, spec.weights)
+    require_sound(opened)
+    return opened.path
+
+
+def _require_comparable_images(spec: ExtractSpec, asked: ParitySpec, on_note: NoteCallback) -> None:
+    """Refuse what cannot be compared before it is extracted."""
+    backbone_name(spec.backbone)
+    _require_backbone(spec.backbone)
+    check_backbone_options(spec.backbone, spec.weights, spec.image_size)
+    on_note(f"opening {spec.dataset}")
+    images = load_dataset(spec.dataset, data_dir=spec.data_dir)
+    _require_comparable(spec.backbone, images.splits, asked)
+    if asked.as_notebook:
+        _require_drift(spec)
 
 
 def _refuse_beside_a_cache(names: Sequence[str]) -> None:
@@ -242,8 +206,9 @@ def _require_backbone(backbone: str) -> None:
     require_known_classifier(backbone)
 
 
-def _require_comparable(backbone: str, splits: Container[str], *, trains: bool) -> None:
+def _require_comparable(backbone: str, splits: Container[str], asked: ParitySpec) -> None:
     _require_backbone(backbone)
+    trains = asked.as_notebook or {2, 3} & set(asked.levels)
     if trains and "test" not in splits:
         raise UsageError(
             "The dataset has no split 'test' to compare predictions on. Nothing was started. "
@@ -260,47 +225,3 @@ def _require_drift(spec: ExtractSpec) -> None:
             f"--as-notebook leaves BatchNorm in training mode, but {spec.backbone} has none. "
             f"Nothing was started. Leave the option out: level 2 is the notebook's training."
         )
-
-
-def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
-    """Load the images that a cache was made from."""
-    require_fields(cache.path, {**cache.identity, **cache.provenance}, "dataset_sha256", "limit")
-    name = dataset or dataset_of(cache.path, read_state(cache.path).manifest)
-    listing = load_dataset(name, data_dir=data_dir)
-    images = listing.following(ImageRules.of(cache.identity)).limited(cache.provenance.limit)
-    digest, images = images.identified()
-    if digest != cache.identity["dataset_sha256"]:
-        difference = listing_difference(listing, cache) or "the bytes of its images differ"
-        raise MismatchError(
-            f"{cache.path.name} was made from other images than those of {name} (dataset_sha256 "
-            f"differs): {difference}. Nothing was compared. Say where its images are with "
-            f"--dataset, or leave --cache out: parity then extracts what it needs."
-        )
-    return images
-
-
-def _backbone_state(cache: Cache, *, weights: str) -> dict[str, Tensor]:
-    """Load the backbone's weights, with the cache's running statistics where it adapted them."""
-    import torch
-
-    from featcache.backbones.load import load_backbone
-    from featcache.features.rows import preprocess_of
-
-    image_size = preprocess_of(cache).out_size[0]
-    said = {**cache.identity, **cache.provenance}
-    require_fields(cache.path, said, "weights", "weights_sha256")
-    made_with = cache.provenance.weights
-    if made_with.startswith("random") and weights == ExtractSpec.weights:
-        weights = "random"  # no other are meant, and nothing needs to be fetched to refuse them
-    backbone = load_backbone(cache.identity.backbone, weights=weights, image_size=image_size)
-    if backbone.weights_sha256 != cache.identity["weights_sha256"]:
-        raise MismatchError(
-            f"{cache.path.name} was made with the weights {made_with}, not with "
-            f"{backbone.weights} (weights_sha256 differs). Nothing was compared. Name its weights "
-            f"with --weights."
-        )
-    assert backbone.module is not None, "pixels were refused before"
-    state = dict(backbone.module.state_dict())
-    for name, values in read_trunk_statistics(cache.path).items():
-        state[name] = torch.from_numpy(values.copy()).to(state[name].dtype)
-    return state

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
+from featcache.config import ParitySpec
 from featcache.core.plain_torch import plain_torch
 from featcache.core.tolerances import feature_tolerance
 from featcache.evaluation.metrics import Spread
@@ -23,6 +24,8 @@ LOSS_TOLERANCE = 1e-4
 _MAY_DISAGREE = 0.001  # of the predictions
 _ACCURACY_TOLERANCE = 0.001
 _N_FEATURES_CHECKED = 64
+
+Training = Callable[[Sides, int], Trained]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,30 @@ class NotebookComparison:
     test_loss: float
     notebook_test_acc: float
     notebook_test_loss: float
+
+
+def checks_of(
+    sides: Sides, asked: ParitySpec, seed: int, *, on_cache: Training, end_to_end: Training
+) -> list[ParityCheck]:
+    """Measure the levels that are asked for.
+
+    Args:
+        sides: What is compared.
+        asked: The levels, and the trainings of level 3.
+        seed: Of the first training.
+        on_cache: Trains on the cache, by the seed; called again, it gives what it gave.
+        end_to_end: Trains end to end, likewise.
+    """
+    checks: list[ParityCheck] = []
+    if 1 in asked.levels:
+        checks += compare_features(sides)
+    if 2 in asked.levels:
+        checks += compare_trajectory(sides, on_cache(sides, seed), end_to_end(sides, seed))
+    if 3 in asked.levels:
+        of_all = range(seed, seed + asked.seeds)
+        trainings = [(on_cache(sides, s), end_to_end(sides, s)) for s in of_all]
+        checks.append(compare_results(sides, trainings))
+    return checks
 
 
 @plain_torch()

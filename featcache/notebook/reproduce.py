@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.backbones.families import check_backbone_options
-from featcache.config import ExtractSpec, ReproduceSpec, RunSpec, TrainSpec
-from featcache.core.arguments import count, place, several, text
-from featcache.core.backbone_names import PIXELS, RANDOM, backbone_name
+from featcache.config import ExtractSpec, RunSpec, TrainSpec
+from featcache.core.arguments import several, text
+from featcache.core.backbone_names import PIXELS, RANDOM
 from featcache.core.dataset_names import dataset_name
 from featcache.core.identity import fingerprint
 from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback, silent
-from featcache.errors import UnknownNameError, UsageError
+from featcache.errors import UsageError
 from featcache.evaluation.metrics import Spread
 from featcache.extraction.extract import extract
 from featcache.images.datasets import dataset_slug
 from featcache.notebook.reproduce_table import SystemResult, beside, markdown_table
 from featcache.store import named_failures, open_cache, replace_file
-from featcache.training.notebook_systems import DATASET, SYSTEMS, System, find_system
+from featcache.training.notebook_systems import DATASET, ReproduceSpec, System
 from featcache.training.train_head import TrainResult, train_head
 
 if TYPE_CHECKING:
@@ -88,8 +88,11 @@ def reproduce(
         UnknownNameError: If there is no such system or backbone.
         FeatcacheError: Those of `extract` and `train_head`.
     """
-    systems = [find_system(name) for name in several(text, "--only", only)] or list(SYSTEMS)
-    stand_ins = _known_backbones(backbone_for or {})
+    note = on_note or silent
+    asked = ReproduceSpec(
+        only=several(text, "--only", only),
+        backbone_for=backbone_for,
+    )
     spec = ExtractSpec(
         dataset=dataset_name(dataset),
         weights=text("--weights", weights),
@@ -97,49 +100,19 @@ def reproduce(
         image_size=image_size,
         limit=limit,
         device=device,
+        cache_dir=text("--cache-dir", cache_dir),
+        data_dir=text("--data-dir", data_dir),
     )
-    seed, seeds = TrainSpec(seed=seed).seed, count("--seeds", seeds)
-    dataset, weights, image_size, limit = spec.dataset, spec.weights, spec.image_size, spec.limit
-    options = {
-        "dataset": portable(dataset),
-        "only": [system.name for system in systems],
-        "backbone_for": stand_ins,
-        "weights": portable(weights),
-        "bn": spec.bn,
-        "image_size": image_size,
-        "limit": limit,
-        "seed": seed,
-        "seeds": seeds,
-    }
-    folder = place("--runs-dir", runs_dir) / dataset_slug(dataset)
-    table = _Table(folder / f"reproduce-{fingerprint(options)[:8]}", options)
-    backbones = [stand_ins.get(system.backbone, system.backbone) for system in systems]
-    note = on_note or silent
-    note(f"systems: {', '.join(system.name for system in systems)}")
-    _require_weights(backbones, weights=weights, image_size=image_size)
-    from featcache.backbones.batchnorm import has_batch_norm
-    from featcache.backbones.torchvision_models import build_backbone
-
-    for i, system in enumerate(systems):
-        note(f"system {i + 1} of {len(systems)}: {system.name}")
-        backbone = stand_ins.get(system.backbone, system.backbone)
-        is_pixels = backbone == PIXELS
-        has_statistics = not is_pixels and has_batch_norm(
-            build_backbone(backbone, image_size=image_size, meta=True)
-        )
-        extracted = extract(
-            dataset,
-            backbone=backbone,
-            weights=ExtractSpec.weights if is_pixels else weights,
-            bn=bn if has_statistics else ExtractSpec.bn,
-            image_size=image_size,
-            limit=limit,
-            device=device,
-            cache_dir=cache_dir,
-            data_dir=data_dir,
-            on_progress=on_progress,
-            on_note=on_note,
-        )
+    heads = RunSpec(seeds=seeds, runs_dir=text("--runs-dir", runs_dir))
+    seed = TrainSpec(seed=seed).seed
+    table = _table(asked, spec, heads, seed)
+    note(f"systems: {', '.join(system.name for system in asked.systems)}")
+    backbones = [asked.backbone_of(system) for system in asked.systems]
+    _require_weights(backbones, weights=spec.weights, image_size=spec.image_size)
+    for i, system in enumerate(asked.systems):
+        note(f"system {i + 1} of {len(asked.systems)}: {system.name}")
+        its = _extraction(spec, asked.backbone_of(system))
+        extracted = extract(**asdict(its), on_progress=on_progress, on_note=on_note)
         if extracted.n_rows_computed:
             table.remember(extracted.fingerprint, extracted.images_per_s)
         training = asdict(replace(system.train, seed=seed))
@@ -149,23 +122,44 @@ def reproduce(
             **asdict(system.head),
             **training,
             recipe="notebook",
-            seeds=seeds,
-            device=device,
-            cache_dir=cache_dir,
-            runs_dir=runs_dir,
+            seeds=heads.seeds,
+            device=spec.device,
+            cache_dir=spec.cache_dir,
+            runs_dir=heads.runs_dir,
             on_progress=on_train_progress,
             on_note=on_note,
         )
-        # Any weights but random ones are taken for ImageNet's.
-        is_own = (dataset, backbone, limit, image_size, bn) == (
-            DATASET,
-            system.backbone,
-            None,
-            ExtractSpec.image_size,
-            ExtractSpec.bn,
-        ) and (is_pixels or weights.lower() != RANDOM)
-        table.add(_result(system, backbone, trained, table, is_own=is_own))
-    return Reproduction(dataset, tuple(table.systems), table.markdown, table.json)
+        is_own = _is_the_notebooks(system, its.backbone, spec)
+        table.add(_result(system, its.backbone, trained, table, is_own=is_own))
+    return Reproduction(spec.dataset, tuple(table.systems), table.markdown, table.json)
+
+
+def _extraction(spec: ExtractSpec, backbone: str) -> ExtractSpec:
+    """Take from what was asked what a backbone has a use for."""
+    if backbone == PIXELS:
+        return replace(spec, backbone=PIXELS, weights=ExtractSpec.weights, bn=ExtractSpec.bn)
+    from featcache.backbones.batchnorm import has_batch_norm
+    from featcache.backbones.torchvision_models import build_backbone
+
+    has_statistics = has_batch_norm(build_backbone(backbone, image_size=spec.image_size, meta=True))
+    return replace(spec, backbone=backbone, bn=spec.bn if has_statistics else ExtractSpec.bn)
+
+
+def _table(asked: ReproduceSpec, spec: ExtractSpec, heads: RunSpec, seed: int) -> _Table:
+    """Open the table of a call, which is named by what decides its figures."""
+    options = {
+        "dataset": portable(spec.dataset),
+        "only": [system.name for system in asked.systems],
+        "backbone_for": asked.backbone_for,
+        "weights": portable(spec.weights),
+        "bn": spec.bn,
+        "image_size": spec.image_size,
+        "limit": spec.limit,
+        "seed": seed,
+        "seeds": heads.seeds,
+    }
+    folder = Path(heads.runs_dir) / dataset_slug(spec.dataset)
+    return _Table(folder / f"reproduce-{fingerprint(options)[:8]}", options)
 
 
 class _Table:
@@ -204,6 +198,14 @@ class _Table:
         }
         replace_file(self.json, (json.dumps(content, indent=2, default=portable) + "\n").encode())
         replace_file(self.markdown, markdown_table(self.systems).encode())
+
+
+def _is_the_notebooks(system: System, backbone: str, spec: ExtractSpec) -> bool:
+    """Tell whether the notebook has figures of this; any weights but random ones are ImageNet's."""
+    has_weights = backbone == PIXELS or spec.weights.lower() != RANDOM
+    made = (spec.dataset, backbone, spec.limit, spec.image_size, spec.bn)
+    usual = (DATASET, system.backbone, None, ExtractSpec.image_size, ExtractSpec.bn)
+    return has_weights and made == usual
 
 
 def _result(
@@ -258,13 +260,3 @@ def _require_weights(backbones: Sequence[str], *, weights: str, image_size: int)
 
     for backbone in backbones:
         load_backbone(backbone, weights=weights, image_size=image_size)
-
-
-def _known_backbones(stand_ins: Mapping[str, str]) -> dict[str, str]:
-    known = list(dict.fromkeys(system.backbone for system in SYSTEMS))
-    for name in stand_ins:
-        if name.lower() not in known:
-            raise UnknownNameError(
-                "backbone of the notebook", name, known, listing="featcache reproduce --help"
-            )
-    return {name.lower(): backbone_name(backbone) for name, backbone in stand_ins.items()}

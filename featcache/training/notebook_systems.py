@@ -6,10 +6,12 @@ Its figures come from one unseeded run each, of the last weights.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from featcache.config import HeadSpec, TrainSpec
-from featcache.core.backbone_names import PIXELS
+from featcache.core.backbone_names import PIXELS, backbone_name
+from featcache.core.options import check_fields, describe, option
 from featcache.errors import UnknownNameError
 
 DATASET = "cifar10"
@@ -72,6 +74,46 @@ SYSTEMS = (
         0.7419,
     ),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceSpec:
+    """Which of the systems `reproduce` runs, and with which backbones.
+
+    It stands here and not in config.py, because it names the systems.
+    """
+
+    only: tuple[str, ...] = option(
+        (), "Run only these systems.", choices=tuple(system.name for system in SYSTEMS)
+    )
+    backbone_for: Mapping[str, str] | None = option(
+        None, "Let another backbone stand in for one of the notebook's: vgg16=mobilenet_v2."
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        known = list(dict.fromkeys(system.backbone for system in SYSTEMS))
+        stand_ins = {}
+        for name, backbone in (self.backbone_for or {}).items():
+            if name.lower() not in known:
+                raise UnknownNameError(
+                    "backbone of the notebook", name, known, listing="featcache reproduce --help"
+                )
+            stand_ins[name.lower()] = backbone_name(backbone)
+        object.__setattr__(self, "backbone_for", stand_ins)
+
+    @property
+    def systems(self) -> tuple[System, ...]:
+        """The systems that are run, in the order that was asked for."""
+        return tuple(map(find_system, self.only)) or SYSTEMS
+
+    def backbone_of(self, system: System) -> str:
+        """The backbone that a system is run with."""
+        assert self.backbone_for is not None, "settled before"
+        return self.backbone_for.get(system.backbone, system.backbone)
+
+
+describe(ReproduceSpec)
 
 
 def find_system(name: str) -> System:

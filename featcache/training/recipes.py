@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from featcache.config import RECIPES, VAL_FRACTION, ExtractSpec, HeadSpec, TrainSpec
-from featcache.core.arguments import one_of, option_name
+from featcache.config import VAL_FRACTION, ExtractSpec, HeadSpec, TrainSpec
+from featcache.core.arguments import option_name
 from featcache.core.identity import canonical_json
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback
@@ -40,6 +40,11 @@ class Recipe:
     why: str
     n_steps: int
     systems: tuple[System, ...] = ()
+
+    @property
+    def recorded(self) -> str:
+        """As a result records it."""
+        return f"{self.name} ({self.why})"
 
     def completed(
         self, settings: Sequence[Setting], *, given: Collection[str], on_note: NoteCallback
@@ -105,11 +110,7 @@ def pick_recipe(recipe: str, cache: Cache, train: TrainSpec) -> Recipe:
             with whatever weights and BatchNorm mode, and the general one for everything else.
         cache: The cache.
         train: The training; its batch size and its share for validation count.
-
-    Raises:
-        UsageError: If there is no such recipe.
     """
-    recipe = one_of("--recipe", recipe, RECIPES)
     backbone = cache.identity.backbone
     own = tuple(system for system in SYSTEMS if system.backbone == backbone)
     n_steps = _n_steps(cache, train)

@@ -8,18 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.config import MOST_SEEDS, RECIPES, ExtractSpec, HeadSpec, RunSpec, TrainSpec
-from featcache.core.arguments import count, device_name, flag, one_of, place
-from featcache.core.preload import preloading
+from featcache.config import ExtractSpec, HeadSpec, RunSpec, TrainSpec
+from featcache.core.arguments import text
 from featcache.core.reporting import NoteCallback, silent
-from featcache.features.lookup import the_cache
-from featcache.features.residence import fitting_window
-from featcache.features.trainable import require_trainable
 from featcache.heads.run_files import HeadRun, reusable_run
 from featcache.heads.runs import run_path
 from featcache.store import Cache
-from featcache.training.recipes import pick_recipe
 from featcache.training.remarks import remarks_on, reused
+from featcache.training.training_cache import load_to_train, open_to_train
 
 if TYPE_CHECKING:
     from featcache.training.trainer import TrainProgressCallback
@@ -132,42 +128,28 @@ def train_head(
         order_seed=order_seed,
         **pace,
     )
-    recipe = one_of("--recipe", recipe, RECIPES)
-    seeds = count("--seeds", seeds, most=MOST_SEEDS)
-    device = device_name(device)
-    resume, runs_dir = flag("--resume", resume), place("--runs-dir", runs_dir)
-    cache_dir = place("--cache-dir", cache_dir)
-    opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=cache_dir, on_note=note)
-    require_trainable(opened, val_fraction)
-    train = replace(train, window_rows=fitting_window(opened, train, max_memory))
-    taken = pick_recipe(recipe, opened, train)
+    asked = RunSpec(
+        recipe=recipe,
+        seeds=seeds,
+        max_memory=max_memory,
+        resume=resume,
+        runs_dir=text("--runs-dir", runs_dir),
+        device=device,
+        cache_dir=text("--cache-dir", cache_dir),
+    )
+    opened, train, taken = open_to_train(
+        cache, dataset=dataset, backbone=backbone, asked=asked, train=train, on_note=note
+    )
     [(head, train)] = taken.completed([(head, train)], given={*shape, *pace}, on_note=note)
-    of_each = range(train.seed, train.seed + seeds)
+    of_each = range(train.seed, train.seed + asked.seeds)
     trains = [replace(train, seed=s, order_seed=order_seed) for s in of_each]
-    choices = {"recipe": f"{taken.name} ({taken.why})"}
-    runs = _reusable(opened, head, trains, runs_dir)
+    choices = {"recipe": taken.recorded}
+    runs = _reusable(opened, head, trains, Path(asked.runs_dir))
     if not runs:
-        from featcache.core.device import pick_device
-        from featcache.features.resident import load_sound
-
-        chosen = pick_device(device)
-        note(f"device {chosen.told}")
-        with preloading("featcache.training.run"):  # Lightning: longer than torch
-            window = train.window_rows
-            resident = load_sound(opened, device=chosen.value, window_rows=window)
-        from featcache.training.run import HeadJob
-
-        job = HeadJob(
-            opened,
-            head,
-            resident,
-            runs_dir=runs_dir,
-            resume=resume,
-            on_progress=on_progress or silent,
-            on_note=note,
+        runs, chosen = _trained(
+            opened, head, trains, asked, on_progress=on_progress or silent, on_note=note
         )
-        runs = tuple(map(job.run, trains))
-        choices |= {"device": chosen.recorded, **job.choices}
+        choices |= chosen
     remarks = remarks_on(runs, opened, train, recipe=taken)
     for told in (*reused(runs), *remarks):
         note(told)
@@ -185,6 +167,38 @@ def _reusable(
             return ()
         runs.append(run)
     return tuple(runs)
+
+
+def _trained(
+    cache: Cache,
+    head: HeadSpec,
+    trains: Sequence[TrainSpec],
+    asked: RunSpec,
+    *,
+    on_progress: TrainProgressCallback,
+    on_note: NoteCallback,
+) -> tuple[tuple[HeadRun, ...], Mapping[str, str]]:
+    """Load the cache and train what is missing; the runs, and what was chosen for them."""
+    device, resident = load_to_train(
+        cache,
+        device=asked.device,
+        window_rows=trains[0].window_rows,
+        trainer="featcache.training.run",
+        on_note=on_note,
+    )
+    from featcache.training.run import HeadJob
+
+    job = HeadJob(
+        cache,
+        head,
+        resident,
+        runs_dir=Path(asked.runs_dir),
+        resume=asked.resume,
+        on_progress=on_progress,
+        on_note=on_note,
+    )
+    runs = tuple(map(job.run, trains))
+    return runs, {"device": device.recorded, **job.choices}
 
 
 def by_hand(**values: Any) -> dict[str, Any]:

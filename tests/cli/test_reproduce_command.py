@@ -139,7 +139,7 @@ def test_json_holds_the_interval_of_the_seeds(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--only", "vgg19"], "Unknown system 'vgg19'. Did you mean 'vgg16'"),
+        (["--only", "vgg19"], "--only is 'vgg19', but must be one of scratch-mlp"),
         (["--backbone-for", "vgg16"], "must be like vgg16=mobilenet_v2"),
         (["--backbone-for", "resnet50=vgg16"], "Unknown backbone of the notebook 'resnet50'"),
         (["--backbone-for", "vgg16=resnet5"], "Did you mean 'resnet50'"),

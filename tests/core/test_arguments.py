@@ -200,6 +200,18 @@ def test_a_grid_that_means_nothing_is_refused_by_name_and_value(
             "--only is 1, but must be text",
         ),
         (
+            lambda: featcache.reproduce("digits", backbone_for=["vgg16"]),  # type: ignore[arg-type]
+            "--backbone-for is ['vgg16'], but must be names with a value for each",
+        ),
+        (
+            lambda: featcache.parity(dataset="digits", epochs=0),
+            "--epochs is 0, but must be at least 1",
+        ),
+        (
+            lambda: featcache.evaluate("x", seed=-1),
+            "--seed is -1, but must be at least 0",
+        ),
+        (
             lambda: featcache.evaluate(3),  # type: ignore[arg-type]
             "3 is no path",
         ),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from featcache.config import ExtractSpec, ReproduceSpec, RunSpec, TrainSpec
+from featcache.config import ExtractSpec, RunSpec, TrainSpec
+from featcache.training.notebook_systems import ReproduceSpec
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.commands.train_head import show_training
 from featcache_cli.console import ProgressDisplay, note, reset_progress, show_json

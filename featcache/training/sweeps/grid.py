@@ -1,15 +1,24 @@
-"""The heads of a grid, from the values that each option was given."""
+"""The settings of a grid, from the values that each option was given."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from featcache.config import NOTEBOOK_VALUES, OPTIONS_OF_REG, HeadSpec
-from featcache.core.arguments import numbers, option_name, several_lists, whole_numbers
+from featcache.config import NOTEBOOK_VALUES, OPTIONS_OF_REG, REGULARISATIONS, HeadSpec, TrainSpec
+from featcache.core.arguments import (
+    numbers,
+    one_of,
+    option_name,
+    several,
+    several_lists,
+    whole_numbers,
+)
 from featcache.core.reporting import NoteCallback
 from featcache.errors import UsageError
+from featcache.training.recipes import Setting
 
 
 def axes_of(**asked: Any) -> dict[str, tuple[Any, ...]]:
@@ -34,24 +43,47 @@ def axes_of(**asked: Any) -> dict[str, tuple[Any, ...]]:
     return axes
 
 
-def heads_of(
+def settings_of(
+    base: TrainSpec,
+    *,
+    reg: Sequence[str] | str,
+    shapes: Sequence[Sequence[int]],
+    rates: Sequence[float],
+    penalties: Mapping[str, Sequence[Any]],
+    on_note: NoteCallback,
+) -> list[Setting]:
+    """List the settings of a grid: every head at every learning rate.
+
+    Args:
+        base: The training that they share.
+        reg: Regularisations.
+        shapes: Widths of the hidden layers.
+        rates: Learning rates.
+        penalties: Values of "l1", "weight_decay" and "dropout"; the notebook's where there are
+            none.
+        on_note: Told what is left out.
+
+    Raises:
+        UsageError: If none is left, or a value has no `reg` that uses it.
+    """
+    regs = several(lambda option, word: one_of(option, word, REGULARISATIONS), "--reg", reg)
+    heads = list(_heads_of(regs, shapes, penalties, on_note=on_note))
+    settings = [(head, replace(base, lr=rate)) for head, rate in product(heads, rates)]
+    if not settings:
+        axes = {"reg": regs, "hidden": shapes, "lr": rates, **penalties}
+        empty = [option_name(name) for name, axis in axes.items() if not axis] or ["--reg"]
+        raise UsageError(f"The grid has no setting: {' and '.join(empty)} gives none.")
+    return settings
+
+
+def _heads_of(
     regs: Iterable[str],
     shapes: Iterable[Sequence[int]],
     asked: Mapping[str, Sequence[Any]],
     *,
     on_note: NoteCallback,
 ) -> Iterable[HeadSpec]:
-    """List the heads of a grid; a value applies to each `reg` that has a use for it.
-
-    Args:
-        regs: Regularisations.
-        shapes: Widths of the hidden layers.
-        asked: Values of "l1", "weight_decay" and "dropout"; the notebook's where there are none.
-        on_note: Told what is left out.
-
-    Raises:
-        UsageError: If a value has no `reg` that uses it.
-    """
+    """List the heads of a grid; a value applies to each `reg` that has a use for it."""
     used = set()
     for reg, shape in product(dict.fromkeys(regs), dict.fromkeys(map(tuple, shapes))):
         if reg == "dropout" and not shape:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from featcache.config import HeadSpec, TrainSpec
+from featcache.config import RunSpec, TrainSpec
 from featcache.core.arithmetic import head_arithmetic
 from featcache.core.failures import device_failures_named
 from featcache.core.identity import fingerprint
 from featcache.core.memory import free_memory
-from featcache.core.paths import portable
 from featcache.core.plain_torch import plain_torch
 from featcache.core.reporting import Choice, NoteCallback
 from featcache.core.side_files import partial_path
@@ -35,25 +33,23 @@ from featcache.store import (
     locked,
     named_failures,
     remove_leftovers,
-    replace_file,
 )
-from featcache.training.recipes import Recipe
+from featcache.training.recipes import Recipe, Setting
 from featcache.training.remarks import remarks_on, reused
 from featcache.training.sweeps.bank_trainer import BankRun, SweepProgressCallback
 from featcache.training.sweeps.entry import Entry, SweepCheckpoint
 from featcache.training.sweeps.head_bank import BYTES_PER_PARAMETER, Member
-from featcache.training.sweeps.table import SweepResult, SweepSetting, markdown_table
+from featcache.training.sweeps.table import SweepResult, SweepSetting, write_tables
 
 
 @plain_torch()
 def train_grid(
     cache: Cache,
     resident: Resident,
-    settings: Sequence[tuple[HeadSpec, TrainSpec]],
+    settings: Sequence[Setting],
     *,
     recipe: Recipe,
-    seeds: int,
-    runs_dir: Path,
+    asked: RunSpec,
     device: Choice[str],
     on_progress: SweepProgressCallback,
     on_note: NoteCallback,
@@ -65,8 +61,7 @@ def train_grid(
         resident: What is loaded of it.
         settings: Head and training of each setting; rows, batches and seed are the same in all.
         recipe: Where their values come from.
-        seeds: Heads per setting, with seeds from that of the training on.
-        runs_dir: Folder of all runs.
+        asked: How many heads a setting has, and where they go.
         device: "cpu" or "cuda:N", and why.
         on_progress: Called after every few steps.
         on_note: Told each choice.
@@ -75,40 +70,15 @@ def train_grid(
         NonFiniteError: If no setting has all its heads.
     """
     base = settings[0][1]
-    choices = {
-        "device": device.recorded,
-        "recipe": f"{recipe.name} ({recipe.why})",
-    }
-
-    def entries_of(head: HeadSpec, train: TrainSpec) -> list[Entry]:
-        trains = [
-            replace(train, seed=s, order_seed=base.seed)
-            for s in range(base.seed, base.seed + seeds)
-        ]
-        paths = [run_path(runs_dir, cache, head, t) for t in trains]
-        members = [Member(p.name, head, t.lr, t.seed) for p, t in zip(paths, trains, strict=True)]
-        return [Entry(*parts) for parts in zip(paths, members, trains, strict=True)]
-
-    grid = [entries_of(head, train) for head, train in settings]
+    choices = {"device": device.recorded, "recipe": recipe.recorded}
+    grid = [_entries(cache, one, asked, order_seed=base.seed) for one in settings]
     stem = _stem(grid)
     checkpoint = partial_path(stem)
     pending = [e for entries in grid for e in entries if not e.path.exists()]
     for told in reused([read_run(e.path) for es in grid for e in es if e not in pending]):
         on_note(told)
-    batches = FeatureDataModule(
-        cache,
-        batch_size=base.batch_size,
-        val_fraction=base.val_fraction,
-        split_seed=base.split_seed,
-        seed=base.seed,
-        window_rows=base.window_rows,
-        on_note=on_note,
-    )
-    batches.hold(resident)
-    on_device = resident.device
-    n_features, n_classes = n_inputs(cache), len(cache.class_names)
-    for spec in {entry.member.spec for entry in pending}:
-        require_room(spec, n_features=n_features, n_classes=n_classes, device=device.value)
+    batches = _batches(cache, base, resident, on_note)
+    _require_room(pending, cache, device.value)
     with (
         locked(stem, remove=True),
         named_failures(stem, kept=lambda: _saved_of(checkpoint)),
@@ -116,25 +86,21 @@ def train_grid(
         device_failures_named(device.value, "The sweep", kept=lambda: _saved_of(checkpoint)),
     ):
         if pending:
-            residence = batches.choose_residence(on_device)
-            on_note(f"features stay in {residence.told}")
-            for split in {batches.train_split, batches.val_split}:  # in windows, or in the file
-                batches.load(split, on_device)
-            choices["features"] = residence.recorded
+            choices["features"] = _loaded(batches, resident.device, on_note).recorded
         started = time.perf_counter()
         with working():
             remove_leftovers(stem.parent, "sweep-*")  # of sweeps that nobody repeats
             pending = _train(
                 pending,
                 batches,
-                device=on_device,
+                device=resident.device,
                 checkpoint=checkpoint,
                 on_progress=on_progress,
                 on_note=on_note,
             )
         seconds = time.perf_counter() - started
         rows = sorted((_setting(entries) for entries in grid), key=_rank)
-        chosen_runs = _test(rows[0], batches, on_device)
+        chosen_runs = _test(rows[0], batches, resident.device)
         remarks = remarks_on(chosen_runs, cache, base, recipe=recipe)
         for remark in remarks:
             on_note(remark)
@@ -150,14 +116,55 @@ def train_grid(
             choices=choices,
             remarks=remarks,
         )
-        replace_file(result.json, (json.dumps(asdict(result), indent=2, default=portable)).encode())
-        replace_file(result.markdown, markdown_table(result).encode())
+        write_tables(result)
     if rows[0].problem:
         raise NonFiniteError(
             f"No setting of the grid has all its heads: {rows[0].problem}. The table is in "
             f"{result.markdown}. Use a lower --lr if losses became infinite or no number."
         )
     return result
+
+
+def _entries(cache: Cache, setting: Setting, asked: RunSpec, *, order_seed: int) -> list[Entry]:
+    """Name the heads of a setting, one for each seed, all with one order of batches."""
+    head, base = setting
+    entries = []
+    for seed in range(base.seed, base.seed + asked.seeds):
+        train = replace(base, seed=seed, order_seed=order_seed)
+        path = run_path(Path(asked.runs_dir), cache, head, train)
+        entries.append(Entry(path, Member(path.name, head, train.lr, train.seed), train))
+    return entries
+
+
+def _batches(
+    cache: Cache, train: TrainSpec, resident: Resident, on_note: NoteCallback
+) -> FeatureDataModule:
+    batches = FeatureDataModule(
+        cache,
+        batch_size=train.batch_size,
+        val_fraction=train.val_fraction,
+        split_seed=train.split_seed,
+        seed=train.seed,
+        window_rows=train.window_rows,
+        on_note=on_note,
+    )
+    batches.hold(resident)
+    return batches
+
+
+def _require_room(entries: Sequence[Entry], cache: Cache, device: str) -> None:
+    n_features, n_classes = n_inputs(cache), len(cache.class_names)
+    for spec in {entry.member.spec for entry in entries}:
+        require_room(spec, n_features=n_features, n_classes=n_classes, device=device)
+
+
+def _loaded(batches: FeatureDataModule, device: torch.device, on_note: NoteCallback) -> Choice[str]:
+    """Load what stays in windows, or in the file; say where the features stay."""
+    residence = batches.choose_residence(device)
+    on_note(f"features stay in {residence.told}")
+    for split in {batches.train_split, batches.val_split}:
+        batches.load(split, device)
+    return residence
 
 
 def _saved_of(checkpoint: Path) -> str:

@@ -5,30 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from typing import TYPE_CHECKING
 
-from featcache.config import (
-    MOST_SEEDS,
-    RECIPES,
-    REGULARISATIONS,
-    ExtractSpec,
-    HeadSpec,
-    RunSpec,
-    TrainSpec,
-)
-from featcache.core.arguments import count, device_name, one_of, option_name, place, several
-from featcache.core.preload import preloading
+from featcache.config import ExtractSpec, HeadSpec, RunSpec, TrainSpec
+from featcache.core.arguments import text
 from featcache.core.reporting import NoteCallback, silent
-from featcache.errors import UsageError
-from featcache.features.lookup import the_cache
-from featcache.features.residence import fitting_window
-from featcache.features.trainable import require_trainable
 from featcache.store import Cache
-from featcache.training.recipes import pick_recipe
-from featcache.training.sweeps.grid import axes_of, heads_of
+from featcache.training.sweeps.grid import axes_of, settings_of
 from featcache.training.sweeps.table import SweepResult
 from featcache.training.train_head import by_hand
+from featcache.training.training_cache import load_to_train, open_to_train
 
 if TYPE_CHECKING:
     from featcache.training.sweeps.bank_trainer import SweepProgressCallback
@@ -102,42 +88,45 @@ def sweep(
         0.01
     """
     note = on_note or silent
-    values = axes_of(l1=l1, weight_decay=weight_decay, dropout=dropout)
-    given = axes_of(hidden=hidden, lr=lr)
-    given |= by_hand(max_epochs=max_epochs, patience=patience, select=select)
-    regs = several(lambda option, word: one_of(option, word, REGULARISATIONS), "--reg", reg)
-    shapes, rates = given.get("hidden", (HeadSpec.hidden,)), given.get("lr", (TrainSpec.lr,))
-    heads = list(heads_of(regs, shapes, values, on_note=note))
+    penalties = axes_of(l1=l1, weight_decay=weight_decay, dropout=dropout)
+    pace = by_hand(max_epochs=max_epochs, patience=patience, select=select)
+    given = {**axes_of(hidden=hidden, lr=lr), **pace}
     base = TrainSpec(
         batch_size=batch_size,
         min_delta=min_delta,
         val_fraction=val_fraction,
         split_seed=split_seed,
         seed=seed,
-        **by_hand(max_epochs=max_epochs, patience=patience, select=select),
+        **pace,
     )
-    recipe = one_of("--recipe", recipe, RECIPES)
-    seeds = count("--seeds", seeds, most=MOST_SEEDS)
-    device = device_name(device)
-    runs_dir, cache_dir = place("--runs-dir", runs_dir), place("--cache-dir", cache_dir)
-    settings = [(head, replace(base, lr=rate)) for head, rate in product(heads, rates)]
-    if not settings:
-        axes = {"reg": regs, "hidden": shapes, "lr": rates, **values}
-        empty = [option_name(name) for name, axis in axes.items() if not axis] or ["--reg"]
-        raise UsageError(f"The grid has no setting: {' and '.join(empty)} gives none.")
-    opened = the_cache(cache, dataset=dataset, backbone=backbone, cache_dir=cache_dir, on_note=note)
-    window = fitting_window(opened, base, max_memory)
-    settings = [(head, replace(train, window_rows=window)) for head, train in settings]
-    require_trainable(opened, val_fraction)
-    taken = pick_recipe(recipe, opened, base)
+    settings = settings_of(
+        base,
+        reg=reg,
+        shapes=given.get("hidden", (HeadSpec.hidden,)),
+        rates=given.get("lr", (TrainSpec.lr,)),
+        penalties=penalties,
+        on_note=note,
+    )
+    asked = RunSpec(
+        recipe=recipe,
+        seeds=seeds,
+        max_memory=max_memory,
+        runs_dir=text("--runs-dir", runs_dir),
+        device=device,
+        cache_dir=text("--cache-dir", cache_dir),
+    )
+    opened, base, taken = open_to_train(
+        cache, dataset=dataset, backbone=backbone, asked=asked, train=base, on_note=note
+    )
+    settings = [(head, replace(s, window_rows=base.window_rows)) for head, s in settings]
     settings = list(dict.fromkeys(taken.completed(settings, given=given, on_note=note)))
-    from featcache.core.device import pick_device
-    from featcache.features.resident import load_sound
-
-    chosen = pick_device(device)
-    note(f"device {chosen.told}")
-    with preloading("featcache.training.sweeps.grid_run"):
-        resident = load_sound(opened, device=chosen.value, window_rows=window)
+    chosen, resident = load_to_train(
+        opened,
+        device=asked.device,
+        window_rows=base.window_rows,
+        trainer="featcache.training.sweeps.grid_run",
+        on_note=note,
+    )
     from featcache.training.sweeps.grid_run import train_grid
 
     return train_grid(
@@ -145,8 +134,7 @@ def sweep(
         resident,
         settings,
         recipe=taken,
-        seeds=seeds,
-        runs_dir=runs_dir,
+        asked=asked,
         device=chosen,
         on_progress=on_progress or silent,
         on_note=note,

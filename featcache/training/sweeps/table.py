@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from featcache.config import HeadSpec
+from featcache.core.paths import portable
 from featcache.evaluation.metrics import Spread
+from featcache.store import replace_file
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,12 @@ class SweepResult:
     markdown: Path
     choices: dict[str, str]
     remarks: tuple[str, ...]
+
+
+def write_tables(result: SweepResult) -> None:
+    """Write what was found into its two files."""
+    replace_file(result.json, json.dumps(asdict(result), indent=2, default=portable).encode())
+    replace_file(result.markdown, markdown_table(result).encode())
 
 
 def markdown_table(result: SweepResult) -> str:
