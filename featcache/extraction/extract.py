@@ -155,7 +155,7 @@ def extract_all(
     return tuple(_extract(specs, on_progress or silent, on_note or silent))
 
 
-def open_images(spec: ExtractSpec, *, note: NoteCallback) -> Dataset:
+def open_images(spec: ExtractSpec, *, on_note: NoteCallback) -> Dataset:
     """Refuse names that do not exist, then open the images; all that needs no torch.
 
     Raises:
@@ -168,12 +168,12 @@ def open_images(spec: ExtractSpec, *, note: NoteCallback) -> Dataset:
         _refuse_options_of_networks(spec)
     if (spec.precision, spec.device) == ("tf32", "cpu"):
         raise UsageError(TF32_ON_CPU)
-    note(f"opening {spec.dataset}")
+    on_note(f"opening {spec.dataset}")
     rules = ImageRules(spec.max_pixels, spec.exif_orientation)
     dataset = load_dataset(spec.dataset, data_dir=spec.data_dir).following(rules)
     dataset = dataset.limited(spec.limit)
     for sentence in (*dataset.notes, dataset.summary):
-        note(sentence)
+        on_note(sentence)
     return dataset
 
 
@@ -189,13 +189,13 @@ def _refuse_options_of_networks(spec: ExtractSpec) -> None:
 
 
 def _extract(
-    specs: Sequence[ExtractSpec], progress: ProgressCallback, note: NoteCallback
+    specs: Sequence[ExtractSpec], on_progress: ProgressCallback, on_note: NoteCallback
 ) -> list[ExtractResult]:
     """Make the caches that are not there yet."""
     started = time.perf_counter()
     for spec in specs[1:]:
         check_backbone_options(spec.backbone, spec.weights, spec.image_size)
-    dataset = open_images(specs[0], note=note)
+    dataset = open_images(specs[0], on_note=on_note)
     # They import torch, which takes seconds.
     from featcache.extraction.plan import make_plan
     from featcache.extraction.run import make_caches
@@ -203,9 +203,11 @@ def _extract(
     plans: list[Plan] = []
     for spec in specs:
         if len(specs) > 1:
-            note(f"{spec.backbone}:")
+            on_note(f"{spec.backbone}:")
         sha256 = plans[0].identity["dataset_sha256"] if plans else None
-        plan = make_plan(spec, dataset, on_progress=progress, on_note=note, dataset_sha256=sha256)
+        plan = make_plan(
+            spec, dataset, on_progress=on_progress, on_note=on_note, dataset_sha256=sha256
+        )
         dataset = plan.dataset  # with the digest of each image
         plans.append(plan)
     missing = [plan for plan in plans if not _is_complete(plan)]
@@ -216,7 +218,7 @@ def _extract(
             locks.enter_context(locked(plan.path))
         # Another process may have finished one meanwhile.
         missing = [plan for plan in missing if not _is_complete(plan)]
-        how = make_caches(missing, progress=progress, note=note)
+        how = make_caches(missing, on_progress=on_progress, on_note=on_note)
         made = {plan.path: one for plan, one in zip(missing, how, strict=True)}
     return [result_of(p, made.get(p.path), seconds=time.perf_counter() - started) for p in plans]
 

@@ -138,14 +138,14 @@ def repair_cache(
         }
         spec = _spec_of(state, path, asked)
         # 0.1 dropped splits called Test/ or dev/: its caches are repaired without them.
-        images = open_images(spec, note=note).with_splits(state.manifest.splits)
+        images = open_images(spec, on_note=note).with_splits(state.manifest.splits)
         # They import torch, which takes seconds.
         from featcache.extraction.plan import make_plan
         from featcache.extraction.run import make_caches
 
         plan = make_plan(spec, images, on_progress=progress, on_note=note, at=path)
         require_identity(path, state.manifest.identity, plan.identity, way_out=_WAY_OUT)
-        [made] = make_caches([plan], progress=progress, note=note)
+        [made] = make_caches([plan], on_progress=progress, on_note=note)
     if any(damage.split == "trunk" for damage in report.damages):
         mended.append("the backbone's statistics")
     return RepairReport(

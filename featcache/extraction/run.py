@@ -57,7 +57,7 @@ class _Begun:
 
 @plain_torch()
 def make_caches(
-    plans: Sequence[Plan], *, progress: ProgressCallback, note: NoteCallback
+    plans: Sequence[Plan], *, on_progress: ProgressCallback, on_note: NoteCallback
 ) -> list[Made]:
     """Compute what is missing of each; the caller holds the locks.
 
@@ -69,12 +69,12 @@ def make_caches(
     with contextlib.ExitStack() as files:
         try:
             for plan in plans:  # nothing is written yet
-                begun.append(_begin(plan, files, progress=progress, note=note))  # noqa: PERF401 - at Ctrl-C those begun are told
+                begun.append(_begin(plan, files, on_progress=on_progress, on_note=on_note))  # noqa: PERF401 - at Ctrl-C those begun are told
             with working():
                 writers = [_writer(one, files) for one in begun]
                 of_each = zip(begun, writers, strict=True)
-                targets = [_target(one, writer, note=note) for one, writer in of_each]
-                filled = _fill_in_passes(targets, note)
+                targets = [_target(one, writer, on_note=on_note) for one, writer in of_each]
+                filled = _fill_in_passes(targets, on_note)
         except KeyboardInterrupt as err:
             kept = "; ".join(_kept(one) for one in begun if one.writer) or "Nothing was begun"
             raise InterruptedRunError(
@@ -132,20 +132,20 @@ def _begin(
     plan: Plan,
     files: contextlib.ExitStack,
     *,
-    progress: ProgressCallback,
-    note: NoteCallback,
+    on_progress: ProgressCallback,
+    on_note: NoteCallback,
 ) -> _Begun:
     """Open the partial file, or decide how a new one is filled; `files` closes it."""
     if partial_path(plan.path).exists() or plan.path.exists():
         writer = files.enter_context(CacheWriter.resume(plan.path, plan.rows()))
-        _recheck(plan, writer, progress=progress, note=note)
-        job = Job.resume(plan, writer, on_progress=progress, on_note=note)
+        _recheck(plan, writer, on_progress=on_progress, on_note=on_note)
+        job = Job.resume(plan, writer, on_progress=on_progress, on_note=on_note)
         return _Begun(job, writer, _n_rows(writer))
     others = near_misses(plan.path, plan.identity)
     if others:
         nearest, differing = min(others, key=lambda other: len(other[1]))
-        note(f"{nearest.name} is a similar cache; it differs in {'; '.join(differing)}")
-    return _Begun(Job.begin(plan, on_progress=progress, on_note=note))
+        on_note(f"{nearest.name} is a similar cache; it differs in {'; '.join(differing)}")
+    return _Begun(Job.begin(plan, on_progress=on_progress, on_note=on_note))
 
 
 def _writer(begun: _Begun, files: contextlib.ExitStack) -> CacheWriter:
@@ -158,12 +158,12 @@ def _writer(begun: _Begun, files: contextlib.ExitStack) -> CacheWriter:
 
 
 def _recheck(
-    plan: Plan, writer: CacheWriter, *, progress: ProgressCallback, note: NoteCallback
+    plan: Plan, writer: CacheWriter, *, on_progress: ProgressCallback, on_note: NoteCallback
 ) -> None:
     require_same_file(writer.file, writer.manifest, plan)
-    damaged = writer.recheck(on_progress=lambda i, n: progress(Progress("check", "", i, n)))
+    damaged = writer.recheck(on_progress=lambda i, n: on_progress(Progress("check", "", i, n)))
     for block in damaged:
-        note(
+        on_note(
             f"{block.split} rows {block.start} to {block.stop - 1} were damaged on the disk; "
             f"they are computed again"
         )
@@ -171,24 +171,26 @@ def _recheck(
         return
     for block in writer.acknowledged():
         if rows := rows_not_decoded(writer, block.split, block.start, block.stop):
-            note(
+            on_note(
                 f"{block.split} rows {block.start} to {block.stop - 1} hold {len(rows)} that could "
                 f"not be decoded where they were computed; they are computed again"
             )
             writer.forget(block)
 
 
-def _target(begun: _Begun, writer: CacheWriter, *, note: NoteCallback) -> Target:
+def _target(begun: _Begun, writer: CacheWriter, *, on_note: NoteCallback) -> Target:
     """Make the backbone ready, and see that it is the one that began the file."""
     if begun.job.plan.spec.bn == "adapted":
         adapt(begun.job, writer)
     if begun.job.is_resumed:
         n_same = check_canaries(begun.job, writer)
-        note(f"resuming: {begun.n_rows_before} rows kept, {n_same} recomputed and found the same")
+        on_note(
+            f"resuming: {begun.n_rows_before} rows kept, {n_same} recomputed and found the same"
+        )
     return Target(begun.job, writer)
 
 
-def _fill_in_passes(targets: Sequence[Target], note: NoteCallback) -> dict[Target, Filled]:
+def _fill_in_passes(targets: Sequence[Target], on_note: NoteCallback) -> dict[Target, Filled]:
     """Fill and finish all, those together that can share their reading."""
     passes: list[list[Target]] = []
     for target in targets:
@@ -198,7 +200,9 @@ def _fill_in_passes(targets: Sequence[Target], note: NoteCallback) -> dict[Targe
         else:
             shared.append(target)
     if len(passes) > 1:
-        note(f"{len(passes)} passes over the images: not all backbones prepare or batch them alike")
+        on_note(
+            f"{len(passes)} passes over the images: not all backbones prepare or batch them alike"
+        )
     filled: dict[Target, Filled] = {}
     for together in passes:
         filled |= zip(together, fill(together), strict=True)

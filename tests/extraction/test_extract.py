@@ -150,10 +150,10 @@ def test_float16_halves_the_rows_and_rounds_them(extract: Extract) -> None:
 def test_extraction_changes_no_parameter_and_no_buffer(extract: Any) -> None:
     options = {**extract.keywords, "limit": 40}
     [spec] = specs(extract.args[0], (SMALL_BACKBONE,), options)
-    images = open_images(spec, note=silent)
+    images = open_images(spec, on_note=silent)
     plan = make_plan(spec, images, on_progress=silent, on_note=silent)
 
-    make_caches([plan], progress=silent, note=silent)
+    make_caches([plan], on_progress=silent, on_note=silent)
 
     backbone = plan.backbone
     assert backbone.module is not None

@@ -83,7 +83,7 @@ def _is_refused(
     with patched() if patched is not None else _nothing():
         spec = ExtractSpec(**_asked(images, root, **options))
         plan = planning.make_plan(
-            spec, open_images(spec, note=silent), on_progress=silent, on_note=silent
+            spec, open_images(spec, on_note=silent), on_progress=silent, on_note=silent
         )
         if plan.path == path:
             return False
