@@ -16,6 +16,7 @@ import pytest
 import featcache
 from featcache.core.paths import healed, native, portable
 from featcache.images.datasets import load_dataset
+from featcache.images.sources import folder
 from tests.conftest import save_image
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -109,15 +110,16 @@ def _bytes(place: Path) -> dict[str, str]:
     return {str(p.relative_to(place)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def without_locale(name: str) -> str:
+    return name.encode().decode("ascii", errors="surrogateescape")
+
+
 def test_a_cache_that_was_made_without_a_locale_is_still_the_cache(
     pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = {"image_size": 8, "n_workers": 0, "cache_dir": tmp_path / "cache"}
     with monkeypatch.context() as before:  # names as such a process reads them
-        before.setattr(
-            "featcache.images.sources.folder.portable",
-            lambda name: name.encode().decode("ascii", errors="surrogateescape"),
-        )
+        before.setattr(folder, "portable", without_locale)
         made = featcache.extract(f"folder:{pets}", backbone="pixels", **place)
 
     again = featcache.extract(f"folder:{pets}", backbone="pixels", **place)

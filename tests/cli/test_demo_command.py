@@ -5,14 +5,16 @@ import re
 import pytest
 
 import featcache
+from featcache_cli.commands import demo
 from tests.cli.conftest import Run
 
 
 def test_demo_runs_its_commands_and_names_the_files(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache_cli.commands.demo._BACKBONE", "mobilenet_v3_small")
-    monkeypatch.setattr("featcache_cli.commands.demo._IMAGE_SIZE", 32)
+    # vgg16 at 64 px takes a minute; the demo has no options for it.
+    monkeypatch.setattr(demo, "_BACKBONE", "mobilenet_v3_small")
+    monkeypatch.setattr(demo, "_IMAGE_SIZE", 32)
 
     result = run("demo", "--cache-dir", "[red] here")
 
@@ -51,7 +53,7 @@ def test_demo_runs_its_commands_and_names_the_files(
 
 
 def test_demo_commands_can_be_typed_as_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache_cli.commands.demo._BACKBONE", "pixels")
+    monkeypatch.setattr(demo, "_BACKBONE", "pixels")
 
     shown = run("demo").stderr
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import featcache
-from featcache.core import cgroup
+from featcache.core import cgroup, memory
 from featcache.core.device import pick_batch_size, pick_n_workers, usable_cores
 from featcache.core.memory import free_memory
 from featcache.features.residence import pick_residence
@@ -22,8 +22,8 @@ Machine = Callable[[dict[str, str]], None]
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Make what stands below the root; four cores and more memory than any limit here."""
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    monkeypatch.setattr("featcache.core.memory._free_of_host", lambda: 500 * GB)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(memory, "_free_of_host", lambda: 500 * GB)
 
     def make(files: dict[str, str]) -> None:
         for name, text in files.items():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from featcache.core import device
 from featcache.core.device import (
     numeric_class,
     pick_batch_size,
@@ -15,9 +16,8 @@ from featcache.extraction.cost import cost_account
 
 
 def test_the_batch_size_is_a_power_of_two_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "featcache.core.device.free_memory", lambda _: FreeMemory(1_000_000_000, "memory")
-    )
+    # Of a GPU too, which need not be there.
+    monkeypatch.setattr(device, "free_memory", lambda _: FreeMemory(1_000_000_000, "memory"))
 
     assert pick_batch_size("cpu", nbytes_per_image=1_000_000).value == 16
     assert pick_batch_size("cpu", nbytes_per_image=40_000_000).value == 4

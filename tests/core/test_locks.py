@@ -39,6 +39,14 @@ def hold(path: Path) -> None:
         pass
 
 
+def is_free(path: Path) -> bool:
+    try:
+        hold(path)
+    except LockedError:
+        return False
+    return True
+
+
 def test_a_second_process_is_refused_with_host_and_pid_of_the_first(
     tmp_path: Path, holder: subprocess.Popen[str]
 ) -> None:
@@ -63,25 +71,29 @@ def test_a_refused_process_leaves_the_names_of_the_first(
 def test_the_lock_is_free_when_its_holder_is_killed(
     tmp_path: Path, holder: subprocess.Popen[str]
 ) -> None:
+    was_free = is_free(tmp_path / "toy.h5")
+
     holder.send_signal(signal.SIGKILL)
     holder.wait()
 
-    hold(tmp_path / "toy.h5")
+    assert (was_free, is_free(tmp_path / "toy.h5")) == (False, True)
 
 
 def test_the_lock_is_free_when_its_holder_ends(
     tmp_path: Path, holder: subprocess.Popen[str]
 ) -> None:
+    was_free = is_free(tmp_path / "toy.h5")
+
     holder.communicate("")
 
-    hold(tmp_path / "toy.h5")
+    assert (was_free, is_free(tmp_path / "toy.h5")) == (False, True)
 
 
 def test_the_lock_is_free_after_an_error_inside(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), locked(tmp_path / "toy.h5"):
         raise ZeroDivisionError
 
-    hold(tmp_path / "toy.h5")
+    assert is_free(tmp_path / "toy.h5")
 
 
 def test_the_same_process_is_refused_too(tmp_path: Path) -> None:
@@ -94,7 +106,9 @@ def test_the_same_process_is_refused_too(tmp_path: Path) -> None:
 
 def test_two_caches_have_two_locks(tmp_path: Path) -> None:
     with locked(tmp_path / "one.h5"):
-        hold(tmp_path / "two.h5")
+        free = [name for name in ("one", "two") if is_free(tmp_path / f"{name}.h5")]
+
+    assert free == ["two"]
 
 
 def test_a_holder_that_left_no_name_is_another_process(

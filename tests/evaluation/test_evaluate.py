@@ -21,6 +21,7 @@ from featcache.errors import (
     UsageError,
 )
 from featcache.evaluation.plots import plot_evaluation
+from featcache.heads import predictions
 from featcache.heads.head_file import load_head, save_head
 from featcache.heads.predictions import outputs_of
 from featcache.heads.runs import list_runs
@@ -190,7 +191,8 @@ def test_blocks_of_rows_and_classes_change_no_figure(
     whole = featcache.evaluate(path)
     rows = list(csv.DictReader(whole.predictions.read_text().splitlines()))
 
-    monkeypatch.setattr("featcache.heads.predictions._BLOCK_VALUES", 7)
+    # Blocks of the usual size would take a cache of gigabytes.
+    monkeypatch.setattr(predictions, "_BLOCK_VALUES", 7)
     again = featcache.evaluate(path)
 
     assert (again.acc, again.classes, again.confusion) == (
@@ -326,7 +328,8 @@ def test_the_cache_of_two_heads_is_verified_once(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verified: list[featcache.Cache] = []
-    monkeypatch.setattr("featcache.heads.predictions.require_sound", verified.append)
+    # A reading leaves no trace that could be counted.
+    monkeypatch.setattr(predictions, "require_sound", verified.append)
     first, second = train().path, train(seed=1).path
 
     comparison = featcache.compare(first, second)

@@ -18,6 +18,7 @@ from featcache.extraction.extract import open_images
 from featcache.extraction.plan import make_plan
 from featcache.extraction.result import ExtractResult
 from featcache.extraction.run import make_caches
+from featcache.images import image_files
 from featcache.images.datasets import load_dataset
 from featcache.images.decode import FORMAT_OF
 from featcache.store import read_state
@@ -86,10 +87,10 @@ def test_a_cache_that_counted_nothing_says_so(
         n_workers=0,
         cache_dir=str(tmp_path / "cache"),
     )
-    images = open_images(spec, note=silent)
+    images = open_images(spec, on_note=silent)
     plan = make_plan(spec, images, on_progress=silent, on_note=silent)
     uncounted = replace(plan, dataset=replace(plan.dataset, told={}))
-    make_caches([uncounted], progress=silent, note=silent)
+    make_caches([uncounted], on_progress=silent, on_note=silent)
     path = plan.path
     sound = path.read_bytes()
     assert "clipped_images" not in read_state(path).manifest.provenance
@@ -146,7 +147,8 @@ def test_parity_turns_photos_as_its_cache_does(photos: Path, tmp_path: Path) -> 
 def test_heic_files_are_named_with_the_way_to_read_them(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.images.image_files.image_extensions", lambda: tuple(FORMAT_OF))
+    # As where the extra heif is not installed; here it may be.
+    monkeypatch.setattr(image_files, "image_extensions", lambda: tuple(FORMAT_OF))
     for name in ("train/cat/a.HEIC", "train/dog/b.heif", "test/cat/c.heic"):
         (photos / name).write_bytes(b"ftypheic")
 

@@ -11,6 +11,7 @@ from PIL import Image
 import featcache
 from featcache.errors import DeviceError, UsageError
 from featcache.extraction.result import ExtractResult
+from featcache.images import decode_process
 from tests.extraction.interruptions import interrupt
 from tests.paces import small_blocks
 
@@ -34,9 +35,12 @@ def slow_image(image_folder: Path) -> Path:
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A machine on which an image may take 80 ms; `undo` makes it an ordinary one."""
+    """A machine on which an image may take 80 ms; `undo` makes it an ordinary one.
+
+    No image of a test takes the usual limit, which is no option.
+    """
     with monkeypatch.context() as patch:
-        patch.setattr("featcache.images.decode_process.CPU_SECONDS_PER_IMAGE", 0.08)
+        patch.setattr(decode_process, "CPU_SECONDS_PER_IMAGE", 0.08)
         yield patch
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from featcache.core.preprocess import Preprocess
 from featcache.errors import DeviceError
+from featcache.images import decode_process
 from featcache.images.batches import ImageBatch, Span, load_batches
 from featcache.images.rules import ImageRules
 from featcache.images.splits import Look, Split
@@ -121,7 +122,7 @@ def test_batches_come_in_order_with_every_row_in_its_place(n_workers: int) -> No
 def test_an_image_that_kills_or_holds_its_process_is_named(
     monkeypatch: pytest.MonkeyPatch, act: Callable[[], None], why: str
 ) -> None:
-    monkeypatch.setattr("featcache.images.decode_process.CPU_SECONDS_PER_IMAGE", 0.2)
+    monkeypatch.setattr(decode_process, "CPU_SECONDS_PER_IMAGE", 0.2)  # the usual one is 60
 
     with pytest.raises(DeviceError, match=rf"^/images/9\.jpg cannot .*: {why}\. All ack") as err:
         load(HardImages({9: act}))
@@ -134,7 +135,7 @@ def test_an_image_that_kills_or_holds_its_process_is_named(
 def test_such_images_are_left_out_on_demand_each_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, n_workers: int
 ) -> None:
-    monkeypatch.setattr("featcache.images.decode_process.CPU_SECONDS_PER_IMAGE", 0.2)
+    monkeypatch.setattr(decode_process, "CPU_SECONDS_PER_IMAGE", 0.2)
     images = HardImages({4: be_killed, 6: run_out_of_memory, 7: spin, 23: be_killed})
 
     batches, notes = load(images, n_workers=n_workers, may_skip=True)

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,7 @@ def test_space_that_is_missing_is_named_with_all_three_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 1_500_000})
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
 
     with pytest.raises(DiskFullError) as caught:
         require_space(tmp_path / "not" / "yet", nbytes=6_020_000_000)
@@ -229,5 +230,17 @@ def test_space_that_is_missing_is_named_with_all_three_numbers(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_space_that_suffices_is_no_error(tmp_path: Path) -> None:
-    require_space(tmp_path, nbytes=1)
+def test_space_is_short_from_the_first_byte_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    refused = []
+
+    for nbytes in (99, 100, 101):
+        try:
+            require_space(tmp_path, nbytes=nbytes)
+        except DiskFullError:
+            refused.append(nbytes)
+
+    assert refused == [101]

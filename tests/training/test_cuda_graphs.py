@@ -16,7 +16,9 @@ import featcache
 from featcache.config import HeadSpec
 from featcache.errors import DeviceError
 from featcache.heads.head_file import load_head
+from featcache.training import module
 from featcache.training.cuda_graphs import Call, ReplayedStep, replayed_step
+from featcache.training.sweeps import head_bank
 from featcache.training.sweeps.head_bank import HeadBank, Member, MemberState
 
 N_STEPS, N_FULL, BATCH_SIZE = 12, 9, 8
@@ -245,7 +247,8 @@ def test_a_head_with_replayed_steps_is_the_same(
     options |= {"batch_size": 16}
     expected = featcache.train_head(cache.path, **options, runs_dir=tmp_path / "as ever")
     made: list[ReplayedStep] = []
-    monkeypatch.setattr("featcache.training.module.replayed_step", replaying(made))
+    # A tape stands for the graph that only a GPU records.
+    monkeypatch.setattr(module, "replayed_step", replaying(made))
 
     found = featcache.train_head(cache.path, **options, runs_dir=tmp_path / "replayed")
 
@@ -276,7 +279,7 @@ def test_a_bank_with_replayed_steps_is_the_same(monkeypatch: pytest.MonkeyPatch)
 
     expected, states = train()
     made: list[ReplayedStep] = []
-    monkeypatch.setattr("featcache.training.sweeps.head_bank.replayed_step", replaying(made))
+    monkeypatch.setattr(head_bank, "replayed_step", replaying(made))
 
     found, found_states = train()
 

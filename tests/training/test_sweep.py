@@ -13,9 +13,7 @@ import pytest
 import torch
 
 import featcache
-import featcache.training.sweeps.bank_trainer
 from featcache.config import REGULARISATIONS
-from featcache.core.memory import FreeMemory
 from featcache.errors import (
     CorruptError,
     DeviceError,
@@ -27,10 +25,12 @@ from featcache.heads.head_file import load_head
 from featcache.heads.run_files import read_run
 from featcache.heads.runs import RUN_FILES, newest_run
 from featcache.store import locked
+from featcache.training.sweeps import bank_trainer
 from featcache.training.sweeps.entry import Entry, SweepCheckpoint
 from featcache.training.sweeps.table import markdown_table
 from featcache.training.train_head import TrainResult
 from tests.feature_caches import IDENTITY, MakeCache, Rows, learnable_rows
+from tests.memory_limits import leave_memory
 
 Train = Callable[..., TrainResult]
 Sweep = Callable[..., featcache.SweepResult]
@@ -202,9 +202,7 @@ def test_heads_that_do_not_fit_side_by_side_go_in_several_passes(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     whole = sweep(**GRID, runs_dir=tmp_path / "whole")
-    monkeypatch.setattr(
-        "featcache.training.sweeps.grid_run.free_memory", lambda _: FreeMemory(10_000, "memory")
-    )
+    leave_memory(monkeypatch, tmp_path / "root", 10_000)
     notes: list[str] = []
 
     result = sweep(**GRID, on_note=notes.append)
@@ -219,9 +217,7 @@ def test_heads_that_do_not_fit_side_by_side_go_in_several_passes(
 def test_a_sweep_stopped_in_its_second_pass_goes_on_there(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(
-        "featcache.training.sweeps.grid_run.free_memory", lambda _: FreeMemory(20_000, "memory")
-    )
+    leave_memory(monkeypatch, tmp_path / "root", 20_000)
     whole = sweep(**GRID, runs_dir=tmp_path / "whole")
     n_passes = 0
 
@@ -247,15 +243,15 @@ def test_a_kill_between_a_run_and_the_checkpoint_loses_nothing(
 ) -> None:
     options = {"lr": (1e-3, 3e-2, 0.3), "max_epochs": 30, "patience": 2, "min_delta": 0.05}
     whole = sweep(**options, runs_dir=tmp_path / "whole")
-    save = featcache.training.sweeps.bank_trainer.BankRun._save
+    save = bank_trainer.BankRun._save
 
-    def save_or_die(self: featcache.training.sweeps.bank_trainer.BankRun) -> None:
+    def save_or_die(self: bank_trainer.BankRun) -> None:
         if self.finished:
             raise SystemExit("killed")
         save(self)
 
     with monkeypatch.context() as patched:
-        patched.setattr(featcache.training.sweeps.bank_trainer.BankRun, "_save", save_or_die)
+        patched.setattr(bank_trainer.BankRun, "_save", save_or_die)
         with pytest.raises(SystemExit):
             sweep(**options)
     resumed = sweep(**options)
@@ -275,9 +271,8 @@ def test_heads_are_written_when_they_are_done_and_every_half_minute(
         saved.append(path)
         write(self, path)
 
-    monkeypatch.setattr(
-        "featcache.training.sweeps.bank_trainer._SECONDS_PER_SAVE", seconds_per_save
-    )
+    # No test lasts half a minute.
+    monkeypatch.setattr(bank_trainer, "_SECONDS_PER_SAVE", seconds_per_save)
     monkeypatch.setattr(SweepCheckpoint, "write", counted)
 
     sweep(lr=(1e-3, 1e-2))  # of three epochs, in which none stops early

@@ -17,6 +17,7 @@ from featcache.errors import (
     NonFiniteError,
     StorageError,
 )
+from featcache.features import resident
 from featcache.heads.head_file import load_head
 from featcache.store import CacheSplit, locked
 from tests.feature_caches import MakeCache, learnable_rows
@@ -34,7 +35,8 @@ def test_a_loss_that_explodes_stops_and_keeps_the_last_good_head(
         n_calls += 1
         return penalty(parameters) * (float("nan") if n_calls > 23 else 1)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("featcache.training.module.l1_norm", exploding)
+    # In the middle of an epoch: what explodes by itself does so at once, or at no known step.
+    monkeypatch.setattr(featcache.training.module, "l1_norm", exploding)
 
     with pytest.raises(NonFiniteError) as err:
         train(reg="l1")
@@ -125,12 +127,13 @@ def test_what_is_kept_is_told_as_it_is_where_memory_runs_out_before_an_epoch(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr("featcache.training.run.require_room", without_room)
+        # Memory that really ends would take other tests with it.
+        patched.setattr(featcache.training.run, "require_room", without_room)
         with pytest.raises(DeviceError, match=r"no memory is left\. Nothing was started\. Run"):
             train()
     with pytest.raises(InterruptedRunError):
         train(on_progress=fail_in(2, KeyboardInterrupt()))
-    monkeypatch.setattr("featcache.training.run.require_room", without_room)
+    monkeypatch.setattr(featcache.training.run, "require_room", without_room)
     with pytest.raises(DeviceError, match=r"The last epoch that was saved is kept in .*\.partial"):
         train()
 
@@ -151,11 +154,10 @@ def test_features_that_no_longer_fit_on_the_gpu_stay_in_memory_and_it_is_told(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return room_for(rows, device=device, residence=residence)
 
-    monkeypatch.setattr("featcache.features.resident.room_for", without_room)
+    # There is no GPU to fill.
+    monkeypatch.setattr(resident, "room_for", without_room)
     choices = iter([Choice("gpu", "it fits"), Choice("memory", "it fits")])
-    monkeypatch.setattr(
-        "featcache.features.resident.pick_residence", lambda *_, **__: next(choices)
-    )
+    monkeypatch.setattr(resident, "pick_residence", lambda *_, **__: next(choices))
     notes: list[str] = []
     result = train(on_note=notes.append)
 
@@ -171,7 +173,8 @@ def test_features_that_no_longer_fit_into_memory_are_read_from_the_file(
     def without_room(*_: object, **__: object) -> torch.Tensor:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
 
-    monkeypatch.setattr("featcache.features.resident.room_for", without_room)
+    # Memory that was free when it was chosen, and is another process's when it is taken.
+    monkeypatch.setattr(resident, "room_for", without_room)
 
     assert train().choices["features"].startswith("file (memory has no room for them any more")
 
@@ -184,7 +187,7 @@ def test_a_device_that_fails_while_a_head_is_evaluated_is_a_device_error(
     def fail(*_: object) -> torch.Tensor:
         raise torch.AcceleratorError("CUDA error: unspecified launch failure")
 
-    monkeypatch.setattr("torch.nn.Linear.forward", fail)
+    monkeypatch.setattr(torch.nn.Linear, "forward", fail)
 
     with pytest.raises(DeviceError, match="Evaluation failed on cpu: CUDA error: unspecified"):
         featcache.evaluate(run)
