@@ -1,11 +1,18 @@
-"""A request to stop: the terminal's signal handler sets it, and the work asks for it.
+"""What happens on Ctrl-C: the terminal asks to stop, and the work stops where nothing is lost.
+
+The terminal's handler (`featcache_cli.signals`) ends the process at once while nothing is written.
+While there is `working`, it only leaves a request here. Each loop of the work asks for it
+(`stop_if_asked`) and then raises StopRequested, which is a KeyboardInterrupt. Three places meet
+that, and raise an InterruptedRunError (exit code 130) that says what is kept: `extraction/run.py`
+the rows acknowledged so far, `training/run.py` the head of the last epoch,
+`training/sweeps/bank_trainer.py` all heads as of the last epoch. The same command goes on there.
+
+The handler does not raise. An exception from a handler starts wherever the interpreter is, also in
+a hook of `os.fork` or in a weakref callback. There Python ignores it, and the request would be
+lost.
 
 The library installs no signal handler. In a Python program, Ctrl-C is a KeyboardInterrupt as
-always, and no request is set here.
-
-The terminal's handler (`featcache_cli.signals`) does not raise. An exception from a handler starts
-wherever the interpreter is, also in a hook of `os.fork` or in a weakref callback. There Python
-ignores it, and the request would be lost. So the handler sets a flag, and each loop looks at it.
+always; the same three places meet it, and no request is set here.
 """
 
 from __future__ import annotations
