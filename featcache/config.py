@@ -136,6 +136,11 @@ class ExtractSpec:
         "Continue where this machine cannot decode an image, for lack of memory or time; `cache "
         "repair` can compute it later.",
     )
+    rehash: bool = option(
+        False,
+        "Read every file of the images and weights again, also where size and times say that it "
+        "did not change.",
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dataset", dataset_name(self.dataset))

@@ -87,6 +87,7 @@ _GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "max_pixels",
             "exif_orientation",
             "skip_undecodable",
+            "rehash",
             "data_dir",
         ),
         "Images, as in --dataset folder:pets": ("dataset", "skip_undecodable", "data_dir"),

@@ -89,9 +89,12 @@ class BackboneFamily(Protocol):
     Attributes:
         runs_network: Whether its backbones run a network; without one the images themselves are
             stored, and the options of a network are refused.
+        is_known_by_files: Whether name, options, the file of weights and the library's version
+            decide its features, so that a cache of it is found again without building it.
     """
 
     runs_network: bool
+    is_known_by_files: bool
 
     def names(self) -> Sequence[str]:
         """List its backbones in lower case; no torch."""

@@ -21,6 +21,7 @@ class Pixels:
     """The family of one backbone without weights; a head sees 3 * H * W numbers of an image."""
 
     runs_network = False
+    is_known_by_files = True
 
     def names(self) -> Sequence[str]:
         """List the one name."""

@@ -20,6 +20,7 @@ class Torchvision:
     """The family of torchvision's classification models, cut in front of their classifier."""
 
     runs_network = True
+    is_known_by_files = True
 
     def names(self) -> Sequence[str]:
         """List all classification models."""

@@ -5,26 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.backbones.families import check_backbone_options, family_of
+from featcache.backbones.families import family_of
 from featcache.config import ExtractSpec
-from featcache.core.arguments import option_name, text
+from featcache.core.arguments import text
 from featcache.core.backbone_names import backbone_name
 from featcache.core.dataset_names import dataset_name
 from featcache.core.reporting import NoteCallback, silent
-from featcache.core.tolerances import TF32_ON_CPU
 from featcache.errors import UsageError
-from featcache.extraction.result import ExtractResult, result_of
-from featcache.images.datasets import load_dataset
-from featcache.images.rules import ImageRules
+from featcache.extraction.expected_file import require_same_file
+from featcache.extraction.opening import check_names, identified, open_images, rules_of
+from featcache.extraction.recall import Recalled, recall, remember
+from featcache.extraction.result import ExtractResult, result_of, reused
+from featcache.images.datasets import files_digest
 from featcache.images.splits import Dataset
+from featcache.images.stat_index import KnownFiles
 from featcache.store import locked, open_cache, read_state
 
 if TYPE_CHECKING:
     from featcache.extraction.plan import Plan
     from featcache.extraction.progress import ProgressCallback
+    from featcache.extraction.run import Made
 
 _OF_THE_IMAGES = (
     "dataset",
@@ -33,6 +37,7 @@ _OF_THE_IMAGES = (
     "max_pixels",
     "exif_orientation",
     "skip_undecodable",
+    "rehash",
 )
 
 
@@ -58,6 +63,7 @@ def extract(
     max_pixels: int = ExtractSpec.max_pixels,
     exif_orientation: str = ExtractSpec.exif_orientation,
     skip_undecodable: bool = ExtractSpec.skip_undecodable,
+    rehash: bool = ExtractSpec.rehash,
     on_progress: ProgressCallback | None = None,
     on_note: NoteCallback | None = None,
 ) -> ExtractResult:
@@ -104,6 +110,7 @@ def extract(
         max_pixels=max_pixels,
         exif_orientation=exif_orientation,
         skip_undecodable=skip_undecodable,
+        rehash=rehash,
     )
     [result] = _extract([spec], on_progress or silent, on_note or silent)
     return result
@@ -155,47 +162,67 @@ def extract_all(
     return tuple(_extract(specs, on_progress or silent, on_note or silent))
 
 
-def open_images(spec: ExtractSpec, *, on_note: NoteCallback) -> Dataset:
-    """Refuse names that do not exist, then open the images; all that needs no torch.
-
-    Raises:
-        UsageError: For names that do not exist, and options that "pixels" has no use for.
-        DatasetError: If the dataset is not there.
-    """
-    backbone_name(spec.backbone)
-    check_backbone_options(spec.backbone, spec.weights, spec.image_size)
-    if not family_of(spec.backbone).runs_network:
-        _refuse_options_of_networks(spec)
-    if (spec.precision, spec.device) == ("tf32", "cpu"):
-        raise UsageError(TF32_ON_CPU)
-    on_note(f"opening {spec.dataset}")
-    rules = ImageRules(spec.max_pixels, spec.exif_orientation)
-    dataset = load_dataset(spec.dataset, data_dir=spec.data_dir).following(rules)
-    dataset = dataset.limited(spec.limit)
-    for sentence in (*dataset.notes, dataset.summary):
-        on_note(sentence)
-    return dataset
-
-
-def _refuse_options_of_networks(spec: ExtractSpec) -> None:
-    """Refuse the options that "pixels" has no use for, since it runs no network."""
-    for name in ("bn", "preprocess", "precision", "store_dtype", "compile"):
-        value = getattr(spec, name)
-        if value != getattr(ExtractSpec, name):
-            raise UsageError(
-                f"{option_name(name)} {value} needs a backbone, but the backbone 'pixels' "
-                f"stores the images as they are. Nothing was started. Leave the option out."
-            )
-
-
 def _extract(
     specs: Sequence[ExtractSpec], on_progress: ProgressCallback, on_note: NoteCallback
 ) -> list[ExtractResult]:
-    """Make the caches that are not there yet."""
+    """Find the caches, or make those that are not there yet."""
     started = time.perf_counter()
-    for spec in specs[1:]:
-        check_backbone_options(spec.backbone, spec.weights, spec.image_size)
-    dataset = open_images(specs[0], on_note=on_note)
+    for spec in specs:
+        check_names(spec)
+    known = KnownFiles(rehash=specs[0].rehash, on_note=on_note)
+    files = _files_digest(specs[0], known)
+    recalled = [recall(spec, known) for spec in specs]
+    dataset, sha256 = None, None
+    if files is None and all(recalled):
+        images = open_images(specs[0], on_note=on_note)
+        sha256, dataset = identified(
+            images, specs[0], known, on_progress=on_progress, on_note=on_note
+        )
+    found = _found_again(specs, recalled, files or sha256, known)
+    if found is not None:
+        on_note("images, weights and versions are those of the cache (--rehash reads all files)")
+        seconds = time.perf_counter() - started
+        return [reused(path, choices, seconds=seconds) for path, choices in found]
+    dataset = dataset or open_images(specs[0], on_note=on_note)
+    plans, made = _make(specs, dataset, sha256, known, on_progress=on_progress, on_note=on_note)
+    if files == _files_digest(specs[0], known):
+        for plan in plans:
+            remember(plan, files or plan.identity["dataset_sha256"], known)
+        known.save()
+    return [result_of(p, made.get(p.path), seconds=time.perf_counter() - started) for p in plans]
+
+
+def _files_digest(spec: ExtractSpec, known: KnownFiles) -> str | None:
+    return files_digest(spec.dataset, data_dir=spec.data_dir, rules=rules_of(spec), known=known)
+
+
+def _found_again(
+    specs: Sequence[ExtractSpec],
+    recalled: Sequence[Recalled | None],
+    images: str | None,
+    known: KnownFiles,
+) -> list[tuple[Path, Mapping[str, str]]] | None:
+    """Find the caches that these commands came to before; None unless all are there."""
+    found = []
+    for spec, one in zip(specs, recalled, strict=True):
+        path = None if one is None or images is None else one.finds(spec, images, known)
+        if one is None or path is None:
+            return None
+        found.append((path, one.choices))
+    known.save()
+    return found
+
+
+def _make(
+    specs: Sequence[ExtractSpec],
+    dataset: Dataset,
+    sha256: str | None,
+    known: KnownFiles,
+    *,
+    on_progress: ProgressCallback,
+    on_note: NoteCallback,
+) -> tuple[list[Plan], dict[Path, Made]]:
+    """Plan the caches, and make those that are not there yet."""
     # They import torch, which takes seconds.
     from featcache.extraction.plan import make_plan
     from featcache.extraction.run import make_caches
@@ -204,11 +231,16 @@ def _extract(
     for spec in specs:
         if len(specs) > 1:
             on_note(f"{spec.backbone}:")
-        sha256 = plans[0].identity["dataset_sha256"] if plans else None
         plan = make_plan(
-            spec, dataset, on_progress=on_progress, on_note=on_note, dataset_sha256=sha256
+            spec,
+            dataset,
+            on_progress=on_progress,
+            on_note=on_note,
+            dataset_sha256=sha256,
+            known=known,
         )
-        dataset = plan.dataset  # with the digest of each image
+        # with the digest of each image
+        dataset, sha256 = plan.dataset, plan.identity["dataset_sha256"]
         plans.append(plan)
     missing = [plan for plan in plans if not _is_complete(plan)]
     for plan in missing:
@@ -218,17 +250,15 @@ def _extract(
             locks.enter_context(locked(plan.path))
         # Another process may have finished one meanwhile.
         missing = [plan for plan in missing if not _is_complete(plan)]
-        how = make_caches(missing, on_progress=on_progress, on_note=on_note)
-        made = {plan.path: one for plan, one in zip(missing, how, strict=True)}
-    return [result_of(p, made.get(p.path), seconds=time.perf_counter() - started) for p in plans]
+        with known.trusted():
+            how = make_caches(missing, on_progress=on_progress, on_note=on_note)
+    return plans, {plan.path: one for plan, one in zip(missing, how, strict=True)}
 
 
 def _is_complete(plan: Plan) -> bool:
     """Tell whether the cache is there; refuse a file of another identity in its place."""
     if not (plan.path.exists() or plan.path.is_symlink()):
         return False
-    from featcache.extraction.run import require_same_file
-
     open_cache(plan.path)  # refuses what is not complete
     require_same_file(plan.path, read_state(plan.path).manifest, plan)
     return True

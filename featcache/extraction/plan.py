@@ -13,7 +13,7 @@ from featcache.backbones.batchnorm import batch_norm_statistics, require_batch_n
 from featcache.backbones.describe import BackboneInfo, describe_backbone
 from featcache.backbones.families import family_of
 from featcache.backbones.load import Backbone, load_backbone
-from featcache.config import TOLD_OF_HEADERS, ExtractSpec
+from featcache.config import ExtractSpec
 from featcache.core.device import pick_device, pick_precision
 from featcache.core.identity import FORMAT_VERSION
 from featcache.core.paths import expanded
@@ -21,10 +21,12 @@ from featcache.core.plain_torch import plain_torch
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback
 from featcache.errors import UsageError
+from featcache.extraction.opening import identified
 from featcache.extraction.progress import Progress, ProgressCallback
 from featcache.images.batches import image_shape
 from featcache.images.rules import ImageRules
 from featcache.images.splits import ArrayImages, Dataset
+from featcache.images.stat_index import KnownFiles
 from featcache.store import (
     Identity,
     SplitPlan,
@@ -129,6 +131,7 @@ def make_plan(
     on_progress: ProgressCallback,
     on_note: NoteCallback,
     dataset_sha256: str | None = None,
+    known: KnownFiles | None = None,
     at: Path | None = None,
 ) -> Plan:
     """Decide a run; the cheap refusals come first.
@@ -139,6 +142,7 @@ def make_plan(
         on_progress: Called while the dataset is read for its digest.
         on_note: Told each choice.
         dataset_sha256: The digest of its images, if it was computed before.
+        known: Files that it knows are not read for that digest; None reads all.
         at: Where the cache is, which is to be repaired in place; None finds its place.
 
     Raises:
@@ -160,10 +164,9 @@ def make_plan(
     if at is None and not any(p.is_file() and p.stat().st_size >= nbytes for p in of_this_backbone):
         require_space(folder, nbytes=nbytes)
     if dataset_sha256 is None:
-        dataset_sha256, dataset = dataset.identified(
-            on_progress=lambda i, n: on_progress(Progress("digest", "", i, n))
+        dataset_sha256, dataset = identified(
+            dataset, spec, known, on_progress=on_progress, on_note=on_note
         )
-        _tell_headers(dataset, spec, on_note)
     on_progress(Progress("weights", "", 0, 0))
     # `extract` compares the file of weights with its digest later, where there is no cache yet.
     backbone = _load(spec, on_note, check_file=at is not None)
@@ -227,22 +230,6 @@ def _load(spec: ExtractSpec, on_note: NoteCallback, *, check_file: bool) -> Back
     around = f" ({backbone.note})" if backbone.note else ""
     on_note(f"weights: {backbone.weights}{around}")
     return backbone
-
-
-def _tell_headers(dataset: Dataset, spec: ExtractSpec, on_note: NoteCallback) -> None:
-    n_clipped, n_turned = (dataset.told.get(name, 0) for name in TOLD_OF_HEADERS)
-    if n_clipped:
-        on_note(
-            f"{n_clipped} images are grey with more than 8 bits a channel: as in torchvision's "
-            f"loader, values beyond 255 become white. To avoid this, convert them to 8 bits."
-        )
-    if n_turned and spec.exif_orientation == "apply":
-        on_note(f"{n_turned} images are turned upright as EXIF says")
-    elif n_turned:
-        on_note(
-            f"{n_turned} images are not upright by their EXIF orientation, which torchvision's "
-            f"loader ignores; --exif-orientation apply turns them"
-        )
 
 
 def _row(

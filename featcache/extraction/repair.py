@@ -16,9 +16,10 @@ from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.side_files import finished_path, lock_path
 from featcache.errors import FeatcacheError, UsageError
-from featcache.extraction.extract import open_images
+from featcache.extraction.opening import open_images
 from featcache.extraction.whereabouts import dataset_of
 from featcache.images.rules import ImageRules
+from featcache.images.stat_index import KnownFiles
 from featcache.store import (
     CacheState,
     VerifyReport,
@@ -143,9 +144,11 @@ def repair_cache(
         from featcache.extraction.plan import make_plan
         from featcache.extraction.run import make_caches
 
-        plan = make_plan(spec, images, on_progress=progress, on_note=note, at=path)
+        known = KnownFiles(on_note=note)
+        plan = make_plan(spec, images, on_progress=progress, on_note=note, known=known, at=path)
         require_identity(path, state.manifest.identity, plan.identity, way_out=_WAY_OUT)
-        [made] = make_caches([plan], on_progress=progress, on_note=note)
+        with known.trusted():
+            [made] = make_caches([plan], on_progress=progress, on_note=note)
     if any(damage.split == "trunk" for damage in report.damages):
         mended.append("the backbone's statistics")
     return RepairReport(

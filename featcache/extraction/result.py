@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,36 @@ class ExtractResult:
     account: CostAccount | None
 
 
+def reused(path: Path, choices: Mapping[str, str], *, seconds: float) -> ExtractResult:
+    """Say that a cache was there.
+
+    Args:
+        path: The cache.
+        choices: What was chosen automatically, with the reason.
+        seconds: Wall time of the whole call.
+    """
+    cache = open_cache(path)
+    return ExtractResult(
+        path=path,
+        outcome="reused",
+        fingerprint=cache.fingerprint,
+        n_rows=sum(split.n_rows for split in cache.splits.values()),
+        n_rows_computed=0,
+        n_features=cache.n_features,
+        nbytes=read_state(path).manifest.file_size,
+        failures=tuple(
+            Failure(split.name, image_id, reason)
+            for split in cache.splits.values()
+            for image_id, reason in split.failures.items()
+        ),
+        seconds=seconds,
+        seconds_by_phase={},
+        images_per_s=0.0,
+        choices=choices,
+        account=None,
+    )
+
+
 def result_of(plan: Plan, made: Made | None, *, seconds: float) -> ExtractResult:
     """Say what became of a plan.
 
@@ -76,41 +106,28 @@ def result_of(plan: Plan, made: Made | None, *, seconds: float) -> ExtractResult
         made: How it came to be; None if it was there.
         seconds: Wall time of the whole call.
     """
+    found = reused(plan.path, plan.choices, seconds=seconds)
     if made is None:
-        outcome, n_computed, fill_s = "reused", 0, 0.0
-        by_phase: Mapping[str, float] = {}
-    else:
-        outcome = "resumed" if made.is_resumed else "computed"
-        n_computed, (fill_s, by_phase) = made.n_rows_computed, made.filled
-    cache = open_cache(plan.path)
-    failures = tuple(
-        Failure(split.name, image_id, reason)
-        for split in cache.splits.values()
-        for image_id, reason in split.failures.items()
-    )
+        return found
+    n_computed, (fill_s, by_phase) = made.n_rows_computed, made.filled
     account = None
-    if n_computed and plan.has_backbone and "train" in cache.splits:
+    splits = plan.dataset.splits
+    if n_computed and plan.has_backbone and "train" in splits:
         from featcache.extraction.cost import cost_account
 
         account = cost_account(
             seconds_per_image=fill_s / n_computed,
             n_images=plan.n_rows,
-            n_train=cache["train"].n_rows,
-            n_features=cache.n_features,
+            n_train=len(splits["train"]),
+            n_features=found.n_features,
             device=plan.device,
         )
-    return ExtractResult(
-        path=plan.path,
-        outcome=outcome,
-        fingerprint=cache.fingerprint,
-        n_rows=plan.n_rows,
+    return replace(
+        found,
+        outcome="resumed" if made.is_resumed else "computed",
         n_rows_computed=n_computed,
-        n_features=cache.n_features,
-        nbytes=read_state(plan.path).manifest.file_size,
-        failures=failures,
-        seconds=seconds,
         seconds_by_phase=by_phase,
         images_per_s=n_computed / fill_s if fill_s else 0.0,
-        choices=plan.choices if made is None else {**plan.choices, **made.choices},
+        choices={**plan.choices, **made.choices},
         account=account,
     )

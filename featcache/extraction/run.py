@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from featcache.core.identity import differing_fields
-from featcache.core.paths import healed
 from featcache.core.plain_torch import plain_torch
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import working
-from featcache.errors import CorruptError, InterruptedRunError
+from featcache.errors import InterruptedRunError
+from featcache.extraction.expected_file import require_same_file
 from featcache.extraction.fill import Filled, Target, fill
 from featcache.extraction.job import Job
 from featcache.extraction.plan import Plan
@@ -21,11 +18,8 @@ from featcache.extraction.prepare import adapt, check_canaries, rows_not_decoded
 from featcache.extraction.progress import Progress, ProgressCallback
 from featcache.store import (
     CacheWriter,
-    Extent,
-    Manifest,
     near_misses,
     partial_path,
-    require_identity,
 )
 
 
@@ -89,43 +83,6 @@ def make_caches(
             )
             for one, target in zip(begun, targets, strict=True)
         ]
-
-
-def require_same_file(path: Path, found: Manifest, plan: Plan) -> None:
-    """Refuse a file in a cache's place that is not the one which is planned.
-
-    Raises:
-        MismatchError: If it holds something else, with the fields that differ.
-        CorruptError: If it says that it holds the same, but is laid out as no run would do it.
-    """
-    require_identity(path, found.identity, plan.identity)
-    there = {name: split.columns for name, split in found.splits.items()}
-    wanted = {name: split.columns() for name, split in plan.splits().items()}
-    statistics = None if found.statistics is None else found.statistics.entries
-    differing = differing_fields(
-        _layout([*map(healed, found.class_names)], there, statistics),
-        _layout(plan.dataset.class_names, wanted, plan.statistics()),
-    )
-    if differing:
-        raise CorruptError(
-            f"{path} claims to hold this cache, but its layout is wrong: "
-            f"{'; '.join(differing)}. featcache did not write it. Nothing was changed. Remove it "
-            f"(featcache cache rm {shlex.quote(str(path))}) and run again."
-        )
-
-
-def _layout(
-    class_names: Sequence[str], splits: Mapping[str, Mapping[str, Extent]], statistics: object
-) -> dict[str, object]:
-    return {
-        "class_names": class_names,
-        "splits": list(splits),
-        **{
-            name: {column: [*e.shape, e.dtype] for column, e in columns.items()}
-            for name, columns in splits.items()
-        },
-        "statistics": statistics,
-    }
 
 
 def _begin(

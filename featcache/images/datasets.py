@@ -5,17 +5,21 @@ Each kind of name is a `Source` in images/sources.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 from featcache.core.dataset_names import FOLDER
 from featcache.errors import DatasetError, UnknownNameError, UsageError
+from featcache.images.image_files import FolderImages, is_image_name
+from featcache.images.rules import ImageRules
 from featcache.images.sources.digits import Digits
 from featcache.images.sources.folder import Folder
 from featcache.images.sources.imported import Imported
 from featcache.images.sources.source import LISTING, DatasetInfo, Source
 from featcache.images.sources.torchvision_sets import TorchvisionSets
 from featcache.images.splits import Dataset
+from featcache.images.stat_index import KnownFiles
 
 SOURCES: tuple[Source, ...] = (Folder(), TorchvisionSets(), Digits(), Imported())
 """Every kind of dataset. No two claim the same name."""
@@ -47,6 +51,38 @@ def dataset_slug(name: str) -> str:
         UnknownNameError: If there is no such dataset.
     """
     return _source_of(name).slug(name)
+
+
+def files_digest(
+    name: str, *, data_dir: str | Path, rules: ImageRules, known: KnownFiles
+) -> str | None:
+    """Hash the files that decide a dataset, without opening it; hex.
+
+    Args:
+        name: As `load_dataset` takes it.
+        data_dir: Folder of downloaded datasets.
+        rules: How image files will be read, so that their headers need not be read again.
+        known: Files that it knows are not read.
+
+    Returns:
+        None for a dataset that opens quickly, so that its own digest tells it, or whose files are
+        not all here.
+    """
+    files = _source_of(name).files(name, data_dir=data_dir)
+    if files is None:
+        return None
+    images = tuple(path for path in files.paths if is_image_name(path))
+    looks = FolderImages(files.root, images, rules).looks(known)
+    digests: dict[str, bytes | None] = {
+        p: look.digest for p, look in zip(images, looks, strict=True)
+    }
+    for path in files.paths:
+        if path not in digests:
+            digests[path] = known.sha256_below(files.root, path)
+    sha = hashlib.sha256()
+    for path, digest in sorted(digests.items()):
+        sha.update(repr((path, digest)).encode(errors="surrogateescape"))
+    return sha.hexdigest()
 
 
 def path_in(name: str) -> str | None:

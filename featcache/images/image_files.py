@@ -26,13 +26,14 @@ from featcache.images.decode import (
     image_extensions,
     reason_of,
 )
-from featcache.images.headers import read_header
+from featcache.images.headers import header_reader, read_header
 from featcache.images.rules import ImageRules
 from featcache.images.splits import Look, UnreadableImageError
+from featcache.images.stat_index import FileIndex, KnownFiles
 
 _UNREADABLE = b"unreadable file"
 _DIGEST_BYTES = 32
-_FILES_PER_TASK = 32
+_FILES_PER_TASK = 128
 _TASKS_AHEAD = 16
 _WHOLE_READ_BYTES = 4 * 2**20
 # The pixels of the largest image that is allowed by default are 512 MiB. A larger file is another
@@ -172,18 +173,23 @@ class FolderImages:
                 raise _changed(path, f"it is {err} now") from err
             raise
 
-    def looks(self) -> Iterator[Look]:
+    def looks(self, known: KnownFiles | None = None) -> Iterator[Look]:
         """Yield the SHA-256 of each file's bytes and what its header says, in order.
 
-        An unreadable file gives a fixed mark. Threads read ahead by at most 512 files, so memory
+        An unreadable file gives a fixed mark. Threads read ahead by at most 2,048 files, so memory
         does not grow with the dataset.
+
+        Args:
+            known: What was read before; it takes up what is read now. None reads all.
         """
+        index = None if known is None else known.below(self.root)
+        reading = _Reading(self.root, self.rules, header_reader(self.rules), index)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             ahead: deque[Future[list[Look]]] = deque()
             for start in range(0, len(self.paths), _FILES_PER_TASK):
                 chunk = self.paths[start : start + _FILES_PER_TASK]
                 with starting("Threads that hash images", kept="Nothing was changed."):
-                    ahead.append(pool.submit(_looks_at, self.root, chunk, self.rules))
+                    ahead.append(pool.submit(reading.looks_at, chunk))
                 if len(ahead) == _TASKS_AHEAD:
                     yield from ahead.popleft().result()
             while ahead:
@@ -205,34 +211,52 @@ def bytewise(path: str) -> bytes:
     return os.fsencode(path)
 
 
-def _looks_at(root: str, paths: tuple[str, ...], rules: ImageRules) -> list[Look]:
-    return [_look(f"{root}/{path}", rules) for path in paths]
+@dataclass(frozen=True)
+class _Reading:
+    """How the files below a folder are hashed."""
 
+    root: str
+    rules: ImageRules
+    reader: bytes
+    index: FileIndex | None
 
-def _look(path: str, rules: ImageRules) -> Look:
-    """Hash one file, by plain calls: pathlib and file_digest triple the time of small files."""
-    try:
-        status = os.stat(path)  # noqa: PTH116
-        if not stat.S_ISREG(status.st_mode):
+    def looks_at(self, paths: Sequence[str]) -> list[Look]:
+        return [self._look(path) for path in paths]
+
+    def _look(self, name: str) -> Look:
+        """Hash one file, by plain calls: pathlib and file_digest triple the time of small files."""
+        path = f"{self.root}/{name}"
+        try:
+            status = os.stat(path)  # noqa: PTH116
+            if not stat.S_ISREG(status.st_mode):
+                return Look(_UNREADABLE)
+            if self.index is None:
+                return self._read(path, status)
+            look = self.index.known(name, status, reader=self.reader)
+            if look is None:
+                look = self._read(path, status)
+                self.index.add(name, status, look, reader=self.reader)
+            return look
+        except OSError as err:
+            if err.errno in _NOT_THE_FILES_FAULT:
+                raise StorageError(f"{path} cannot be read: {err}. Nothing was changed.") from err
             return Look(_UNREADABLE)
+
+    def _read(self, path: str, status: os.stat_result) -> Look:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
             if status.st_size < _WHOLE_READ_BYTES:
                 content = file.read()
                 sha256 = hashlib.sha256(content).digest()
-                return Look(sha256, read_header(content, None, rules))
+                return Look(sha256, read_header(content, None, self.rules))
             sha256 = hashlib.file_digest(file, "sha256").digest()
             file.seek(0)
-            return Look(sha256, read_header(b"", file, rules))
-    except OSError as err:
-        if err.errno in _NOT_THE_FILES_FAULT:
-            raise StorageError(f"{path} cannot be read: {err}. Nothing was changed.") from err
-        return Look(_UNREADABLE)
+            return Look(sha256, read_header(b"", file, self.rules))
 
 
 def _open(path: str) -> io.FileIO:
     """Open one file; a pipe, a socket or a device is refused, because it may block for ever.
 
-    Plain calls, as in `_look`.
+    Plain calls, as in `_Reading`.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
         raise UnreadableImageError("not a regular file")
@@ -241,7 +265,7 @@ def _open(path: str) -> io.FileIO:
 
 def _changed(path: str, how: str) -> MismatchError:
     return MismatchError(
-        f"{path} is not the file that the cache's identity counts: {how}. It changed while "
-        f"featcache was at work. All acknowledged rows are kept. Put the file back as it was and "
+        f"{path} is not the file that the cache's identity counts: {how}. It changed since "
+        f"it was hashed. All acknowledged rows are kept. Put the file back as it was and "
         f"run the same command, or leave it: the same command then makes another cache."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from featcache.config import TOLD_OF_HEADERS
 from featcache.core.arguments import option_name
 from featcache.errors import UsageError
 from featcache.images.rules import ImageRules
+
+if TYPE_CHECKING:
+    from featcache.images.stat_index import KnownFiles
 
 
 class Header(NamedTuple):
@@ -62,7 +65,7 @@ class ArrayImages:
         """Keep these rows, in this order."""
         return ArrayImages(np.ascontiguousarray(self.pixels[rows]))
 
-    def looks(self) -> Iterator[Look]:
+    def looks(self, known: KnownFiles | None = None) -> Iterator[Look]:
         """Yield bytes that change when any pixel, the order or the image size does."""
         yield Look(repr(self.pixels.shape).encode())
         for start in range(0, len(self.pixels), 1024):
@@ -106,8 +109,12 @@ class FileImages(Protocol):
         """
         ...
 
-    def looks(self) -> Iterator[Look]:
-        """Yield, per image, bytes that change when its file's content does, and its header."""
+    def looks(self, known: KnownFiles | None = None) -> Iterator[Look]:
+        """Yield, per image, bytes that change when its file's content does, and its header.
+
+        Args:
+            known: What was read before; it takes up what is read now. None reads all.
+        """
         ...
 
     @property
@@ -226,8 +233,18 @@ class Dataset:
         """Whether all images are arrays, at their own size."""
         return all(isinstance(split.images, ArrayImages) for split in self.splits.values())
 
-    def identified(self, *, on_progress: Callable[[int, int], None] | None = None) -> Identified:
-        """Hash class names and, per split, ordered ids, labels and image content (SHA-256)."""
+    def identified(
+        self,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        known: KnownFiles | None = None,
+    ) -> Identified:
+        """Hash class names and, per split, ordered ids, labels and image content (SHA-256).
+
+        Args:
+            on_progress: Told how many images are done, and of how many.
+            known: Files that it knows are not read; those that are, it knows then. None reads all.
+        """
         n_total = sum(len(split) for split in self.splits.values())
         n_done = 0
         sha = hashlib.sha256()
@@ -239,7 +256,7 @@ class Dataset:
             _update(sha, split.name.encode(), np.ascontiguousarray(split.labels).tobytes())
             _update(sha, *(i.encode(errors="surrogateescape") for i in split.ids))
             digests = []
-            for i, (digest, header) in enumerate(split.images.looks()):
+            for i, (digest, header) in enumerate(split.images.looks(known)):
                 digests.append(digest)
                 n_clipped += header.is_clipped
                 n_turned += header.is_turned

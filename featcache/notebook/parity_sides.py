@@ -16,6 +16,7 @@ from featcache.features.rows import preprocess_of
 from featcache.images.datasets import load_dataset
 from featcache.images.rules import ImageRules
 from featcache.images.splits import Dataset
+from featcache.images.stat_index import KnownFiles
 from featcache.notebook.parity_training import Sides
 from featcache.store import Cache, open_cache, read_state, read_trunk_statistics, require_fields
 
@@ -62,7 +63,9 @@ def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
     name = dataset or dataset_of(cache.path, read_state(cache.path).manifest)
     listing = load_dataset(name, data_dir=data_dir)
     images = listing.following(ImageRules.of(cache.identity)).limited(cache.provenance.limit)
-    digest, images = images.identified()
+    known = KnownFiles()
+    digest, images = images.identified(known=known)
+    known.save()
     if digest != cache.identity["dataset_sha256"]:
         difference = listing_difference(listing, cache) or "the bytes of its images differ"
         raise MismatchError(

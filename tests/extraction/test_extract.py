@@ -14,7 +14,7 @@ from featcache.backbones.load import load_backbone
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import silent
 from featcache.core.tensor_files import state_digest
-from featcache.extraction.extract import open_images
+from featcache.extraction.opening import open_images
 from featcache.extraction.plan import make_plan
 from featcache.extraction.run import make_caches
 from tests.conftest import SMALL_BACKBONE

@@ -14,7 +14,7 @@ import featcache
 from featcache.config import ExtractSpec
 from featcache.core.reporting import silent
 from featcache.errors import DatasetError
-from featcache.extraction.extract import open_images
+from featcache.extraction.opening import open_images
 from featcache.extraction.plan import make_plan
 from featcache.extraction.result import ExtractResult
 from featcache.extraction.run import make_caches

@@ -22,7 +22,7 @@ from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import silent
 from featcache.errors import MismatchError
 from featcache.extraction import plan as planning
-from featcache.extraction.extract import open_images
+from featcache.extraction.opening import open_images
 from featcache.store import cache_path
 from tests.faults.claims import Claim, main
 from tests.faults.images import BACKBONE, extract, make_images, small_blocks

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from featcache.backbones.cast_weights import Forward
-from featcache.backbones.engines.code_folder import code_folder, private_folder
+from featcache.backbones.engines.code_folder import DANGER, code_folder
+from featcache.core.private_folder import private_folder
 from featcache.core.process_wide import WhileAnyInside, errors_alone
 
 _FOLDER_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
@@ -72,7 +73,7 @@ def _private_folder_named() -> Iterator[None]:
     before = os.environ.get(_FOLDER_VARIABLE)
     # torch sets it to its own choice at the user's first compile.
     if before and os.path.abspath(before) != os.path.abspath(default_cache_dir()):  # noqa: PTH100
-        folder = private_folder(Path(before), name=_FOLDER_VARIABLE)
+        folder = private_folder(Path(before), name=_FOLDER_VARIABLE, danger=DANGER)
     else:
         folder = code_folder()
     os.environ[_FOLDER_VARIABLE] = str(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from featcache.images.splits import Dataset
 
@@ -31,6 +32,18 @@ class DatasetInfo:
     image_size: str
     source: str
     present: bool | None
+
+
+class Files(NamedTuple):
+    """Files below one folder.
+
+    Attributes:
+        root: Absolute path of the folder.
+        paths: Relative to it, in a fixed order.
+    """
+
+    root: str
+    paths: tuple[str, ...]
 
 
 class Source(ABC):
@@ -78,6 +91,13 @@ class Source(ABC):
             UsageError: If no dataset can have this name.
             DatasetError: If it cannot be opened.
         """
+
+    def files(self, name: str, *, data_dir: str | Path) -> Files | None:
+        """List the files that decide what `load` gives; None if it opens quickly without reading.
+
+        None also if some are absent, so that `load` would download or unpack them.
+        """
+        return None
 
     def path_in(self, name: str) -> str | None:
         """Give the path that is part of a name; None if the name alone says which dataset it is.
