@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.heads.runs import list_runs as list_runs
     from featcache.images.datasets import list_datasets as list_datasets
     from featcache.images.datasets import load_dataset as load_dataset
+    from featcache.images.sources.given import make_dataset as make_dataset
     from featcache.notebook.parity import ParityReport as ParityReport
     from featcache.notebook.parity import parity as parity
     from featcache.notebook.parity_checks import NotebookComparison as NotebookComparison
@@ -78,6 +79,7 @@ _NAMES = {
     "heads.run_list": ("RunSummary", "describe_runs"),
     "heads.runs": ("list_runs",),
     "images.datasets": ("list_datasets", "load_dataset"),
+    "images.sources.given": ("make_dataset",),
     "notebook.parity": ("ParityReport", "parity"),
     "notebook.parity_checks": ("NotebookComparison", "ParityCheck"),
     "notebook.reproduce": ("Reproduction", "reproduce"),

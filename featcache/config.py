@@ -17,7 +17,7 @@ from featcache.core.arguments import (
     require_at_least,
     typed,
 )
-from featcache.core.dataset_names import dataset_name
+from featcache.core.dataset_names import dataset_name, with_columns
 from featcache.core.options import AUTO, check_fields, describe, option
 from featcache.core.paths import expanded
 from featcache.core.preprocess import MOST_PIXELS
@@ -67,7 +67,9 @@ class ExtractSpec:
     """Everything that `extract` can be asked for."""
 
     dataset: str = option(
-        "cifar10", "The images: cifar10, cifar100, digits, folder:PATH or torchvision:NAME."
+        "cifar10",
+        "The images: cifar10, cifar100, digits, torchvision:NAME, folder:PATH, list:FILE, "
+        "parquet:FILES, tar:SHARDS or zip:FILE.",
     )
     backbone: str = option(
         "vgg16", "The frozen network: a torchvision classification model, or pixels."
@@ -111,6 +113,14 @@ class ExtractSpec:
     limit: int | None = option(
         None, "Take only this many images of each split, evenly spaced.", least=1, unset="all"
     )
+    path_column: str | None = option(
+        None, "Column of a list or table with the images or their paths.", unset="path, file_name"
+    )
+    label_column: str | None = option(
+        None,
+        "Column of a list or table, or key of KEY.json in an archive, with the labels.",
+        unset="label",
+    )
     seed: int = option(0, "Seed of random weights.", least=0)
     cache_dir: str = option("cache", "Folder of all caches.")
     data_dir: str = option("data", "Folder of downloaded datasets.")
@@ -145,8 +155,17 @@ class ExtractSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "dataset", dataset_name(self.dataset))
         check_fields(self)
+        self._put_columns_into_the_name()
         object.__setattr__(self, "device", device_name(self.device))
         object.__setattr__(self, "backbone", self.backbone.lower())  # as all of them are written
+
+    def _put_columns_into_the_name(self) -> None:
+        """Say the columns in the name, by which a repair and others find the images again."""
+        asked = {"path": self.path_column, "label": self.label_column}
+        said = {kind: column for kind, column in asked.items() if column is not None}
+        object.__setattr__(self, "dataset", with_columns(self.dataset, said))
+        for kind in said:
+            object.__setattr__(self, f"{kind}_column", None)
 
 
 @dataclass(frozen=True, kw_only=True)

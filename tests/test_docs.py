@@ -34,6 +34,15 @@ def test_the_example_of_the_readme_runs(
     assert lines == ["(1437, 8, 8, 3) [0 1 2 3 4] ('0', '1', '2')", "(1437, 8, 8, 3) True"]
 
 
+def test_the_example_with_images_from_python_runs(tmp_path: Path) -> None:
+    guide = "docs/guides/your-own-images.md"
+    names = {"tmp": tmp_path}
+
+    exec(compile(python_block(guide), guide, "exec"), names)
+
+    assert names["result"].n_rows == 6
+
+
 def test_the_example_of_the_format_runs_without_featcache(tmp_path: Path) -> None:
     path = featcache.extract("digits", backbone="pixels", limit=20, cache_dir=tmp_path).path
     code = python_block("docs/format.md")

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from featcache.config import ExtractSpec, RunSpec
-from featcache.core.dataset_names import FOLDER
+from featcache.core.dataset_names import FOLDER, OF_PATHS
 
 
 def one_of(*values: str) -> Callable[[str], list[str]]:
@@ -29,15 +29,21 @@ def backbones(incomplete: str) -> list[str]:
 
 
 def datasets(incomplete: str) -> list[str]:
-    """Offer every dataset, and behind "folder:" the folders."""
-    if incomplete.startswith(FOLDER):
-        start = incomplete.removeprefix(FOLDER)
+    """Offer every dataset, and behind "folder:" and its like the folders and files."""
+    kind = next((kind for kind in OF_PATHS if incomplete.startswith(kind)), None)
+    if kind is not None:
+        start = incomplete.removeprefix(kind)
         folder = Path(start) if start.endswith("/") else Path(start).parent
-        return [f"{FOLDER}{path}" for path in sorted(folder.glob("*/"))]
+        paths = sorted(folder.glob("*/" if kind == FOLDER else "*"))
+        return [
+            f"{kind}{path}/" if path.is_dir() and kind != FOLDER else f"{kind}{path}"
+            for path in paths
+        ]
     from featcache.images.datasets import list_datasets
 
     names = [info.name for info in list_datasets()]
-    return [FOLDER if name.startswith(FOLDER) else name for name in names]
+    kinds = {name: f"{name.partition(':')[0]}:" for name in names}
+    return [kind if (kind := kinds[name]) in OF_PATHS else name for name in names]
 
 
 def weights(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -131,7 +130,7 @@ def _write_groups(command: str, params: Sequence[Any], ctx: Any, formatter: Any)
 def _meant(command: Any, word: str) -> str:
     """Guess the option that a stray word belongs to, by the values that it takes."""
     from featcache.core.backbone_names import backbone_names
-    from featcache.core.dataset_names import FOLDER
+    from featcache.core.dataset_names import name_of_path
     from featcache.images.datasets import list_datasets
 
     options = {name for param in command.params for name in param.opts}
@@ -142,7 +141,7 @@ def _meant(command: Any, word: str) -> str:
         guesses.append(("--dataset", word))
     if word.lower() in backbone_names():
         guesses.append(("--backbone", word))
-    if Path(word).is_dir():
-        guesses.append(("--dataset", f"{FOLDER}{word}"))
+    if path_meant := name_of_path(word):
+        guesses.append(("--dataset", path_meant))
     fitting = next((guess for guess in guesses if guess[0] in options), None)
     return "" if fitting is None else f" Did you mean {' '.join(fitting)}?"

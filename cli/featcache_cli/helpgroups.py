@@ -83,6 +83,8 @@ _GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "": {
         "Images, as in --dataset folder:pets --limit 500": (
             "dataset",
+            "path_column",
+            "label_column",
             "limit",
             "max_pixels",
             "exif_orientation",

@@ -42,7 +42,7 @@ _OF_THE_IMAGES = (
 
 
 def extract(
-    dataset: str | os.PathLike[str] = ExtractSpec.dataset,
+    dataset: str | os.PathLike[str] | Dataset = ExtractSpec.dataset,
     *,
     backbone: str = ExtractSpec.backbone,
     weights: str | os.PathLike[str] = ExtractSpec.weights,
@@ -55,6 +55,8 @@ def extract(
     batch_size: int | None = ExtractSpec.batch_size,
     n_workers: int | None = ExtractSpec.n_workers,
     limit: int | None = ExtractSpec.limit,
+    path_column: str | None = ExtractSpec.path_column,
+    label_column: str | None = ExtractSpec.label_column,
     seed: int = ExtractSpec.seed,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     data_dir: str | os.PathLike[str] = ExtractSpec.data_dir,
@@ -73,7 +75,8 @@ def extract(
     cache is complete, it checks the images and the weights, and returns.
 
     Args:
-        dataset: A name as in `ExtractSpec`, or the Path of a folder of images.
+        dataset: A name as in `ExtractSpec`, the Path of a folder of images, a list or an archive,
+            or what `featcache.make_dataset` makes of arrays and torch Datasets.
         on_progress: Called after each batch.
         on_note: Called with a sentence for each choice that was made.
 
@@ -89,8 +92,9 @@ def extract(
         >>> result.outcome, result.n_rows
         ('computed', 128)
     """
+    given = dataset if isinstance(dataset, Dataset) else None
     spec = ExtractSpec(
-        dataset=dataset_name(dataset),
+        dataset=dataset.name if isinstance(dataset, Dataset) else dataset_name(dataset),
         backbone=backbone,
         weights=text("--weights", weights),
         bn=bn,
@@ -102,6 +106,8 @@ def extract(
         batch_size=batch_size,
         n_workers=n_workers,
         limit=limit,
+        path_column=path_column,
+        label_column=label_column,
         seed=seed,
         cache_dir=text("--cache-dir", cache_dir),
         data_dir=text("--data-dir", data_dir),
@@ -112,7 +118,7 @@ def extract(
         skip_undecodable=skip_undecodable,
         rehash=rehash,
     )
-    [result] = _extract([spec], on_progress or silent, on_note or silent)
+    [result] = _extract([spec], on_progress or silent, on_note or silent, given)
     return result
 
 
@@ -163,7 +169,10 @@ def extract_all(
 
 
 def _extract(
-    specs: Sequence[ExtractSpec], on_progress: ProgressCallback, on_note: NoteCallback
+    specs: Sequence[ExtractSpec],
+    on_progress: ProgressCallback,
+    on_note: NoteCallback,
+    given: Dataset | None = None,
 ) -> list[ExtractResult]:
     """Find the caches, or make those that are not there yet."""
     started = time.perf_counter()
@@ -174,7 +183,7 @@ def _extract(
     recalled = [recall(spec, known) for spec in specs]
     dataset, sha256 = None, None
     if files is None and all(recalled):
-        images = open_images(specs[0], on_note=on_note)
+        images = open_images(specs[0], on_note=on_note, given=given)
         sha256, dataset = identified(
             images, specs[0], known, on_progress=on_progress, on_note=on_note
         )
@@ -183,7 +192,7 @@ def _extract(
         on_note("images, weights and versions are those of the cache (--rehash reads all files)")
         seconds = time.perf_counter() - started
         return [reused(path, choices, seconds=seconds) for path, choices in found]
-    dataset = dataset or open_images(specs[0], on_note=on_note)
+    dataset = dataset or open_images(specs[0], on_note=on_note, given=given)
     plans, made = _make(specs, dataset, sha256, known, on_progress=on_progress, on_note=on_note)
     if files == _files_digest(specs[0], known):
         for plan in plans:

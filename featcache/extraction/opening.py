@@ -47,7 +47,9 @@ def rules_of(spec: ExtractSpec) -> ImageRules:
     return ImageRules(spec.max_pixels, spec.exif_orientation)
 
 
-def open_images(spec: ExtractSpec, *, on_note: NoteCallback) -> Dataset:
+def open_images(
+    spec: ExtractSpec, *, on_note: NoteCallback, given: Dataset | None = None
+) -> Dataset:
     """Refuse names that do not exist, then open the images.
 
     Raises:
@@ -56,7 +58,7 @@ def open_images(spec: ExtractSpec, *, on_note: NoteCallback) -> Dataset:
     """
     check_names(spec)
     on_note(f"opening {spec.dataset}")
-    dataset = load_dataset(spec.dataset, data_dir=spec.data_dir).following(rules_of(spec))
+    dataset = load_dataset(given or spec.dataset, data_dir=spec.data_dir).following(rules_of(spec))
     dataset = dataset.limited(spec.limit)
     for sentence in (*dataset.notes, dataset.summary):
         on_note(sentence)

@@ -19,6 +19,7 @@ from featcache.errors import FeatcacheError, UsageError
 from featcache.extraction.opening import open_images
 from featcache.extraction.whereabouts import dataset_of
 from featcache.images.rules import ImageRules
+from featcache.images.splits import Dataset
 from featcache.images.stat_index import KnownFiles
 from featcache.store import (
     CacheState,
@@ -68,7 +69,7 @@ class RepairReport:
 def repair_cache(
     path: str | os.PathLike[str],
     *,
-    dataset: str | None = None,
+    dataset: str | Dataset | None = None,
     weights: str | None = None,
     device: str = ExtractSpec.device,
     n_workers: int | None = ExtractSpec.n_workers,
@@ -86,8 +87,9 @@ def repair_cache(
 
     Args:
         path: The cache; a `.h5.partial` is completed, as `extract` would.
-        dataset: Where its images are now; None takes what the cache names. A relative folder is
-            looked for beside the cache and above it before the working directory.
+        dataset: Where its images are now, or what `featcache.make_dataset` made of them; None takes
+            what the cache names. A relative path is looked for beside the cache and above it before
+            the working directory.
         weights: What fills the backbone; None takes what the cache names, which for a file is only
             its name.
         mix_numerics: Compute the damaged rows though this machine is of another numeric class, so
@@ -129,7 +131,7 @@ def repair_cache(
             return RepairReport(path, tuple(mended), 0, report.n_rows, n_not_decoded)
         note(_told(report, n_not_decoded))
         asked: dict[str, Any] = {
-            "dataset": dataset,
+            "dataset": dataset.name if isinstance(dataset, Dataset) else dataset,
             "weights": weights,
             "data_dir": os.fspath(data_dir),
             "device": device,
@@ -139,7 +141,9 @@ def repair_cache(
         }
         spec = _spec_of(state, path, asked)
         # 0.1 dropped splits called Test/ or dev/: its caches are repaired without them.
-        images = open_images(spec, on_note=note).with_splits(state.manifest.splits)
+        given = dataset if isinstance(dataset, Dataset) else None
+        images = open_images(spec, on_note=note, given=given)
+        images = images.with_splits(state.manifest.splits)
         # They import torch, which takes seconds.
         from featcache.extraction.plan import make_plan
         from featcache.extraction.run import make_caches

@@ -9,14 +9,14 @@ from pathlib import Path
 from featcache.config import ExtractSpec
 from featcache.core.paths import expanded, native, resolved
 from featcache.errors import DatasetError
-from featcache.images.datasets import load_dataset, path_in
+from featcache.images.datasets import at_path, is_there, load_dataset, path_in
 from featcache.store import Manifest
 
 
 def dataset_of(path: Path, manifest: Manifest) -> str:
     """Name the dataset that a cache was made from, as it can be opened from here.
 
-    The cache keeps the name as typed. A relative folder is looked for beside the cache, in the
+    The cache keeps the name as typed. A relative path is looked for beside the cache, in the
     folders above it, then in the working directory. The first with the right number of images in
     each split is taken, else the first that exists. The digest is checked later.
 
@@ -28,13 +28,13 @@ def dataset_of(path: Path, manifest: Manifest) -> str:
     typed = path_in(name)
     if typed is None or (folder := expanded(typed)).is_absolute():
         return name
-    kind = name.removesuffix(typed)
     beside = [parent / folder for parent in resolved(path).parents]
-    there = [place for place in (*beside, Path.cwd() / folder) if place.is_dir()]
+    named = [at_path(name, place) for place in (*beside, Path.cwd() / folder)]
+    there = [candidate for candidate in named if is_there(candidate)]
     counts = {split: layout.n_rows for split, layout in manifest.splits.items()}
     limit = manifest.provenance.limit
-    fitting = [place for place in there if _has_rows(f"{kind}{place}", counts, limit)]
-    return f"{kind}{(fitting or there or [folder])[0]}"
+    fitting = [candidate for candidate in there if _has_rows(candidate, counts, limit)]
+    return (fitting or there or [name])[0]
 
 
 def _has_rows(name: str, counts: Mapping[str, int], limit: int | None) -> bool:

@@ -17,7 +17,7 @@ from featcache.core.paths import expanded
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback
 from featcache.errors import CacheMissingError, DatasetError, MismatchError, UsageError
-from featcache.images.datasets import dataset_slug, load_dataset, path_in
+from featcache.images.datasets import dataset_slug, is_there, load_dataset, path_in
 from featcache.images.rules import ImageRules
 from featcache.images.splits import Dataset
 from featcache.store import (
@@ -43,8 +43,8 @@ def the_cache(
 ) -> Cache:
     """Open a cache by its name, or find it by its dataset and backbone, and tell which it is.
 
-    A folder's cache is one that holds the splits, ids, labels and class names of the folder's
-    listing; no image is read, which is told. Of several, the one of all images with frozen
+    The cache of the user's own images is one that holds the splits, ids, labels and class names of
+    their listing; no image is read, which is told. Of several, the one of all images with frozen
     BatchNorm is meant.
     Where neither dataset nor backbone is given and their defaults have no cache, the only complete
     cache is taken; where one of the two is given, the only one that fits.
@@ -174,10 +174,10 @@ def _found(
 
 
 def _tell_what_was_compared(dataset: str, command: str, on_note: NoteCallback) -> None:
-    """Tell that a folder's cache was found by names alone, and what looks at the images."""
+    """Tell that a cache was found by the names of images alone, and what looks at them."""
     if path_in(dataset) is not None:
         on_note(
-            f"the cache was found by the names in the folder; the images themselves were not read. "
+            f"the cache was found by the names of the images; the images themselves were not read. "
             f"To check them, with the options that the cache was made with: {command}"
         )
 
@@ -189,14 +189,13 @@ def _by_listing(
 
     Only a name with a path in it can mean other images than those that a cache was made from.
     """
-    path = path_in(dataset)
-    if path is None or (not complete and expanded(path).is_dir()):
+    if path_in(dataset) is None or (not complete and is_there(dataset)):
         return list(complete), []
     try:
         listing = load_dataset(dataset, data_dir=ExtractSpec.data_dir)
     except DatasetError as err:
         raise DatasetError(
-            f"{err} A cache is found by the listing of its folder. To go on without the images, "
+            f"{err} A cache is found by the listing of its images. To go on without the images, "
             f"name the cache with --cache."
         ) from err
     differences = [(c, listing_difference(listing, open_cache(c.path))) for c in complete]

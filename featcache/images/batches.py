@@ -10,6 +10,7 @@ from featcache.core.reporting import NoteCallback, silent
 from featcache.core.stopping import stop_if_asked
 from featcache.images.decode_batches import Decoder, ImageBatch, Span
 from featcache.images.decode_pool import Workers
+from featcache.images.given_images import GivenImages
 from featcache.images.splits import ArrayImages, Split
 
 
@@ -45,7 +46,8 @@ def load_batches(
         spans: Which rows, batch by batch.
         preprocess: How image files are resized and cropped.
         n_workers: Decoding processes; 0 decodes in this one. So does a daemonic process, which may
-            have no children. Without worker processes nothing stops a decoder that never ends.
+            have no children. Images that a Python object gives are asked for in this process, too.
+            Without worker processes nothing stops a decoder that never ends.
         may_skip: Whether an image that this machine cannot decode is left out, with a reason.
         on_note: Told when an image had to be tried again.
 
@@ -63,6 +65,8 @@ def load_batches(
     if n_workers and multiprocessing.current_process().daemon:
         on_note("images are decoded in this process: it is daemonic, and may have no children")
         n_workers = 0
+    if isinstance(split.images, GivenImages):
+        n_workers = 0  # their code may use torch, whose threads a forked process lacks
     if n_workers == 0:
         yield from map(decoder.batch, spans)
         return

@@ -1,4 +1,4 @@
-"""Datasets by name: "cifar10", "cifar100", "digits", "folder:PATH", "torchvision:NAME".
+"""Datasets by name: "cifar10", "digits", "folder:PATH", "list:FILE", "torchvision:NAME", ...
 
 Each kind of name is a `Source` in images/sources.
 """
@@ -6,27 +6,41 @@ Each kind of name is a `Source` in images/sources.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
-from featcache.core.dataset_names import FOLDER
+from featcache.core.dataset_names import FOLDER, name_of_path
 from featcache.errors import DatasetError, UnknownNameError, UsageError
-from featcache.images.image_files import FolderImages, is_image_name
+from featcache.images.image_files import FolderImages
+from featcache.images.image_names import is_image_name
 from featcache.images.rules import ImageRules
+from featcache.images.sources.archive_files import TarShards, ZipFile
 from featcache.images.sources.digits import Digits
 from featcache.images.sources.folder import Folder
+from featcache.images.sources.given import Given
 from featcache.images.sources.imported import Imported
+from featcache.images.sources.list_file import ListFile
+from featcache.images.sources.parquet import Parquet
 from featcache.images.sources.source import LISTING, DatasetInfo, Source
 from featcache.images.sources.torchvision_sets import TorchvisionSets
 from featcache.images.splits import Dataset
 from featcache.images.stat_index import KnownFiles
 
-SOURCES: tuple[Source, ...] = (Folder(), TorchvisionSets(), Digits(), Imported())
+SOURCES: tuple[Source, ...] = (
+    Folder(),
+    ListFile(),
+    Parquet(),
+    TarShards(),
+    ZipFile(),
+    TorchvisionSets(),
+    Digits(),
+    Given(),
+    Imported(),
+)
 """Every kind of dataset. No two claim the same name."""
 
 
-def load_dataset(name: str, *, data_dir: str | Path) -> Dataset:
-    """Open a dataset by name; "train" is its first split.
+def load_dataset(name: str | Dataset, *, data_dir: str | Path) -> Dataset:
+    """Open a dataset by name; "train" is its first split. One that was made is taken as it is.
 
     Example:
         >>> digits = load_dataset("digits", data_dir="data")
@@ -34,14 +48,16 @@ def load_dataset(name: str, *, data_dir: str | Path) -> Dataset:
         (1437, '1437')
 
     Args:
-        name: "cifar10", "cifar100", "digits", "folder:PATH", or "torchvision:NAME" in any case.
+        name: "cifar10", "cifar100", "digits", "torchvision:NAME" in any case, or the user's own
+            images: "folder:PATH", "list:FILE", "parquet:FILES", "tar:SHARDS", "zip:FILE".
         data_dir: Folder of downloaded datasets; what is absent is downloaded into it.
 
     Raises:
         UnknownNameError: If there is no such dataset.
         DatasetError: If its files are missing, damaged, empty or not laid out as they should be.
     """
-    return _validated(_source_of(name).load(name, data_dir=data_dir))
+    made = name if isinstance(name, Dataset) else _source_of(name).load(name, data_dir=data_dir)
+    return _validated(made)
 
 
 def dataset_slug(name: str) -> str:
@@ -72,7 +88,7 @@ def files_digest(
     if files is None:
         return None
     images = tuple(path for path in files.paths if is_image_name(path))
-    looks = FolderImages(files.root, images, rules).looks(known)
+    looks = FolderImages(files.root, images, rules=rules).looks(known)
     digests: dict[str, bytes | None] = {
         p: look.digest for p, look in zip(images, looks, strict=True)
     }
@@ -91,6 +107,16 @@ def path_in(name: str) -> str | None:
     Where there is a path, the same name means other images from another working directory.
     """
     return next((source.path_in(name) for source in SOURCES if source.claims(name)), None)
+
+
+def at_path(name: str, path: Path) -> str:
+    """Name the same dataset at another path."""
+    return _source_of(name).at(name, path)
+
+
+def is_there(name: str) -> bool:
+    """Tell whether something lies at the path in a dataset's name; True where it holds none."""
+    return _source_of(name).is_there(name)
 
 
 def list_datasets(*, data_dir: str | Path | None = None) -> list[DatasetInfo]:
@@ -114,8 +140,9 @@ def _source_of(name: str) -> Source:
 
 def _unknown(name: str) -> UsageError:
     known = [info.name for info in list_datasets()]
-    if os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises for a name too long
-        return UsageError(f"Dataset {name!r} is a folder here. Write it as: {FOLDER}{name}")
+    if meant := name_of_path(name):
+        what = "folder" if meant.startswith(FOLDER) else "file"
+        return UsageError(f"Dataset {name!r} is a {what} here. Write it as: {meant}")
     full = [k for k in known if k.partition(":")[2].lower() == name.lower()]
     listing = f"{LISTING} (it is {full[0]!r} there)" if full else LISTING
     return UnknownNameError("dataset", name, known, listing=listing)

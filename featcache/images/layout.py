@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from featcache.core.dataset_names import FOLDER
 from featcache.errors import DatasetError
-from featcache.images.image_files import is_image_name
-from featcache.images.tree import FoundFiles, entries, is_folder, walk
+from featcache.images.tree import FoundFiles, Tree
 
 # What a folder is called, in any case, and the split that it means.
-_SPLIT_OF = {
+SPLIT_OF = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -25,7 +20,7 @@ _SPLIT_OF = {
     "test": "test",
     "testing": "test",
 }
-_ORDER = ("train", "val", "test")
+SPLIT_ORDER = ("train", "val", "test")
 _AMBIGUOUS = ("eval", "evaluation")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")  # "seg_train", "TrainSet", "train2017" have "train"
 LAYOUT = (
@@ -50,28 +45,25 @@ class Layout:
     notes: tuple[str, ...]
 
 
-def read_layout(root: Path) -> Layout:
+def read_layout(tree: Tree) -> Layout:
     """Tell splits from classes by names and by what the folders hold; no image is opened.
 
     A folder with the name of a split is one if folders with images lie in it. With images directly
     in it, it is a class beside others (the vehicle called train).
 
     Raises:
-        DatasetError: If the folder is missing, unreadable, without class folders, or of a layout
-            that would make nonsense classes; with what would work.
+        DatasetError: If it is unreadable, without class folders, or of a layout that would make
+            nonsense classes; with what would work.
     """
-    if not os.path.isdir(root):  # noqa: PTH112 (Path.is_dir raises on a forbidden parent)
-        what = "is a file" if os.path.lexists(root) else "does not exist"
-        raise DatasetError(f"Dataset folder {str(root)!r} {what}. {LAYOUT}.")
-    top = [entry.name for entry in entries(root) if is_folder(entry)]
+    top = tree.top_folders()
     if not top:
-        n_images = sum(is_image_name(entry.name) for entry in entries(root))
+        n_images = tree.n_top_images()
         what = f"{n_images} images but no class folders" if n_images else "no class folders"
-        raise DatasetError(f"Folder {str(root)!r} holds {what}. {LAYOUT}.")
-    named = {folder: walk(root, folder) for folder in top if _is_split_name(folder)}
+        raise DatasetError(f"{tree.place()} holds {what}. {LAYOUT}.")
+    named = {folder: tree.walk(folder) for folder in top if is_split_name(folder)}
     if any(found.class_names for found in named.values()):
-        return _with_splits(root, top, named)
-    return _flat(root, top)
+        return _with_splits(tree, top, named)
+    return _flat(tree, top)
 
 
 def listed(names: Sequence[str], *, at_most: int = 5) -> str:
@@ -81,30 +73,30 @@ def listed(names: Sequence[str], *, at_most: int = 5) -> str:
     return f"{shown} and {n_more} more" if n_more > 0 else shown
 
 
-def _with_splits(root: Path, top: Sequence[str], named: Mapping[str, FoundFiles]) -> Layout:
+def _with_splits(tree: Tree, top: Sequence[str], named: Mapping[str, FoundFiles]) -> Layout:
     """Take the folders that are splits; name all others."""
     folder_of: dict[str, str] = {}
     for folder in (folder for folder, found in named.items() if found.class_names):
-        split = _SPLIT_OF.get(folder.lower())
+        split = SPLIT_OF.get(folder.lower())
         if split is None:
             raise DatasetError(
-                f"{str(root)!r} has {folder}/, which may mean images to choose by or to test on. "
+                f"{tree.place()} has {folder}/, which may mean images to choose by or to test on. "
                 f"Nothing was extracted. Rename it val/ (training then chooses by it) or test/."
             )
         if other := folder_of.get(split):
             raise DatasetError(
-                f"{str(root)!r} has both {other}/ and {folder}/, which mean the same split. "
+                f"{tree.place()} has both {other}/ and {folder}/, which mean the same split. "
                 "Move one of them away."
             )
         folder_of[split] = folder
     if "train" not in folder_of:
-        raise _without_train(root, [*folder_of.values()])
-    _refuse_wrapped(root, named[folder_of["train"]], below=folder_of["train"])
-    splits = {split: named[folder_of[split]] for split in _ORDER if split in folder_of}
+        raise _without_train(tree, [*folder_of.values()])
+    _refuse_wrapped(tree, named[folder_of["train"]], below=folder_of["train"])
+    splits = {split: named[folder_of[split]] for split in SPLIT_ORDER if split in folder_of}
     left_out = {
         folder: found
         for folder, found in named.items()
-        if not found.class_names and folder.lower() in _SPLIT_OF
+        if not found.class_names and folder.lower() in SPLIT_OF
     }
     beside = [folder for folder in top if folder not in {*folder_of.values(), *left_out}]
     notes = []
@@ -115,30 +107,30 @@ def _with_splits(root: Path, top: Sequence[str], named: Mapping[str, FoundFiles]
     return Layout(splits, left_out, tuple(notes))
 
 
-def _flat(root: Path, top: Sequence[str]) -> Layout:
+def _flat(tree: Tree, top: Sequence[str]) -> Layout:
     """Take every folder as a class of one split."""
-    found = walk(root, ".")
+    found = tree.walk(".")
     classes = found.class_names
-    alike = [name for name in classes if _is_split_name(name)]
-    if classes and all(map(_is_split_name, top)):
-        raise _without_train(root, top)
-    _refuse_wrapped(root, found)
+    alike = [name for name in classes if is_split_name(name)]
+    if classes and all(map(is_split_name, top)):
+        raise _without_train(tree, top)
+    _refuse_wrapped(tree, found)
     notes = [f"{name}/ holds images directly, so it is a class and no split." for name in alike]
     return Layout({"train": found}, {}, tuple(notes))
 
 
-def _without_train(root: Path, folders: Sequence[str]) -> DatasetError:
+def _without_train(tree: Tree, folders: Sequence[str]) -> DatasetError:
     return DatasetError(
-        f"Folder {str(root)!r} holds {listed(folders)}, but no train/ with a folder per class. "
-        f"{LAYOUT}."
+        f"{tree.place()} holds {listed(folders)}, but no train/ with a folder per class. {LAYOUT}."
     )
 
 
-def _is_split_name(folder: str) -> bool:
-    return folder.lower() in _SPLIT_OF or folder.lower() in _AMBIGUOUS
+def is_split_name(folder: str) -> bool:
+    """Tell whether a folder is called like a split."""
+    return folder.lower() in SPLIT_OF or folder.lower() in _AMBIGUOUS
 
 
-def _refuse_wrapped(root: Path, found: FoundFiles, *, below: str | None = None) -> None:
+def _refuse_wrapped(tree: Tree, found: FoundFiles, *, below: str | None = None) -> None:
     """Refuse folders that only wrap the class folders, and say which folder would work.
 
     A wrapper holds folders with images and no image directly. So does a class with subfolders; what
@@ -146,14 +138,13 @@ def _refuse_wrapped(root: Path, found: FoundFiles, *, below: str | None = None) 
     data/test), or is called like a split, or like the one folder in it, beside others of its kind
     (seg_train/seg_train/CLASS).
     """
-    base = root if below is None else root / below
     holders = {}
     for name in found.class_names:
         start = name if below is None else f"{below}/{name}"
         holder, has_folders = _class_holder(start, found.images[name])
         if has_folders:
             holders[name] = holder
-    meant = {split: name for name in holders for split in _splits_meant(name)}
+    meant = {split: name for name in holders for split in splits_meant(name)}
     if len(found.class_names) > 1 or not holders:
         all_wrap = len(holders) == len(found.class_names)
         is_wrapped = (
@@ -163,14 +154,13 @@ def _refuse_wrapped(root: Path, found: FoundFiles, *, below: str | None = None) 
         )
         if below is not None or not holders or not is_wrapped:
             return
-    best = root / holders[meant.get("train", next(iter(holders)))]
-    advice = f"Take --dataset {shlex.quote(f'{FOLDER}{best}')}"
+    advice = tree.way_to(holders[meant.get("train", next(iter(holders)))])
     if len(meant) > 1 and below is None:
-        links = ", ".join(f"{s} -> {holders[meant[s]]}" for s in _ORDER if s in meant)
-        advice += f" for one of them alone, or make links in {str(root)!r}: {links}"
+        links = ", ".join(f"{s} -> {holders[meant[s]]}" for s in SPLIT_ORDER if s in meant)
+        advice += f" for one of them alone, or make links in {tree.place()}: {links}"
     raise DatasetError(
-        f"{listed([*holders])} in {str(base)!r} would be taken for classes, but hold folders with "
-        f"images and no image directly. Nothing was extracted. {advice}."
+        f"{listed([*holders])} in {tree.place(below or '.')} would be taken for classes, but hold "
+        f"folders with images and no image directly. Nothing was extracted. {advice}."
     )
 
 
@@ -185,7 +175,7 @@ def _class_holder(start: str, paths: Sequence[str]) -> tuple[str, bool]:
         folders = {rest.partition("/")[0] for rest in rests}
         if any("/" not in rest for rest in rests):
             return start, False
-        if len(folders) > 1 or _is_split_name(min(folders)):
+        if len(folders) > 1 or is_split_name(min(folders)):
             return start, True
         start = f"{start}/{folders.pop()}"
 
@@ -194,10 +184,10 @@ def _holds_splits(folder: str, paths: Sequence[str]) -> bool:
     """Tell whether a folder holds two splits at least, with class folders in each."""
     parts = (path.removeprefix(f"{folder}/").split("/") for path in paths)
     deep = {part[0].lower() for part in parts if len(part) > 2}
-    return len({_SPLIT_OF[name] for name in deep if name in _SPLIT_OF}) > 1
+    return len({SPLIT_OF[name] for name in deep if name in SPLIT_OF}) > 1
 
 
-def _splits_meant(folder: str) -> set[str]:
-    """List the splits that the words of a folder's name stand for."""
-    words = (word.lower() for word in _WORD.findall(folder))
-    return {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}
+def splits_meant(name: str) -> set[str]:
+    """List the splits that the words of a name stand for."""
+    words = (word.lower() for word in _WORD.findall(name))
+    return {SPLIT_OF[word] for word in words if word in SPLIT_OF}

@@ -1,16 +1,17 @@
-"""Walk an image folder: its images by class, and the files that are left out."""
+"""What lies in an image folder, on a disk or in an archive: images by class, and the rest."""
 
 from __future__ import annotations
 
 import os
+import shlex
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from featcache.core.dataset_names import FOLDER
 from featcache.errors import DatasetError
-from featcache.images.image_files import bytewise, is_image_name
-
-_LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}
+from featcache.images.image_names import bytewise, is_image_name, is_litter
 
 
 @dataclass
@@ -34,40 +35,91 @@ class FoundFiles:
         """The classes with an image, sorted by the bytes of their names."""
         return tuple(sorted((c for c, paths in self.images.items() if paths), key=bytewise))
 
+    def add(self, path: str, class_name: str | None) -> None:
+        """Sort in one file, which lies below the folder of a class or of none."""
+        if not is_image_name(path):
+            self.others.append(path)
+        elif class_name is None:
+            self.strays.append(path)
+        else:
+            self.images.setdefault(class_name, []).append(path)
 
-def walk(root: Path, split_folder: str) -> FoundFiles:
-    """Collect the files below one split; a real folder comes before a link that leads to it.
 
-    Args:
-        root: The dataset's folder.
-        split_folder: A folder in it, or "." for all of it.
+class Tree(ABC):
+    """Folders and files below one root."""
 
-    Raises:
-        DatasetError: If a folder cannot be listed.
+    @abstractmethod
+    def place(self, folder: str = ".") -> str:
+        """Write where a folder of it lies, for messages."""
+
+    @abstractmethod
+    def way_to(self, folder: str) -> str:
+        """Say how to take one folder of it alone."""
+
+    @abstractmethod
+    def top_folders(self) -> list[str]:
+        """List the folders at the root, sorted by the bytes of their names."""
+
+    @abstractmethod
+    def n_top_images(self) -> int:
+        """Count the images at the root."""
+
+    @abstractmethod
+    def walk(self, split_folder: str) -> FoundFiles:
+        """Collect the files below one folder at the root, or below the root (".")."""
+
+
+@dataclass(frozen=True)
+class FolderTree(Tree):
+    """A folder on the disk.
+
+    Attributes:
+        root: Its path, absolute.
     """
-    found = FoundFiles()
-    seen: set[tuple[int, int]] = set()
-    folders: deque[tuple[str, str | None]] = deque([(split_folder, None)])
-    links: deque[tuple[str, str | None]] = deque()
-    while folders or links:
-        folder, class_name = (folders or links).popleft()
-        if (identity := _identity(root / folder)) in seen:
-            found.repeats.append(folder)
-            continue
-        seen.add(identity)
-        for entry in entries(root / folder):
-            path = entry.name if folder == "." else f"{folder}/{entry.name}"
-            if is_folder(entry):
-                top = class_name if class_name is not None else entry.name
-                found.images.setdefault(top, [])
-                (links if entry.is_symlink() else folders).append((path, top))
-            elif not is_image_name(entry.name):
-                found.others.append(path)
-            elif class_name is None:
-                found.strays.append(path)
-            else:
-                found.images[class_name].append(path)
-    return found
+
+    root: Path
+
+    def place(self, folder: str = ".") -> str:
+        """Write where a folder of it lies, for messages."""
+        return repr(str(self.root / folder))
+
+    def way_to(self, folder: str) -> str:
+        """Say how to take one folder of it alone."""
+        return f"Take --dataset {shlex.quote(f'{FOLDER}{self.root / folder}')}"
+
+    def top_folders(self) -> list[str]:
+        """List the folders at the root, sorted by the bytes of their names."""
+        return [entry.name for entry in entries(self.root) if is_folder(entry)]
+
+    def n_top_images(self) -> int:
+        """Count the images at the root."""
+        return sum(is_image_name(entry.name) for entry in entries(self.root))
+
+    def walk(self, split_folder: str) -> FoundFiles:
+        """Collect the files below one folder; a real folder comes before a link that leads to it.
+
+        Raises:
+            DatasetError: If a folder cannot be listed.
+        """
+        found = FoundFiles()
+        seen: set[tuple[int, int]] = set()
+        folders: deque[tuple[str, str | None]] = deque([(split_folder, None)])
+        links: deque[tuple[str, str | None]] = deque()
+        while folders or links:
+            folder, class_name = (folders or links).popleft()
+            if (identity := _identity(self.root / folder)) in seen:
+                found.repeats.append(folder)
+                continue
+            seen.add(identity)
+            for entry in entries(self.root / folder):
+                path = entry.name if folder == "." else f"{folder}/{entry.name}"
+                if is_folder(entry):
+                    top = class_name if class_name is not None else entry.name
+                    found.images.setdefault(top, [])
+                    (links if entry.is_symlink() else folders).append((path, top))
+                else:
+                    found.add(path, class_name)
+        return found
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -78,12 +130,10 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     """
     try:
         with os.scandir(folder) as found:
-            visible = [e for e in found if not e.name.startswith(".")]
+            visible = [e for e in found if not is_litter(e.name)]
     except OSError as err:
         raise _unreadable(folder, err) from err
-    return sorted(
-        (e for e in visible if e.name.lower() not in _LITTER), key=lambda e: bytewise(e.name)
-    )
+    return sorted(visible, key=lambda e: bytewise(e.name))
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

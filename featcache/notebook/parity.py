@@ -19,6 +19,7 @@ from featcache.errors import UsageError
 from featcache.extraction.extract import extract
 from featcache.features.lookup import the_cache
 from featcache.images.datasets import load_dataset
+from featcache.images.splits import Dataset
 from featcache.notebook.classifiers import require_known_classifier
 from featcache.store import require_sound
 
@@ -55,7 +56,7 @@ class ParityReport:
 def parity(
     cache: str | os.PathLike[str] | None = None,
     *,
-    dataset: str | None = None,
+    dataset: str | Dataset | None = None,
     backbone: str | None = None,
     weights: str = ExtractSpec.weights,
     bn: str | None = None,
@@ -116,7 +117,7 @@ def parity(
     options: dict[str, Any] = given
     spec = ExtractSpec(
         **options,
-        dataset=ExtractSpec.dataset if dataset is None else dataset_name(dataset),
+        dataset=_name_of(dataset),
         weights=text("--weights", weights),
         precision="fp32",
         limit=asked.limit,
@@ -125,14 +126,16 @@ def parity(
         data_dir=text("--data-dir", data_dir),
     )
 
+    images = dataset if isinstance(dataset, Dataset) else spec.dataset
+
     def extracted(mode: str) -> Path:
-        settings = asdict(replace(spec, bn=mode))
+        settings = {**asdict(replace(spec, bn=mode)), "dataset": images}
         return extract(**settings, on_progress=on_progress, on_note=on_note).path
 
     if cache is not None:
         path = _comparable_cache(cache, spec, asked, note)
     else:
-        _require_comparable_images(spec, asked, note)
+        _require_comparable_images(images, spec, asked, note)
         path = extracted(spec.bn)
     # They import torch and Lightning, which takes seconds.
     from featcache.features.rows import bn_mode
@@ -140,7 +143,7 @@ def parity(
     from featcache.notebook.parity_sides import open_sides
     from featcache.notebook.parity_training import train_cached, train_end_to_end
 
-    named = None if dataset is None else spec.dataset
+    named = None if dataset is None else images
     open_cache_of = functools.partial(
         open_sides, dataset=named, spec=spec, head=head, train=train, asked=asked
     )
@@ -179,13 +182,21 @@ def _comparable_cache(
     return opened.path
 
 
-def _require_comparable_images(spec: ExtractSpec, asked: ParitySpec, on_note: NoteCallback) -> None:
+def _name_of(dataset: str | Dataset | None) -> str:
+    if isinstance(dataset, Dataset):
+        return dataset.name
+    return ExtractSpec.dataset if dataset is None else dataset_name(dataset)
+
+
+def _require_comparable_images(
+    dataset: str | Dataset, spec: ExtractSpec, asked: ParitySpec, on_note: NoteCallback
+) -> None:
     """Refuse what cannot be compared before it is extracted."""
     backbone_name(spec.backbone)
     _require_backbone(spec.backbone)
     check_backbone_options(spec.backbone, spec.weights, spec.image_size)
     on_note(f"opening {spec.dataset}")
-    images = load_dataset(spec.dataset, data_dir=spec.data_dir)
+    images = load_dataset(dataset, data_dir=spec.data_dir)
     _require_comparable(spec.backbone, images.splits, asked)
     if asked.as_notebook:
         _require_drift(spec)

@@ -24,7 +24,7 @@ from featcache.store import Cache, open_cache, read_state, read_trunk_statistics
 def open_sides(
     path: Path,
     *,
-    dataset: str | None,
+    dataset: str | Dataset | None,
     spec: ExtractSpec,
     head: HeadSpec,
     train: TrainSpec,
@@ -57,11 +57,11 @@ def open_sides(
     )
 
 
-def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
+def _images(cache: Cache, dataset: str | Dataset | None, *, data_dir: str) -> Dataset:
     """Load the images that a cache was made from."""
     require_fields(cache.path, {**cache.identity, **cache.provenance}, "dataset_sha256", "limit")
-    name = dataset or dataset_of(cache.path, read_state(cache.path).manifest)
-    listing = load_dataset(name, data_dir=data_dir)
+    named = dataset or dataset_of(cache.path, read_state(cache.path).manifest)
+    listing = load_dataset(named, data_dir=data_dir)
     images = listing.following(ImageRules.of(cache.identity)).limited(cache.provenance.limit)
     known = KnownFiles()
     digest, images = images.identified(known=known)
@@ -69,9 +69,9 @@ def _images(cache: Cache, dataset: str | None, *, data_dir: str) -> Dataset:
     if digest != cache.identity["dataset_sha256"]:
         difference = listing_difference(listing, cache) or "the bytes of its images differ"
         raise MismatchError(
-            f"{cache.path.name} was made from other images than those of {name} (dataset_sha256 "
-            f"differs): {difference}. Nothing was compared. Say where its images are with "
-            f"--dataset, or leave --cache out: parity then extracts what it needs."
+            f"{cache.path.name} was made from other images than those of {listing.name} "
+            f"(dataset_sha256 differs): {difference}. Nothing was compared. Say where its images "
+            f"are with --dataset, or leave --cache out: parity then extracts what it needs."
         )
     return images
 

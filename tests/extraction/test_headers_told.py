@@ -18,7 +18,7 @@ from featcache.extraction.opening import open_images
 from featcache.extraction.plan import make_plan
 from featcache.extraction.result import ExtractResult
 from featcache.extraction.run import make_caches
-from featcache.images import image_files
+from featcache.images import image_names
 from featcache.images.datasets import load_dataset
 from featcache.images.decode import FORMAT_OF
 from featcache.store import read_state
@@ -148,7 +148,7 @@ def test_heic_files_are_named_with_the_way_to_read_them(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As where the extra heif is not installed; here it may be.
-    monkeypatch.setattr(image_files, "image_extensions", lambda: tuple(FORMAT_OF))
+    monkeypatch.setattr(image_names, "image_extensions", lambda: tuple(FORMAT_OF))
     for name in ("train/cat/a.HEIC", "train/dog/b.heif", "test/cat/c.heic"):
         (photos / name).write_bytes(b"ftypheic")
 

@@ -39,6 +39,7 @@ from tests.faults.claims import Claim, main
 from tests.faults.command import Command, run_command
 from tests.faults.commits import told_commits
 from tests.faults.images import BACKBONE, make_images, small_blocks
+from tests.images.containers import CONTAINERS, files_below
 
 _N_CONTROL_KILLS = 10
 _N_LANES = 2
@@ -108,6 +109,10 @@ def _extractions(folder: Path) -> list[_Extraction]:
     backbone = ["--weights", "random", "--backbone"]
     return [
         _Extraction("files to pixels", 1850, (5, 100), [*files, "--backbone", "pixels"]),
+        *(
+            _Extraction(f"{name} to pixels", 1850, (5, 50), [*options, "--backbone", "pixels"])
+            for name, options in _contained(images, folder).items()
+        ),
         _Extraction(
             "files through a backbone",
             1850,
@@ -116,6 +121,17 @@ def _extractions(folder: Path) -> list[_Extraction]:
         ),
         _Extraction("a light backbone", 200, (20, 2000), [*few, *backbone, "squeezenet1_1"]),
     ]
+
+
+def _contained(images: Path, folder: Path) -> dict[str, list[str]]:
+    """Put the images into containers; their rows are read out of these in the midst of a kill."""
+    found = {}
+    for name in ("list", "zip", "tar", "WebDataset", "Parquet"):
+        place = folder / name
+        place.mkdir()
+        dataset = CONTAINERS[name](files_below(images), place)
+        found[name] = ["--dataset", dataset, "--image-size", "32", "--n-workers", "1"]
+    return found
 
 
 def _kill_in_lanes(folder: Path, extraction: _Extraction, n_kills: int) -> Counter[str]:

@@ -158,7 +158,7 @@ def test_images_are_not_read_and_that_is_told(
 
     assert find(pets, "pixels") == path
     assert vars(find)["told"][0] == (
-        f"the cache was found by the names in the folder; the images themselves were not read. "
+        f"the cache was found by the names of the images; the images themselves were not read. "
         f"To check them, with the options that the cache was made with: featcache extract "
         f"--dataset folder:{pets} --backbone pixels --cache-dir {tmp_path / 'cache'}"
     )

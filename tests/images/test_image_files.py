@@ -19,7 +19,8 @@ from torchvision.datasets.folder import pil_loader
 
 from featcache.errors import MismatchError, StorageError
 from featcache.images.decode import n_scans
-from featcache.images.image_files import FolderImages, is_image_name
+from featcache.images.image_files import FolderImages
+from featcache.images.image_names import is_image_name
 from featcache.images.rules import ImageRules
 from featcache.images.splits import UnreadableImageError
 from tests.faults.bombs import many_scans

@@ -37,9 +37,11 @@ def test_every_listed_name_has_a_slug_that_is_the_name_of_a_folder(name: str) ->
     assert len(LISTED) == len(set(LISTED)) == len({dataset_slug(name) for name in LISTED})
 
 
-def test_names_of_one_word_are_listed_first_then_folders() -> None:
-    assert LISTED[:5] == ["cifar10", "cifar100", "digits", "folder:PATH", "torchvision:MNIST"]
-    assert all(name.startswith("torchvision:") for name in LISTED[4:])
+def test_names_of_one_word_are_listed_first_then_the_users_own_images() -> None:
+    own = ["folder:PATH", "list:FILE", "parquet:FILES", "tar:SHARDS", "zip:FILE"]
+
+    assert LISTED[:9] == ["cifar10", "cifar100", "digits", *own, "torchvision:MNIST"]
+    assert all(name.startswith("torchvision:") for name in LISTED[8:])
 
 
 def test_a_kind_without_its_name_says_what_is_missing(tmp_path: Path) -> None:
@@ -62,12 +64,14 @@ def test_imported_features_have_a_slug_but_no_images(tmp_path: Path) -> None:
     ("name", "path"),
     [
         ("folder:my:pets", "my:pets"),
+        ("list:a#b.csv#label=breed", "a#b.csv"),
+        ("tar:a-{0..9}.tar", "a-{0..9}.tar"),
         ("digits", None),
         ("torchvision:SVHN", None),
         ("no:kind", None),
     ],
 )
-def test_only_the_name_of_a_folder_holds_a_path(name: str, path: str | None) -> None:
+def test_only_the_name_of_the_users_own_images_holds_a_path(name: str, path: str | None) -> None:
     assert path_in(name) == path
 
 

@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def digests(folder: Path) -> Digests:
     def read(known: KnownFiles | None = None, rules: ImageRules = ImageRules()) -> list[bytes]:  # noqa: B008
-        looks = list(FolderImages(str(folder), NAMES, rules).looks(known))
+        looks = list(FolderImages(str(folder), NAMES, rules=rules).looks(known))
         if known is not None:
             known.save()
         return [look.digest for look in looks]

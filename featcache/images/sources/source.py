@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from featcache.core.dataset_names import without_columns
+from featcache.core.paths import expanded, resolved
+from featcache.errors import UsageError
 from featcache.images.splits import Dataset
+
+_SAYS_NOTHING = ("", "metadata", "train", "test", "val", "images", "data", "labels")
 
 LISTING = "featcache datasets"
 """The command that lists every dataset."""
@@ -105,3 +112,85 @@ class Source(ABC):
         Where there is a path, the same name means other images from another working directory.
         """
         return None
+
+    def at(self, name: str, path: Path) -> str:
+        """Name the same dataset, with another path in its name."""
+        return name
+
+    def is_there(self, name: str) -> bool:
+        """Tell whether something lies at the path in a name."""
+        return True
+
+
+class PathSource(Source):
+    """A kind whose names are `kind:PATH`, or `kind:PATH#...` where more has to be said."""
+
+    placeholder = "PATH"
+    """What stands for the path in the listing."""
+
+    def slug(self, name: str) -> str:
+        """Name a cache folder after the path: ASCII, no slash, at most 73 characters.
+
+        Raises:
+            UsageError: If the path is missing.
+        """
+        path = self.path_in(name)
+        if not path:
+            shown = f"{self.prefix}{self.placeholder}"
+            raise UsageError(f"Dataset '{self.prefix}' lacks its path. Write it as: {shown}")
+        safe = re.sub(r"[^A-Za-z0-9.-]+", "_", self.title(path)).strip("._-")[:64]
+        return f"{str(self.prefix).removesuffix(':')}-{safe or 'images'}"
+
+    def title(self, path: str) -> str:
+        """Give the part of a path that names the dataset: its last."""
+        return resolved(expanded(path)).name
+
+    def listed(self, *, data_dir: str | Path | None) -> list[DatasetInfo]:
+        """Describe all datasets of the kind in one entry; only their files tell more."""
+        return [
+            DatasetInfo(
+                name=f"{self.prefix}{self.placeholder}",
+                n_classes=None,
+                splits=("train", "..."),
+                image_size="varies",
+                source="your images",
+                present=None,
+            )
+        ]
+
+    def path_in(self, name: str) -> str:
+        """Give PATH as it was typed."""
+        return name.partition(":")[2]
+
+    def at(self, name: str, path: Path) -> str:
+        """Name the dataset of the same kind at another path."""
+        kind, _, rest = name.partition(":")
+        return f"{kind}:{path}{rest.removeprefix(self.path_in(name))}"
+
+    def is_there(self, name: str) -> bool:
+        """Tell whether a folder is at the path."""
+        return os.path.isdir(expanded(self.path_in(name)))  # noqa: PTH112 - Path.is_dir raises
+
+
+class FileSource(PathSource):
+    """A kind whose names are `kind:FILE`, perhaps with columns behind: `kind:FILE#label=breed`."""
+
+    has_columns = False
+    """Whether the names of columns may be said."""
+
+    def path_in(self, name: str) -> str:
+        """Give FILE as it was typed."""
+        path = super().path_in(name)
+        return without_columns(path) if self.has_columns else path
+
+    def title(self, path: str) -> str:
+        """Give the name of the file without its ending, or of its folder if that says more."""
+        whole = expanded(path)
+        stem = re.sub(r"\{[^{}]*\}|[*?\[\]]", "", whole.name)
+        stem = re.sub(r"\.(zip|tar|csv|tsv|jsonl|ndjson|parquet)\Z", "", stem, flags=re.IGNORECASE)
+        stem = stem.strip("._- ")
+        return resolved(whole).parent.name if stem.lower() in _SAYS_NOTHING else stem
+
+    def is_there(self, name: str) -> bool:
+        """Tell whether a file is at the path."""
+        return os.path.exists(expanded(self.path_in(name)))  # noqa: PTH110 - Path.exists raises

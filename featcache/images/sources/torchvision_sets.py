@@ -14,7 +14,8 @@ from featcache.core.dataset_names import TORCHVISION
 from featcache.core.paths import expanded, portable
 from featcache.core.process_wide import warnings_ignored
 from featcache.errors import UnknownNameError
-from featcache.images.image_files import FolderImages, bytewise
+from featcache.images.image_files import FolderImages
+from featcache.images.image_names import bytewise
 from featcache.images.sources.source import LISTING, DatasetInfo, Files, Source
 from featcache.images.sources.torchvision_download import open_or_download
 from featcache.images.sources.torchvision_table import TORCHVISION_SETS, TorchvisionSet
