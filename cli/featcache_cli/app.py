@@ -32,6 +32,7 @@ from featcache_cli.commands import (
 )
 from featcache_cli.console import fail, reset_progress, speak, speaks_fully
 from featcache_cli.grammar import Command, Group, problem_of
+from featcache_cli.helpgroups import OUTPUT
 from featcache_cli.streams import flush_answer, prepare_streams
 
 
@@ -128,7 +129,13 @@ def _show_version(wanted: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+        typer.Option(
+            "--version",
+            help="Show the version.",
+            callback=_show_version,
+            is_eager=True,
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
 ) -> None:
     pass

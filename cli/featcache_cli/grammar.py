@@ -22,6 +22,7 @@ def _manners(
             "-q",
             "--quiet",
             help="Show only results and errors.",
+            rich_help_panel=OUTPUT,
             callback=lambda wanted: speak("quietly") if wanted else None,
             expose_value=False,
         ),
@@ -32,6 +33,7 @@ def _manners(
             "-v",
             "--verbose",
             help="Show the time of each line, and the traceback of an error.",
+            rich_help_panel=OUTPUT,
             callback=lambda wanted: speak("fully") if wanted else None,
             expose_value=False,
         ),
@@ -58,7 +60,7 @@ class _WithManners:
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options, in their groups."""
-        _write_groups(self.name or "", self.get_params(ctx), ctx, formatter)
+        _write_groups(self.get_params(ctx), ctx, formatter)
 
 
 class Command(_WithManners, TyperCommand):
@@ -112,19 +114,34 @@ def problem_of(err: typer.TyperException) -> str:
     return message if message.endswith((".", "?")) else f"{message}."
 
 
-def _write_groups(command: str, params: Sequence[Any], ctx: Any, formatter: Any) -> None:
-    options = {name for param in params for name in param.opts}
-    groups: dict[str, list[tuple[str, str]]] = {}
+def group_of(param: Any) -> str | None:
+    """Name the group that an option was declared in; --help, which Typer makes, is Output's."""
+    declared: str | None = getattr(param, "rich_help_panel", None)
+    return OUTPUT if param.name == "help" else declared
+
+
+def headings(params: Sequence[Any]) -> dict[str, list[Any]]:
+    """Sort options under the headings of their groups, the common ones last."""
+    groups: dict[str | None, list[Any]] = {}
     for param in params:
-        record = param.get_help_record(ctx)
-        if record is not None:
-            is_argument = param.param_type_name == "argument"
-            heading = "Arguments" if is_argument else heading_of(param.name, command, options)
-            groups.setdefault(heading, []).append(record)
-    groups = {h: r for h, r in groups.items() if h != OUTPUT} | {OUTPUT: groups[OUTPUT]}
-    for heading, records in groups.items():
-        with formatter.section(heading):
-            formatter.write_dl(records)
+        groups.setdefault(group_of(param), []).append(param)
+    if OUTPUT in groups:
+        groups[OUTPUT] = groups.pop(OUTPUT)
+    found: dict[str, list[Any]] = {}
+    for group, members in groups.items():
+        heading = heading_of(group, {name for param in members for name in param.opts})
+        found.setdefault(heading, []).extend(members)
+    return found
+
+
+def _write_groups(params: Sequence[Any], ctx: Any, formatter: Any) -> None:
+    arguments = [param for param in params if param.param_type_name == "argument"]
+    options = [param for param in params if param.param_type_name != "argument"]
+    for heading, members in {"Arguments": arguments, **headings(options)}.items():
+        records = [record for param in members if (record := param.get_help_record(ctx))]
+        if records:
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 def _meant(command: Any, word: str) -> str:

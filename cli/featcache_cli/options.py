@@ -12,9 +12,10 @@ import typer
 
 from featcache.config import OF_THE_RECIPE, SPLITS, ExtractSpec, RunSpec
 from featcache.core.arguments import option_name
-from featcache.core.options import AUTO, declared
+from featcache.core.options import AUTO, declared, group_of
 from featcache_cli import completion as complete
 from featcache_cli import typed as read
+from featcache_cli.helpgroups import OUTPUT
 
 Reader = Callable[[str, Any], Any]
 
@@ -51,6 +52,7 @@ class Option:
         kind: Type of what is typed: text, a number, a flag, or a list where it may be repeated.
         default: What the library takes where nothing is typed.
         help: What it means.
+        group: Of options in the help.
         unset: What a default of None stands for.
         choices: Values to offer.
         reads: Reads what was typed; None where Typer does.
@@ -60,6 +62,7 @@ class Option:
     kind: type
     default: Any
     help: str
+    group: str
     unset: str = ""
     choices: tuple[str, ...] = ()
     reads: Reader | None = None
@@ -93,6 +96,7 @@ class Option:
         return typer.Option(
             *([option_name(self.name)] if is_flag else []),
             help=shown,
+            rich_help_panel=self.group,
             metavar=_METAVARS.get(self.name),
             callback=read.local_path if self.name in _PATHS else None,
             autocompletion=complete.one_of(*self.choices) if self.choices else offered,
@@ -116,6 +120,7 @@ def options_of(
     optional: bool = False,
     unset: str = "",
     help: Mapping[str, str] | None = None,
+    group: str = "",
 ) -> tuple[Option, ...]:
     """Build the options of a spec.
 
@@ -126,6 +131,7 @@ def options_of(
         optional: Tell the library None where nothing is typed, and show the default nevertheless.
         unset: What to show then instead.
         help: Other texts than the spec's, where an option means less in this command.
+        group: Another group of the help than the spec's.
     """
     fields = declared(spec)
     options = []
@@ -142,6 +148,7 @@ def options_of(
             kind=kind,
             default=default,
             help=f"{text} The option may be repeated." if kind == list[str] else text,
+            group=group or group_of(spec, name),
             unset=said["unset"],
             choices=said["choices"],
             reads=reads,
@@ -165,7 +172,7 @@ def repeated(option: Option, hint: str) -> Option:
 def of_the_cache() -> tuple[Option, ...]:
     """Build the options that find a cache by what it was made from."""
     help = {"dataset": "Dataset of the cache.", "backbone": "Backbone of the cache."}
-    return options_of(ExtractSpec, *help, optional=True, help=help)
+    return options_of(ExtractSpec, *help, optional=True, help=help, group="Cache")
 
 
 def left_to_the_recipe(*options: Option) -> tuple[Option, ...]:
@@ -180,6 +187,7 @@ def left_to_the_recipe(*options: Option) -> tuple[Option, ...]:
 
 def in_a_grid(option: Option) -> Option:
     """Let an option take several values, each for a part of a grid."""
+    option = replace(option, group="Grid")
     if option.reads is not None:  # one value is a list already
         return repeated(option, "Repeat the option for other values.")
     default = None if option.default is None else (option.default,)
@@ -195,15 +203,17 @@ def in_a_grid(option: Option) -> Option:
 def takes(*groups: Sequence[Option]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command the options that its `**options` stands for, in the library's order.
 
-    The command is called with what is typed, and gets what the library takes. What it names itself
-    before a `*` comes before the options, as arguments do; the rest comes behind them.
+    The command is called with what is typed, and gets what the library takes. An option that the
+    command has a use for itself, it names behind a `*`; the others are its `**options`. What else
+    it names before the `*` comes before the options, as arguments do; the rest comes behind them.
     """
     options = [option for group in groups for option in group]
+    names = {option.name for option in options}
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         own = inspect.signature(command, eval_str=True).parameters.values()
         before = [p for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
-        behind = [p for p in own if p.kind is p.KEYWORD_ONLY]
+        behind = [p for p in own if p.kind is p.KEYWORD_ONLY and p.name not in names]
 
         @functools.wraps(command)
         def run(*arguments: Any, **typed: Any) -> Any:
@@ -220,17 +230,11 @@ def takes(*groups: Sequence[Option]) -> Callable[[Callable[..., Any]], Callable[
     return decorate
 
 
-def _info(spec: type, name: str) -> Any:
-    return options_of(spec, name)[0].info()
-
-
-# Options and arguments that a command names itself.
-JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout.")]
-CacheDirOption = Annotated[str, _info(ExtractSpec, "cache_dir")]
-DataDirOption = Annotated[str, _info(ExtractSpec, "data_dir")]
-ImageSizeOption = Annotated[int, _info(ExtractSpec, "image_size")]
-StoreDtypeOption = Annotated[str, _info(ExtractSpec, "store_dtype")]
-RunsDirOption = Annotated[str, _info(RunSpec, "runs_dir")]
+# What the terminal alone knows: no keyword of the library.
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="Write one JSON object to stdout.", rich_help_panel=OUTPUT),
+]
 CacheArgument = Annotated[
     str, typer.Argument(help=options_of(RunSpec, "cache")[0].help, autocompletion=complete.caches)
 ]

@@ -26,6 +26,8 @@ from featcache.core.arguments import (
 
 T = TypeVar("T")
 
+_GROUPS: dict[tuple[type, str], str] = {}
+
 AUTO = "auto"
 
 _KINDS: dict[str, Callable[[str, Any], Any]] = {
@@ -49,6 +51,7 @@ def option(
     most: int | None = None,
     unset: str = "",
     unit: str = "",
+    group: str = "",
 ) -> T:
     """Declare a field of a spec, once for the library and for the terminal.
 
@@ -60,11 +63,12 @@ def option(
         most: The largest number.
         unset: What None stands for. Where that is "auto", the word may be given too.
         unit: Of a number that is typed with a unit: "bytes".
+        group: Of options in the help; that of the spec where none is named.
     """
     if not all(re.search(rf"\b{choice}\b", help) for choice in choices):
         help = f"{help} One of {', '.join(choices)}."
-    declared: dict[str, Any] = {"help": help, "choices": choices, "unset": unset, "unit": unit}
-    return field(default=default, metadata={**declared, "least": least, "most": most})
+    said: dict[str, Any] = {"help": help, "choices": choices, "unset": unset, "unit": unit}
+    return field(default=default, metadata={**said, "least": least, "most": most, "group": group})
 
 
 def declared(spec: type) -> dict[str, Field[Any]]:
@@ -72,14 +76,32 @@ def declared(spec: type) -> dict[str, Field[Any]]:
     return {one.name: one for one in fields(spec) if "help" in one.metadata}
 
 
-def describe(spec: type) -> None:
-    """Write what each field means into the docstring of a spec."""
-    lines = []
-    for name, said in ((name, one.metadata) for name, one in declared(spec).items()):
-        line = f"{name}: {said['help']}"
-        line += f" None means {said['unset']}." if said["unset"] else ""
-        lines.append(textwrap.fill(line, 96, initial_indent=" " * 8, subsequent_indent=" " * 12))
-    spec.__doc__ = "\n".join([f"{spec.__doc__}\n\n    Attributes:", *lines])
+def options_in(group: str) -> Callable[[type[T]], type[T]]:
+    """Decorate a spec: name the group of its options, and write what each means into its docstring.
+
+    Args:
+        group: Of options in the help of a command, for those that name none.
+    """
+
+    def decorate(spec: type[T]) -> type[T]:
+        lines = []
+        for name, one in declared(spec).items():
+            said = one.metadata
+            _GROUPS[spec, name] = said["group"] or group
+            line = f"{name}: {said['help']}"
+            line += f" None means {said['unset']}." if said["unset"] else ""
+            lines.append(
+                textwrap.fill(line, 96, initial_indent=" " * 8, subsequent_indent=" " * 12)
+            )
+        spec.__doc__ = "\n".join([f"{spec.__doc__}\n\n    Attributes:", *lines])
+        return spec
+
+    return decorate
+
+
+def group_of(spec: type, name: str) -> str:
+    """Name the group in which a help shows an option."""
+    return _GROUPS[spec, name]
 
 
 def check_fields(spec: Any) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.backbone_names import PIXELS, backbone_name
-from featcache.core.options import check_fields, describe, option
+from featcache.core.options import check_fields, option, options_in
 from featcache.errors import UnknownNameError
 
 DATASET = "cifar10"
@@ -76,11 +76,12 @@ SYSTEMS = (
 )
 
 
+@options_in("Systems")
 @dataclass(frozen=True, kw_only=True)
 class ReproduceSpec:
     """Which of the systems `reproduce` runs, and with which backbones.
 
-    It stands here and not in config.py, because it names the systems.
+    It stands here and not in config, because it names the systems.
     """
 
     only: tuple[str, ...] = option(
@@ -111,9 +112,6 @@ class ReproduceSpec:
         """The backbone that a system is run with."""
         assert self.backbone_for is not None, "settled before"
         return self.backbone_for.get(system.backbone, system.backbone)
-
-
-describe(ReproduceSpec)
 
 
 def find_system(name: str) -> System:

@@ -12,7 +12,7 @@ import typer.main
 
 import featcache
 from featcache_cli.app import app
-from featcache_cli.helpgroups import examples_in, heading_of
+from featcache_cli.grammar import headings
 from tests.cli.conftest import Run, Spawn
 
 
@@ -20,6 +20,15 @@ def every_command() -> list[Any]:
     found: Any = typer.main.get_command(app)
     groups = [getattr(c, "commands", {name: c}).values() for name, c in found.commands.items()]
     return [command for group in groups for command in group]
+
+
+def alone() -> typer.Typer:
+    made = typer.Typer(add_completion=False)
+
+    @made.command()
+    def command(lonely: str = "") -> None: ...
+
+    return made
 
 
 def completed(run_name: str, option: str, incomplete: str, **before: Any) -> list[str]:
@@ -32,18 +41,23 @@ def completed(run_name: str, option: str, incomplete: str, **before: Any) -> lis
 
 @pytest.mark.parametrize("command", every_command(), ids=lambda command: command.name)
 def test_every_option_stands_in_a_group_whose_example_works(command: Any) -> None:
-    options = {name for param in command.params for name in param.opts} | {"--quiet"}
+    ctx = command.make_context(command.name, [], resilient_parsing=True)
+    options = [p for p in command.get_params(ctx) if p.param_type_name == "option"]
 
-    headings = {
-        heading_of(param.name, command.name, options)
-        for param in command.params
-        if param.param_type_name == "option"
-    }
+    groups = headings(options)
 
-    assert "Other options" not in headings
-    for heading in headings:
-        assert examples_in(heading)
-        assert set(examples_in(heading)) <= options
+    assert "Other options" not in groups
+    for heading, members in groups.items():
+        used = {word for word in heading.split() if word.startswith("--")}
+        assert used
+        assert used <= {name for param in members for name in param.opts}
+    assert list(groups)[-1] == "Output, as in --quiet"
+
+
+def test_an_option_that_says_no_group_stands_apart() -> None:
+    [param] = typer.main.get_command(alone()).params[:1]
+
+    assert list(headings([param])) == ["Other options"]
 
 
 @pytest.mark.parametrize("command", [["cache"], ["cache", "verify"], ["extract"]])

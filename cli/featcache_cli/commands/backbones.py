@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from featcache.config import ExtractSpec
 from featcache.errors import UnknownNameError
 from featcache_cli.console import note, show_json
-from featcache_cli.options import ImageSizeOption, JsonOption
+from featcache_cli.options import JsonOption, options_of, takes
 from featcache_cli.streams import flush_answer
 from featcache_cli.tables import show_row
 
 _WIDTHS = (18, 8, 7, 6, 4)
 
 
+@takes(options_of(ExtractSpec, "image_size", group="Measuring"))
 def backbones(
     name: Annotated[
         str, typer.Argument(help="Only those whose name contains this.", show_default=False)
     ] = "",
-    image_size: ImageSizeOption = ExtractSpec.image_size,
+    *,
     json: JsonOption = False,
+    **options: Any,
 ) -> None:
     """List the backbones that --backbone takes.
 
@@ -37,7 +39,7 @@ def backbones(
         _show_row(("backbone", "features", "params", "GFLOP", "px", "weights (*here)"))
     from featcache.backbones.describe import list_backbones  # it imports torch, which takes seconds
 
-    rows = list_backbones(image_size, names=fitting)
+    rows = list_backbones(options["image_size"], names=fitting)
     if json:
         note(f"measuring {len(fitting)} backbones")
         show_json({"backbones": list(rows)})

@@ -15,7 +15,7 @@ from featcache_cli.commands import cache_import
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.console import ProgressDisplay, ask, fail, note, reset_progress, show_json
 from featcache_cli.grammar import Command, Group
-from featcache_cli.options import CacheArgument, CacheDirOption, JsonOption, options_of, takes
+from featcache_cli.options import CacheArgument, JsonOption, options_of, takes
 from featcache_cli.tables import show_facts, show_table
 
 app = typer.Typer(cls=Group, help="List, verify, repair, import, remove caches.")
@@ -23,7 +23,8 @@ app.command("import", cls=Command)(cache_import.import_)
 
 
 @app.command("ls", cls=Command)
-def ls(cache_dir: CacheDirOption = ExtractSpec.cache_dir, json: JsonOption = False) -> None:
+@takes(options_of(ExtractSpec, "cache_dir"))
+def ls(*, cache_dir: str, json: JsonOption = False) -> None:
     """List all caches, complete or not."""
     from featcache.store import human_bytes, list_caches
 
@@ -55,11 +56,8 @@ def ls(cache_dir: CacheDirOption = ExtractSpec.cache_dir, json: JsonOption = Fal
 
 
 @app.command("info", cls=Command)
-def info(
-    cache: CacheArgument,
-    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
-    json: JsonOption = False,
-) -> None:
+@takes(options_of(ExtractSpec, "cache_dir"))
+def info(cache: CacheArgument, *, cache_dir: str, json: JsonOption = False) -> None:
     """Say what a cache holds.
 
     Its identity, which the fingerprint is the hash of; what it was made with; its splits and the
@@ -102,12 +100,18 @@ def info(
 
 
 @app.command("verify", cls=Command)
+@takes(options_of(ExtractSpec, "cache_dir"))
 def verify(
     cache: CacheArgument,
     subset: Annotated[
-        str, typer.Option(help="Share of the blocks to read, drawn at random: 5% or 0.05.")
+        str,
+        typer.Option(
+            help="Share of the blocks to read, drawn at random: 5% or 0.05.",
+            rich_help_panel="Check",
+        ),
     ] = "100%",
-    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
+    *,
+    cache_dir: str,
     json: JsonOption = False,
 ) -> None:
     """Check every digest of a cache.
@@ -221,10 +225,14 @@ def repair(cache: CacheArgument, *, json: JsonOption = False, **options: Any) ->
 
 
 @app.command("rm", cls=Command)
+@takes(options_of(ExtractSpec, "cache_dir"))
 def rm(
     cache: CacheArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask.", rich_help_panel="Answer")
+    ] = False,
+    *,
+    cache_dir: str,
     json: JsonOption = False,
 ) -> None:
     """Remove a cache; asks first."""

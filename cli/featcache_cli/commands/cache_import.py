@@ -10,27 +10,49 @@ import typer
 
 from featcache.config import ExtractSpec
 from featcache_cli.console import note, show_json
-from featcache_cli.options import CacheDirOption, JsonOption, StoreDtypeOption
+from featcache_cli.options import JsonOption, options_of, takes
 from featcache_cli.tables import show_facts
 
+_KEYS = "File"  # the group of the help that names what is read
+_AS_NAMED = "Cache"  # and of how the cache is to be called
 
+
+@takes(options_of(ExtractSpec, "store_dtype", "cache_dir"))
 def import_(
     path: Annotated[Path, typer.Argument(metavar="FILE.h5", help="The HDF5 file.")],
-    features: Annotated[str, typer.Option(help="Key of the training features.")],
-    labels: Annotated[str, typer.Option(help="Key of their labels.")],
-    ids: Annotated[str | None, typer.Option(help="Key of their ids.")] = None,
-    test_features: Annotated[str | None, typer.Option(help="Key of test features.")] = None,
-    test_labels: Annotated[str | None, typer.Option(help="Key of test labels.")] = None,
-    test_ids: Annotated[str | None, typer.Option(help="Key of test ids.")] = None,
-    class_names: Annotated[str, typer.Option(help="Names of the classes, such as cat,dog.")] = "",
+    features: Annotated[
+        str, typer.Option(help="Key of the training features.", rich_help_panel=_KEYS)
+    ],
+    labels: Annotated[str, typer.Option(help="Key of their labels.", rich_help_panel=_KEYS)],
+    ids: Annotated[
+        str | None, typer.Option(help="Key of their ids.", rich_help_panel=_KEYS)
+    ] = None,
+    test_features: Annotated[
+        str | None, typer.Option(help="Key of test features.", rich_help_panel=_KEYS)
+    ] = None,
+    test_labels: Annotated[
+        str | None, typer.Option(help="Key of test labels.", rich_help_panel=_KEYS)
+    ] = None,
+    test_ids: Annotated[
+        str | None, typer.Option(help="Key of test ids.", rich_help_panel=_KEYS)
+    ] = None,
+    class_names: Annotated[
+        str,
+        typer.Option(help="Names of the classes, such as cat,dog.", rich_help_panel=_AS_NAMED),
+    ] = "",
     n_classes: Annotated[
-        int | None, typer.Option(help="Number of classes.  [default: largest label + 1]")
+        int | None,
+        typer.Option(
+            help="Number of classes.  [default: largest label + 1]", rich_help_panel=_AS_NAMED
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the dataset.  [default: the file's]")
+        str | None,
+        typer.Option(help="Name of the dataset.  [default: the file's]", rich_help_panel=_AS_NAMED),
     ] = None,
-    store_dtype: StoreDtypeOption = ExtractSpec.store_dtype,
-    cache_dir: CacheDirOption = ExtractSpec.cache_dir,
+    *,
+    store_dtype: str,
+    cache_dir: str,
     json: JsonOption = False,
 ) -> None:
     """Import features of another program.

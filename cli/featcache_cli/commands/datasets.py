@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from featcache.config import ExtractSpec
 from featcache_cli.console import show_json
-from featcache_cli.options import DataDirOption, JsonOption
+from featcache_cli.options import JsonOption, options_of, takes
 from featcache_cli.tables import show_table
 
 
-def datasets(data_dir: DataDirOption = ExtractSpec.data_dir, json: JsonOption = False) -> None:
+@takes(options_of(ExtractSpec, "data_dir"))
+def datasets(*, data_dir: str, json: JsonOption = False) -> None:
     """List the datasets that --dataset takes, and which are here."""
     from featcache import list_datasets
 

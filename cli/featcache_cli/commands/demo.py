@@ -11,7 +11,7 @@ from featcache_cli.commands.evaluate import evaluate
 from featcache_cli.commands.extract import extract
 from featcache_cli.commands.train_head import train_head
 from featcache_cli.console import duration, headline, note
-from featcache_cli.options import CacheDirOption, RunsDirOption
+from featcache_cli.options import options_of, takes
 from featcache_cli.tables import show_facts
 
 if TYPE_CHECKING:
@@ -22,9 +22,8 @@ _BACKBONE, _IMAGE_SIZE = "vgg16", 64
 _LR, _MAX_EPOCHS = 1e-3, 8
 
 
-def demo(
-    cache_dir: CacheDirOption = ExtractSpec.cache_dir, runs_dir: RunsDirOption = RunSpec.runs_dir
-) -> None:
+@takes(options_of(ExtractSpec, "cache_dir"), options_of(RunSpec, "runs_dir"))
+def demo(*, cache_dir: str, runs_dir: str) -> None:
     """Extract 1,797 digits and train heads on them, without a network.
 
     Through the backbones pixels and vgg16, then cache ls, info and verify, four heads, and eval.

@@ -44,7 +44,12 @@ def evaluate(
     ] = None,
     *,
     plot: Annotated[
-        bool, typer.Option("--plot", help="Draw curves and confusion matrix, as PNG and SVG.")
+        bool,
+        typer.Option(
+            "--plot",
+            help="Draw curves and confusion matrix, as PNG and SVG.",
+            rich_help_panel="Figures",
+        ),
     ] = False,
     json: JsonOption = False,
     **options: Any,

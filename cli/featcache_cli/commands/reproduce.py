@@ -25,8 +25,8 @@ from featcache_cli.tables import show_facts, show_table
         "limit",
         help={"weights": "Weights of every backbone: DEFAULT, a file, or random."},
     ),
-    options_of(TrainSpec, "seed", help={"seed": "The first seed of the heads."}),
-    options_of(RunSpec, "seeds", help={"seeds": "Heads of each system."}),
+    options_of(TrainSpec, "seed", help={"seed": "The first seed of the heads."}, group="Systems"),
+    options_of(RunSpec, "seeds", help={"seeds": "Heads of each system."}, group="Systems"),
     options_of(ExtractSpec, "cache_dir", "data_dir"),
     options_of(RunSpec, "runs_dir"),
 )

@@ -11,7 +11,8 @@ import typer
 from featcache.config import RunSpec
 from featcache.errors import UsageError
 from featcache_cli.console import duration, note, plain, show_json, show_text
-from featcache_cli.options import JsonOption, RunsDirOption
+from featcache_cli.helpgroups import OUTPUT
+from featcache_cli.options import JsonOption, options_of, takes
 from featcache_cli.tables import show_table
 
 if TYPE_CHECKING:
@@ -22,11 +23,14 @@ if TYPE_CHECKING:
 _DAY_S = 86_400
 
 
+@takes(options_of(RunSpec, "runs_dir"))
 def runs(
-    runs_dir: RunsDirOption = RunSpec.runs_dir,
+    *,
+    runs_dir: str,
     json: JsonOption = False,
     csv: Annotated[
-        bool, typer.Option("--csv", help="Write a table with commas to stdout.")
+        bool,
+        typer.Option("--csv", help="Write a table with commas to stdout.", rich_help_panel=OUTPUT),
     ] = False,
 ) -> None:
     """List the trained heads, the newest last."""

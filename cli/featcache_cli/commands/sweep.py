@@ -31,13 +31,15 @@ _SEEDS = {
 @takes(
     options_of(RunSpec, "cache"),
     of_the_cache(),
-    options_of(RunSpec, "recipe"),
+    options_of(RunSpec, "recipe", group="Grid"),
     [
         in_a_grid(option)
         for option in left_to_the_recipe(*options_of(HeadSpec), *options_of(TrainSpec, "lr"))
     ],
-    left_to_the_recipe(*options_of(TrainSpec, without=("lr", "order_seed"), help=_SEEDS)),
-    options_of(RunSpec, "seeds", "max_memory", help=_SEEDS),
+    left_to_the_recipe(*options_of(TrainSpec, without=("lr", "seed", "order_seed"))),
+    options_of(TrainSpec, "seed", help=_SEEDS, group="Grid"),
+    options_of(RunSpec, "seeds", help=_SEEDS, group="Grid"),
+    options_of(RunSpec, "max_memory"),
     options_of(ExtractSpec, "device", "cache_dir"),
     options_of(RunSpec, "runs_dir"),
 )

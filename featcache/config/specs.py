@@ -1,7 +1,4 @@
-"""Every option with its default, help text and limits, once; no torch.
-
-The two of `reproduce` alone stand in training/notebook_systems.py, beside what they name.
-"""
+"""The options of an extraction, of a head, and of its training, each with default and limits."""
 
 from __future__ import annotations
 
@@ -18,8 +15,7 @@ from featcache.core.arguments import (
     typed,
 )
 from featcache.core.dataset_names import dataset_name, with_columns
-from featcache.core.options import AUTO, check_fields, describe, option
-from featcache.core.paths import expanded
+from featcache.core.options import AUTO, check_fields, option, options_in
 from featcache.core.preprocess import MOST_PIXELS
 from featcache.errors import UsageError
 
@@ -62,6 +58,7 @@ def _notebooks(name: str) -> str:
     return f"{typed(NOTEBOOK_VALUES[name])} with reg {_regs_with(name)}"
 
 
+@options_in("Backbone")
 @dataclass(frozen=True, kw_only=True)
 class ExtractSpec:
     """Everything that `extract` can be asked for."""
@@ -70,6 +67,7 @@ class ExtractSpec:
         "cifar10",
         "The images: cifar10, cifar100, digits, torchvision:NAME, folder:PATH, list:FILE, "
         "parquet:FILES, tar:SHARDS or zip:FILE.",
+        group="Images",
     )
     backbone: str = option(
         "vgg16", "The frozen network: a torchvision classification model, or pixels."
@@ -94,62 +92,79 @@ class ExtractSpec:
         "auto",
         "Arithmetic of the backbone. auto is fp32 on a CPU, and tf32 on a GPU with tensor cores.",
         choices=("auto", "fp32", "tf32", "bf16", "fp16"),
+        group="Machine",
     )
-    store_dtype: str = option("float32", "Type of the stored features.", choices=STORE_DTYPES)
-    device: str = option("auto", "Where to compute: auto, cpu, cuda or cuda:N.")
+    store_dtype: str = option(
+        "float32", "Type of the stored features.", choices=STORE_DTYPES, group="Cache"
+    )
+    device: str = option("auto", "Where to compute: auto, cpu, cuda or cuda:N.", group="Machine")
     batch_size: int | None = option(
         None,
         "Images in one forward pass; auto: by free memory.",
         least=1,
         most=MOST_ROWS,
         unset=AUTO,
+        group="Machine",
     )
     n_workers: int | None = option(
         None,
         "Processes that decode image files; auto: one for each core, 8 at most for a CPU.",
         least=0,
         unset=AUTO,
+        group="Machine",
     )
     limit: int | None = option(
-        None, "Take only this many images of each split, evenly spaced.", least=1, unset="all"
+        None,
+        "Take only this many images of each split, evenly spaced.",
+        least=1,
+        unset="all",
+        group="Images",
     )
     path_column: str | None = option(
-        None, "Column of a list or table with the images or their paths.", unset="path, file_name"
+        None,
+        "Column of a list or table with the images or their paths.",
+        unset="path, file_name",
+        group="Images",
     )
     label_column: str | None = option(
         None,
         "Column of a list or table, or key of KEY.json in an archive, with the labels.",
         unset="label",
+        group="Images",
     )
     seed: int = option(0, "Seed of random weights.", least=0)
-    cache_dir: str = option("cache", "Folder of all caches.")
-    data_dir: str = option("data", "Folder of downloaded datasets.")
+    cache_dir: str = option("cache", "Folder of all caches.", group="Cache")
+    data_dir: str = option("data", "Folder of downloaded datasets.", group="Images")
     compile: str = option(
         "auto",
         "Compile the backbone. auto tries it where the job is long enough to pay; winograd and "
         "inductor are for a CPU, fused is for CUDA.",
         choices=("auto", "never", "winograd", "inductor", "fused"),
+        group="Machine",
     )
     mix_numerics: bool = option(
-        False, "Continue a partial file of different hardware or library versions."
+        False, "Continue a partial file of different hardware or library versions.", group="Cache"
     )
     max_pixels: int = option(
-        MAX_PIXELS, "Do not decode an image file that has more pixels.", least=1
+        MAX_PIXELS, "Do not decode an image file that has more pixels.", least=1, group="Images"
     )
     exif_orientation: str = option(
         "ignore",
         "Rotation that EXIF asks for: ignore it as torchvision does, or apply it (phone photos).",
         choices=EXIF_ORIENTATIONS,
+        group="Images",
     )
     skip_undecodable: bool = option(
         False,
         "Continue where this machine cannot decode an image, for lack of memory or time; `cache "
         "repair` can compute it later.",
+        group="Images",
     )
     rehash: bool = option(
         False,
         "Read every file of the images and weights again, also where size and times say that it "
         "did not change.",
+        group="Images",
     )
 
     def __post_init__(self) -> None:
@@ -168,6 +183,7 @@ class ExtractSpec:
             object.__setattr__(self, f"{kind}_column", None)
 
 
+@options_in("Head")
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec:
     """The shape of a head and its regularisation; None stands for the notebook's value."""
@@ -244,6 +260,7 @@ class HeadSpec:
                 raise UsageError(f"--dropout has {p:g}, but must be at least 0 and below 1.")
 
 
+@options_in("Training")
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
     """How a head is trained; the defaults are the notebook's VGG16 systems."""
@@ -264,8 +281,11 @@ class TrainSpec:
         None,
         "Share of the training rows kept for validation.",
         unset=f"{VAL_FRACTION}, or split val",
+        group="Validation",
     )
-    split_seed: int = option(42, "Seed of the choice of the validation rows.", least=0)
+    split_seed: int = option(
+        42, "Seed of the choice of the validation rows.", least=0, group="Validation"
+    )
     select: str = option(
         "last",
         "Keep the weights of the last epoch, or of the best by val_loss.",
@@ -296,79 +316,3 @@ class TrainSpec:
     def seed_of_order(self) -> int:
         """What seeds the order of batches."""
         return self.seed if self.order_seed is None else self.order_seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSpec:
-    """What training takes besides: which cache, how many heads, where they go."""
-
-    cache: str | None = option(None, "A cache file, or part of its name as `cache ls` shows it.")
-    recipe: str = option(
-        "auto",
-        "Where values that are not given come from. notebook: its constants. general: learning "
-        "rate 1e-3, early stopping. auto: notebook on its own data and backbones, else general.",
-        choices=RECIPES,
-    )
-    seeds: int = option(
-        1, "Train this many heads, with the seeds seed, seed+1, ...", least=1, most=MOST_SEEDS
-    )
-    max_memory: int | None = option(
-        None,
-        "Memory for features; more is read in windows.",
-        least=1,
-        unset="what is free",
-        unit="bytes",
-    )
-    resume: bool = option(
-        True, "Continue a stopped run, or start it again. A finished run is reused."
-    )
-    runs_dir: str = option("runs", "Folder of all runs.")
-    device: str = ExtractSpec.device  # this one and the next are options of ExtractSpec
-    cache_dir: str = ExtractSpec.cache_dir
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        object.__setattr__(self, "device", device_name(self.device))
-        for name in ("runs_dir", "cache_dir"):
-            object.__setattr__(self, name, str(expanded(getattr(self, name))))
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateSpec:
-    """How a head is evaluated."""
-
-    split: str | None = option(
-        None,
-        "The split to evaluate on: test, val, train, or another of the cache.",
-        unset="test, or val where there is no test",
-    )
-    draws: int = option(1000, "Bootstrap samples for the 95% intervals.", least=1, most=100_000)
-    seed: int = option(0, "Seed of the bootstrap samples.", least=0)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParitySpec:
-    """What `parity` compares, where that differs from an extraction and a training."""
-
-    limit: int = option(512, "Compare this many images of each split, evenly spaced.", least=1)
-    levels: tuple[int, ...] = option(
-        (1, 2), "1 compares features, 2 losses and predictions, 3 results over seeds."
-    )
-    epochs: int = option(2, "Epochs of each training.", least=1)
-    lr: float = option(1e-3, "Learning rate of Adam.")  # so that a few steps show a difference
-    seeds: int = option(5, "Trainings of level 3.", least=1)
-    as_notebook: bool = option(
-        False, "Also train as the notebook does, with the backbone in training mode, and compare."
-    )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if not self.levels or set(self.levels) - {1, 2, 3}:
-            raise UsageError(f"--levels is {typed(self.levels)}, but must be of 1, 2, 3.")
-
-
-for _spec in (ExtractSpec, HeadSpec, TrainSpec, RunSpec, EvaluateSpec, ParitySpec):
-    describe(_spec)
