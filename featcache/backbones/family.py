@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from featcache.backbones.torchvision_weights import Pretrained
+    from featcache.images.stat_index import KnownFiles
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,18 @@ class Backbone:
     note: str = ""
     published: Pretrained | None = None
 
-    def require_published(self) -> None:
+    def require_published(self, known: KnownFiles | None = None) -> None:
         """Compare the file of published weights with its digest, where `load_backbone` did not.
+
+        Args:
+            known: Knows the digest of a file that has not changed; None reads the file.
 
         Raises:
             WeightsError: If its bytes are not the published ones.
         """
         if self.published is not None:
-            self.published.require_intact()
+            sha256 = None if known is None else known.sha256_of(self.published.file)
+            self.published.require_intact(sha256)
 
 
 class BackboneFamily(Protocol):

@@ -57,15 +57,20 @@ class Pretrained:
         """First hex digits of the file's SHA-256, from its name."""
         return self.file.stem.rsplit("-", 1)[-1]
 
-    def require_intact(self) -> None:
+    def require_intact(self, sha256: bytes | None = None) -> None:
         """Compare the file, which is on this machine, with the published digest.
+
+        Args:
+            sha256: Its digest, if that is known; None reads the file.
 
         Raises:
             WeightsError: If its bytes are not the published ones.
         """
         file = self.file
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if sha256 is None:
+            with file.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").digest()
+        found = sha256.hex()
         if not found.startswith(self.digest_start):
             raise WeightsError(
                 f"{file} is damaged: its SHA-256 should begin with {self.digest_start}, but is "

@@ -24,6 +24,7 @@ from featcache.errors import (
     WeightsError,
     WeightsUnavailableError,
 )
+from featcache.images import stat_index
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +137,10 @@ def test_damaged_file_on_disk_is_named_for_deletion(hub, published):
         load_backbone("squeezenet1_1")
 
 
-def test_a_reused_extraction_hashes_the_weights_once(hub, published, tmp_path, monkeypatch):
+def test_a_reused_extraction_does_not_read_weights_that_are_known(
+    hub, published, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(stat_index, "_MARGIN_NS", -(10**12))  # else the file is too new
     hashed = []
     digest = hashlib.file_digest
 
@@ -144,15 +148,34 @@ def test_a_reused_extraction_hashes_the_weights_once(hub, published, tmp_path, m
         hashed.append(Path(file.name).name)
         return digest(file, name)
 
-    monkeypatch.setattr(hashlib, "file_digest", counted)
     options = {"backbone": "squeezenet1_1", "image_size": 32, "limit": 4}
+    place = {"cache_dir": tmp_path / "cache"}
+    made = [featcache.extract("digits", **options, **place) for _ in range(2)]
 
-    first, second = (
-        featcache.extract("digits", **options, cache_dir=tmp_path / "cache") for _ in range(2)
-    )
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    # A command that is new, but for a cache that is there: its identity is computed.
+    made.append(featcache.extract("digits", **options, **place, precision="fp32"))
 
-    assert (first.outcome, second.outcome) == ("computed", "reused")
-    assert hashed == [published.name]
+    assert [one.outcome for one in made] == ["computed", "reused", "reused"]
+    assert published.name not in hashed
+
+
+def test_a_reused_extraction_refuses_a_file_of_weights_that_was_damaged_since(
+    hub, published, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    options = {"backbone": "squeezenet1_1", "image_size": 32, "limit": 4}
+    made = featcache.extract("digits", **options, cache_dir=tmp_path / "c")
+    [file] = hub.iterdir()
+    # In the classifier, which the features do not depend on: the cache would be the same.
+    state = torch.load(file)
+    state["classifier.1.weight"][0] += 1
+    torch.save(state, file)
+
+    with pytest.raises(WeightsError, match=rf"{file} is damaged.*Delete this file"):
+        featcache.extract("digits", **options, cache_dir=tmp_path / "c")
+
+    assert featcache.verify_cache(made.path).is_sound
 
 
 def test_a_damaged_file_starts_no_extraction(hub, published, tmp_path):
