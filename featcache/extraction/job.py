@@ -123,7 +123,7 @@ class Job:
         )
         job = cls._of(plan, batch_size, on_progress, on_note, is_resumed=True)
         asked, before = plan.spec.compile, engine_of(stored.get("compiler", "never"))
-        if "never" not in (asked, before) and asked not in ("auto", before):
+        if asked not in ("auto", "never", before):
             raise MismatchError(
                 f"{writer.file} was begun with --compile {clipped(before)}, not {asked}: last "
                 f"digits may differ. Nothing was changed. Leave --compile out to go on as it was "

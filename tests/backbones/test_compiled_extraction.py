@@ -9,7 +9,7 @@ import pytest
 
 import featcache
 from featcache.backbones.engines.engine import ENGINES
-from featcache.errors import InterruptedRunError, MismatchError
+from featcache.errors import DeviceError, InterruptedRunError, MismatchError
 from featcache.extraction.result import ExtractResult
 from tests.backbones.engine_subjects import needs_compiler, say
 from tests.extraction.interruptions import StopAfter
@@ -18,15 +18,27 @@ from tests.paces import small_blocks
 Extract = Callable[..., ExtractResult]
 
 
-@small_blocks()
-def test_the_same_command_resumes_where_the_engine_did_not_suit(
-    extract: Extract, monkeypatch: pytest.MonkeyPatch
+def test_an_engine_without_a_compiler_is_refused_before_anything_is_written(
+    extract: Extract, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The first run was eager, whatever was asked for."""
     say(monkeypatch, lambda _: None)
-    asked = {"backbone": "resnet18", "image_size": 32, "compile": "winograd"}
+
+    with pytest.raises(DeviceError, match="--compile winograd cannot be met: no "):
+        extract(backbone="resnet18", image_size=32, compile="winograd")
+
+    assert not list(tmp_path.rglob("*.h5*"))
+
+
+@small_blocks()
+def test_a_file_that_was_begun_eagerly_goes_on_so_unless_an_engine_is_asked_for(
+    extract: Extract,
+) -> None:
+    asked = {"backbone": "resnet18", "image_size": 32}
     with pytest.raises(InterruptedRunError):
-        extract(**asked, on_progress=StopAfter(4))
+        extract(**asked, compile="never", on_progress=StopAfter(4))
+
+    with pytest.raises(MismatchError, match="begun with --compile never, not winograd"):
+        extract(**asked, compile="winograd")
 
     assert extract(**asked).outcome == "resumed"
 

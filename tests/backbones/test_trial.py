@@ -16,6 +16,7 @@ from featcache.backbones.engines.trial import (
     settle_compiled,
 )
 from featcache.backbones.runner import BackboneRunner
+from featcache.errors import FeatcacheError, UsageError
 from tests.backbones.engine_subjects import SHAPE, Wide, make_runner
 
 
@@ -133,7 +134,6 @@ def test_a_long_job_is_compiled_if_that_is_faster(
         ({"forward": lambda batch: batch.mean((2, 3)).repeat(1, 3)[:, :8]}, "features differ by"),
         ({"forward": lambda batch: torch.full((4, 8), torch.nan)}, "features differ by nan"),
         ({"asked": "never"}, "asked for"),
-        ({"asked": "inductor", "compiler": None}, "no C++ compiler answers"),
     ],
 )
 def test_else_the_backbone_stays_eager_and_says_why(
@@ -181,6 +181,37 @@ def test_inductor_is_not_tried_where_there_is_nothing_between_convolutions(
 
     assert choice == (None, "inductor gains nothing on convolutions and ReLU alone")
     assert told == []
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "why"),
+    [
+        ({"compiler": None}, CompileError, "met: no C++ compiler answers"),
+        (
+            {"forward": CompileError("g++ died")},
+            CompileError,
+            "met: The backbone failed to compile",
+        ),
+        ({"forward": lambda batch: torch.full((4, 8), torch.nan)}, CompileError, "differ by nan"),
+        ({"asked": "winograd"}, UsageError, "used: Winograd's algorithm is for 3x3 convolutions"),
+        ({"asked": "fused"}, UsageError, "used: fused is for backbones on a CUDA device."),
+    ],
+)
+def test_an_engine_that_is_asked_for_and_cannot_be_had_is_refused(
+    settle: Callable[..., Any],
+    runner: BackboneRunner,
+    options: dict[str, Any],
+    kind: type[FeatcacheError],
+    why: str,
+) -> None:
+    with pytest.raises(kind) as caught:
+        settle(**{"asked": "inductor", **options})
+
+    assert str(caught.value).startswith(f"--compile {options.get('asked', 'inductor')} cannot be ")
+    assert why in str(caught.value)
+    assert str(caught.value).endswith("Use --compile auto, which tries what there is, or never.")
+    assert caught.value.exit_code == (2 if kind is UsageError else 16)
+    assert runner.forward is runner.eager
 
 
 def test_an_engine_that_is_asked_for_needs_no_gain(settle: Callable[..., Any]) -> None:

@@ -16,13 +16,14 @@ from featcache.core.device import numeric_class, processor_name
 from featcache.core.memory import forget_failed_batch
 from featcache.core.reporting import Choice, NoteCallback
 from featcache.core.tolerances import feature_tolerance
-from featcache.errors import DeviceError, clipped
+from featcache.errors import DeviceError, UsageError, clipped
 
 _TRIED = {"cpu": ("winograd", "inductor"), "cuda": ("fused",)}  # of themselves, in this order
 _LEAST_GAIN = 1.1
 # A trial may cost this part of the work that is left: engines gain a third of it, or nothing.
 _MOST_COST = 0.1
 _N_ROUNDS = 3
+_WAYS_OUT = "Nothing was started. Use --compile auto, which tries what there is, or never."
 _PLACES = {"cpu": "a CPU", "cuda": "a CUDA device"}
 
 
@@ -126,13 +127,16 @@ def settle_compiled(
 
     Returns:
         What compiled it, or None, and why.
+
+    Raises:
+        UsageError: If the engine that is asked for is not for this backbone or its device.
+        CompileError: If it cannot be had here.
     """
     if asked == "never":
         return Choice(None, "asked for")
     trial = _Trial(runner, _trial_images(runner.batch_size, image_shape), backbone, on_note)
     if asked != "auto":
-        trial.run(asked, least_gain=0.0)
-        return trial.choice()
+        return _asked_for(trial, runner, asked)
     engines = [ENGINES[name] for name in _TRIED[runner.device.partition(":")[0]]]
     suitable = [e for e in engines if not e.refusal(runner.module, runner.precision)]
     if not suitable:
@@ -141,6 +145,24 @@ def settle_compiled(
     for engine in suitable:
         trial.run_if_it_may_pay(engine, batch_s=batch_s, n_batches=n_rows / runner.batch_size)
     return trial.choice()
+
+
+def _asked_for(trial: _Trial, runner: BackboneRunner, name: str) -> Choice[str | None]:
+    """Compile with the engine that was asked for; another, or none, is not what was meant.
+
+    Raises:
+        UsageError: If it is not for this backbone or its device.
+        CompileError: If it cannot be had here, fails to compile, or gives other features.
+    """
+    try:
+        _suitable(runner, name)
+    except CompileError as err:
+        raise UsageError(f"--compile {name} cannot be used: {err} {_WAYS_OUT}") from err
+    trial.run(name, least_gain=0.0)
+    choice = trial.choice()
+    if choice.value is None:
+        raise CompileError(f"--compile {name} cannot be met: {choice.why}. {_WAYS_OUT}")
+    return choice
 
 
 class _Trial:
