@@ -37,6 +37,8 @@ class HeadRun:
         outcome: "trained", "resumed" or "reused".
         seed: Its seed.
         n_epochs: Epochs that were trained.
+        kept_epoch: The epoch whose weights are kept, from 1: the last or the best, as `select`
+            says.
         best_epoch: The epoch with the lowest val_loss, from 1.
         stopped_early: Whether early stopping ended it.
         val_loss: Mean cross-entropy over the validation rows, of the selected weights.
@@ -52,6 +54,7 @@ class HeadRun:
     outcome: str
     seed: int
     n_epochs: int
+    kept_epoch: int
     best_epoch: int
     stopped_early: bool
     val_loss: float
@@ -71,14 +74,20 @@ class HeadRun:
         return {**figures, "history": [row.to_json() for row in self.history]}
 
     @classmethod
-    def from_json(cls, path: Path, said: Any) -> HeadRun:
+    def from_json(cls, path: Path, said: Any, *, kept_epoch: int) -> HeadRun:
         """Read what result.json says of the run in a folder.
+
+        Args:
+            path: The folder.
+            said: Its content; 0.1 wrote it without the kept epoch.
+            kept_epoch: What the head says of that.
 
         Raises:
             ValueError: Naming what is wrong.
         """
         history = history_from_json(said.get("history") if isinstance(said, Mapping) else None)
-        return from_file(cls, said, path=path, outcome="reused", history=history)
+        known: dict[str, Any] = {"path": path, "outcome": "reused", "kept_epoch": kept_epoch}
+        return from_file(cls, said, history=history, **known)
 
 
 def read_run(path: Path) -> HeadRun:
@@ -87,9 +96,10 @@ def read_run(path: Path) -> HeadRun:
     Raises:
         CorruptError: If they or the head cannot be read.
     """
-    load_head(path)
+    kept_epoch = load_head(path).n_epochs
     try:
-        return HeadRun.from_json(path, json.loads((path / RESULT_FILE).read_text()))
+        said = json.loads((path / RESULT_FILE).read_text())
+        return HeadRun.from_json(path, said, kept_epoch=kept_epoch)
     except (OSError, ValueError) as err:
         raise CorruptError(
             f"{path / RESULT_FILE} cannot be read ({err}). Nothing was changed. Remove the folder "
@@ -118,6 +128,7 @@ def run_of(folder: Path, train: TrainSpec, history: History, *, seconds: float) 
         outcome="trained",
         seed=train.seed,
         n_epochs=len(history),
+        kept_epoch=int(selected["epoch"]),
         best_epoch=int(best["epoch"]),
         stopped_early=len(history) < train.max_epochs,
         val_loss=selected["val_loss"],

@@ -33,7 +33,8 @@ class RunSummary:
         backbone: Its backbone.
         settings: reg, l1, weight_decay, dropout, hidden; lr, batch_size, max_epochs, patience,
             select, seed.
-        n_epochs: Epochs that the head has seen.
+        n_epochs: Epochs that were trained, so far if it was stopped.
+        kept_epoch: The epoch whose weights are kept, from 1.
         figures: val_loss, val_acc, test_loss, test_acc, seconds; None where there is none.
         problem: Why it is damaged.
     """
@@ -46,6 +47,7 @@ class RunSummary:
     backbone: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     n_epochs: int = 0
+    kept_epoch: int = 0
     figures: Mapping[str, float | None] = field(default_factory=dict)
     problem: str = ""
 
@@ -80,7 +82,8 @@ def _described(path: Path) -> RunSummary:
             backbone=str(said["cache"]["identity"]["backbone"]),
             settings={name: said["head"][name] for name in _HEAD}
             | {name: said["train"][name] for name in _TRAINING},
-            n_epochs=int(said["n_epochs"]),
+            n_epochs=int((figures if is_finished else said)["n_epochs"]),
+            kept_epoch=int(said["n_epochs"]),  # epochs that the head has seen
             figures={name: _number(figures.get(name)) for name in _FIGURES},
         )
     except (FeatcacheError, OSError, LookupError, TypeError, ValueError, AttributeError) as err:

@@ -44,6 +44,19 @@ def test_runs_as_json_and_as_csv_hold_the_same(run: Run, trained: list[Path]) ->
     assert [float(row["val_acc"]) for row in rows] == [row["figures"]["val_acc"] for row in listed]
     assert [row["hidden"] for row in rows] == ["4", ""]
     assert rows[0]["trained"] == listed[0]["trained"]
+    assert [row["kept_epoch"] for row in rows] == ["1", "1"]
+
+
+def test_the_table_names_the_kept_epoch_where_more_were_trained(run: Run) -> None:
+    cache = featcache.extract("digits", backbone="pixels", image_size=8, limit=64).path
+    [trained] = featcache.train_head(
+        cache, hidden=(4,), lr=1.0, max_epochs=4, patience=0, select="best"
+    ).runs
+    assert trained.best_epoch < 4
+
+    _, line = run("runs").stdout.splitlines()
+
+    assert f"  4 ({trained.best_epoch} kept)  none lr 1.0" in line
 
 
 def test_a_damaged_run_stands_in_every_form(run: Run, trained: list[Path]) -> None:

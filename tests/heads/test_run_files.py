@@ -17,13 +17,18 @@ from featcache.heads.run_files import read_run, write_figures, write_metrics
 GOLDEN = Path(__file__).parents[1] / "golden" / "pixels-none-a35450fe"
 
 
-def test_the_files_of_version_0_1_come_out_as_they_were_read(tmp_path: Path) -> None:
+def test_the_files_of_version_0_1_come_out_as_they_were_read_with_the_kept_epoch(
+    tmp_path: Path,
+) -> None:
     run = read_run(GOLDEN)
 
     write_figures(tmp_path, run)
     write_metrics(tmp_path, run.history)
 
-    assert (tmp_path / "result.json").read_bytes() == (GOLDEN / "result.json").read_bytes()
+    ours, before = (
+        json.loads((folder / "result.json").read_text()) for folder in (tmp_path, GOLDEN)
+    )
+    assert ours == {**before, "kept_epoch": 1}
     ours, lightnings = ((folder / "metrics.csv").read_text() for folder in (tmp_path, GOLDEN))
     assert ours == lightnings
 
@@ -42,6 +47,7 @@ def test_a_row_of_the_history_is_a_mapping_of_the_figures_that_there_are() -> No
     [
         (lambda said: said.update(val_loss="0.5"), "the field val_loss is '0.5', which is no"),
         (lambda said: said.update(n_epochs=True), "the field n_epochs is True, which is no int"),
+        (lambda said: said.update(kept="1"), "the field kept is not known"),
         (lambda said: said.pop("seconds"), "the field seconds is missing"),
         (lambda said: said.update(to_json=1), "the field to_json is not known"),
         (lambda said: said.update(history=None), "the history is no list"),

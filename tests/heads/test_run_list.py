@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -38,9 +39,22 @@ def test_a_run_tells_its_settings_and_figures(train: Train, tmp_path: Path) -> N
         "select": "last",
         "seed": 3,
     }
-    assert found.n_epochs == run.n_epochs
+    assert (found.n_epochs, found.kept_epoch) == (run.n_epochs, run.kept_epoch) == (4, 4)
     names = ("val_loss", "val_acc", "test_loss", "test_acc", "seconds")
     assert found.figures == {name: getattr(run, name) for name in names}
+
+
+def test_epochs_that_were_trained_and_the_one_that_is_kept_have_a_name_each(
+    train: Train, tmp_path: Path
+) -> None:
+    [run] = train(lr=1.0, select="best").runs
+
+    [found] = featcache.describe_runs(tmp_path / "runs")
+    written = json.loads((run.path / "result.json").read_text())
+
+    assert run.best_epoch < 4
+    for said in (vars(run), vars(found), written):
+        assert (said["n_epochs"], said["kept_epoch"]) == (4, run.best_epoch)
 
 
 def test_the_newest_comes_last(train: Train, tmp_path: Path) -> None:
@@ -59,7 +73,7 @@ def test_a_stopped_run_has_no_figures_yet(train: Train, tmp_path: Path) -> None:
         train(on_progress=press_ctrl_c)
 
     [found] = featcache.describe_runs(tmp_path / "runs")
-    assert (found.state, found.n_epochs) == ("stopped", 2)
+    assert (found.state, found.n_epochs, found.kept_epoch) == ("stopped", 2, 2)
     assert set(found.figures.values()) == {None}
 
 

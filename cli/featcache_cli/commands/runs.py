@@ -55,7 +55,7 @@ def runs(
                 _age(run.age_s),
                 _figure(run, "test_acc"),
                 _figure(run, "val_acc"),
-                run.n_epochs if run.state == "finished" else run.state,
+                _epochs(run),
                 _settings(run),
                 run.path,
             )
@@ -69,6 +69,13 @@ def runs(
 
 def _age(seconds: float) -> str:
     return f"{seconds / _DAY_S:.0f} days" if seconds >= 2 * _DAY_S else duration(max(0, seconds))
+
+
+def _epochs(run: RunSummary) -> str:
+    if run.state != "finished":
+        return run.state
+    kept = f" ({run.kept_epoch} kept)" if run.kept_epoch != run.n_epochs else ""
+    return f"{run.n_epochs}{kept}"
 
 
 def _figure(run: RunSummary, name: str) -> str:
@@ -98,6 +105,7 @@ def _csv(found: Sequence[RunSummary]) -> str:
             "backbone": run.backbone,
             **run.settings,
             "epochs": run.n_epochs,
+            "kept_epoch": run.kept_epoch,
             **run.figures,
         }
         for run in found
