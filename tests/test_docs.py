@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -131,12 +133,31 @@ def test_every_exit_code_is_documented() -> None:
     assert codes <= documented
 
 
+class _Finder(doctest.DocTestFinder):
+    """Finds the examples of decorated functions too, whose wrappers are of other modules."""
+
+    def _from_module(self, module: ModuleType | None, found: object) -> bool:
+        own = inspect.unwrap(found) if callable(found) else found
+        return super()._from_module(module, own)  # type: ignore[misc]  # it has no stub
+
+
+def test_the_examples_of_decorated_functions_are_found() -> None:
+    module = importlib.import_module("featcache.training.train_head")
+
+    names = {example.name for example in _Finder().find(module) if example.examples}
+
+    assert names == {"featcache.training.train_head.train_head"}
+
+
 @pytest.mark.parametrize(
     "name", sorted(m.name for m in pkgutil.walk_packages(featcache.__path__, "featcache."))
 )
 def test_docstring_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
-    results = doctest.testmod(importlib.import_module(name), extraglobs={"tmp": tmp_path})
+    module = importlib.import_module(name)
+    runner = doctest.DocTestRunner()
+    for example in _Finder().find(module, extraglobs={"tmp": tmp_path}):
+        runner.run(example)
 
-    assert results.failed == 0
+    assert runner.summarize(verbose=False).failed == 0

@@ -6,13 +6,16 @@ import contextlib
 import errno
 from collections.abc import Iterator
 
-from featcache.errors import DeviceError
+from featcache.errors import DeviceError, FeatcacheError
 
 _NO_MORE_PROCESSES = (errno.EAGAIN, errno.ENOMEM)
+_WORDINGS = ("can't start new thread", "Resource temporarily unavailable")
+ANY_START = ("A thread or process", "What was done is kept.")
+"""For public verbs, which name by it what the packages below them cannot start."""
 
 
 @contextlib.contextmanager
-def starting(what: str, *, kept: str, way_out: str = "") -> Iterator[None]:
+def starting(what: str, kept: str, way_out: str = "") -> Iterator[None]:
     """Name the failure to start a thread or a process inside; other errors pass.
 
     Args:
@@ -33,10 +36,12 @@ def starting(what: str, *, kept: str, way_out: str = "") -> Iterator[None]:
 
 def is_refused_start(err: BaseException) -> bool:
     """Tell whether `err` says that no more threads or processes can be started."""
+    if isinstance(err, FeatcacheError):
+        return False
     if isinstance(err, OSError):
         return err.errno in _NO_MORE_PROCESSES and err.filename is None
-    # Python has no error of its own for it.
-    return isinstance(err, RuntimeError) and str(err) == "can't start new thread"
+    # Neither Python nor C++ (std::system_error, by way of torch) has an error of its own for it.
+    return isinstance(err, RuntimeError) and any(wording in str(err) for wording in _WORDINGS)
 
 
 def start_refused(what: str, err: BaseException, *, kept: str, way_out: str = "") -> DeviceError:

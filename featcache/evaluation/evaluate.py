@@ -17,6 +17,7 @@ from featcache.config import EvaluateSpec, ExtractSpec, RunSpec
 from featcache.core.arguments import place
 from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback, silent
+from featcache.core.starting import ANY_START, starting
 from featcache.errors import MismatchError
 from featcache.evaluation.metrics import (
     ClassFigures,
@@ -129,6 +130,7 @@ class Comparison:
     evaluations: Sequence[Evaluation]
 
 
+@starting(*ANY_START)
 def evaluate(
     run: str | os.PathLike[str] | None = None,
     *,
@@ -251,6 +253,7 @@ def _matrix(cells: IntArray, n_classes: int) -> list[list[int]]:
     return rows
 
 
+@starting(*ANY_START)
 def compare(
     first: str | os.PathLike[str],
     second: str | os.PathLike[str],

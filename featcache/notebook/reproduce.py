@@ -17,6 +17,7 @@ from featcache.core.dataset_names import dataset_name
 from featcache.core.identity import fingerprint
 from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback, silent
+from featcache.core.starting import ANY_START, starting
 from featcache.errors import UsageError
 from featcache.evaluation.metrics import Spread
 from featcache.extraction.extract import extract
@@ -48,6 +49,7 @@ class Reproduction:
     json: Path
 
 
+@starting(*ANY_START)
 def reproduce(
     dataset: str | os.PathLike[str] = ExtractSpec.dataset,
     *,

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from featcache.config import IMPORTED
 from featcache.core.files import named_read_failures
 from featcache.core.paths import expanded
-from featcache.core.starting import starting
+from featcache.core.starting import ANY_START, starting
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import CorruptError, UsageError
 from featcache.store.digest import N_DIGEST_THREADS, block_digest, statistics_digest
@@ -79,6 +79,7 @@ class VerifyReport:
         return not self.damages
 
 
+@starting(*ANY_START)
 def verify_cache(
     path: str | os.PathLike[str],
     *,

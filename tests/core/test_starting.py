@@ -88,6 +88,26 @@ def test_without_processes_an_import_says_so(
         )
 
 
+@pytest.mark.parametrize("said", ["can't start new thread", "Resource temporarily unavailable"])
+@pytest.mark.parametrize("verb", [featcache.train_head, featcache.sweep, featcache.extract])
+def test_threads_of_the_packages_below_are_named_for_a_caller_in_python_too(
+    tmp_path: Path, verb: Callable[..., object], said: str
+) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError(said)
+
+    path = digits(tmp_path)
+    options: dict[str, object] = {"dataset": "digits", "backbone": "pixels", "on_progress": refuse}
+    if verb is not featcache.extract:
+        options = {"cache": path, "val_fraction": 0.5, "runs_dir": tmp_path, "on_progress": refuse}
+
+    with pytest.raises(DeviceError) as caught:
+        verb(**options, cache_dir=tmp_path / "other")
+
+    assert str(caught.value).startswith(f"A thread or process cannot be started: {said}. A limit ")
+    assert "What was done is kept. Raise the limit" in str(caught.value)
+
+
 def test_other_errors_pass() -> None:
     with pytest.raises(BlockingIOError), starting("A process", kept=""):
         raise BlockingIOError(errno.EAGAIN, "locked", "a file")

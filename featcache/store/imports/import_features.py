@@ -18,6 +18,7 @@ from featcache.core.dataset_names import imported_slug
 from featcache.core.identity import FORMAT_VERSION
 from featcache.core.paths import expanded, healed, portable
 from featcache.core.reporting import silent
+from featcache.core.starting import ANY_START, starting
 from featcache.core.stopping import stop_if_asked, working
 from featcache.errors import CorruptError, UsageError
 from featcache.store import (
@@ -68,6 +69,7 @@ class ImportResult:
     class_names: tuple[str, ...]
 
 
+@starting(*ANY_START)
 def import_features(
     path: str | os.PathLike[str],
     *,
