@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from featcache.core.allocator import keep_freed_memory
-from featcache.core.starting import is_refused_start, start_refused
+from featcache.core.starting import ANY_START, is_refused_start, start_refused
 from featcache.core.stopping import StopRequested
 from featcache.errors import FeatcacheError, InterruptedRunError, StorageError
 from featcache.version import __version__
@@ -80,7 +80,7 @@ def _errors_shown() -> Iterator[None]:
 def _of_the_machine(err: RuntimeError | OSError) -> FeatcacheError | None:
     """Say what the system refused, where the library did not: a thread, a process, a file."""
     if is_refused_start(err):
-        return start_refused("A thread or process", err, kept="What was done is kept.")
+        return start_refused(ANY_START[0], err, kept=ANY_START[1])
     if isinstance(err, OSError) and err.filename is not None:
         refused = f"The system refuses {err.filename}: {err.strerror} (errno {err.errno})."
         return StorageError(refused)
@@ -159,8 +159,6 @@ def _run(work: Callable[[], object]) -> int:
         work()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
-    except BrokenPipeError:
-        return 1
     except Exception as err:
         reset_progress()
         if isinstance(err, FeatcacheError):

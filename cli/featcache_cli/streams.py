@@ -44,8 +44,11 @@ class _Answer(io.TextIOWrapper):
     """stdout whose failures have a name, whoever writes to it: help and versions too."""
 
     def write(self, text: str, /) -> int:
+        if text == "":  # so Typer asks whether it takes text, and forgets what is wrong with it
+            return 0
         with _answering():
-            return super().write(text)
+            super().write(text)
+        return len(text)
 
     def flush(self) -> None:
         with _answering():
@@ -63,7 +66,7 @@ def _answering() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        raise
+        _give_up(sys.stdout)
     except OSError as err:
         raise _no_answer(err) from err
 
@@ -82,14 +85,10 @@ def flush_answer() -> None:
     """Write what is left of an answer, which Python would do with exit code 120 if it fails.
 
     Raises:
-        BrokenPipeError: If its reader went away.
         StorageError: If it cannot be written.
     """
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        _give_up(sys.stdout)
-        raise
     finally:
         try:
             sys.stderr.flush()

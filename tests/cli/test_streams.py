@@ -18,19 +18,21 @@ from tests.cli.conftest import Run, child_environment
 FULL = Path("/dev/full")
 
 
-def featcache_in_a_shell(command: str, redirected: str) -> subprocess.CompletedProcess[str]:
+def featcache_in_a_shell(
+    command: str, redirected: str, *, unbuffered: str = ""
+) -> subprocess.CompletedProcess[str]:
     program = f"{sys.executable} -m featcache_cli {command} {redirected}"
-    environment = child_environment()
-    environment.pop("PYTHONUNBUFFERED", None)  # else an answer fails at its first word
+    environment = child_environment({"PYTHONUNBUFFERED": unbuffered})
     return subprocess.run(
         ["/bin/sh", "-c", program], capture_output=True, text=True, env=environment, check=False
     )
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("command", ["datasets", "version --json", "--help"])
-def test_a_full_stdout_is_told_and_is_exit_14(command: str) -> None:
-    finished = featcache_in_a_shell(command, "> /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # an answer fails at its end, or at once
+@pytest.mark.parametrize("command", ["datasets", "version --json", "--help", "help extract"])
+def test_a_full_stdout_is_told_and_is_exit_14(command: str, unbuffered: str) -> None:
+    finished = featcache_in_a_shell(command, "> /dev/full", unbuffered=unbuffered)
 
     assert finished.returncode == 14
     assert finished.stderr.splitlines() == [
