@@ -33,6 +33,14 @@ class UnknownNameError(UsageError, LookupError):
         return UnknownNameError.__new__, (type(self), *self.args), self.__dict__
 
 
+class UnknownSplitError(UnknownNameError, KeyError):
+    """A cache has no split of this name."""
+
+    def __str__(self) -> str:
+        """Give the message as it is; a KeyError would show its repr."""
+        return str(self.args[0])
+
+
 class DatasetError(FeatcacheError, FileNotFoundError):
     """A dataset's files are missing, empty or not laid out as they should be."""
 
@@ -111,6 +119,15 @@ class InterruptedRunError(KeyboardInterrupt):
 def clipped(text: str, most: int = 200) -> str:
     """Cut what a stranger's file says to a length that a message can hold."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
+def counted(n: int, noun: str) -> str:
+    """Write a count before its noun, which is in the plural but for 1: "1 class", "0 images"."""
+    if n == 1:
+        return f"1 {noun}"
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{n} {noun}es"
+    return f"{n} {noun.removesuffix('y')}ies" if noun.endswith("ty") else f"{n} {noun}s"
 
 
 def did_you_mean(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import featcache.backbones.engines.trial
-from featcache.errors import FeatcacheError, UnknownNameError, did_you_mean
+from featcache.errors import FeatcacheError, UnknownNameError, counted, did_you_mean
 
 
 def kinds(parent: type[FeatcacheError] = FeatcacheError) -> Iterator[type[FeatcacheError]]:
@@ -33,6 +33,18 @@ def test_an_error_goes_to_another_process_and_back(kind: type[FeatcacheError]) -
         assert str(other) == str(error)
         assert other.exit_code == error.exit_code
         assert other.__notes__ == ["in job 3"]
+
+
+def test_a_count_stands_before_a_noun_in_its_number() -> None:
+    nouns = ("row", "class", "probability", "HEIC file")
+
+    told = {n: [counted(n, noun) for noun in nouns] for n in (0, 1, 2)}
+
+    assert told == {
+        0: ["0 rows", "0 classes", "0 probabilities", "0 HEIC files"],
+        1: ["1 row", "1 class", "1 probability", "1 HEIC file"],
+        2: ["2 rows", "2 classes", "2 probabilities", "2 HEIC files"],
+    }
 
 
 def test_the_names_most_like_a_wrong_one_are_asked_about() -> None:

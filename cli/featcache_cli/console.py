@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -60,6 +60,13 @@ def note(text: str) -> None:
 def fail(text: str, *, kind: str = "error") -> None:
     """Tell what went wrong."""
     _say(f"[bold red]{kind}:[/bold red] {escape(printable(text))}")
+
+
+def tell_remarks(remarks: Iterable[str]) -> None:
+    """Tell what a result says in words, which are notes too, where no note is shown."""
+    if _manner == "quietly":
+        for remark in remarks:
+            _say(f"[bold]remark:[/bold] {escape(printable(remark))}")
 
 
 def _say(markup: str, *, end: str = "\n") -> None:

@@ -12,7 +12,7 @@ import typer
 
 from featcache.config import OF_THE_RECIPE, SPLITS, ExtractSpec, RunSpec
 from featcache.core.arguments import option_name
-from featcache.core.options import AUTO, declared, group_of
+from featcache.core.options import AUTO, PATHS, declared, group_of
 from featcache_cli import completion as complete
 from featcache_cli import typed as read
 from featcache_cli.helpgroups import OUTPUT
@@ -39,7 +39,6 @@ _COMPLETED: Mapping[str, Callable[..., list[str]]] = {
     "device": complete.one_of("auto", "cpu", "cuda"),
     "split": complete.one_of(*SPLITS),
 }
-_PATHS = ("cache", "weights", "cache_dir", "data_dir", "runs_dir")
 _METAVARS = {"backbone_for": "NAME=BACKBONE"}
 
 
@@ -98,7 +97,7 @@ class Option:
             help=shown,
             rich_help_panel=self.group,
             metavar=_METAVARS.get(self.name),
-            callback=read.local_path if self.name in _PATHS else None,
+            callback=read.local_path if self.name in PATHS else None,
             autocompletion=complete.one_of(*self.choices) if self.choices else offered,
         )
 

@@ -5,6 +5,7 @@ In a pipe a row is one line, whatever its length. A path is never folded nor cut
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,13 +19,21 @@ from featcache_cli.console import printable, show_line, stdout
 
 _GAP = "  "
 _NARROWEST = 8
+_HASH = re.compile("[0-9a-f]{32,}")
 
 
 def show_facts(facts: Mapping[str, object]) -> None:
-    """Write "name  value" lines to stdout; a long value goes on below its beginning."""
+    """Write "name  value" lines to stdout; a long value goes on below its beginning.
+
+    A hash or path that has no room behind its name has a line of its own, if that is enough.
+    """
     width = max(map(len, map(printable, facts)))
     room = None if (limit := _limit()) is None else max(_NARROWEST, limit - width - len(_GAP))
     for name, value in facts.items():
+        if _stands_alone(value, room, limit):
+            show_line(escape(printable(name)))
+            show_line(escape(f"{_GAP}{printable(value)}"))
+            continue
         for i, line in enumerate(_folded(value, room)):
             start = "" if i else printable(name)
             show_line(escape(f"{start.ljust(width)}{_GAP}{line}"))
@@ -77,6 +86,15 @@ def show_row(
         parts = [lines[j] if j < len(lines) else "" for lines in folded]
         text = escape(_line(parts, widths, are_numbers))
         show_line(f"[bold]{text}[/bold]" if is_bold else text)
+
+
+def _stands_alone(value: object, room: int | None, limit: int | None) -> bool:
+    """Tell whether a hash or path is whole on a line of its own, and nowhere else."""
+    text = printable(value)
+    if room is None or limit is None or not room < cell_len(text) <= limit - len(_GAP):
+        return False
+    is_path = isinstance(value, PurePath) or ("/" in text and " " not in text)
+    return is_path or _HASH.fullmatch(text) is not None
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], are_numbers: Sequence[bool]) -> str:

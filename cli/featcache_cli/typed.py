@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+import typer
+
+from featcache.core.arguments import place
 from featcache.core.options import AUTO
-from featcache.core.paths import expanded
 from featcache.errors import UsageError
 
 
-def local_path(path: str | None) -> str | None:
-    """Refuse a URL before anything is made or loaded."""
+def local_path(param: typer.CallbackParam, path: str | None) -> str | None:
+    """Refuse an empty path or a URL before anything is made or loaded."""
     if path is not None:
-        expanded(path)
+        place(max(param.opts, key=len), path)
     return path
 
 

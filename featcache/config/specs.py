@@ -17,7 +17,7 @@ from featcache.core.arguments import (
 from featcache.core.dataset_names import dataset_name, with_columns
 from featcache.core.options import AUTO, check_fields, option, options_in
 from featcache.core.preprocess import MOST_PIXELS
-from featcache.errors import UsageError
+from featcache.errors import UsageError, counted
 
 IMPORTED = "imported"
 
@@ -251,9 +251,9 @@ class HeadSpec:
             )
         if len(self.dropout) != len(self.hidden):
             raise UsageError(
-                f"--dropout has {len(self.dropout)} probabilities ({typed(self.dropout)}), but "
-                f"--hidden has {len(self.hidden)} layers ({typed(self.hidden)}); expected one "
-                f"for each hidden layer."
+                f"--dropout has {counted(len(self.dropout), 'probability')} "
+                f"({typed(self.dropout)}), but --hidden has {counted(len(self.hidden), 'layer')} "
+                f"({typed(self.hidden)}); expected one for each hidden layer."
             )
         for p in self.dropout:
             if not 0 <= p < 1:

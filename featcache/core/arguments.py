@@ -90,7 +90,14 @@ def device_name(device: Any) -> str:
 
 def place(option: str, value: Any) -> Path:
     """Take the path of a file or folder, as a shell reads it."""
-    return expanded(text(option, value))
+    return expanded(not_empty(option, text(option, value)))
+
+
+def not_empty(option: str, value: str) -> str:
+    """Refuse the empty text that a variable of a shell leaves if it is not set."""
+    if not value:
+        raise UsageError(f"{option} is empty. Nothing was started. Give a value, or leave it out.")
+    return value
 
 
 def flag(option: str, value: Any) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featcache.core.paths import file_and_part
-from featcache.errors import UnknownNameError
+from featcache.errors import UnknownNameError, UsageError
 
 PIXELS = "pixels"
 DEFAULT = "DEFAULT"
@@ -61,8 +61,15 @@ def backbone_name(name: str) -> str:
 
     Raises:
         UnknownNameError: If it is not in the list, with the nearest three.
+        UsageError: If it names several.
     """
     known = backbone_names()
+    if "," in name:
+        raise UsageError(
+            f"--backbone is {name!r}, but must be one backbone. Nothing was started. extract takes "
+            f"the option several times (--backbone vgg16 --backbone resnet18); other commands take "
+            f"one backbone a call."
+        )
     if name.lower() not in known:
         raise UnknownNameError("backbone", name, known, listing=LISTING)
     return name.lower()

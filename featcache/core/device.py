@@ -16,7 +16,7 @@ from featcache.core.arguments import device_name, text
 from featcache.core.memory import free_memory
 from featcache.core.reporting import Choice
 from featcache.core.tolerances import TF32_ON_CPU
-from featcache.errors import DeviceError, UsageError
+from featcache.errors import DeviceError, UsageError, counted
 
 _AMPERE = 8  # major compute capability of the first GPUs with TF32 and bf16
 # What NVIDIA's libraries and torch read from the environment, and compute otherwise then.
@@ -179,6 +179,6 @@ def usable_cores() -> Choice[int]:
         n_cores = os.cpu_count() or 1
     allowed = cgroup.cores()
     if allowed is not None and math.ceil(allowed) < n_cores:
-        why = f"{allowed:.3g} of {n_cores} cores, the limit of this container (cgroup)"
+        why = f"{allowed:.3g} of {counted(n_cores, 'core')}, the limit of this container (cgroup)"
         return Choice(math.ceil(allowed), why)
-    return Choice(n_cores, f"{n_cores} cores")
+    return Choice(n_cores, counted(n_cores, "core"))

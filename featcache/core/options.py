@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from featcache.core.arguments import (
     flag,
+    not_empty,
     number,
     numbers,
     one_of,
@@ -29,6 +30,8 @@ T = TypeVar("T")
 _GROUPS: dict[tuple[type, str], str] = {}
 
 AUTO = "auto"
+PATHS = ("cache", "weights", "cache_dir", "data_dir", "runs_dir")
+"""Options that are paths, or may be."""
 
 _KINDS: dict[str, Callable[[str, Any], Any]] = {
     "str": text,
@@ -120,6 +123,8 @@ def check_fields(spec: Any) -> None:
             value = None
         else:
             value = _KINDS[kind](name, value)
+            if one.name in PATHS:
+                not_empty(name, value)
             if isinstance(value, tuple):
                 value = tuple(_within(name, each, said) for each in value)
             else:

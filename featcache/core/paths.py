@@ -20,9 +20,10 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     The name of a user who does not exist stays as it is; `Path.expanduser` raises a RuntimeError.
 
     Raises:
-        UsageError: If it is no path, a URL (`./s3:/x` is a path), or longer than Linux takes one.
+        UsageError: If it is no path, a URL (`./s3:/x` is a path), empty, or longer than Linux takes
+            one.
     """
-    if not isinstance(path, str | os.PathLike):
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise UsageError(f"{clipped(repr(path))} is no path. Nothing was started.")
     text = os.path.expanduser(path)  # noqa: PTH111
     if _URL.match(text):
@@ -71,6 +72,18 @@ def file_and_part(name: str) -> tuple[str, str]:
 def resolved(path: Path) -> Path:
     """Follow links, also those in a circle, for which `Path.resolve` raises a RuntimeError."""
     return Path(os.path.realpath(path))
+
+
+def places_of(path: Path, *, named_in: Path) -> list[Path]:
+    """List where a path that a cache names may be: beside the cache, above it, or here.
+
+    Args:
+        path: As the cache names it; an absolute one is at one place.
+        named_in: The cache, in the folder of its dataset in a --cache-dir; these two are no places.
+    """
+    above = resolved(named_in).parents
+    places = dict.fromkeys([*(parent / path for parent in above), Path.cwd() / path])
+    return [place for place in places if resolved(place) not in above[:2]]
 
 
 def portable(name: str | os.PathLike[str]) -> str:

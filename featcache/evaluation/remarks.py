@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from featcache.errors import clipped
+from featcache.errors import clipped, counted
 from featcache.evaluation.metrics import Estimate
 
 _Z = 1.959964  # the normal distribution's 97.5th percentile
@@ -32,8 +32,8 @@ def majority_remark(
         return ""
     return (
         f"{figure} {acc.value:.4f} is no better than to say {clipped(class_names[largest])!r}, the "
-        f"largest class, of every image ({shares[largest]:.4f}): its 95% interval is "
-        f"{acc.low:.4f} to {acc.high:.4f}, of {n} images."
+        f"largest class, of every image ({shares[largest]:.4f}): its 95% interval is {acc.low:.4f} "
+        f"to {acc.high:.4f}, of {counted(n, 'image')}."
     )
 
 

@@ -89,13 +89,13 @@ def _tell_headers(dataset: Dataset, spec: ExtractSpec, on_note: NoteCallback) ->
     n_clipped, n_turned = (dataset.told.get(name, 0) for name in TOLD_OF_HEADERS)
     if n_clipped:
         on_note(
-            f"{n_clipped} images are grey with more than 8 bits a channel: as in torchvision's "
+            f"grey images with more than 8 bits a channel: {n_clipped}. As in torchvision's "
             f"loader, values beyond 255 become white. To avoid this, convert them to 8 bits."
         )
     if n_turned and spec.exif_orientation == "apply":
-        on_note(f"{n_turned} images are turned upright as EXIF says")
+        on_note(f"{counted(n_turned, 'image')} turned upright as EXIF says")
     elif n_turned:
         on_note(
-            f"{n_turned} images are not upright by their EXIF orientation, which torchvision's "
+            f"{counted(n_turned, 'image')} not upright by EXIF orientation, which torchvision's "
             f"loader ignores; --exif-orientation apply turns them"
         )

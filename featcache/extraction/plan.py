@@ -168,7 +168,7 @@ def make_plan(
             dataset, spec, known, on_progress=on_progress, on_note=on_note
         )
     on_progress(Progress("weights", "", 0, 0))
-    # `extract` compares the file of weights with its digest later, where there is no cache yet.
+    # `extract` compares the file of weights with its digest later, when it knows whether it must.
     backbone = _load(spec, on_note, check_file=at is not None)
     said = {
         "format": FORMAT_VERSION,

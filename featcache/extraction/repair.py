@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 from featcache.backbones.families import family_of
 from featcache.config import IMPORTED, ExtractSpec
 from featcache.core.paths import expanded
-from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.side_files import finished_path, lock_path
+from featcache.core.starting import ANY_START, starting
 from featcache.errors import FeatcacheError, UsageError
 from featcache.extraction.opening import open_images
 from featcache.extraction.whereabouts import dataset_of
-from featcache.images.rules import ImageRules
 from featcache.images.splits import Dataset
 from featcache.images.stat_index import KnownFiles
 from featcache.store import (
@@ -26,6 +24,7 @@ from featcache.store import (
     VerifyReport,
     describe_cache,
     locked,
+    made_with,
     mend_structure,
     opened_readonly,
     partial_path,
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from featcache.extraction.progress import ProgressCallback
 
 _WAY_OUT = "Say where the right ones are with --dataset, --data-dir or --weights."
-_RANDOM = re.compile(r"random \(seed (\d+)\)")
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ class RepairReport:
         return not self.mended and self.n_rows_computed == 0
 
 
+@starting(*ANY_START)
 def repair_cache(
     path: str | os.PathLike[str],
     *,
@@ -125,7 +124,7 @@ def repair_cache(
             note(f"mended: {what}")
         state = read_state(present)
         report = verify_cache(present)
-        is_whole = report.is_sound and state.is_complete
+        is_whole = report.is_sound and len(state.slots) == state.manifest.n_slots
         n_not_decoded = _n_not_decoded(present) if is_whole else 0
         if is_whole and present == path and (skip_undecodable or not n_not_decoded):
             return RepairReport(path, tuple(mended), 0, report.n_rows, n_not_decoded)
@@ -172,9 +171,9 @@ def _told(report: VerifyReport, n_not_decoded: int) -> str:
         for damage in report.damages
     ]
     if report.n_missing:
-        damaged.append(f"{report.n_missing} blocks that are not written")
+        damaged.append(f"blocks that are not written: {report.n_missing}")
     if n_not_decoded:
-        damaged.append(f"{n_not_decoded} rows whose images could not be decoded")
+        damaged.append(f"rows whose images could not be decoded: {n_not_decoded}")
     if not damaged:
         return "nothing to compute; the file gets its final name"
     return f"to be computed again: {', '.join(damaged)}"
@@ -191,40 +190,13 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
     runs_network = family_of(identity.backbone).runs_network
     if runs_network:
         require_fields(path, identity, "bn", "precision", "store_dtype")
-    preprocess = identity.preprocess
-    made: dict[str, Any] = {
-        "dataset": asked["dataset"] or dataset_of(path, state.manifest),
-        "limit": provenance.limit,
-        "backbone": identity.backbone,
-        "image_size": preprocess.out_size[0],
-        "batch_size": state.manifest.numerics.batch_size,
-        **_weights_of(provenance.weights, path, asked["weights"]),
-        **ImageRules.of(identity).identity(),
-    }
-    if runs_network:
-        is_notebook = preprocess == Preprocess.notebook(preprocess.out_size[0])
-        made |= {
-            "bn": identity.bn,
-            "preprocess": "notebook" if is_notebook else "weights",
-            "precision": identity["precision"],
-            "store_dtype": identity["store_dtype"],
-        }
-    given = {n: v for n, v in asked.items() if v is not None and n != "weights"}
-    return ExtractSpec(**{**made, **given})
-
-
-def _weights_of(label: str, path: Path, asked: str | None) -> dict[str, Any]:
-    """Find the --weights of a cache, whose identity holds their digest but not their path."""
-    random = _RANDOM.fullmatch(label)
-    if asked is not None:
-        return {"weights": asked}
-    if random is not None:
-        return {"weights": "random", "seed": int(random[1])}
-    if label == "none":
-        return {}
-    if "." in label:
+    if asked["weights"] is None and "." in provenance.weights:
         raise UsageError(
-            f"{path} was made with the weights file {label!r}, and does not know where that is. "
-            f"Nothing was computed. Say it with --weights FILE."
+            f"{path} was made with the weights file {provenance.weights!r}, and does not know "
+            f"where that is. Nothing was computed. Say it with --weights FILE."
         )
-    return {"weights": label}
+    made = made_with(identity, provenance) | {
+        "dataset": asked["dataset"] or dataset_of(path, state.manifest),
+        "batch_size": state.manifest.numerics.batch_size,
+    }
+    return ExtractSpec(**{**made, **{n: v for n, v in asked.items() if v is not None}})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from featcache.core.plain_torch import plain_torch
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import working
-from featcache.errors import InterruptedRunError
+from featcache.errors import InterruptedRunError, counted
 from featcache.extraction.expected_file import require_same_file
 from featcache.extraction.fill import Filled, Target, fill
 from featcache.extraction.job import Job
@@ -100,7 +100,7 @@ def _begin(
         return _Begun(job, writer, _n_rows(writer))
     others = near_misses(plan.path, plan.identity)
     if others:
-        nearest, differing = min(others, key=lambda other: len(other[1]))
+        nearest, differing = others[0]
         on_note(f"{nearest.name} is a similar cache; it differs in {'; '.join(differing)}")
     return _Begun(Job.begin(plan, on_progress=on_progress, on_note=on_note))
 
@@ -142,7 +142,8 @@ def _target(begun: _Begun, writer: CacheWriter, *, on_note: NoteCallback) -> Tar
     if begun.job.is_resumed:
         n_same = check_canaries(begun.job, writer)
         on_note(
-            f"resuming: {begun.n_rows_before} rows kept, {n_same} recomputed and found the same"
+            f"resuming: {counted(begun.n_rows_before, 'row')} kept, {n_same} recomputed and found "
+            f"the same"
         )
     return Target(begun.job, writer)
 
@@ -171,7 +172,7 @@ def _fill_in_passes(targets: Sequence[Target], on_note: NoteCallback) -> dict[Ta
 def _kept(begun: _Begun) -> str:
     assert begun.writer is not None, "it has a file"
     n_rows = _n_rows(begun.writer)
-    return f"{n_rows} of {begun.job.plan.n_rows} rows are kept in {begun.writer.file}"
+    return f"{n_rows} of {counted(begun.job.plan.n_rows, 'row')} are kept in {begun.writer.file}"
 
 
 def _n_rows(writer: CacheWriter) -> int:

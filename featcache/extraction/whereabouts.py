@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from featcache.config import ExtractSpec
-from featcache.core.paths import expanded, native, resolved
+from featcache.core.paths import expanded, native, places_of
 from featcache.errors import DatasetError
 from featcache.images.datasets import at_path, is_there, load_dataset, path_in
 from featcache.store import Manifest
@@ -26,10 +26,9 @@ def dataset_of(path: Path, manifest: Manifest) -> str:
     """
     name = native(manifest.provenance.dataset)
     typed = path_in(name)
-    if typed is None or (folder := expanded(typed)).is_absolute():
+    if not typed or (folder := expanded(typed)).is_absolute():
         return name
-    beside = [parent / folder for parent in resolved(path).parents]
-    named = [at_path(name, place) for place in (*beside, Path.cwd() / folder)]
+    named = [at_path(name, place) for place in places_of(folder, named_in=path)]
     there = [candidate for candidate in named if is_there(candidate)]
     counts = {split: layout.n_rows for split, layout in manifest.splits.items()}
     limit = manifest.provenance.limit

@@ -64,6 +64,11 @@ class ShuffledBatches:
     def __len__(self) -> int:
         return -(-len(self.sampler.index) // (self.batch_size * self.steps_per_batch))
 
+    @property
+    def n_steps(self) -> int:
+        """Optimiser steps of an epoch."""
+        return -(-len(self.sampler.index) // self.batch_size)
+
     def __iter__(self) -> Iterator[FeatureBatch | SuperBatch]:
         order = self.sampler.order().to(self.rows.features.device)  # once, not every step
         for part in order.split(self.batch_size * self.steps_per_batch):

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from featcache.config import ExtractSpec
 from featcache.core.arguments import text
 from featcache.core.backbone_names import backbone_name
 from featcache.core.dataset_names import IMPORTED_PREFIX, dataset_name
 from featcache.core.identity import differing_fields
-from featcache.core.paths import expanded
+from featcache.core.paths import expanded, native
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback
-from featcache.errors import CacheMissingError, DatasetError, MismatchError, UsageError
+from featcache.errors import CacheMissingError, DatasetError, MismatchError, UsageError, counted
+from featcache.features.listing import is_made_from, listing_difference, n_differing_rows
 from featcache.images.datasets import dataset_slug, is_there, load_dataset, path_in
 from featcache.images.rules import ImageRules
 from featcache.images.splits import Dataset
@@ -24,6 +25,8 @@ from featcache.store import (
     Cache,
     CacheSummary,
     caches_in,
+    command_of,
+    extract_command,
     find_cache,
     list_caches,
     open_cache,
@@ -33,6 +36,26 @@ from featcache.store import (
 _IMAGES = "dataset_sha256"
 
 
+class Found(NamedTuple):
+    """The cache that is meant.
+
+    Attributes:
+        cache: It, open.
+        remarks: What must be known of it beside the figures of a head that is trained on it.
+    """
+
+    cache: Cache
+    remarks: tuple[str, ...] = ()
+
+
+class _Misfit(NamedTuple):
+    """A cache in the folder of a listing of other rows, and their first difference."""
+
+    cache: Cache
+    listing: Dataset
+    difference: str
+
+
 def the_cache(
     cache: Cache | str | os.PathLike[str] | None,
     *,
@@ -40,12 +63,12 @@ def the_cache(
     backbone: str | None,
     cache_dir: Path,
     on_note: NoteCallback,
-) -> Cache:
+) -> Found:
     """Open a cache by its name, or find it by its dataset and backbone, and tell which it is.
 
     The cache of the user's own images is one that holds the splits, ids, labels and class names of
-    their listing; no image is read, which is told. Of several, the one of all images with frozen
-    BatchNorm is meant.
+    their listing; no image is read, which is told. Of several, the one that was made from the named
+    path is meant, then the one of all images with frozen BatchNorm.
     Where neither dataset nor backbone is given and their defaults have no cache, the only complete
     cache is taken; where one of the two is given, the only one that fits.
 
@@ -70,21 +93,21 @@ def the_cache(
     if cache is None:
         dataset = None if dataset is None else dataset_name(dataset)
         backbone = None if backbone is None else text("--backbone", backbone).lower()
-        opened = open_cache(_found(dataset, backbone, expanded(cache_dir), on_note))
+        found = _found(dataset, backbone, expanded(cache_dir), on_note)
     elif isinstance(cache, Cache):
-        opened = cache
+        found = Found(cache)
     else:
-        opened = open_cache(find_cache(text("--cache", cache), cache_dir=cache_dir))
-    on_note(f"cache {opened.path}: {settings_of(opened)}")
-    return opened
+        found = Found(open_cache(find_cache(text("--cache", cache), cache_dir=cache_dir)))
+    on_note(f"cache {found.cache.path}: {settings_of(found.cache)}")
+    return found
 
 
 def settings_of(cache: Cache) -> str:
     """Say in one phrase how big a cache is, its weights, and what is not a default in it."""
     identity, provenance = cache.identity, cache.provenance
-    parts = [f"{sum(len(split) for split in cache.splits.values())} rows"]
+    parts = [f"{counted(sum(map(len, cache.splits.values())), 'row')}"]
     if provenance.limit is not None:
-        parts.append(f"limit {provenance.limit} images of each split")
+        parts.append(f"limit {counted(provenance.limit, 'image')} of each split")
     if provenance.weights != "none":
         parts.append(f"weights {provenance.weights}")
     if "preprocess" in identity:
@@ -101,37 +124,9 @@ def settings_of(cache: Cache) -> str:
     return ", ".join(parts)
 
 
-def listing_difference(listing: Dataset, cache: Cache) -> str:
-    """Say where a dataset's listing and a cache first differ; empty if they are of the same rows.
-
-    Compared are splits, ids, labels and class names, after the limit that the cache was made with.
-    """
-    if listing.class_names != cache.class_names:
-        return _first_difference("class", listing.class_names, cache.class_names)
-    if list(listing.splits) != list(cache.splits):
-        there, here = ", ".join(listing.splits), ", ".join(cache.splits)
-        return f"the splits are {there} there, and {here} in the cache"
-    for name, split in listing.limited(cache.provenance.limit).splits.items():
-        ids, kept = list(split.ids), list(cache[name].ids)
-        if ids != kept:
-            return _first_difference(f"{name} row", ids, kept)
-        wrong = (split.labels != cache[name].labels).nonzero()[0]
-        if len(wrong):
-            return f"{name} row {wrong[0]} ({ids[wrong[0]]!r}) has another label in the cache"
-    return ""
-
-
-def _first_difference(what: str, there: Sequence[str], here: Sequence[str]) -> str:
-    pairs = zip(there, here, strict=False)
-    i = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(there), len(here)))
-    shown, kept = (repr(names[i]) if i < len(names) else "missing" for names in (there, here))
-    counts = f" ({len(there)} there, {len(here)} in the cache)" if len(there) != len(here) else ""
-    return f"{what} {i} is {shown} there, and {kept} in the cache{counts}"
-
-
 def _found(
     dataset: str | None, backbone: str | None, cache_dir: Path, on_note: NoteCallback
-) -> Path:
+) -> Found:
     """Find the cache of a dataset and a backbone, each None where it was not given."""
     of_dataset = ExtractSpec.dataset if dataset is None else dataset
     of_backbone = ExtractSpec.backbone if backbone is None else backbone
@@ -139,53 +134,59 @@ def _found(
     own = caches_in(folder)
     fitting, misfits = _by_listing(of_dataset, [c for c in own if c.state == "complete"])
     meant = [c.path for c in fitting if c.backbone == of_backbone]
-    command = _extract_command(of_dataset, of_backbone, cache_dir)
     if meant:
-        found = _usual_one(meant, of_backbone, folder, command)
-        _tell_what_was_compared(of_dataset, command, on_note)
-        return found
+        return _told(_usual_one(meant, of_backbone, folder, of_dataset), of_dataset, on_note)
     where = f"There is no complete cache of {of_backbone} in {folder}"
+    options = {"dataset": of_dataset, "backbone": of_backbone, "cache_dir": cache_dir}
     if others := _others(dataset, backbone, fitting, cache_dir):
         if len(others) == 1:
             on_note(f"{where}; the only cache that fits is taken")
-            if dataset is not None:
-                taken = next(c.backbone for c in fitting if c.path == others[0])
-                checks = _extract_command(dataset, taken, cache_dir)
-                _tell_what_was_compared(dataset, checks, on_note)
-            return others[0]
+            return _told(open_cache(others[0]), of_dataset, on_note)
         raise UsageError(
             f"{where}, but {len(others)} others could be meant: {', '.join(map(str, others))}. "
-            f"Nothing was started. Say which with --cache, or make it with: {command}"
+            f"Nothing was started. Say which with --cache, or make it with: "
+            f"{extract_command(options)}"
         )
-    for summary, difference in misfits:
-        if backbone in (None, summary.backbone):
-            raise MismatchError(
-                f"{summary.path} is not of {path_in(of_dataset)!r}: {difference}. "
-                f"Nothing was started. Name it with --cache to take it as it is, or make the one "
-                f"that fits with: {command}"
-            )
-    backbone_name(of_backbone)
-    unfinished = "".join(
-        f" {c.path} is {c.state}: {c.n_rows_done} of {c.n_rows} rows."
-        for c in own
-        if c.backbone == of_backbone
+    _refuse_misfits(
+        [m for m in misfits if backbone in (None, m.cache.identity.backbone)], of_dataset
     )
-    raise CacheMissingError(f"{where}.{unfinished} Make it with: {command}")
+    backbone_name(of_backbone)
+    unfinished = [c for c in own if c.backbone == of_backbone]
+    told = "".join(
+        f" {c.path} is {c.state}: {c.n_rows_done} of {counted(c.n_rows, 'row')}."
+        for c in unfinished
+    )
+    command = extract_command(options)
+    if unfinished:
+        manifest = read_state(unfinished[0].path).manifest
+        said = {"identity": manifest.identity, "provenance": manifest.provenance}
+        command = command_of(unfinished[0].path, **said, dataset=of_dataset)
+    raise CacheMissingError(f"{where}.{told} Make it with: {command}")
 
 
-def _tell_what_was_compared(dataset: str, command: str, on_note: NoteCallback) -> None:
-    """Tell that a cache was found by the names of images alone, and what looks at them."""
-    if path_in(dataset) is not None:
+def _told(cache: Cache, dataset: str, on_note: NoteCallback) -> Found:
+    """Tell that a cache was found by the names of images alone, and what looks at the images."""
+    if path_in(dataset) is None or path_in(cache.provenance.dataset) is None:
+        return Found(cache)
+    command = command_of(cache.path, cache.identity, cache.provenance, dataset=dataset)
+    if is_made_from(cache, dataset):
         on_note(
             f"the cache was found by the names of the images; the images themselves were not read. "
-            f"To check them, with the options that the cache was made with: {command}"
+            f"To check them: {command}"
         )
+        return Found(cache)
+    remark = (
+        f"The images of {dataset} were not read; the cache was made from those of "
+        f"{native(cache.provenance.dataset)}. To check that they are the same: {command}"
+    )
+    on_note(remark)
+    return Found(cache, (remark,))
 
 
 def _by_listing(
     dataset: str, complete: Sequence[CacheSummary]
-) -> tuple[list[CacheSummary], list[tuple[CacheSummary, str]]]:
-    """Part a dataset's caches into those of its rows and those of others, with the difference.
+) -> tuple[list[CacheSummary], list[_Misfit]]:
+    """Part a dataset's caches into those of its rows and those of others.
 
     Only a name with a path in it can mean other images than those that a cache was made from.
     """
@@ -198,10 +199,31 @@ def _by_listing(
             f"{err} A cache is found by the listing of its images. To go on without the images, "
             f"name the cache with --cache."
         ) from err
-    differences = [(c, listing_difference(listing, open_cache(c.path))) for c in complete]
-    return [c for c, what in differences if not what], [
-        (c, what) for c, what in differences if what
-    ]
+    fitting, misfits = [], []
+    for summary in complete:
+        cache = open_cache(summary.path)
+        if difference := listing_difference(listing, cache):
+            misfits.append(_Misfit(cache, listing, difference))
+        else:
+            fitting.append(summary)
+    return fitting, misfits
+
+
+def _refuse_misfits(misfits: Sequence[_Misfit], dataset: str) -> None:
+    """Refuse caches of another folder of that name, with what the nearest of them differs in.
+
+    Raises:
+        MismatchError: If there is any.
+    """
+    if not misfits:
+        return
+    cache, _, difference = min(misfits, key=lambda m: n_differing_rows(m.listing, m.cache))
+    nearest = f", the nearest of {len(misfits)} caches there," if len(misfits) > 1 else ""
+    command = command_of(cache.path, cache.identity, cache.provenance, dataset=dataset)
+    raise MismatchError(
+        f"{cache.path}{nearest} is not of {path_in(dataset)!r}: {difference}. Nothing was started. "
+        f"Name it with --cache to take it as it is, or make the one that fits with: {command}"
+    )
 
 
 def _others(
@@ -219,65 +241,75 @@ def _others(
         return []
     if dataset is not None:  # features that were imported under its name are not of its images
         own = [
-            c
+            c.path
             for c in fitting
             if c.dataset.startswith(IMPORTED_PREFIX) == dataset.startswith(IMPORTED_PREFIX)
         ]
-        return [c.path for c in own]
+        return [path for path in own if is_made_from(open_cache(path), dataset)] or own
     complete = [c for c in list_caches(cache_dir) if c.state == "complete"]
     return [c.path for c in complete if backbone in (None, c.backbone)]
 
 
-def _usual_one(paths: Sequence[Path], backbone: str, folder: Path, command: str) -> Path:
+def _usual_one(paths: Sequence[Path], backbone: str, folder: Path, dataset: str) -> Cache:
     """Take the cache of all images with frozen BatchNorm, if that is one.
+
+    Of caches of several folders with one name, those of the named folder go first. Where there are
+    none of that, none of the others is more meant than another.
 
     Args:
         paths: The caches that fit.
         backbone: Their backbone.
         folder: Their folder.
-        command: The command that reads the images and takes the cache that holds them.
+        dataset: The named dataset.
 
     Raises:
         UsageError: If it is not, with what they differ in.
     """
-    if len(paths) == 1:
-        return paths[0]
-    states = {path: read_state(path) for path in paths}
+    caches = [open_cache(path) for path in paths]
+    own = [cache for cache in caches if is_made_from(cache, dataset)]
+    are_of_one_folder = bool(own) or len({cache.provenance.dataset for cache in caches}) == 1
+    caches = own or caches
     usual = [
-        path
-        for path, state in states.items()
-        if state.manifest.provenance.limit is None
-        and state.manifest.identity.get("bn") == ExtractSpec.bn
+        cache
+        for cache in caches
+        if cache.provenance.limit is None and cache.identity.get("bn") == ExtractSpec.bn
     ]
-    if len(usual) == 1:
+    if len(caches) == 1:
+        return caches[0]
+    if len(usual) == 1 and are_of_one_folder:
         return usual[0]
-    first = states[paths[0]].manifest.identity
-    lines, way_out = [], ""
-    for path, state in states.items():
-        said = [f"{state.n_rows} rows", f"written {_written(path)}"]
-        identity = state.manifest.identity.to_json()
+    lines = _compared(caches, with_folder=path_in(dataset) is not None)
+    way_out = ""
+    if len({cache.identity.get(_IMAGES) for cache in caches}) > 1:
+        first = caches[0]
+        command = command_of(first.path, first.identity, first.provenance, dataset=dataset)
+        way_out = (
+            f" To see which holds the images of today, run the command that made the first, and it "
+            f"names the one: {command}"
+        )
+    raise UsageError(
+        f"{len(caches)} caches of {backbone} are in {folder}: {', '.join(lines)}. Nothing was "
+        f"started. Say which with --cache.{way_out}"
+    )
+
+
+def _compared(caches: Sequence[Cache], *, with_folder: bool) -> list[str]:
+    """Say of each cache what it holds, and in what it differs from the first."""
+    first, lines = caches[0].identity, []
+    for cache in caches:
+        said = [f"{counted(sum(map(len, cache.splits.values())), 'row')}"]
+        if with_folder:
+            said.append(f"made from {native(cache.provenance.dataset)}")
+        said.append(f"written {_written(cache.path)}")
+        identity = cache.identity.to_json()
         if identity.get(_IMAGES) != first.get(_IMAGES):
             said.append("made from other images than the first")
             identity[_IMAGES] = first.get(_IMAGES)
-            way_out = (
-                f" To see which holds the images of today, run this with the options that they "
-                f"were made with, and it names the one: {command}"
-            )
         said += [f"{field} as in the first" for field in differing_fields(identity, first)]
-        lines.append(f"{path} ({'; '.join(said)})")
-    raise UsageError(
-        f"{len(paths)} caches of {backbone} are in {folder}: {', '.join(lines)}. Nothing was "
-        f"started. Say which with --cache.{way_out}"
-    )
+        lines.append(f"{cache.path} ({'; '.join(said)})")
+    return lines
 
 
 def _written(path: Path) -> str:
     when = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     return f"{when:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _extract_command(dataset: str, backbone: str, cache_dir: Path) -> str:
-    command = ["featcache", "extract", "--dataset", dataset, "--backbone", backbone]
-    if str(cache_dir) != ExtractSpec.cache_dir:
-        command += ["--cache-dir", str(cache_dir)]
-    return shlex.join(command)

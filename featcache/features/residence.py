@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from featcache.config import TrainSpec
 from featcache.core.reporting import Choice
-from featcache.errors import UsageError
+from featcache.errors import UsageError, counted
 from featcache.store import Cache, human_bytes
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def fitting_window(cache: Cache, train: TrainSpec, max_memory: int | None) -> in
     if n_rows < fewest:
         needed_kb = -(-fewest * row_bytes // 1000)
         raise UsageError(
-            f"--max-memory has room for {n_rows} rows of {human_bytes(row_bytes)}, but at least "
-            f"{_FEWEST_BATCHES} batches must fit for a useful shuffle. Nothing was started. Give "
-            f"at least {needed_kb}kB, or a smaller --batch-size."
+            f"--max-memory has room for {counted(n_rows, 'row')} of {human_bytes(row_bytes)}, but "
+            f"at least {_FEWEST_BATCHES} batches must fit for a useful shuffle. Nothing was "
+            f"started. Give at least {needed_kb}kB, or a smaller --batch-size."
         )
     return int(n_rows)
 
@@ -67,7 +67,7 @@ def pick_residence(
         order: The order of the training rows; windows stay in the file. None is all rows.
     """
     if order is not None and order.window_rows is not None:
-        windows = f"{order.n_windows} windows of {order.window_rows} rows"
+        windows = f"{counted(order.n_windows, 'window')} of {counted(order.window_rows, 'row')}"
         return Choice("file", f"{windows}, shuffled within each, as asked for")
     nbytes = _n_bytes(cache)
     needed = human_bytes(nbytes)

@@ -119,7 +119,7 @@ def require_labels(cache: Cache, split: str) -> None:
     wrong = np.flatnonzero((rows.labels < 0) | (rows.labels >= n_classes))
     if len(wrong):
         raise CorruptError(
-            f"{cache.path}: {len(wrong)} labels of split {split!r} are not within "
+            f"{cache.path}: labels of split {split!r} ({len(wrong)} of them) are not within "
             f"0..{n_classes - 1} (row {wrong[0]} has {rows.labels[wrong[0]]}). Nothing was "
             f"trained. Extract it again."
         )

@@ -55,7 +55,7 @@ def require_classes(cache: Cache, labels: npt.NDArray[np.integer]) -> None:
     if len(classes) < 2:
         names = [cache.class_names[i] for i in classes if 0 <= i < len(cache.class_names)]
         raise UsageError(
-            f"All {len(labels)} training images of {cache.path.name} are of one class "
+            f"All training images of {cache.path.name} ({len(labels)}) are of one class "
             f"({', '.join(names)}): there is nothing to learn. Nothing was started. Give images of "
             f"at least two classes, or a lower --val-fraction."
         )

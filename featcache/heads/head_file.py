@@ -248,7 +248,7 @@ def _require_weights(head: TrainedHead) -> None:
         wanted[f"{layers_between * i}.bias"] = (n_out,)
     found = {name: array.shape for name, array in head.arrays.items()}
     if wanted != found or any(array.dtype != np.float32 for array in head.arrays.values()):
-        raise ValueError(f"{len(found)} tensors do not have the shapes of its layers")
+        raise ValueError(f"the shapes of its tensors ({len(found)}) are not those of its layers")
 
 
 def _not_safetensors(path: Path, err: Exception) -> FeatcacheError:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from featcache.config import HeadSpec
 from featcache.core.memory import free_memory
-from featcache.errors import UsageError
+from featcache.errors import UsageError, counted
 from featcache.store import human_bytes
 
 _BYTES_PER_PARAMETER = 16  # float32: the parameter, its gradient, Adam's two moments
@@ -73,10 +73,10 @@ def require_room(spec: HeadSpec, *, n_features: int, n_classes: int, device: str
     free, kind = free_memory(device)
     if n * _BYTES_PER_PARAMETER > free:
         raise UsageError(
-            f"A head with --hidden {','.join(map(str, spec.hidden))} on {n_features} features has "
-            f"{n} parameters. To train them takes {human_bytes(n * _BYTES_PER_PARAMETER)} at "
-            f"least, but {human_bytes(free)} of {kind} are free. Nothing was started. Use a "
-            f"smaller --hidden."
+            f"A head with --hidden {','.join(map(str, spec.hidden))} on "
+            f"{counted(n_features, 'feature')} has {n} parameters. To train them takes "
+            f"{human_bytes(n * _BYTES_PER_PARAMETER)} at least, but {human_bytes(free)} of {kind} "
+            f"are free. Nothing was started. Use a smaller --hidden."
         )
 
 

@@ -9,7 +9,7 @@ import hashlib
 from pathlib import Path
 
 from featcache.core.dataset_names import FOLDER, name_of_path
-from featcache.errors import DatasetError, UnknownNameError, UsageError
+from featcache.errors import DatasetError, UnknownNameError, UsageError, counted
 from featcache.images.image_files import FolderImages
 from featcache.images.image_names import is_image_name
 from featcache.images.rules import ImageRules
@@ -155,9 +155,10 @@ def _validated(dataset: Dataset) -> Dataset:
         where = f"Split {split.name!r} of dataset {dataset.name!r}"
         if not len(split) == len(split.images) == len(split.ids) or not len(split):
             raise DatasetError(
-                f"{where} has {len(split.images)} images, {len(split)} labels and "
-                f"{len(split.ids)} ids; expected as many of each and at least 1. Nothing was "
-                "extracted. Delete the dataset's files and run the same command again."
+                f"{where} has {counted(len(split.images), 'image')}, "
+                f"{counted(len(split), 'label')} and {counted(len(split.ids), 'id')}; expected as "
+                f"many of each and at least 1. Nothing was extracted. Delete the dataset's files "
+                f"and run the same command again."
             )
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= n_classes:
@@ -167,7 +168,7 @@ def _validated(dataset: Dataset) -> Dataset:
             )
         if len(set(split.ids)) < len(split):
             raise DatasetError(
-                f"{where} has {len(split) - len(set(split.ids))} ids twice. Nothing was extracted. "
-                "Give each image a name of its own."
+                f"{where} has {counted(len(split) - len(set(split.ids)), 'id')} twice. Nothing was "
+                f"extracted. Give each image a name of its own."
             )
     return dataset

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from featcache.errors import DatasetError
+from featcache.errors import DatasetError, counted
 from featcache.images.tree import FoundFiles, Tree
 
 # What a folder is called, in any case, and the split that it means.
@@ -58,8 +58,8 @@ def read_layout(tree: Tree) -> Layout:
     top = tree.top_folders()
     if not top:
         n_images = tree.n_top_images()
-        what = f"{n_images} images but no class folders" if n_images else "no class folders"
-        raise DatasetError(f"{tree.place()} holds {what}. {LAYOUT}.")
+        what = f"{counted(n_images, 'image')} but no" if n_images else "no"
+        raise DatasetError(f"{tree.place()} holds {what} class folders. {LAYOUT}.")
     named = {folder: tree.walk(folder) for folder in top if is_split_name(folder)}
     if any(found.class_names for found in named.values()):
         return _with_splits(tree, top, named)

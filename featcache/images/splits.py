@@ -13,7 +13,7 @@ from PIL import Image
 
 from featcache.config import TOLD_OF_HEADERS
 from featcache.core.arguments import option_name
-from featcache.errors import UsageError
+from featcache.errors import UsageError, counted
 from featcache.images.rules import ImageRules
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ class Dataset:
         most = 10
         names = ", ".join(repr(name) for name in self.class_names[:most])
         more = f" and {n} more" if (n := len(self.class_names) - most) > 0 else ""
-        return f"images: {counts}; {len(self.class_names)} classes: {names}{more}"
+        return f"images: {counts}; {counted(len(self.class_names), 'class')}: {names}{more}"
 
     def following(self, rules: ImageRules) -> Dataset:
         """Read image files by these rules.

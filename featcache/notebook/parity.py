@@ -15,6 +15,7 @@ from featcache.core.arguments import option_name, text
 from featcache.core.backbone_names import PIXELS, backbone_name
 from featcache.core.dataset_names import dataset_name
 from featcache.core.reporting import NoteCallback, silent
+from featcache.core.starting import ANY_START, starting
 from featcache.errors import UsageError
 from featcache.extraction.extract import extract
 from featcache.features.lookup import the_cache
@@ -53,6 +54,7 @@ class ParityReport:
         return all(check.holds for check in self.checks)
 
 
+@starting(*ANY_START)
 def parity(
     cache: str | os.PathLike[str] | None = None,
     *,
@@ -174,7 +176,7 @@ def _comparable_cache(
     """Find a cache that is there, and refuse one that cannot be compared."""
     opened = the_cache(
         cache, dataset=None, backbone=None, cache_dir=Path(spec.cache_dir), on_note=on_note
-    )
+    ).cache
     backbone = opened.identity.backbone
     _require_comparable(backbone, opened.splits, asked)
     family_of(backbone).check_weights(backbone, spec.weights)

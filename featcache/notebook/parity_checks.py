@@ -12,6 +12,7 @@ from torch import nn
 from featcache.config import ParitySpec
 from featcache.core.plain_torch import plain_torch
 from featcache.core.tolerances import feature_tolerance
+from featcache.errors import counted
 from featcache.evaluation.metrics import Spread
 from featcache.features.rows import bn_mode
 from featcache.features.split import valid_rows
@@ -124,8 +125,8 @@ def compare_features(sides: Sides) -> list[ParityCheck]:
             cosines.append(fresh @ cached / norms if norms else 0.0)
     # NaN goes through numpy's max and min, not through Python's.
     detail = (
-        f"{len(largest)} images, one at a time, in fp32 against {_exactness(sides)}; least cosine "
-        f"{np.min(cosines):.9f}"
+        f"{counted(len(largest), 'image')}, one at a time, in fp32 against {_exactness(sides)}; "
+        f"least cosine {np.min(cosines):.9f}"
     )
     relative = float(np.max(differences) / np.max(largest)) if np.any(largest) else float("nan")
     return [
@@ -149,8 +150,8 @@ def compare_trajectory(sides: Sides, cached: Trained, end_to_end: Trained) -> li
             _loss_difference(cached, end_to_end),
             _allowed(sides, LOSS_TOLERANCE),
             False,
-            f"{len(losses)} steps over {n_train} images; last losses {cached[0][-1]:.6f} "
-            f"and {losses[-1]:.6f}",
+            f"{counted(len(losses), 'step')} over {counted(n_train, 'image')}; last losses "
+            f"{cached[0][-1]:.6f} and {losses[-1]:.6f}",
         ),
         ParityCheck(
             2,
@@ -158,7 +159,8 @@ def compare_trajectory(sides: Sides, cached: Trained, end_to_end: Trained) -> li
             _agreement(cached, end_to_end),
             1 - _allowed(sides, _MAY_DISAGREE),
             True,
-            f"{len(predicted)} test images, {len(predicted.unique())} classes predicted",
+            f"{counted(len(predicted), 'test image')}, {counted(len(predicted.unique()), 'class')} "
+            f"predicted",
         ),
         ParityCheck(
             2,

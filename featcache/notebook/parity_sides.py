@@ -11,7 +11,7 @@ from featcache.backbones.load import load_backbone
 from featcache.config import ExtractSpec, HeadSpec, ParitySpec, TrainSpec
 from featcache.errors import MismatchError
 from featcache.extraction.whereabouts import dataset_of
-from featcache.features.lookup import listing_difference
+from featcache.features.listing import listing_difference
 from featcache.features.rows import preprocess_of
 from featcache.images.datasets import load_dataset
 from featcache.images.rules import ImageRules

@@ -19,6 +19,7 @@ from featcache.store.catalog import (
 )
 from featcache.store.columns import SplitRows, encode_id
 from featcache.store.describe import CacheDescription, SplitDescription, describe_cache
+from featcache.store.extract_command import command_of, extract_command, made_with
 from featcache.store.hdf5_file import FilePlan, SplitPlan, was_made_from
 from featcache.store.identity import Identity, NumericClass, Provenance
 from featcache.store.manifest import Block, Extent, Manifest, rows_per_block
@@ -56,14 +57,17 @@ __all__ = [
     "VerifyReport",
     "cache_path",
     "caches_in",
+    "command_of",
     "describe_cache",
     "encode_id",
+    "extract_command",
     "find_cache",
     "find_fingerprint",
     "human_bytes",
     "is_there",
     "list_caches",
     "locked",
+    "made_with",
     "mend_structure",
     "named_failures",
     "near_misses",

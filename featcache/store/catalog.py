@@ -106,7 +106,7 @@ def find_cache(name: str | Path, *, cache_dir: str | Path) -> Path:
         CacheMissingError: If there is none, with the nearest names.
         UsageError: If several fit.
     """
-    direct = expanded(name)
+    direct = expanded(name or ".")  # "" is too short a name
     is_named = direct.suffix in (".h5", ".partial") and os.path.lexists(direct)
     if is_named or direct.is_file():
         return direct
@@ -175,7 +175,11 @@ def require_fields(path: Path, said: Mapping[str, Any], *names: str) -> None:
 
 
 def near_misses(path: Path, identity: Identity) -> list[tuple[Path, list[str]]]:
-    """List caches of the same dataset folder and backbone, with the fields in which they differ."""
+    """List caches of the same dataset folder and backbone, with the fields in which they differ.
+
+    The nearest comes first, which differs in the fewest fields; a preprocessing is one, however
+    many of its parts differ.
+    """
     misses = []
     for other in _cache_files(path.parent):
         try:
@@ -183,8 +187,14 @@ def near_misses(path: Path, identity: Identity) -> list[tuple[Path, list[str]]]:
         except FeatcacheError:
             continue
         if other != path and found.backbone == identity.backbone:
-            misses.append((other, differing_fields(found, identity)))
-    return misses
+            misses.append((_n_differing(found, identity), other, differing_fields(found, identity)))
+    return [(other, differing) for _, other, differing in sorted(misses)]
+
+
+def _n_differing(found: Identity, wanted: Identity) -> tuple[int, int]:
+    """Count the fields that differ, and in how many values."""
+    whole = [name for name in {*found, *wanted} if found.get(name) != wanted.get(name)]
+    return len(whole), len(differing_fields(found, wanted))
 
 
 def remove_cache(path: str | os.PathLike[str]) -> list[Path]:

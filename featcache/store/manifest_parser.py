@@ -9,7 +9,7 @@ import shlex
 from typing import Any
 
 from featcache.core.identity import FORMAT_VERSION
-from featcache.errors import CorruptError, MismatchError, clipped
+from featcache.errors import CorruptError, MismatchError, clipped, counted
 from featcache.store.identity import Identity, NumericClass, Provenance
 from featcache.store.json_values import count, text
 from featcache.store.ledger import SLOT_BYTES
@@ -94,8 +94,9 @@ def parse_manifest(body: bytes, *, sha256: str, file_size: int, name: str) -> Ma
         ) from err
     if manifest.file_size != file_size:
         raise CorruptError(
-            f"{name} has {file_size} bytes, but its manifest says {manifest.file_size}: it was cut "
-            f"or extended. Copy it again from its source, or remove it and extract again."
+            f"{name} has {counted(file_size, 'byte')}, but its manifest says {manifest.file_size}: "
+            f"it was cut or extended. Copy it again from its source, or remove it and extract "
+            f"again."
         )
     return manifest
 

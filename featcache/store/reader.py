@@ -17,8 +17,16 @@ import numpy.typing as npt
 from featcache.core.files import named_read_failures, read_at
 from featcache.core.paths import expanded, healed, settled
 from featcache.core.side_files import is_partial
-from featcache.errors import CacheMissingError, CorruptError, StorageError, UnsafeFileError
+from featcache.errors import (
+    CacheMissingError,
+    CorruptError,
+    StorageError,
+    UnknownSplitError,
+    UnsafeFileError,
+    counted,
+)
 from featcache.store.digest import skeleton_digest, statistics_digest
+from featcache.store.extract_command import command_of
 from featcache.store.identity import Identity, Provenance
 from featcache.store.ledger import (
     SKELETON_SLOT,
@@ -63,7 +71,11 @@ class Cache:
     file: OpenedFile = field(repr=False)
 
     def __getitem__(self, split: str) -> CacheSplit:
-        return self.splits[split]
+        try:
+            return self.splits[split]
+        except KeyError:
+            listing = f"featcache cache info {shlex.quote(str(self.path))}"
+            raise UnknownSplitError("split", split, self.splits, listing=listing) from None
 
 
 @dataclass(frozen=True)
@@ -136,13 +148,14 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
     manifest = state.manifest
     if state.damaged_slots:
         raise CorruptError(
-            f"{path}: {len(state.damaged_slots)} slots of its ledger are damaged. Mend it "
-            f"with: featcache cache repair {shlex.quote(str(path))}"
+            f"{path}: damaged slots of its ledger: {len(state.damaged_slots)}. Mend it with: "
+            f"featcache cache repair {shlex.quote(str(path))}"
         )
     if not state.is_complete:
         raise CacheMissingError(
-            f"{path} is not complete: {state.n_rows_done} of {state.n_rows} rows are there. Run "
-            f"the extract command that began it again; it goes on from there."
+            f"{path} is not complete: {state.n_rows_done} of {counted(state.n_rows, 'row')} are "
+            f"there. It goes on from there with: "
+            f"{command_of(path, manifest.identity, manifest.provenance)}"
         )
     splits = {
         name: CacheSplit(name, layout.n_rows, file, layout.columns)
@@ -229,9 +242,9 @@ def read_manifest(fd: int, *, name: str) -> Manifest:
     file_size = os.fstat(fd).st_size
     if os.pread(fd, len(HDF5_SIGNATURE), 0) != HDF5_SIGNATURE:
         raise CorruptError(
-            f"{name} is not an HDF5 file ({file_size} bytes, no HDF5 signature). Nothing was "
-            f"changed. Give a file that featcache wrote; if this is one, its first bytes are "
-            f"damaged. Mend it with: featcache cache repair {shlex.quote(name)}"
+            f"{name} is not an HDF5 file ({counted(file_size, 'byte')}, no HDF5 signature). "
+            f"Nothing was changed. Give a file that featcache wrote; if this is one, its first "
+            f"bytes are damaged. Mend it with: featcache cache repair {shlex.quote(name)}"
         )
     length, sha256 = parse_header(os.pread(fd, HEADER_LENGTH, MANIFEST_OFFSET), name=name)
     body = os.pread(fd, length, MANIFEST_OFFSET + HEADER_LENGTH)

@@ -29,6 +29,7 @@ from featcache.core.files import (
     write_at,
 )
 from featcache.core.side_files import newborn_path, partial_path
+from featcache.errors import counted
 from featcache.store.columns import SplitRows, clipped_reason, labels_and_ids, require_planned
 from featcache.store.digest import block_digest, skeleton_digest, statistics_digest
 from featcache.store.hdf5_file import FilePlan, create_skeleton, largest_nbytes
@@ -315,7 +316,8 @@ class CacheWriter:
         return named_failures(self.file, kept=self._kept)
 
     def _kept(self) -> str:
-        return f"{sum(b.stop - b.start for b in self.acknowledged())} rows are kept."
+        n = sum(b.stop - b.start for b in self.acknowledged())
+        return f"{counted(n, 'row')} {'is' if n == 1 else 'are'} kept."
 
 
 def _plan_nbytes(plan: FilePlan) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.config import ExtractSpec, HeadSpec, RunSpec, TrainSpec
 from featcache.core.arguments import text
 from featcache.core.reporting import NoteCallback, silent
+from featcache.core.starting import ANY_START, starting
 from featcache.heads.run_files import HeadRun, reusable_run
 from featcache.heads.runs import run_path
 from featcache.store import Cache
@@ -29,8 +30,9 @@ class TrainResult:
         runs: One for each seed.
         cache: The cache they were trained on.
         choices: What was chosen automatically, with the reason.
-        remarks: What the figures do not say by themselves: a head that is no better than the
-            majority class, or whose last epoch was still the best.
+        remarks: What the figures do not say by themselves: a cache that was made from another
+            folder than the one that was named, a head that is no better than the majority class,
+            or whose last epoch was still the best.
     """
 
     runs: tuple[HeadRun, ...]
@@ -44,6 +46,7 @@ class TrainResult:
         return self.runs[0].path
 
 
+@starting(*ANY_START)
 def train_head(
     cache: Cache | str | os.PathLike[str] | None = None,
     *,
@@ -137,9 +140,10 @@ def train_head(
         device=device,
         cache_dir=text("--cache-dir", cache_dir),
     )
-    opened, train, taken = open_to_train(
+    found, train, taken = open_to_train(
         cache, dataset=dataset, backbone=backbone, asked=asked, train=train, on_note=note
     )
+    opened = found.cache
     [(head, train)] = taken.completed([(head, train)], given={*shape, *pace}, on_note=note)
     of_each = range(train.seed, train.seed + asked.seeds)
     trains = [replace(train, seed=s, order_seed=order_seed) for s in of_each]
@@ -153,6 +157,7 @@ def train_head(
     remarks = remarks_on(runs, opened, train, recipe=taken)
     for told in (*reused(runs), *remarks):
         note(told)
+    remarks = (*found.remarks, *remarks)  # the first are told already
     return TrainResult(runs=runs, cache=opened.path, choices=choices, remarks=remarks)
 
 

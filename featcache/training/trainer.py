@@ -24,6 +24,7 @@ from featcache.core.process_wide import errors_alone, warnings_ignored
 from featcache.core.random_state import seed_generators
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import NonFiniteError
+from featcache.features.batches import ShuffledBatches
 from featcache.features.order import stream_seed
 from featcache.store import replace_file
 from featcache.training.module import HeadModule
@@ -41,8 +42,8 @@ class TrainProgress:
         seed: The run's seed.
         epoch: Epochs that are done.
         max_epochs: Epochs at most.
-        n_done: Batches of all epochs that are done.
-        n_total: Batches of all epochs.
+        n_done: Steps of all epochs that are done.
+        n_total: Steps of all epochs.
         left_s: Seconds left, if it is not stopped early.
         figures: The last epoch's train_loss, val_loss and val_acc.
     """
@@ -233,7 +234,7 @@ class _Watch(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started_s = time.perf_counter()
-        self.n_before = trainer.current_epoch * int(trainer.num_training_batches)
+        self.n_before = trainer.global_step
 
     def on_train_batch_end(
         self,
@@ -244,9 +245,10 @@ class _Watch(Callback):
         batch_idx: int,
     ) -> None:
         assert isinstance(pl_module, HeadModule), "it is used with no other"
-        n_batches = int(trainer.num_training_batches)
-        n_done = trainer.current_epoch * n_batches + batch_idx + 1
-        n_total = self.train.max_epochs * n_batches
+        batches = trainer.train_dataloader
+        assert isinstance(batches, ShuffledBatches), "no others are trained on"
+        n_done = trainer.global_step
+        n_total = self.train.max_epochs * batches.n_steps
         seconds = time.perf_counter() - self.started_s
         self.on_progress(
             TrainProgress(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from featcache.config import RunSpec, TrainSpec
 from featcache.core.preload import preloading
 from featcache.core.reporting import Choice, NoteCallback
-from featcache.features.lookup import the_cache
+from featcache.features.lookup import Found, the_cache
 from featcache.features.residence import fitting_window
 from featcache.features.trainable import require_trainable
 from featcache.store import Cache
@@ -28,7 +28,7 @@ def open_to_train(
     asked: RunSpec,
     train: TrainSpec,
     on_note: NoteCallback,
-) -> tuple[Cache, TrainSpec, Recipe]:
+) -> tuple[Found, TrainSpec, Recipe]:
     """Find and judge the cache; choose the order of its rows and the recipe.
 
     Args:
@@ -40,19 +40,20 @@ def open_to_train(
         on_note: Told which cache it is.
 
     Returns:
-        The cache; the training in the order of rows that fits; the recipe for all that was not
+        The cache with its remarks; the training in the order of rows that fits; the recipe for all that was not
         given.
     """
-    opened = the_cache(
+    found = the_cache(
         cache,
         dataset=dataset,
         backbone=backbone,
         cache_dir=Path(asked.cache_dir),
         on_note=on_note,
     )
-    require_trainable(opened, train.val_fraction)
-    train = replace(train, window_rows=fitting_window(opened, train, asked.max_memory))
-    return opened, train, pick_recipe(asked.recipe, opened, train)
+    require_trainable(found.cache, train.val_fraction)
+    window = fitting_window(found.cache, train, asked.max_memory)
+    train = replace(train, window_rows=window)
+    return found, train, pick_recipe(asked.recipe, found.cache, train)
 
 
 def load_to_train(

@@ -29,7 +29,10 @@ def test_ls_of_nothing_says_how_to_make_one(run: Run) -> None:
 
     assert result.exit_code == 0
     assert result.stdout == ""
-    assert result.stderr == "There are no caches in 'cache'. Make one with: featcache extract\n"
+    assert result.stderr == (
+        "There are no caches in 'cache'. Make one with: featcache extract --dataset cifar10 "
+        "--backbone vgg16\n"
+    )
     assert json.loads(run("cache", "ls", "--json").stdout) == {"caches": []}
 
 
@@ -181,13 +184,16 @@ def test_verify_of_a_flipped_bit_names_split_and_rows(run: Run, cache_file: Path
     ]
 
 
-def test_verify_of_a_partial_file_is_exit_10(run: Run, partial_file: Path) -> None:
+def test_verify_of_a_partial_file_is_exit_10(run: Run, pets: Path, partial_file: Path) -> None:
     result = run("cache", "verify", "pets")
 
     assert result.exit_code == 10
     assert "checked  2 of 4 blocks, 8 of 16 rows" in result.stdout
     assert "2 of 4 blocks are not written yet" in result.stderr
-    assert "The extract command that began it goes on from there" in result.stderr
+    assert (
+        f"To go on from there: featcache extract --dataset folder:{pets} --backbone pixels "
+        f"--image-size 8\n"
+    ) in result.stderr
 
 
 @pytest.mark.parametrize("subset", ["25%", "0.25"])

@@ -84,3 +84,42 @@ def test_every_command_answers(run: Run, arguments: list[str], code: int, text: 
     assert result.exit_code == code, result.output
     assert isinstance(result.exception, SystemExit)
     assert text in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "extract --cache-dir",
+        "extract --data-dir",
+        "extract --weights",
+        "train-head --cache",
+        "train-head --runs-dir",
+        "sweep --cache-dir",
+        "eval --cache-dir",
+        "eval --runs-dir",
+        "runs --runs-dir",
+        "reproduce --cache-dir",
+        "parity --data-dir",
+        "cache ls --cache-dir",
+        "cache repair x.h5 --data-dir",
+        "demo --runs-dir",
+    ],
+)
+def test_an_empty_path_option_is_refused_by_its_name(run: Run, arguments: str) -> None:
+    result = run(*arguments.split(), "")
+
+    option = arguments.split()[-1]
+    assert result.exit_code == 2
+    assert f"error: {option} is empty. Nothing was started. Give a value" in result.stderr
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("command", ["extract", "train-head", "sweep", "parity"])
+def test_backbones_with_commas_between_are_told_how_several_are_named(
+    run: Run, command: str
+) -> None:
+    result = run(command, "--dataset", "digits", "--backbone", "vgg16,resnet18")
+
+    assert result.exit_code == 2
+    assert "--backbone is 'vgg16,resnet18', but must be one backbone." in result.stderr
+    assert "--backbone vgg16 --backbone resnet18" in result.stderr

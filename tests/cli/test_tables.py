@@ -114,6 +114,15 @@ def test_a_value_goes_on_below_its_beginning_and_a_path_in_one_piece(shown: Show
     assert last == f"run    {path}"
 
 
+@pytest.mark.parametrize("value", ["ab" * 32, Path("runs/" + "a name/" * 9)])
+def test_a_hash_or_path_without_room_behind_its_name_has_a_line_of_its_own(
+    shown: Shown, value: object
+) -> None:
+    lines = shown(show_facts, {"a name of some length": value, "n": 1})
+
+    assert lines == ["a name of some length", f"  {value}", "n                      1"]
+
+
 def test_the_last_column_of_a_row_takes_what_is_left(shown: Shown) -> None:
     cells = ("vit_b_16", 768, "SWAG " * 30)
 

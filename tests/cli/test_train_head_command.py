@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import featcache
+from featcache_cli.commands.train_head import show_training
+from featcache_cli.console import ProgressDisplay
 from tests.cli.conftest import Run, child_environment
 
 QUICK = ["--lr", "1e-2", "--max-epochs", "2", "--hidden", "16"]
@@ -51,6 +54,43 @@ def test_an_evaluation_of_the_training_split_shows_its_accuracy(
     [told] = json.loads(run("eval", "--split", "train", "--json").stdout)["evaluations"]
     assert f"train_acc    {told['acc']['value']:.4f}  95% interval " in evaluated.stdout
     assert max(map(len, evaluated.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", ["train-head", "sweep"])
+def test_a_quiet_command_tells_the_remarks_of_its_result(
+    run: Run, pixels: list[str], pets: Path, command: str
+) -> None:
+    assert run(*pixels).exit_code == 0
+    shutil.copytree(pets, "copy/pets")
+    trained = [command, "--dataset", "folder:copy/pets", "--backbone", "pixels", *QUICK]
+
+    usual, quiet, answer = run(*trained), run(*trained, "-q"), run(*trained, "-q", "--json")
+
+    remark = (
+        f"The images of folder:copy/pets were not read; the cache was made from those of "
+        f"folder:{pets}. "
+    )
+    assert usual.stderr.count(remark) == quiet.stderr.count(remark) == 1
+    assert f"remark: {remark}" in quiet.stderr
+    assert json.loads(answer.stdout)["remarks"][0].startswith(remark)
+    assert answer.stderr == ""
+
+
+def test_progress_is_counted_in_steps() -> None:
+    told: list[tuple[object, ...]] = []
+
+    class Display(ProgressDisplay):
+        def show(self, *shown: object) -> None:
+            told.append(shown)
+
+    show_training(
+        Display(),
+        featcache.TrainProgress(
+            seed=0, epoch=1, max_epochs=5, n_done=640, n_total=2000, left_s=3.0, figures={}
+        ),
+    )
+
+    assert told == [("seed 0 epoch 2/5, step", 640, 2000, "3 s left")]
 
 
 def test_without_a_test_split_the_next_command_is_one_that_works(run: Run, pets: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -37,7 +38,7 @@ def pets(tmp_path: Path) -> Path:
 def extract(tmp_path: Path) -> Find:
     """Extract pixels of a dataset, and give the path of their cache."""
 
-    def extract(dataset: str | Path, **options: int) -> Path:
+    def extract(dataset: str | Path, **options: Any) -> Path:
         name = f"folder:{dataset}" if isinstance(dataset, Path) else dataset
         place = {"cache_dir": tmp_path / "cache", "data_dir": tmp_path / "data"}
         return featcache.extract(
@@ -55,10 +56,11 @@ def find(tmp_path: Path) -> Find:
         name = f"folder:{dataset}" if isinstance(dataset, Path) else dataset
         told: list[str] = []
         vars(find)["told"] = told
-        opened = the_cache(
+        found = the_cache(
             None, dataset=name, backbone=backbone, cache_dir=tmp_path / "cache", on_note=told.append
         )
-        return opened.path
+        vars(find)["remarks"] = found.remarks
+        return found.cache.path
 
     return find
 
@@ -84,6 +86,58 @@ def test_a_copy_of_the_folder_elsewhere_has_the_same_cache(
     shutil.copytree(pets, tmp_path / "b/pets")
 
     assert find(tmp_path / "b/pets", "pixels") == path
+    assert vars(find)["remarks"] == (
+        f"The images of folder:{tmp_path}/b/pets were not read; the cache was made from those of "
+        f"folder:{pets}. To check that they are the same: featcache extract --dataset "
+        f"folder:{tmp_path}/b/pets --backbone pixels --image-size 8 --cache-dir {tmp_path}/cache",
+    )
+    assert vars(find)["told"][0] == vars(find)["remarks"][0]
+
+
+def test_of_two_caches_that_fit_the_one_of_the_named_folder_is_taken(
+    pets: Path, extract: Find, find: Find, tmp_path: Path
+) -> None:
+    other = tmp_path / "b/pets"
+    shutil.copytree(pets, other)
+    save_image(other / "train/cat/1.png", 99, size=(8, 8))
+    paths = {folder: extract(folder, limit=n) for folder, n in ((pets, None), (other, 4))}
+
+    for backbone in ("pixels", None):
+        assert {folder: find(folder, backbone) for folder in paths} == paths
+        assert vars(find)["remarks"] == ()
+
+
+def test_of_two_caches_of_other_folders_none_is_taken_and_both_are_listed(
+    pets: Path, extract: Find, find: Find, tmp_path: Path
+) -> None:
+    third = tmp_path / "c/pets"
+    shutil.copytree(pets, tmp_path / "b/pets")
+    shutil.copytree(pets, third)
+    save_image(tmp_path / "b/pets/train/cat/1.png", 99, size=(8, 8))
+    paths = {folder: extract(folder) for folder in (pets, tmp_path / "b/pets")}
+
+    with pytest.raises(UsageError, match="2 caches of pixels are in") as caught:
+        find(third, "pixels")
+
+    for folder, path in paths.items():
+        assert f"{path} (5 rows; made from folder:{folder}; written " in str(caught.value)
+
+
+def test_a_relative_folder_is_the_same_from_wherever_it_is_named(
+    pets: Path, find: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path / "a")
+    options = {"backbone": "pixels", "image_size": 8, "cache_dir": tmp_path / "cache"}
+    featcache.extract("folder:pets", **options, n_workers=0)
+    find(pets, "pixels")
+    assert vars(find)["remarks"] == ()
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    monkeypatch.chdir(tmp_path / "b")
+
+    find("folder:pets", "pixels")
+
+    # Only the folder that we stand in can be meant: none lies beside or above the cache.
+    assert vars(find)["remarks"] == ()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +170,8 @@ def test_another_folder_of_the_same_name_is_refused_with_the_first_difference(
         find(other, "pixels")
 
     assert str(caught.value).startswith(f"{path} is not of '{other}': {difference}")
-    assert f"featcache extract --dataset folder:{other} --backbone pixels" in str(caught.value)
+    command = f"featcache extract --dataset folder:{other} --backbone pixels --image-size 8"
+    assert command in str(caught.value)
 
 
 def _apply(root: Path, verb: str, source: str, target: str = "") -> None:
@@ -126,6 +181,24 @@ def _apply(root: Path, verb: str, source: str, target: str = "") -> None:
         (root / source).unlink()
     else:
         (root / source).touch()
+
+
+def test_of_several_caches_of_other_rows_the_nearest_is_named(
+    pets: Path, extract: Find, find: Find, tmp_path: Path
+) -> None:
+    far = put(tmp_path / "b/pets", "train/ant/1.png", "train/bee/2.png")
+    near = tmp_path / "c/pets"
+    shutil.copytree(pets, near)
+    (near / "test/dog/5.png").rename(near / "test/dog/6.png")
+    paths = [extract(far), extract(near)]
+
+    with pytest.raises(MismatchError) as caught:
+        find(pets, "pixels")
+
+    assert str(caught.value).startswith(
+        f"{paths[1]}, the nearest of 2 caches there, is not of '{pets}': test row 0 is "
+        f"'test/dog/5.png' there, and 'test/dog/6.png' in the cache."
+    )
 
 
 def test_of_two_folders_of_one_name_each_has_its_own_cache(
@@ -159,8 +232,8 @@ def test_images_are_not_read_and_that_is_told(
     assert find(pets, "pixels") == path
     assert vars(find)["told"][0] == (
         f"the cache was found by the names of the images; the images themselves were not read. "
-        f"To check them, with the options that the cache was made with: featcache extract "
-        f"--dataset folder:{pets} --backbone pixels --cache-dir {tmp_path / 'cache'}"
+        f"To check them: featcache extract --dataset folder:{pets} --backbone pixels --image-size "
+        f"8 --cache-dir {tmp_path / 'cache'}"
     )
 
 
@@ -178,7 +251,8 @@ def test_of_two_caches_of_other_images_each_has_its_time_and_extract_tells_them_
         find(pets, "pixels")
 
     said = str(caught.value)
-    assert f"{first} (5 rows; written 1970-01-01 00:00:00 UTC), {second} (5 rows; written " in said
+    made_from = f"made from folder:{pets}"
+    assert f"{first} (5 rows; {made_from}; written 1970-01-01 00:00:00 UTC), {second} (" in said
     assert "00:01:00 UTC; made from other images than the first). Nothing was started." in said
     assert f"it names the one: featcache extract --dataset folder:{pets} --backbone pixels" in said
     assert "sha256" not in said
@@ -193,6 +267,26 @@ def test_a_folder_that_is_gone_is_refused_with_the_way_out(
 
     with pytest.raises(DatasetError, match=r"pets' does not exist.*name the cache with --cache"):
         find(pets, "pixels")
+
+
+@pytest.mark.parametrize("verb", [featcache.train_head, featcache.sweep])
+def test_a_result_says_that_the_images_of_the_named_folder_were_not_read(
+    pets: Path, extract: Find, tmp_path: Path, verb: Callable[..., Any]
+) -> None:
+    extract(pets)
+    shutil.copytree(pets, tmp_path / "b/pets")
+
+    result = verb(
+        dataset=f"folder:{tmp_path}/b/pets",
+        backbone="pixels",
+        val_fraction=0.25,
+        hidden=2,
+        max_epochs=1,
+        cache_dir=tmp_path / "cache",
+        runs_dir=tmp_path / "runs",
+    )
+
+    assert result.remarks[0].startswith(f"The images of folder:{tmp_path}/b/pets were not read; ")
 
 
 @pytest.mark.parametrize("verb", [featcache.train_head, featcache.sweep])
@@ -299,3 +393,6 @@ def test_an_unfinished_cache_is_not_taken_but_told(find: Find, tmp_path: Path) -
         find("digits")
 
     assert f"{unfinished.partial} is incomplete: 0 of 4 rows. Make it" in str(caught.value)
+    # Its manifest names no size, weights or precision.
+    command = f"featcache extract --dataset digits --backbone vgg16 --cache-dir {tmp_path}/cache"
+    assert str(caught.value).endswith(command)

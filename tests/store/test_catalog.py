@@ -172,6 +172,23 @@ def test_a_near_miss_names_the_fields_that_differ(make_recipe: MakeRecipe) -> No
     assert misses == [(other, ["preprocess.resize: found [32,32], wanted [64,64]"])]
 
 
+def test_the_nearest_of_the_near_misses_comes_first(make_recipe: MakeRecipe) -> None:
+    wanted = {"backbone": "toy", "weights_sha256": "w", "dataset_sha256": "d"}
+    wanted |= {"preprocess": {"resize": [64, 64], "crop": None, "mean": [0.5] * 3}}
+    others = {
+        # Two fields, in one value each; one field, in three values; one field, in one value.
+        "toys/toy-1.h5": {"weights_sha256": "x", "dataset_sha256": "e"},
+        "toys/toy-2.h5": {"preprocess": {"resize": [32, 32], "crop": 16, "mean": [0.4] * 3}},
+        "toys/toy-3.h5": {"dataset_sha256": "e"},
+    }
+    paths = [make_recipe(name, identity=wanted | o).build() for name, o in others.items()]
+
+    misses = near_misses(paths[0].with_name("toy-4.h5"), Identity.from_json(wanted))
+
+    assert [path for path, _ in misses] == paths[::-1]
+    assert misses[0][1] == ['dataset_sha256: found "e", wanted "d"']
+
+
 def test_of_a_stranger_s_identity_a_message_shows_no_more_than_it_can_hold() -> None:
     wanted = {"backbone": "toy"}
     found = wanted | {f"{i:02d}" + "k" * 300: "x" * 10_000 for i in range(50)}

@@ -13,7 +13,9 @@ from featcache.errors import (
     CorruptError,
     FeatcacheError,
     StorageError,
+    UnknownSplitError,
     UnsafeFileError,
+    counted,
 )
 from featcache.store import (
     describe_cache,
@@ -193,7 +195,21 @@ def test_statistics_whose_slot_is_empty_are_not_taken_for_a_frozen_backbone(
 # What is not read.
 
 
-def test_an_incomplete_cache_is_missing_with_its_rows_counted(recipe: Recipe) -> None:
+def test_a_split_that_is_not_there_is_named_with_the_nearest(built: Path) -> None:
+    cache = open_cache(built)
+
+    with pytest.raises(UnknownSplitError) as caught:
+        cache["tran"]
+
+    assert isinstance(caught.value, KeyError)
+    assert str(caught.value) == (
+        f"Unknown split 'tran'. Did you mean 'train'? List all with: featcache cache info {built}"
+    )
+
+
+def test_an_incomplete_cache_is_missing_with_its_rows_counted(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     with recipe.create() as writer:
         recipe.write(writer, writer.pending()[:2])
 
@@ -201,7 +217,8 @@ def test_an_incomplete_cache_is_missing_with_its_rows_counted(recipe: Recipe) ->
         open_cache(recipe.partial)
 
     assert caught.value.exit_code == 10
-    assert "Run the extract command that began it again" in str(caught.value)
+    command = f"featcache extract --dataset toys --backbone toy --cache-dir {tmp_path}"
+    assert str(caught.value).endswith(f"It goes on from there with: {command}")
 
 
 def test_a_cache_that_is_not_there_is_missing_with_the_command_that_lists(tmp_path: Path) -> None:
@@ -221,7 +238,7 @@ def test_a_file_that_is_not_hdf5_is_refused_with_its_size(tmp_path: Path, conten
         open_cache(path)
 
     assert caught.value.exit_code == 13
-    assert f"({len(content)} bytes" in str(caught.value)
+    assert f"({counted(len(content), 'byte')}, no HDF5" in str(caught.value)
 
 
 def test_a_plain_hdf5_file_is_refused(tmp_path: Path) -> None:
@@ -305,7 +322,7 @@ def test_a_finished_cache_with_an_empty_slot_is_damaged_and_not_incomplete(built
     ledger = read_state(built).manifest.ledger
     overwrite(built, ledger.offset + 2 * 64, bytes(64))
 
-    with pytest.raises(CorruptError, match="1 slots of its ledger are damaged"):
+    with pytest.raises(CorruptError, match="damaged slots of its ledger: 1"):
         open_cache(built)
 
 

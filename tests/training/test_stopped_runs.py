@@ -24,6 +24,16 @@ def stop_in(epoch: int) -> Callable[[featcache.TrainProgress], None]:
     return on_progress
 
 
+def test_progress_counts_optimiser_steps_also_of_a_run_that_goes_on(train: Train) -> None:
+    told: list[featcache.TrainProgress] = []
+    with pytest.raises(InterruptedRunError):
+        train(on_progress=stop_in(2))
+
+    train(on_progress=told.append)
+
+    assert [(p.epoch, p.n_done, p.n_total) for p in told] == [(2, 30, 40), (3, 40, 40)]
+
+
 @pytest.mark.parametrize("stopped_in", [1, 3])
 def test_a_stopped_run_goes_on_to_the_same_bits(
     train: Train, tmp_path: Path, stopped_in: int

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from featcache.config import ExtractSpec
-from featcache.errors import UnknownNameError
+from featcache.errors import UnknownNameError, counted
 from featcache_cli.console import note, show_json
 from featcache_cli.options import JsonOption, options_of, takes
 from featcache_cli.streams import flush_answer
@@ -41,7 +41,7 @@ def backbones(
 
     rows = list_backbones(options["image_size"], names=fitting)
     if json:
-        note(f"measuring {len(fitting)} backbones")
+        note(f"measuring {counted(len(fitting), 'backbone')}")
         show_json({"backbones": list(rows)})
         return
     # Measuring a backbone takes up to a second, so each row is shown as it comes.

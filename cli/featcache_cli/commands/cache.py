@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from featcache.config import ExtractSpec
-from featcache.errors import UsageError
+from featcache.errors import UsageError, counted
 from featcache_cli.commands import cache_import
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.console import ProgressDisplay, ask, fail, note, reset_progress, show_json
@@ -26,14 +26,15 @@ app.command("import", cls=Command)(cache_import.import_)
 @takes(options_of(ExtractSpec, "cache_dir"))
 def ls(*, cache_dir: str, json: JsonOption = False) -> None:
     """List all caches, complete or not."""
-    from featcache.store import human_bytes, list_caches
+    from featcache.store import extract_command, human_bytes, list_caches
 
     caches = list_caches(cache_dir)
     if json:
         show_json({"caches": caches})
         return
     if not caches:
-        note(f"There are no caches in {cache_dir!r}. Make one with: featcache extract")
+        command = extract_command({"cache_dir": cache_dir})
+        note(f"There are no caches in {cache_dir!r}. Make one with: {command}")
         return
     show_table(
         ["dataset", "backbone", "#rows", "#features", "#size", "state", "cache"],
@@ -71,7 +72,8 @@ def info(cache: CacheArgument, *, cache_dir: str, json: JsonOption = False) -> N
         return
     facts: dict[str, object] = {
         "cache": description.path,
-        "state": f"{description.state}, {description.n_rows_done} of {description.n_rows} rows",
+        "state": f"{description.state}, {description.n_rows_done} of "
+        f"{counted(description.n_rows, 'row')}",
         "fingerprint": description.fingerprint,
     }
     facts |= {name: _words(value) for name, value in description.identity.items()}
@@ -82,13 +84,13 @@ def info(cache: CacheArgument, *, cache_dir: str, json: JsonOption = False) -> N
     )
     for split in description.splits:
         facts[f"split {split.name}"] = (
-            f"{split.n_rows} rows of {_words(split.row_shape)} {split.dtype}, "
+            f"{counted(split.n_rows, 'row')} of {_words(split.row_shape)} {split.dtype}, "
             f"{len(split.failures)} invalid"
             + (f", {split.n_not_decoded} of them not decoded here" if split.n_not_decoded else "")
         )
     show_facts(facts)
     if description.n_foreign_blocks:
-        note(f"{description.n_foreign_blocks} blocks were computed by another numeric class.")
+        note(f"Blocks that another numeric class computed: {description.n_foreign_blocks}.")
     if any(split.n_not_decoded for split in description.splits):
         note(
             f"What could not be decoded can be computed where there is more memory or time: "
@@ -118,7 +120,7 @@ def verify(
 
     Exit 13 if a byte is not what was written, 10 if rows are still to be computed.
     """
-    from featcache.store import find_cache, verify_cache
+    from featcache.store import command_of, find_cache, read_state, verify_cache
 
     share = _share(subset)
     path = find_cache(cache, cache_dir=cache_dir)
@@ -136,8 +138,8 @@ def verify(
         show_facts(
             {
                 "cache": report.path,
-                "checked": f"{report.n_blocks_checked} of {report.n_blocks} blocks, "
-                f"{report.n_rows_checked} of {report.n_rows} rows",
+                "checked": f"{report.n_blocks_checked} of {counted(report.n_blocks, 'block')}, "
+                f"{report.n_rows_checked} of {counted(report.n_rows, 'row')}",
                 "result": "sound" if report.is_sound else "DAMAGED",
             }
         )
@@ -151,9 +153,11 @@ def verify(
         note(f"Mend it with: {report.mend_with}")
         raise typer.Exit(13)
     if report.n_missing:
+        manifest = read_state(report.path).manifest
+        command = command_of(report.path, manifest.identity, manifest.provenance)
         note(
-            f"It is incomplete: {report.n_missing} of {report.n_blocks} blocks are not written "
-            f"yet. The extract command that began it goes on from there."
+            f"It is incomplete: {report.n_missing} of {counted(report.n_blocks, 'block')} are not "
+            f"written yet. To go on from there: {command}"
         )
         raise typer.Exit(10)
 
@@ -215,12 +219,15 @@ def repair(cache: CacheArgument, *, json: JsonOption = False, **options: Any) ->
             {
                 "cache": report.path,
                 "mended": ", ".join(report.mended) or "nothing",
-                "computed": f"{report.n_rows_computed} of {report.n_rows} rows",
+                "computed": f"{report.n_rows_computed} of {counted(report.n_rows, 'row')}",
                 "result": "was sound" if report.was_sound else "repaired",
             }
         )
     if report.n_not_decoded:
-        fail(f"{report.n_not_decoded} images could not be decoded here.", kind="unreadable")
+        fail(
+            f"{counted(report.n_not_decoded, 'image')} could not be decoded here.",
+            kind="unreadable",
+        )
         raise typer.Exit(3)
 
 
@@ -240,7 +247,7 @@ def rm(
 
     path = find_cache(cache, cache_dir=cache_dir)
     summary = summarise(path)
-    size = f"{summary.state}, {summary.n_rows_done} rows, {human_bytes(summary.nbytes)}"
+    size = f"{summary.state}, {counted(summary.n_rows_done, 'row')}, {human_bytes(summary.nbytes)}"
     if not yes and not ask(f"Remove {path} ({size})?"):
         note("Nothing was removed. To remove it without being asked: --yes")
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from featcache.config import ExtractSpec
+from featcache.errors import counted
 from featcache_cli.console import note, show_json
 from featcache_cli.options import JsonOption, options_of, takes
 from featcache_cli.tables import show_facts
@@ -80,6 +81,7 @@ def import_(
     if json:
         show_json(result)
         return
-    rows = f"{result.n_rows} of {result.n_features} features, {len(result.class_names)} classes"
+    n_features, n_classes = result.n_features, len(result.class_names)
+    rows = f"{result.n_rows} of {counted(n_features, 'feature')}, {counted(n_classes, 'class')}"
     show_facts({result.outcome: result.path, "rows": rows})
     note(f"next: featcache train-head --cache {shlex.quote(str(result.path))}")

@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from featcache.config import ExtractSpec, RunSpec
+from featcache.errors import counted
 from featcache_cli.commands import cache
 from featcache_cli.commands.evaluate import evaluate
 from featcache_cli.commands.extract import extract
@@ -97,8 +98,8 @@ def _cost(account: CostAccount, runs: list[HeadRun]) -> str:
     end_to_end_s = n_epochs * account.end_to_end_epoch_s
     return (
         f"{_BACKBONE} cost {duration(account.extraction_s)} for its cache and {duration(heads_s)} "
-        f"for {len(runs)} heads of {n_epochs} epochs together; with the backbone in the loop these "
-        f"epochs take at least {duration(end_to_end_s)}."
+        f"for {counted(len(runs), 'head')} of {counted(n_epochs, 'epoch')} together; with the "
+        f"backbone in the loop these epochs take at least {duration(end_to_end_s)}."
     )
 
 

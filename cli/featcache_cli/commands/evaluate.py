@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featcache.config import EvaluateSpec, ExtractSpec, RunSpec
-from featcache.errors import UsageError
+from featcache.errors import UsageError, counted
 from featcache_cli import completion as complete
-from featcache_cli.console import note, show_json
+from featcache_cli.console import note, show_json, tell_remarks
 from featcache_cli.options import JsonOption, options_of, takes
 from featcache_cli.tables import show_facts, show_table
 
@@ -106,6 +106,7 @@ def evaluate(
         _show_comparison(comparison)
     for evaluation in evaluations:
         _show(evaluation)
+        tell_remarks(evaluation.remarks)
     if plots:
         show_facts({"plots": ", ".join(str(file) for file in plots)})
 
@@ -161,8 +162,8 @@ def _show_comparison(comparison: Comparison) -> None:
             "second": comparison.second,
             "first - second": f"{100 * difference.value:+.2f} points of accuracy, 95% interval "
             f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f}",
-            "only first": f"{comparison.n_only_first} of {comparison.n_images} images are right "
-            f"with the first alone",
+            "only first": f"{comparison.n_only_first} of {counted(comparison.n_images, 'image')} "
+            f"are right with the first alone",
             "only second": f"{comparison.n_only_second} with the second alone",
             "p": f"{comparison.p_value:.3g} (McNemar's exact test)",
         }
@@ -174,7 +175,7 @@ def _of_training(evaluation: Evaluation) -> dict[str, str]:
     if evaluation.train_acc is None:
         return {}
     n = evaluation.n_train_images
-    return {"train_acc": f"{evaluation.train_acc:.4f}  of {n} images it was trained on"}
+    return {"train_acc": f"{evaluation.train_acc:.4f}  of {counted(n, 'image')} it was trained on"}
 
 
 def _with_interval(estimate: Estimate) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from featcache.config import ExtractSpec
+from featcache.errors import counted
 from featcache_cli.console import ProgressDisplay, duration, fail, note, reset_progress, show_json
 from featcache_cli.options import JsonOption, options_of, repeated, takes
 from featcache_cli.tables import show_facts
@@ -90,13 +91,13 @@ def _show(result: ExtractResult) -> None:
 
     facts: dict[str, object] = {
         result.outcome: result.path,
-        "rows": f"{result.n_rows} of {result.n_features} features",
+        "rows": f"{result.n_rows} of {counted(result.n_features, 'feature')}",
         "size": human_bytes(result.nbytes),
         "time": duration(result.seconds),
     }
     if result.n_rows_computed:
         facts["rate"] = (
-            f"{_rate(result.images_per_s)} over {result.n_rows_computed} rows "
+            f"{_rate(result.images_per_s)} over {counted(result.n_rows_computed, 'row')} "
             f"({_shares(result.seconds_by_phase)})"
         )
     account = result.account
@@ -118,8 +119,8 @@ def _tell_failures(result: ExtractResult) -> None:
     n_here = sum(failure.reason.startswith(NOT_DECODED_HERE) for failure in result.failures)
     replace = " Replace the files and run the same command for another cache." if n > n_here else ""
     fail(
-        f"{n} of {result.n_rows} images could not be read. Their rows are marked invalid; all "
-        f"others are kept.{replace}",
+        f"{n} of {counted(result.n_rows, 'image')} could not be read. Their rows are marked "
+        f"invalid; all others are kept.{replace}",
         kind="unreadable",
     )
     if n_here:

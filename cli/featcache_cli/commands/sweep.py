@@ -6,7 +6,14 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from featcache.config import ExtractSpec, HeadSpec, RunSpec, TrainSpec
-from featcache_cli.console import ProgressDisplay, duration, note, reset_progress, show_json
+from featcache_cli.console import (
+    ProgressDisplay,
+    duration,
+    note,
+    reset_progress,
+    show_json,
+    tell_remarks,
+)
 from featcache_cli.options import (
     JsonOption,
     in_a_grid,
@@ -87,6 +94,7 @@ def _show(result: SweepResult) -> None:
     facts["heads"] = f"{n_heads} finished; this call trained {n_now} in {seconds}"
     facts["table"] = result.markdown
     show_facts(facts)
+    tell_remarks(result.remarks)
     split = " --split val" if result.test_acc is None else ""  # there is no split "test"
     note(f"next: featcache eval {shlex.quote(str(result.settings[0].runs[0]))}{split}")
     note(

@@ -6,7 +6,14 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from featcache.config import ExtractSpec, HeadSpec, RunSpec, TrainSpec
-from featcache_cli.console import ProgressDisplay, duration, note, reset_progress, show_json
+from featcache_cli.console import (
+    ProgressDisplay,
+    duration,
+    note,
+    reset_progress,
+    show_json,
+    tell_remarks,
+)
 from featcache_cli.options import (
     JsonOption,
     left_to_the_recipe,
@@ -62,7 +69,7 @@ def show_training(display: ProgressDisplay, progress: TrainProgress) -> None:
     detail = f"{duration(progress.left_s)} left"
     if figures:
         detail += f", train_loss {figures['train_loss']:.4f} val_loss {figures['val_loss']:.4f}"
-    stage = f"seed {progress.seed} epoch {progress.epoch + 1}/{progress.max_epochs}, batch"
+    stage = f"seed {progress.seed} epoch {progress.epoch + 1}/{progress.max_epochs}, step"
     display.show(stage, progress.n_done, progress.n_total, detail)
 
 
@@ -71,6 +78,7 @@ def _show(result: TrainResult) -> None:
         show_facts(_facts(run) | ({"seed": run.seed} if len(result.runs) > 1 else {}))
     if len(result.runs) > 1:
         _show_spread(result)
+    tell_remarks(result.remarks)
     run = result.runs[-1]
     split = " --split val" if run.test_acc is None else ""  # there is no split "test"
     note(f"next: featcache eval {shlex.quote(str(run.path))}{split}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from featcache.core.paths import portable
-from featcache.errors import DatasetError
+from featcache.errors import DatasetError, counted
 from featcache.images.image_names import bytewise, is_heic_name
 from featcache.images.layout import LAYOUT, Layout, listed, read_layout
 from featcache.images.splits import Dataset, FileImages, Split
@@ -81,7 +81,7 @@ def _notes(layout: Layout) -> tuple[str, ...]:
     if strays:
         notes.append(f"Images outside a class folder left out: {_counted(strays)}.")
     if heic := [path for path in others if is_heic_name(path)]:
-        notes.append(f"{len(heic)} HEIC files left out: install featcache[heif].")
+        notes.append(f"{counted(len(heic), 'HEIC file')} left out: install featcache[heif].")
         others = [path for path in others if not is_heic_name(path)]
     if others:
         notes.append(f"Files without an image extension left out: {_counted(others)}.")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import UsageError
+from featcache.errors import UsageError, counted
 from featcache.store.imports.sandbox import KEPT, Column
 
 MOST_CLASSES = 65_536
@@ -71,13 +71,13 @@ def named_classes(
     n = wanted or int(found[-1]) + 1
     said = f"labels go from {found[0]} to {found[-1]}"
     if found[-1] >= n:
-        given = f"--class-names has {n} names" if names else f"--n-classes is {n}"
+        given = f"--class-names has {counted(n, 'name')}" if names else f"--n-classes is {n}"
         raise UsageError(f"{given}, but {said}. {KEPT}{_subtract(found)}")
     empty = np.setdiff1d(np.arange(n), found)
     if n > 2 * len(found) and wanted is None:
         raise UsageError(
-            f"The {said}, which makes {n} classes, but only {len(found)} of them have rows "
-            f"(without: {_ranges(empty)}). {KEPT}{_subtract(found)} {_NUMBER_ANEW} If so many "
+            f"The {said}, which makes {counted(n, 'class')}, but only {len(found)} of them have "
+            f"rows (without: {_ranges(empty)}). {KEPT}{_subtract(found)} {_NUMBER_ANEW} If so many "
             f"classes are meant, say --n-classes {n}."
         )
     if len(empty) and wanted is None:
@@ -98,7 +98,8 @@ def _require_names(names: Sequence[str], n_classes: int | None) -> None:
         raise UsageError(f"--n-classes is {n_classes}, expected 1 to {MOST_CLASSES}. {KEPT}")
     if names and n_classes not in (None, len(names)):
         raise UsageError(
-            f"--class-names has {len(names)} names, but --n-classes is {n_classes}. {KEPT}"
+            f"--class-names has {counted(len(names), 'name')}, but --n-classes is {n_classes}. "
+            f"{KEPT}"
         )
     if len(set(names)) < len(names) or not all(map(str.strip, names)):
         raise UsageError(f"--class-names has a name twice, or a blank one. {KEPT}")

@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from featcache.errors import NonFiniteError, UsageError
+from featcache.errors import NonFiniteError, UsageError, counted
 from featcache.store import SplitRows, require_space, rows_per_block
 from featcache.store.imports.labels import read_labels
 from featcache.store.imports.sandbox import KEPT, Column, reading
@@ -133,10 +133,11 @@ def _require_shapes(source: Path, by_split: Mapping[str, Mapping[str, Column]]) 
             raise UsageError(f"Features of {split} have shape {features}, not (N, D). {KEPT}")
         counts = {kind: column.n_rows for kind, column in of_it.items()}
         if len(set(counts.values())) > 1:
-            n_ids = f" and {counts['ids']} ids" if "ids" in counts else ""
+            n_ids = f" and {counted(counts['ids'], 'id')}" if "ids" in counts else ""
             raise UsageError(
-                f"{split} has {features[0]} rows of features, {n_rows} labels{n_ids}; expected as "
-                f"many of each. {KEPT}{_transposed(features, n_rows)}"
+                f"{split} has {counted(features[0], 'row')} of features, "
+                f"{counted(n_rows, 'label')}{n_ids}; expected as many of each. "
+                f"{KEPT}{_transposed(features, n_rows)}"
             )
     if len({_n_features(of_it) for of_it in by_split.values()}) > 1:
         raise UsageError(f"{source}: the splits have rows of different lengths. {KEPT}")

@@ -15,7 +15,7 @@ from featcache.core.failures import device_failures_named
 from featcache.core.reporting import NoteCallback
 from featcache.core.side_files import partial_path
 from featcache.core.stopping import stop_if_asked
-from featcache.errors import InterruptedRunError, LockedError
+from featcache.errors import InterruptedRunError, LockedError, counted
 from featcache.features.batches import SuperBatch
 from featcache.features.datamodule import FeatureDataModule
 from featcache.features.order import EpochOrder
@@ -127,7 +127,7 @@ class BankRun:
 
     def _kept(self, n_heads: int) -> str:
         others = f"the others are kept as of epoch {self.epoch}" if self.epoch else "no epoch is"
-        return f"{len(self.finished)} of {n_heads} heads are finished, {others}."
+        return f"{len(self.finished)} of {counted(n_heads, 'head')} are finished, {others}."
 
     def _run_epoch(self, n_heads: int) -> None:
         started = time.perf_counter()

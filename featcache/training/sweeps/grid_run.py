@@ -51,6 +51,7 @@ def train_grid(
     recipe: Recipe,
     asked: RunSpec,
     device: Choice[str],
+    remarks: tuple[str, ...],
     on_progress: SweepProgressCallback,
     on_note: NoteCallback,
 ) -> SweepResult:
@@ -63,6 +64,7 @@ def train_grid(
         recipe: Where their values come from.
         asked: How many heads a setting has, and where they go.
         device: "cpu" or "cuda:N", and why.
+        remarks: What is to be said of the cache; it is told already.
         on_progress: Called after every few steps.
         on_note: Told each choice.
 
@@ -101,8 +103,8 @@ def train_grid(
         seconds = time.perf_counter() - started
         rows = sorted((_setting(entries) for entries in grid), key=_rank)
         chosen_runs = _test(rows[0], batches, resident.device)
-        remarks = remarks_on(chosen_runs, cache, base, recipe=recipe)
-        for remark in remarks:
+        of_runs = remarks_on(chosen_runs, cache, base, recipe=recipe)
+        for remark in of_runs:
             on_note(remark)
         result = SweepResult(
             settings=rows,
@@ -114,7 +116,7 @@ def train_grid(
             json=stem.with_name(stem.name + ".json"),
             markdown=stem.with_name(stem.name + ".md"),
             choices=choices,
-            remarks=remarks,
+            remarks=(*remarks, *of_runs),
         )
         write_tables(result)
     if rows[0].problem:

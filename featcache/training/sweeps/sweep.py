@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from featcache.config import ExtractSpec, HeadSpec, RunSpec, TrainSpec
 from featcache.core.arguments import text
 from featcache.core.reporting import NoteCallback, silent
+from featcache.core.starting import ANY_START, starting
 from featcache.store import Cache
 from featcache.training.sweeps.grid import axes_of, settings_of
 from featcache.training.sweeps.table import SweepResult
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from featcache.training.sweeps.bank_trainer import SweepProgressCallback
 
 
+@starting(*ANY_START)
 def sweep(
     cache: Cache | str | os.PathLike[str] | None = None,
     *,
@@ -115,9 +117,10 @@ def sweep(
         device=device,
         cache_dir=text("--cache-dir", cache_dir),
     )
-    opened, base, taken = open_to_train(
+    found, base, taken = open_to_train(
         cache, dataset=dataset, backbone=backbone, asked=asked, train=base, on_note=note
     )
+    opened = found.cache
     settings = [(head, replace(s, window_rows=base.window_rows)) for head, s in settings]
     settings = list(dict.fromkeys(taken.completed(settings, given=given, on_note=note)))
     chosen, resident = load_to_train(
@@ -136,6 +139,7 @@ def sweep(
         recipe=taken,
         asked=asked,
         device=chosen,
+        remarks=found.remarks,
         on_progress=on_progress or silent,
         on_note=note,
     )

@@ -50,7 +50,7 @@ class SweepResult:
         json: The table as a file.
         markdown: The table as a file.
         choices: What was chosen automatically, with the reason.
-        remarks: What the figures of the first setting do not say by themselves.
+        remarks: What the figures of the first setting do not say by themselves, as of `train_head`.
     """
 
     settings: Sequence[SweepSetting]

@@ -1,0 +1,86 @@
+"""The extract command that makes a cache, written for a shell: the one place that builds it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from featcache.config import IMPORTED, ExtractSpec
+from featcache.core.arguments import option_name
+from featcache.core.backbone_names import PIXELS, RANDOM, weights_names
+from featcache.core.options import declared
+from featcache.core.paths import native, settled
+from featcache.core.preprocess import Preprocess
+from featcache.store.identity import Identity, Provenance
+
+_RANDOM = re.compile(rf"{RANDOM} \(seed (\d+)\)")
+_ALWAYS = ("dataset", "backbone")
+
+
+def made_with(identity: Identity, provenance: Provenance) -> dict[str, Any]:
+    """Give the options of `extract` that a cache was made with, as far as it says them.
+
+    It does not know where a file of weights lies, only its name.
+    """
+    options: dict[str, Any] = {
+        "dataset": native(provenance.dataset),
+        "backbone": identity.backbone,
+        "limit": provenance.limit,
+        **_weights(identity.backbone, provenance.weights),
+        **{name: identity[name] for name in ("max_pixels", "exif_orientation") if name in identity},
+    }
+    if "preprocess" in identity:
+        size = identity.preprocess.out_size[0]
+        is_notebook = identity.preprocess == Preprocess.notebook(size)
+        options["image_size"] = size
+        options["preprocess"] = "notebook" if is_notebook else "weights"
+    if identity.backbone != PIXELS:  # which runs no network
+        options |= {n: identity[n] for n in ("precision", "store_dtype") if n in identity}
+        options |= {"bn": identity.bn} if "bn" in identity else {}
+    return options
+
+
+def extract_command(options: Mapping[str, Any]) -> str:
+    """Write the command, quoted for a shell.
+
+    Dataset and backbone are always named, other options where they are not at their defaults.
+
+    Args:
+        options: Values by the names of `ExtractSpec`.
+    """
+    asked = {name: field.default for name, field in declared(ExtractSpec).items()} | options
+    words = ["featcache", "extract"]
+    for name, value in asked.items():
+        is_default = value == getattr(ExtractSpec, name)
+        if name == "cache_dir":
+            is_default = settled(value) == settled(ExtractSpec.cache_dir)
+        if name in _ALWAYS or not is_default:
+            words += [option_name(name)] if value is True else [option_name(name), str(value)]
+    return shlex.join(words)
+
+
+def command_of(path: Path, identity: Identity, provenance: Provenance, **other: Any) -> str:
+    """Write the command that made a cache, or began it; of one that was imported, in short.
+
+    Args:
+        path: Its file, in the folder of its dataset.
+        identity: What it says of itself.
+        provenance: Likewise.
+        other: Options that are to stand there instead.
+    """
+    if identity.backbone == IMPORTED:
+        return "featcache cache import"
+    said = {**made_with(identity, provenance), "cache_dir": path.parent.parent, **other}
+    return extract_command(said)
+
+
+def _weights(backbone: str, label: str) -> dict[str, Any]:
+    """Give the options that fill the backbone as a cache's label says it was."""
+    random = _RANDOM.fullmatch(label)
+    if random is not None:
+        return {"weights": RANDOM, "seed": int(random[1])}
+    is_default = label == "none" or label in weights_names(backbone)[:1]
+    return {} if is_default else {"weights": native(label)}
