@@ -124,7 +124,7 @@ def repair_cache(
             note(f"mended: {what}")
         state = read_state(present)
         report = verify_cache(present)
-        is_whole = report.is_sound and len(state.slots) == state.manifest.n_slots
+        is_whole = report.is_sound and state.is_complete
         n_not_decoded = _n_not_decoded(present) if is_whole else 0
         if is_whole and present == path and (skip_undecodable or not n_not_decoded):
             return RepairReport(path, tuple(mended), 0, report.n_rows, n_not_decoded)

@@ -3,11 +3,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import featcache
+from featcache.training.train_head import TrainResult
 from tests.cli.conftest import Run, Spawn
 
 
@@ -47,11 +49,10 @@ def test_runs_as_json_and_as_csv_hold_the_same(run: Run, trained: list[Path]) ->
     assert [row["kept_epoch"] for row in rows] == ["1", "1"]
 
 
-def test_the_table_names_the_kept_epoch_where_more_were_trained(run: Run) -> None:
-    cache = featcache.extract("digits", backbone="pixels", image_size=8, limit=64).path
-    [trained] = featcache.train_head(
-        cache, hidden=(4,), lr=1.0, max_epochs=4, patience=0, select="best"
-    ).runs
+def test_the_table_names_the_kept_epoch_where_more_were_trained(
+    run: Run, train: Callable[..., TrainResult]
+) -> None:
+    [trained] = train(lr=1.0, select="best").runs
     assert trained.best_epoch < 4
 
     _, line = run("runs").stdout.splitlines()

@@ -96,10 +96,12 @@ def test_threads_of_the_packages_below_are_named_for_a_caller_in_python_too(
     def refuse(_: object) -> None:
         raise RuntimeError(said)
 
-    path = digits(tmp_path)
+    path = featcache.extract(
+        "digits", backbone="pixels", image_size=8, limit=40, cache_dir=tmp_path / "cache"
+    ).path
     options: dict[str, object] = {"dataset": "digits", "backbone": "pixels", "on_progress": refuse}
     if verb is not featcache.extract:
-        options = {"cache": path, "val_fraction": 0.5, "runs_dir": tmp_path, "on_progress": refuse}
+        options = {"cache": path, "runs_dir": tmp_path, "on_progress": refuse}
 
     with pytest.raises(DeviceError) as caught:
         verb(**options, cache_dir=tmp_path / "other")

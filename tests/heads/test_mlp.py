@@ -80,7 +80,7 @@ def test_each_regularisation_brings_the_notebooks_constants(
         ({"reg": "l2", "dropout": (0.5, 0.3)}, "--dropout 0.5,0.3 does nothing with --reg l2"),
         ({"reg": "l1", "l1": 0.0}, "--l1 is 0, but must be a finite number above 0"),
         ({"reg": "l1", "l1": float("nan")}, "--l1 is nan"),
-        ({"reg": "dropout", "dropout": (0.5,)}, r"has 1 probabilities \(0.5\), but --hidden has 2"),
+        ({"reg": "dropout", "dropout": (0.5,)}, r"has 1 probability \(0.5\), but --hidden has 2"),
         ({"reg": "dropout", "hidden": ()}, "--reg dropout zeroes hidden units, but a linear probe"),
         ({"reg": "dropout", "dropout": (0.5, 1.0)}, "--dropout has 1, but must be at least 0 and"),
         ({"hidden": (50, 0)}, "--hidden is 0, but must be at least 1"),
