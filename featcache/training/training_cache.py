@@ -40,8 +40,8 @@ def open_to_train(
         on_note: Told which cache it is.
 
     Returns:
-        The cache with its remarks; the training in the order of rows that fits; the recipe for all that was not
-        given.
+        The cache with its remarks; the training in the order of rows that fits; the recipe for all
+        that was not given.
     """
     found = the_cache(
         cache,

@@ -159,7 +159,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_bits(
     options = {"reg": ("none", "dropout"), "lr": (1e-2, 0.3), "max_epochs": 9, "patience": 2}
     sweep = partial(sweep, **options, select=select, min_delta=0.05)
     whole = sweep(runs_dir=tmp_path / "whole")
-    with pytest.raises(InterruptedRunError, match=r"heads are finished, .* goes on from there\."):
+    with pytest.raises(InterruptedRunError, match=r"heads? finished, .* goes on from there\."):
         sweep(on_progress=stop_in(4))
     [checkpoint] = (tmp_path / "runs").rglob("sweep-*.partial")
 
@@ -388,14 +388,14 @@ def test_a_device_that_fails_in_a_sweep_leaves_the_last_epoch(sweep: Sweep, tmp_
 
     with pytest.raises(
         DeviceError,
-        match=r"failed on cpu: CUDA out of memory.* 0 of 1 heads are finished, the others are kept "
+        match=r"failed on cpu: CUDA out of memory.* 0 of 1 head finished, the others are kept "
         r"as of epoch 2\. Run the same command again when more memory is free",
     ):
         sweep(patience=0, on_progress=fail)
     notes: list[str] = []
     resumed = sweep(patience=0, on_note=notes.append)
 
-    assert "going on after epoch 2, 1 heads at once" in notes
+    assert "going on after epoch 2, 1 head at once" in notes
     assert resumed.settings[0].val_loss == whole.settings[0].val_loss
 
 

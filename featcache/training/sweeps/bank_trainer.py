@@ -127,7 +127,7 @@ class BankRun:
 
     def _kept(self, n_heads: int) -> str:
         others = f"the others are kept as of epoch {self.epoch}" if self.epoch else "no epoch is"
-        return f"{len(self.finished)} of {counted(n_heads, 'head')} are finished, {others}."
+        return f"{len(self.finished)} of {counted(n_heads, 'head')} finished, {others}."
 
     def _run_epoch(self, n_heads: int) -> None:
         started = time.perf_counter()
