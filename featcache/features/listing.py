@@ -32,7 +32,8 @@ def listing_difference(listing: Dataset, cache: Cache) -> str:
 
 def n_differing_rows(listing: Dataset, cache: Cache) -> int:
     """Count the rows that only one of both has, by split, id and class name."""
-    there, here = set(), set()
+    there: set[tuple[str, str, str]] = set()
+    here: set[tuple[str, str, str]] = set()
     for splits, names, rows in (
         (listing.limited(cache.provenance.limit).splits, listing.class_names, there),
         (cache.splits, cache.class_names, here),

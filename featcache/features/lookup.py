@@ -158,9 +158,9 @@ def _found(
     )
     command = extract_command(options)
     if unfinished:
-        manifest = read_state(unfinished[0].path).manifest
-        said = {"identity": manifest.identity, "provenance": manifest.provenance}
-        command = command_of(unfinished[0].path, **said, dataset=of_dataset)
+        path = unfinished[0].path
+        begun = read_state(path).manifest
+        command = command_of(path, begun.identity, begun.provenance, dataset=of_dataset)
     raise CacheMissingError(f"{where}.{told} Make it with: {command}")
 
 

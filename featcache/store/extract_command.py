@@ -51,10 +51,11 @@ def extract_command(options: Mapping[str, Any]) -> str:
     Args:
         options: Values by the names of `ExtractSpec`.
     """
-    asked = {name: field.default for name, field in declared(ExtractSpec).items()} | options
+    defaults = {name: getattr(ExtractSpec, name) for name in declared(ExtractSpec)}
     words = ["featcache", "extract"]
-    for name, value in asked.items():
-        is_default = value == getattr(ExtractSpec, name)
+    for name, default in defaults.items():
+        value = options.get(name, default)
+        is_default = value == default
         if name == "cache_dir":
             is_default = settled(value) == settled(ExtractSpec.cache_dir)
         if name in _ALWAYS or not is_default:

@@ -141,6 +141,8 @@ def test_one_value_alone_is_a_sweep_of_one(
         ({"max_memory": 0}, "--max-memory is 0, but must be at least 1."),
         ({"runs_dir": None}, "--runs-dir is None, but must be text."),
         ({"cache_dir": 3}, "--cache-dir is 3, but must be text."),
+        ({"cache_dir": ""}, "--cache-dir is empty. Nothing was started."),
+        ({"runs_dir": ""}, "--runs-dir is empty. Nothing was started."),
     ],
 )
 def test_what_means_nothing_is_refused_by_name_and_value(
@@ -183,6 +185,7 @@ def test_a_grid_that_means_nothing_is_refused_by_name_and_value(
     ("call", "message"),
     [
         (lambda: featcache.extract(3), "--dataset is 3, but must be text"),  # type: ignore[arg-type]
+        (lambda: featcache.extract("digits", data_dir=""), "--data-dir is empty. Nothing was"),
         (
             lambda: featcache.extract("digits", image_size=8.5),  # type: ignore[arg-type]
             "--image-size is 8.5, but must be a whole number",

@@ -18,7 +18,7 @@ from featcache.core.plain_torch import plain_torch
 from featcache.core.reporting import Choice, NoteCallback
 from featcache.core.side_files import partial_path
 from featcache.core.stopping import working
-from featcache.errors import NonFiniteError
+from featcache.errors import NonFiniteError, counted
 from featcache.evaluation.metrics import Spread
 from featcache.features.datamodule import FeatureDataModule
 from featcache.features.resident import Resident
@@ -197,7 +197,7 @@ def _train(
     pending = [entry for entry in pending if not entry.state.problem]
     first = [entry for entry in pending if kept and entry.member.key in kept.heads]
     if kept and first:
-        on_note(f"going on after epoch {kept.epoch}, {len(first)} heads at once")
+        on_note(f"going on after epoch {kept.epoch}, {counted(len(first), 'head')} at once")
     later = [entry for entry in pending if entry not in first]
     passes = _passes(later, batches.cache, device=str(device), on_note=on_note)
     for entries in (first, *passes) if first else passes:
@@ -235,8 +235,8 @@ def _passes(
         n = n_parameters(entry.member.spec, n_features=n_features, n_classes=n_classes)
         if one_pass and needed + n * BYTES_PER_PARAMETER > room:
             on_note(
-                f"{len(one_pass)} heads in this pass: more need over {human_bytes(room)}, half of "
-                f"the {kind} that is free"
+                f"{counted(len(one_pass), 'head')} in this pass: more need over "
+                f"{human_bytes(room)}, half of the {kind} that is free"
             )
             yield one_pass
             one_pass, needed = [], 0
