@@ -8,7 +8,7 @@ from featcache.core.arguments import option_name
 from featcache.core.backbone_names import backbone_name
 from featcache.core.reporting import NoteCallback
 from featcache.core.tolerances import TF32_ON_CPU
-from featcache.errors import UsageError
+from featcache.errors import UsageError, counted
 from featcache.extraction.progress import Progress, ProgressCallback
 from featcache.images.datasets import load_dataset
 from featcache.images.rules import ImageRules
