@@ -15,6 +15,7 @@ from featcache.core.arguments import text
 from featcache.core.backbone_names import backbone_name
 from featcache.core.dataset_names import dataset_name
 from featcache.core.reporting import NoteCallback, silent
+from featcache.core.starting import ANY_START, starting
 from featcache.errors import UsageError
 from featcache.extraction.expected_file import require_same_file
 from featcache.extraction.opening import check_names, identified, open_images, rules_of
@@ -41,6 +42,7 @@ _OF_THE_IMAGES = (
 )
 
 
+@starting(*ANY_START)
 def extract(
     dataset: str | os.PathLike[str] | Dataset = ExtractSpec.dataset,
     *,
@@ -122,6 +124,7 @@ def extract(
     return result
 
 
+@starting(*ANY_START)
 def extract_all(
     specs: Sequence[ExtractSpec],
     *,

@@ -88,7 +88,7 @@ def test_unreadable_images_are_listed_and_exit_3(
         (["--dataset", "cifra10"], "Unknown dataset 'cifra10'. Did you mean 'cifar10', 'cifar100'"),
         (["--dataset", "folder:nix"], "nix' does not exist. Expected PATH/train/CLASS/*.jpg"),
         (["--dataset", ""], "Unknown dataset ''."),
-        (["--dataset", "digits", "--weights", ""], "Unknown weights of vgg16: ''."),
+        (["--dataset", "digits", "--weights", ""], "--weights is empty. Nothing was started."),
         (["--image-size", "0"], "--image-size is 0, but must be at least 1."),
         (["--batch-size", "many"], "--batch-size is 'many', but must be a whole number or auto."),
         (["--n-workers", "1.5"], "--n-workers is '1.5', but must be a whole number or auto."),
