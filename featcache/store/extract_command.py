@@ -11,6 +11,7 @@ from typing import Any
 from featcache.config import IMPORTED, ExtractSpec
 from featcache.core.arguments import option_name
 from featcache.core.backbone_names import PIXELS, RANDOM, weights_names
+from featcache.core.dataset_names import PYTHON
 from featcache.core.options import declared
 from featcache.core.paths import native, settled
 from featcache.core.preprocess import Preprocess
@@ -64,7 +65,7 @@ def extract_command(options: Mapping[str, Any]) -> str:
 
 
 def command_of(path: Path, identity: Identity, provenance: Provenance, **other: Any) -> str:
-    """Write the command that made a cache, or began it; of one that was imported, in short.
+    """Write the command that made a cache, or began it; in short if no `extract` command did.
 
     Args:
         path: Its file, in the folder of its dataset.
@@ -74,6 +75,8 @@ def command_of(path: Path, identity: Identity, provenance: Provenance, **other: 
     """
     if identity.backbone == IMPORTED:
         return "featcache cache import"
+    if provenance.dataset.startswith(PYTHON):
+        return "the same call in Python"
     said = {**made_with(identity, provenance), "cache_dir": path.parent.parent, **other}
     return extract_command(said)
 

@@ -84,6 +84,21 @@ def test_a_cache_names_the_options_that_it_was_made_with(
         assert (f"--{name}" in words) == (f"--{name}" in options)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "dataset", "written"),
+    [
+        ("imported", "imported:clip", "featcache cache import"),
+        ("vgg16", "python:mine", "the same call in Python"),
+    ],
+)
+def test_a_cache_that_no_extract_command_made_gets_none(
+    backbone: str, dataset: str, written: str
+) -> None:
+    identity, said = Identity.from_json({"backbone": backbone}), {"dataset": dataset}
+
+    assert command_of(Path("x/y/z.h5"), identity, Provenance.from_json(said)) == written
+
+
 def test_its_own_command_makes_the_same_cache(tmp_path: Path) -> None:
     options = {"backbone": "mobilenet_v3_small", "weights": "random", "seed": 2, "image_size": 32}
     made = featcache.extract("digits", **options, limit=4, cache_dir=tmp_path / "my caches")

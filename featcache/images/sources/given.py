@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.core.dataset_names import PYTHON, imported_slug
-from featcache.errors import DatasetError, UsageError, clipped
+from featcache.errors import DatasetError, UsageError, clipped, counted
 from featcache.images.given_images import GivenImages, item_of, pixel_digest, rgb_pixels
 from featcache.images.layout import SPLIT_ORDER
 from featcache.images.sources.source import DatasetInfo, Source
@@ -111,8 +111,8 @@ def _read(given: Any, title: str) -> tuple[ArrayImages | GivenImages, list[int |
         pixels = _pixels(images, title)
         if len(labels) != len(pixels):
             raise DatasetError(
-                f"{title} has {len(pixels)} images and {len(labels)} labels; expected as many of "
-                f"each. Nothing was extracted."
+                f"{title} has {counted(len(pixels), 'image')} and {counted(len(labels), 'label')}; "
+                f"expected as many of each. Nothing was extracted."
             )
         return ArrayImages(pixels), [_label(label, title) for label in labels]
     try:
