@@ -83,7 +83,7 @@ class Bench:
             "compile": self.compile,
             "cache_dir": folder,
         }
-        with mock.patch("featcache.extraction.extract.load_dataset", return_value=dataset):
+        with mock.patch("featcache.extraction.opening.load_dataset", return_value=dataset):
             return featcache.extract("cifar10", **(settings | options))
 
     def synchronize(self) -> None:

@@ -27,7 +27,7 @@ from featcache.backbones.runner import BackboneRunner
 from featcache.core.arithmetic import arithmetic
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import silent
-from featcache.extraction import extract
+from featcache.extraction import opening
 from featcache.images.splits import Dataset
 from featcache.images.transform import BatchPreprocessor
 from tests.benchmarks.allocator import freed_memory_kept
@@ -77,7 +77,7 @@ def peers(name: str, dataset: Dataset, *, precision: str = "fp32") -> Iterator[l
 
     def ours(compile: str) -> tuple[float, Tensor]:
         # These images have no files.
-        extract.load_dataset = lambda *_, **__: dataset  # type: ignore[attr-defined]
+        opening.load_dataset = lambda *_, **__: dataset  # type: ignore[attr-defined]
         with tempfile.TemporaryDirectory() as folder, freed_memory_kept():  # as the command line
             result = featcache.extract(
                 "cifar10",

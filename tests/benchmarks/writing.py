@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8_192)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    featcache.extraction.extract.load_dataset = lambda *_, **__: _dataset(options.rows)  # type: ignore[attr-defined]
+    featcache.extraction.opening.load_dataset = lambda *_, **__: _dataset(options.rows)  # type: ignore[attr-defined]
     featcache.extraction.job.BackboneRunner = FreeRunner  # type: ignore[attr-defined]
     figures: dict[str, Any] = {"rows": options.rows, "cores": os.cpu_count()}
     for store_dtype, itemsize in (("float32", 4), ("float16", 2)):

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from featcache.errors import FeatcacheError
-from featcache.extraction import extract
+from featcache.extraction import opening
 from featcache.images.splits import Dataset
 from featcache.store import list_caches, read_state
 from tests.benchmarks.bench import one_split
@@ -98,13 +98,13 @@ def _extractions(folder: Path) -> list[_Extraction]:
     images = make_images(folder / "images", n_train=1500, n_test=350, side=32)
     files = ["--dataset", f"folder:{images}", "--image-size", "32", "--n-workers", "1"]
     pixels = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)
-    loads = extract.load_dataset  # type: ignore[attr-defined]
+    loads = opening.load_dataset  # type: ignore[attr-defined]
 
     def load_dataset(name: str, **options: Any) -> Dataset:
         return one_split(pixels) if name == "cifar10" else loads(name, **options)
 
     # 200 images that are in memory
-    extract.load_dataset = load_dataset  # type: ignore[attr-defined]
+    opening.load_dataset = load_dataset  # type: ignore[attr-defined]
     few = ["--dataset", "cifar10", "--image-size", "32", "--batch-size", "16"]
     backbone = ["--weights", "random", "--backbone"]
     return [
