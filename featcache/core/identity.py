@@ -9,8 +9,8 @@ from typing import Any
 
 from featcache.errors import clipped
 
-FORMAT_VERSION = 1
-
+IDENTITY_FORMAT = 1
+"""What every identity says its `format` is; a file's own version is `featcache.store`'s."""
 
 _MOST_DIFFERENCES = 20
 

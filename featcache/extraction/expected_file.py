@@ -25,7 +25,7 @@ def require_same_file(path: Path, found: Manifest, plan: Plan) -> None:
         CorruptError: If it says that it holds the same, but is laid out as no run would do it.
     """
     require_identity(path, found.identity, plan.identity)
-    wanted = {name: split.columns() for name, split in plan.splits().items()}
+    wanted = {name: split.columns() for name, split in plan.splits(found.version).items()}
     differing = differing_fields(
         _layout_in(found), _layout(plan.dataset.class_names, wanted, plan.statistics())
     )

@@ -15,7 +15,7 @@ from featcache.backbones.families import family_of
 from featcache.backbones.load import Backbone, load_backbone
 from featcache.config import ExtractSpec
 from featcache.core.device import pick_device, pick_precision
-from featcache.core.identity import FORMAT_VERSION
+from featcache.core.identity import IDENTITY_FORMAT
 from featcache.core.paths import expanded
 from featcache.core.plain_torch import plain_torch
 from featcache.core.preprocess import Preprocess
@@ -28,6 +28,7 @@ from featcache.images.rules import ImageRules
 from featcache.images.splits import ArrayImages, Dataset
 from featcache.images.stat_index import KnownFiles
 from featcache.store import (
+    FILE_VERSION,
     Identity,
     SplitPlan,
     SplitRows,
@@ -98,11 +99,14 @@ class Plan:
         return image_shape(next(iter(self.dataset.splits.values())), self.preprocess)
 
     def rows(self) -> dict[str, SplitRows]:
-        """Labels and ids, which the file holds from the start."""
-        return {n: SplitRows(s.labels, s.ids) for n, s in self.dataset.splits.items()}
+        """What is known of the rows, which the file holds from the start."""
+        return {
+            name: SplitRows(split.labels, split.ids, split.image_sha256())
+            for name, split in self.dataset.splits.items()
+        }
 
-    def splits(self) -> dict[str, SplitPlan]:
-        """Describe the splits of the file; the identity leaves no choice."""
+    def splits(self, version: int = FILE_VERSION) -> dict[str, SplitPlan]:
+        """Describe the splits of a file of this version; the identity leaves no choice."""
         return {
             name: SplitPlan(
                 n_rows=len(split),
@@ -110,6 +114,8 @@ class Plan:
                 feature_dtype=DTYPES_IN_FILE[self.store_dtype],
                 id_nbytes=max(len(encode_id(i)) for i in split.ids),
                 has_reasons=not isinstance(split.images, ArrayImages),
+                has_labels=split.labels is not None,
+                has_image_sha256=version > 1,
             )
             for name, split in self.dataset.splits.items()
         }
@@ -171,7 +177,7 @@ def make_plan(
     # `extract` compares the file of weights with its digest later, when it knows whether it must.
     backbone = _load(spec, on_note, check_file=at is not None)
     said = {
-        "format": FORMAT_VERSION,
+        "format": IDENTITY_FORMAT,
         "backbone": spec.backbone,
         "layer": backbone.layer,
         "weights_sha256": backbone.weights_sha256,

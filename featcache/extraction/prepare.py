@@ -24,7 +24,7 @@ from featcache.errors import DeviceError, MismatchError
 from featcache.extraction.job import Job
 from featcache.extraction.plan import ADAPT_BATCH_SIZE, ADAPT_SEED
 from featcache.extraction.progress import Progress
-from featcache.images.batches import Span, image_shape
+from featcache.images.batches import Span
 from featcache.store import CacheWriter
 
 
@@ -49,7 +49,7 @@ def adapt(job: Job, writer: CacheWriter) -> None:
         statistics = {n: p.view(s) for (n, s), p in zip(shapes.items(), parts, strict=True)}
         load_batch_norm_statistics(module, statistics)
     if job.numerics.compiler is not None:
-        shape = image_shape(job.plan.dataset.splits["train"], job.plan.preprocess)
+        shape = job.plan.image_shape
         try:  # the compiled one has the statistics of before
             compile_backbone(job.runner, shape, job.numerics.compiler)
         except CompileError as err:
@@ -61,7 +61,7 @@ def adapt(job: Job, writer: CacheWriter) -> None:
 
 def _adaptation_inputs(job: Job) -> Iterator[torch.Tensor]:
     assert job.runner is not None, "only a network has BatchNorm"
-    train = job.plan.dataset.splits["train"]
+    train = next(iter(job.plan.dataset.splits.values()))  # or "all", where there is no "train"
     order = np.random.default_rng(ADAPT_SEED).permutation(len(train))
     shuffled = replace(train, images=train.images.take(order))
     size = min(ADAPT_BATCH_SIZE, len(train))
@@ -71,7 +71,7 @@ def _adaptation_inputs(job: Job) -> Iterator[torch.Tensor]:
         readable = np.delete(batch.images, list(batch.reasons), axis=0)
         if len(readable) > 1:
             yield job.runner.inputs(readable)
-        job.on_progress(Progress("adapt", "train", batch.span.stop, len(train)))
+        job.on_progress(Progress("adapt", train.name, batch.span.stop, len(train)))
 
 
 def check_canaries(job: Job, writer: CacheWriter) -> int:

@@ -20,6 +20,7 @@ from featcache.extraction.whereabouts import dataset_of
 from featcache.images.splits import Dataset
 from featcache.images.stat_index import KnownFiles
 from featcache.store import (
+    PARTS,
     CacheState,
     VerifyReport,
     describe_cache,
@@ -152,8 +153,7 @@ def repair_cache(
         require_identity(path, state.manifest.identity, plan.identity, way_out=_WAY_OUT)
         with known.trusted():
             [made] = make_caches([plan], on_progress=progress, on_note=note)
-    if any(damage.split == "trunk" for damage in report.damages):
-        mended.append("the backbone's statistics")
+    mended += [PARTS[damage.split] for damage in report.damages if damage.split in PARTS]
     return RepairReport(
         path, tuple(mended), made.n_rows_computed, report.n_rows, _n_not_decoded(path)
     )
@@ -165,9 +165,7 @@ def _n_not_decoded(path: Path) -> int:
 
 def _told(report: VerifyReport, n_not_decoded: int) -> str:
     damaged = [
-        "the backbone's statistics"
-        if damage.split == "trunk"
-        else f"{damage.split} rows {damage.first_row} to {damage.last_row}"
+        PARTS.get(damage.split, f"{damage.split} rows {damage.first_row} to {damage.last_row}")
         for damage in report.damages
     ]
     if report.n_missing:

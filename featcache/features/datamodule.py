@@ -17,6 +17,7 @@ from featcache.features.residence import pick_residence
 from featcache.features.resident import Resident, load_where_it_fits
 from featcache.features.rows import FeatureRows, preprocessor_of, require_labels
 from featcache.features.split import training_rows, valid_rows
+from featcache.features.trainable import labels_of
 from featcache.features.windows import WindowedRows
 from featcache.store import Cache, open_cache
 
@@ -132,7 +133,7 @@ class FeatureDataModule(pl.LightningDataModule):
             require_labels(self.cache, split)
             self._loaded[split] = WindowedRows(
                 self.cache[split],
-                torch.from_numpy(self.cache[split].labels).to(device),
+                torch.from_numpy(labels_of(self.cache, split)).to(device),
                 n=self.window_rows,
                 device=device,
                 prepare=preprocessor_of(self.cache, split, device),

@@ -24,7 +24,13 @@ def listing_difference(listing: Dataset, cache: Cache) -> str:
         ids, kept = list(split.ids), list(cache[name].ids)
         if ids != kept:
             return _first_difference(f"{name} row", ids, kept)
-        wrong = (split.labels != cache[name].labels).nonzero()[0]
+        labels, kept_labels = split.labels, cache[name].labels
+        if labels is None or kept_labels is None:
+            if labels is not kept_labels:
+                said, stored = ("no", "some") if labels is None else ("some", "none")
+                return f"{name} has {said} labels there, and {stored} in the cache"
+            continue
+        wrong = (labels != kept_labels).nonzero()[0]
         if len(wrong):
             return f"{name} row {wrong[0]} ({ids[wrong[0]]!r}) has another label in the cache"
     return ""
@@ -39,7 +45,8 @@ def n_differing_rows(listing: Dataset, cache: Cache) -> int:
         (cache.splits, cache.class_names, here),
     ):
         for split in splits.values():
-            classes = (names[k] for k in split.labels)
+            labels = split.labels
+            classes = [""] * len(split) if labels is None else [names[k] for k in labels]
             rows |= {(split.name, *row) for row in zip(split.ids, classes, strict=True)}
     return len(there ^ here)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from featcache.core.preprocess import Preprocess
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import CorruptError
+from featcache.features.trainable import labels_of
 from featcache.images.transform import BatchPreprocessor
 from featcache.store import Cache, CacheSplit, require_fields
 
@@ -91,7 +92,7 @@ def _beside(
 ) -> tuple[Tensor, torch.device, BatchPreprocessor | None]:
     """Make what stands in FeatureRows beside the features."""
     require_labels(cache, split)
-    labels = torch.from_numpy(cache[split].labels).to(device)
+    labels = torch.from_numpy(labels_of(cache, split)).to(device)
     return labels, device, preprocessor_of(cache, split, device)
 
 
@@ -113,14 +114,15 @@ def require_labels(cache: Cache, split: str) -> None:
 
     Raises:
         CorruptError: If there are any.
+        UsageError: If there are no labels.
     """
-    rows = cache[split]
+    labels = labels_of(cache, split)
     n_classes = len(cache.class_names)
-    wrong = np.flatnonzero((rows.labels < 0) | (rows.labels >= n_classes))
+    wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
     if len(wrong):
         raise CorruptError(
             f"{cache.path}: labels of split {split!r} ({len(wrong)} of them) are not within "
-            f"0..{n_classes - 1} (row {wrong[0]} has {rows.labels[wrong[0]]}). Nothing was "
+            f"0..{n_classes - 1} (row {wrong[0]} has {labels[wrong[0]]}). Nothing was "
             f"trained. Extract it again."
         )
 

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from featcache.config import VAL_FRACTION
-from featcache.features.trainable import require_classes, require_rows, require_trainable
+from featcache.features.trainable import (
+    labels_of,
+    require_classes,
+    require_rows,
+    require_trainable,
+)
 from featcache.store import Cache, CacheSplit
 
 
@@ -43,7 +48,7 @@ def training_rows(
     train_split, train, val_split, val = chosen
     require_rows(cache, "validation", val_split, len(val))
     require_rows(cache, "training", train_split, len(train))
-    require_classes(cache, cache[train_split].labels[train.numpy()])
+    require_classes(cache, labels_of(cache, train_split)[train.numpy()])
     return chosen
 
 

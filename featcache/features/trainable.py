@@ -18,6 +18,7 @@ def require_trainable(cache: Cache, val_fraction: float | None) -> None:
     Raises:
         UsageError: Naming what is missing or too much.
     """
+    require_labelled(cache)
     if "train" not in cache.splits:
         raise UsageError(
             f"{cache.path.name} has no split 'train', only {', '.join(cache.splits)}. Nothing was "
@@ -35,7 +36,32 @@ def require_trainable(cache: Cache, val_fraction: float | None) -> None:
         share = VAL_FRACTION if val_fraction is None else val_fraction
         require_rows(cache, "validation", "train", math.floor(len(is_valid) * share))
     require_rows(cache, "training", "train", int(np.count_nonzero(is_valid)))
-    require_classes(cache, cache["train"].labels[is_valid])
+    require_classes(cache, labels_of(cache, "train")[is_valid])
+
+
+def require_labelled(cache: Cache) -> None:
+    """Refuse a cache of images without labels.
+
+    Raises:
+        UsageError: If it is one.
+    """
+    for split in cache.splits:
+        labels_of(cache, split)
+
+
+def labels_of(cache: Cache, split: str) -> npt.NDArray[np.int64]:
+    """Give the labels of a split, (N,).
+
+    Raises:
+        UsageError: If its images have none.
+    """
+    labels = cache[split].labels
+    if labels is None:
+        raise UsageError(
+            f"{cache.path.name} has no labels: it was made from images without classes. A head is "
+            f"trained and tested on labels. Nothing was started. Extract images with classes."
+        )
+    return labels
 
 
 def require_rows(cache: Cache, what: str, split: str, n_rows: int) -> None:

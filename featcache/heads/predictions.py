@@ -16,6 +16,7 @@ from featcache.core.preload import preloading
 from featcache.core.reporting import NoteCallback
 from featcache.errors import CacheMissingError, UsageError, clipped
 from featcache.features.lookup import settings_of
+from featcache.features.trainable import labels_of, require_labelled
 from featcache.heads.head_file import TrainedHead, load_head
 from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
 
@@ -109,12 +110,13 @@ def outputs_of(
         CacheMissingError: If there is no such cache.
         MismatchError: If it holds other features than the head was trained on.
         CorruptError: If the head or the cache is damaged.
-        UsageError: If there is no such split.
+        UsageError: If there is no such split, or the cache has no labels.
         DeviceError: If the device fails or has no memory left.
     """
     device = device_name(device)
     head = load_head(run)
     opened = _its_cache(head, cache, cache_dir)
+    require_labelled(opened)
     head.require_fit(opened)
     on_note(f"cache {opened.path}: {settings_of(opened)}")
     split = split or _usual_split(opened, on_note)
@@ -150,7 +152,7 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
         batches = OrderedBatches(rows, index)
         module = head.module().to(where)
         logits = Logits(module, batches, n_rows=len(index))
-        labels = cache[source].labels[index.numpy()]
+        labels = labels_of(cache, source)[index.numpy()]
         by_row = _by_row(logits, labels, n_classes=len(head.class_names))
         right: list[npt.NDArray[np.bool_]] = []
         if split != "train":

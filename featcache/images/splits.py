@@ -85,6 +85,11 @@ class ArrayImages:
 class FileImages(Protocol):
     """Images that are decoded one at a time, in worker processes; picklable."""
 
+    @property
+    def expected(self) -> bytes:
+        """N SHA-256 of the files' bytes, of 32 bytes, zeros where unreadable; empty if unknown."""
+        ...
+
     def __len__(self) -> int: ...
 
     def take(self, rows: npt.NDArray[np.int64]) -> FileImages:
@@ -158,6 +163,17 @@ class Split:
             labels=self.labels[rows],
             ids=[self.ids[int(i)] for i in rows],
         )
+
+    def image_sha256(self) -> npt.NDArray[np.uint8]:
+        """Give the SHA-256 of each image, (N, 32), once the dataset is `identified`.
+
+        It is that of a file's bytes, zeros if it could not be read, or of an array's pixels.
+        """
+        if isinstance(self.images, ArrayImages):
+            digests = b"".join(hashlib.sha256(image).digest() for image in self.images.pixels)
+        else:
+            digests = self.images.expected
+        return np.frombuffer(digests, np.uint8).reshape(len(self.images), 32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -112,7 +112,8 @@ def compare_features(sides: Sides) -> list[ParityCheck]:
     largest, differences, cosines = [], [], []
     n_labels = 0
     for name, split in sides.cache.splits.items():
-        n_labels += int((split.labels != sides.dataset.splits[name].labels).sum())
+        if split.labels is not None:
+            n_labels += int((split.labels != sides.dataset.splits[name].labels).sum())
         rows = spaced(valid_rows(split), _N_FEATURES_CHECKED)
         images = ImageRows(sides.dataset.splits[name], rows.tolist(), sides.preprocess)
         for i, row in enumerate(rows.tolist()):

@@ -22,12 +22,13 @@ from featcache.store.describe import CacheDescription, SplitDescription, describ
 from featcache.store.extract_command import command_of, extract_command, made_with
 from featcache.store.hdf5_file import FilePlan, SplitPlan, was_made_from
 from featcache.store.identity import Identity, NumericClass, Provenance
-from featcache.store.manifest import Block, Extent, Manifest, rows_per_block
+from featcache.store.manifest import FILE_VERSION, PARTS, Block, Extent, Manifest, rows_per_block
 from featcache.store.reader import (
     Cache,
     CacheState,
     open_cache,
     opened_readonly,
+    read_reference,
     read_state,
     read_trunk_statistics,
 )
@@ -37,6 +38,8 @@ from featcache.store.verify import Damage, VerifyReport, require_sound, verify_c
 from featcache.store.writer import CacheWriter
 
 __all__ = [
+    "FILE_VERSION",
+    "PARTS",
     "Block",
     "Cache",
     "CacheDescription",
@@ -74,6 +77,7 @@ __all__ = [
     "open_cache",
     "opened_readonly",
     "partial_path",
+    "read_reference",
     "read_state",
     "read_trunk_statistics",
     "remove_cache",

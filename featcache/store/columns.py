@@ -13,20 +13,42 @@ from featcache.store.manifest import REASON_BYTES, Extent
 
 
 class SplitRows(NamedTuple):
-    """What is known of a split before its images are read."""
+    """What is known of a split before its images are decoded.
 
-    labels: npt.NDArray[np.int64]
+    Attributes:
+        labels: (N,) int64; None if the images have none.
+        ids: N ids.
+        image_sha256: (N, 32) uint8, SHA-256 of each image; None if they are not known.
+    """
+
+    labels: npt.NDArray[np.int64] | None
     ids: Sequence[str]
+    image_sha256: npt.NDArray[np.uint8] | None = None
 
 
-def labels_and_ids(
+def known_columns(
     rows: SplitRows, columns: Mapping[str, Extent], start: int, stop: int
 ) -> dict[str, bytes]:
-    """Write the labels and ids of rows start..stop as bytes of their columns."""
+    """Write what is known of the rows start..stop as bytes of those columns that the file has."""
     width = columns["ids"].row_nbytes
     ids = b"".join(encode_id(i).ljust(width, b"\0") for i in rows.ids[start:stop])
     require_planned(len(ids) == (stop - start) * width, "an id", "it is longer than its place")
-    return {"labels": rows.labels[start:stop].astype("<i8").tobytes(), "ids": ids}
+    known = {"ids": ids}
+    if "labels" in columns and rows.labels is not None:
+        known["labels"] = rows.labels[start:stop].astype("<i8").tobytes()
+    if "image_sha256" in columns and rows.image_sha256 is not None:
+        known["image_sha256"] = rows.image_sha256[start:stop].tobytes()
+    return known
+
+
+def require_known(rows: SplitRows, columns: Mapping[str, Extent], split: str) -> None:
+    """Refuse to write a split of which something else is known than was planned."""
+    found = {"labels": rows.labels, "image_sha256": rows.image_sha256}
+    shapes = {name: array.shape for name, array in found.items() if array is not None}
+    shapes["ids"] = (len(rows.ids),)
+    for name in {"ids", *found} & columns.keys():
+        holds = shapes.get(name) == columns[name].shape
+        require_planned(holds, split, "its labels, ids or digests of images are others")
 
 
 def require_planned(holds: bool, what: object, problem: str) -> None:

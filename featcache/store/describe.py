@@ -28,7 +28,7 @@ class SplitDescription:
         n_rows: N.
         row_shape: (D,), or (H, W, 3) for `pixels`.
         dtype: "float32", "float16" or "uint8".
-        rows_per_class: By class name.
+        rows_per_class: By class name; empty if the images have no labels.
         failures: The reason, by id, for every row that is not valid; empty for an incomplete
             file, whose unwritten rows are not valid either.
         n_not_decoded: Those of them that the machine, not the image, kept from being decoded;
@@ -54,12 +54,13 @@ class CacheDescription:
         n_rows: Rows of all splits.
         n_rows_done: Rows that are written.
         nbytes: Size of the file.
+        format_version: Of the file.
         fingerprint: 64 hex digits.
         identity: What the fingerprint is the hash of.
         provenance: Names, versions and counts for people.
         numerics: The numeric class that computed the rows.
         n_foreign_blocks: Blocks that another numeric class computed (--mix-numerics).
-        class_names: K names.
+        class_names: K names; empty if the images have no labels.
         splits: In file order.
     """
 
@@ -68,6 +69,7 @@ class CacheDescription:
     n_rows: int
     n_rows_done: int
     nbytes: int
+    format_version: int
     fingerprint: str
     identity: Mapping[str, Any]
     provenance: Mapping[str, Any]
@@ -86,13 +88,6 @@ def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
     splits = []
     for name, layout in manifest.splits.items():
         split = CacheSplit(name, layout.n_rows, file, layout.columns)
-        n_classes = len(manifest.class_names)
-        if not ((split.labels >= 0) & (split.labels < n_classes)).all():
-            raise CorruptError(
-                f"{path}: labels of split {name!r} lie outside its {n_classes} classes. Nothing "
-                f"was changed. Check the file with: featcache cache verify"
-            )
-        counts = np.bincount(split.labels, minlength=n_classes)
         features = layout.columns["features"]
         failures = split.failures if state.is_complete else {}
         splits.append(
@@ -101,9 +96,7 @@ def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
                 n_rows=layout.n_rows,
                 row_shape=features.shape[1:],
                 dtype=str(np.dtype(features.dtype)),
-                rows_per_class={
-                    c: int(n) for c, n in zip(manifest.class_names, counts, strict=True)
-                },
+                rows_per_class=_rows_per_class(path, manifest, split),
                 failures=failures,
                 n_not_decoded=sum(r.startswith(NOT_DECODED_HERE) for r in failures.values()),
             )
@@ -114,6 +107,7 @@ def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
         n_rows=state.n_rows,
         n_rows_done=state.n_rows_done,
         nbytes=manifest.file_size,
+        format_version=manifest.version,
         fingerprint=manifest.identity.fingerprint,
         identity=manifest.identity.to_json(),
         provenance={**_untold(manifest), **manifest.provenance},
@@ -122,6 +116,19 @@ def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
         class_names=manifest.class_names,
         splits=tuple(splits),
     )
+
+
+def _rows_per_class(path: Path, manifest: Manifest, split: CacheSplit) -> dict[str, int]:
+    labels, n_classes = split.labels, len(manifest.class_names)
+    if labels is None:
+        return {}
+    if not ((labels >= 0) & (labels < n_classes)).all():
+        raise CorruptError(
+            f"{path}: labels of split {split.name!r} lie outside its {n_classes} classes. Nothing "
+            f"was changed. Check the file with: featcache cache verify"
+        )
+    counts = np.bincount(labels, minlength=n_classes)
+    return {c: int(n) for c, n in zip(manifest.class_names, counts, strict=True)}
 
 
 def _untold(manifest: Manifest) -> dict[str, str]:

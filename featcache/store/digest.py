@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.core.files import read_at, read_into
-from featcache.store.manifest import Block, Manifest
+from featcache.store.manifest import Block, Manifest, Part
 
 _CHUNK = 4 << 20
 N_DIGEST_THREADS = min(4, os.cpu_count() or 1)
@@ -43,11 +43,9 @@ def skeleton_digest(fd: int, manifest: Manifest) -> bytes:
     return _digest(_pieces(fd, manifest.skeleton_extents()))
 
 
-def statistics_digest(fd: int, manifest: Manifest) -> bytes:
-    """SHA-256 of the backbone's statistics."""
-    assert manifest.statistics is not None, "this file has no statistics"
-    extent = manifest.statistics.extent
-    return _digest(_pieces(fd, [(extent.offset, extent.nbytes)]))
+def part_digest(fd: int, part: Part) -> bytes:
+    """SHA-256 of what has a slot of its own: the backbone's statistics, or the reference rows."""
+    return _digest(_pieces(fd, [part.extent.rows(0, part.extent.shape[0])]))
 
 
 def _digest(pieces: Iterable[bytes | memoryview]) -> bytes:

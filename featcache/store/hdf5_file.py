@@ -15,15 +15,17 @@ import numpy as np
 from h5py import h5d, h5f, h5p, h5s, h5t
 
 from featcache.core.files import preallocate, read_at, write_at
-from featcache.errors import StorageError, UsageError
+from featcache.errors import StorageError
 from featcache.store.identity import Identity, NumericClass, Provenance
 from featcache.store.ledger import SLOT_BYTES
 from featcache.store.manifest import (
+    FILE_VERSION,
     HDF5_SIGNATURE,
     HEADER,
     HEADER_LENGTH,
     MANIFEST_OFFSET,
     REASON_BYTES,
+    SHA256_BYTES,
     BackboneStatistics,
     Extent,
     Manifest,
@@ -49,23 +51,32 @@ class SplitPlan:
     feature_dtype: str
     id_nbytes: int
     has_reasons: bool
+    has_labels: bool = True
+    has_image_sha256: bool = False
 
     def columns(self) -> dict[str, Extent]:
         """The columns, at no place yet."""
-        columns = {
-            "labels": Extent(0, (self.n_rows,), "<i8"),
+        columns = {"labels": Extent(0, (self.n_rows,), "<i8")} if self.has_labels else {}
+        columns |= {
             "valid": Extent(0, (self.n_rows,), "|u1"),
             "features": Extent(0, (self.n_rows, *self.feature_shape), self.feature_dtype),
             "ids": Extent(0, (self.n_rows,), f"|S{self.id_nbytes}"),
         }
         if self.has_reasons:
             columns["reason"] = Extent(0, (self.n_rows,), f"|S{REASON_BYTES}")
+        if self.has_image_sha256:
+            columns["image_sha256"] = Extent(0, (self.n_rows, SHA256_BYTES), "|u1")
         return columns
 
 
 @dataclass(frozen=True)
 class FilePlan:
-    """A file that is to be made; the attributes are those of Manifest."""
+    """A file that is to be made; the attributes are those of Manifest.
+
+    Attributes:
+        rows_per_block: Doubled until a ledger holds all blocks.
+        reference: Shape of the reference rows; None if there are none.
+    """
 
     identity: Identity
     numerics: NumericClass
@@ -74,6 +85,8 @@ class FilePlan:
     rows_per_block: int
     splits: Mapping[str, SplitPlan]
     statistics: tuple[tuple[str, tuple[int, ...]], ...] | None = None
+    reference: tuple[int, int] | None = None
+    version: int = FILE_VERSION
 
     def draft(self) -> Manifest:
         """The manifest without places."""
@@ -89,14 +102,12 @@ class FilePlan:
             splits=splits,
             ledger=no_ledger,
             statistics=statistics,
+            reference=None if self.reference is None else Extent(0, self.reference, "<f4"),
             file_size=0,
+            version=self.version,
         )
-        if draft.n_slots > SLOTS_LIMIT:
-            raise UsageError(
-                f"{sum(s.n_rows for s in splits.values())} rows in blocks of {self.rows_per_block} "
-                f"need {draft.n_slots} slots of a ledger, which holds {SLOTS_LIMIT}. Nothing was "
-                f"written. Give a larger --batch-size: a block has at least the rows of one batch."
-            )
+        while draft.n_slots > SLOTS_LIMIT:
+            draft = replace(draft, rows_per_block=2 * draft.rows_per_block)
         return replace(draft, ledger=no_ledger._replace(shape=(draft.n_slots, SLOT_BYTES)))
 
 
@@ -111,7 +122,10 @@ def plan_of(manifest: Manifest) -> FilePlan:
             feature_dtype=features.dtype,
             id_nbytes=layout.columns["ids"].row_nbytes,
             has_reasons="reason" in layout.columns,
+            has_labels="labels" in layout.columns,
+            has_image_sha256="image_sha256" in layout.columns,
         )
+    reference = manifest.reference
     return FilePlan(
         identity=manifest.identity,
         numerics=manifest.numerics,
@@ -120,6 +134,8 @@ def plan_of(manifest: Manifest) -> FilePlan:
         rows_per_block=manifest.rows_per_block,
         splits=splits,
         statistics=None if manifest.statistics is None else manifest.statistics.entries,
+        reference=None if reference is None else (reference.shape[0], reference.shape[1]),
+        version=manifest.version,
     )
 
 
@@ -128,8 +144,7 @@ def largest_nbytes(plan: FilePlan) -> int:
     extents = [e for s in plan.splits.values() for e in s.columns().values()]
     draft = plan.draft()
     small = len(draft.to_bytes()) + draft.ledger.nbytes + (len(extents) + 8) * 2 * _PAGE
-    if draft.statistics is not None:
-        small += draft.statistics.extent.nbytes
+    small += sum(e.nbytes for _, e in draft.parts.values())
     gaps = len(plan.splits) * _FEATURE_ALIGNMENT
     rows = sum(e.nbytes for e in extents)
     return rows + small + (gaps if rows >= _SMALL else 0)
@@ -223,6 +238,7 @@ def _create(path: Path, plan: FilePlan) -> Manifest:
     draft = plan.draft()
     # 20 digits for each of the offsets that are still 0.
     n_places = 2 + sum(len(s.columns) for s in draft.splits.values())
+    n_places += draft.reference is not None
     capacity = len(draft.to_bytes()) + 20 * (n_places + 1)
     columns = {
         f"{split}/{column}": extent
@@ -230,13 +246,16 @@ def _create(path: Path, plan: FilePlan) -> Manifest:
         for column, extent in layout.columns.items()
     }
     features = {name: e for name, e in columns.items() if name.endswith("/features")}
-    ids = {name: e for name, e in columns.items() if name.endswith("/ids")}
+    last = ("/ids", "/image_sha256")
+    ids = {name: e for name, e in columns.items() if name.endswith(last)}
     alignment = _FEATURE_ALIGNMENT if sum(e.nbytes for e in features.values()) >= _SMALL else _PAGE
     with _open(path, alignment=_PAGE, is_new=True) as h5:
         _dataset(h5, "manifest", (-(-capacity // _PAGE) * _PAGE,), "|u1", early=True)
         _dataset(h5, "ledger", draft.ledger.shape, "|u1", early=True)
         if draft.statistics is not None:
             _dataset(h5, "trunk/statistics", draft.statistics.extent.shape, "<f4", early=True)
+        if draft.reference is not None:
+            _dataset(h5, "trunk/reference", draft.reference.shape, "<f4", early=True)
         for name, extent in columns.items():
             late = name in features or name in ids
             _dataset(h5, name, extent.shape, extent.dtype, early=not late)
@@ -300,10 +319,14 @@ def _placed(draft: Manifest, path: Path) -> Manifest:
     statistics = draft.statistics
     if statistics is not None:
         statistics = replace(statistics, offset=place["trunk/statistics"])
+    reference = draft.reference
+    if reference is not None:
+        reference = reference._replace(offset=place["trunk/reference"])
     manifest = replace(
         draft,
         splits=splits,
         statistics=statistics,
+        reference=reference,
         ledger=draft.ledger._replace(offset=place["ledger"]),
         file_size=path.stat().st_size,
     )

@@ -17,7 +17,6 @@ _SLOT = struct.Struct("<8sQ32s8sII")
 _SLOT_MAGIC = b"fcslot01"
 SLOT_BYTES = _SLOT.size
 SKELETON_SLOT = 0
-STATISTICS_SLOT = 1
 
 
 class Slot(NamedTuple):

@@ -10,15 +10,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from featcache.core.identity import FORMAT_VERSION, canonical_json
+from featcache.core.identity import canonical_json
 from featcache.store.identity import Identity, NumericClass, Provenance
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MANIFEST_OFFSET = 4096
 HEADER = "featcache manifest v{version:03d} length={length:010d} sha256={sha256}\n"
 HEADER_LENGTH = len(HEADER.format(version=1, length=0, sha256="0" * 64))
-COLUMNS = ("features", "labels", "valid", "reason", "ids")
+FILE_VERSION = 2
+"""The version of a new file. Version 1 is read, resumed and repaired as it is."""
+COLUMNS = ("features", "labels", "valid", "reason", "ids", "image_sha256")
+SHA256_BYTES = 32
 REASON_BYTES = 80
+TRUNK, REFERENCE = "trunk", "reference"
+PARTS = {TRUNK: "the backbone's running statistics", REFERENCE: "the backbone's reference rows"}
+"""What has a ledger slot of its own beside the blocks, by its name in a report of damage."""
 # 10 s at 4 images a second of VGG16 (31 GFLOP), the slowest backbone of the notebook: so fast are
 # two cores without an engine (docs/benchmarks.md).
 _GFLOP_PER_BLOCK = 10 * 4 * 31.0
@@ -61,6 +67,13 @@ class Block(NamedTuple):
     stop: int
 
 
+class Part(NamedTuple):
+    """What has a slot of its own beside the blocks: the statistics or the reference rows."""
+
+    slot: int
+    extent: Extent
+
+
 @dataclass(frozen=True)
 class SplitLayout:
     """One split of a file: how many rows, and where each column lies."""
@@ -96,7 +109,10 @@ class Manifest:
         splits: By name, in file order.
         ledger: (n_slots, 64) uint8.
         statistics: Present if the backbone's BatchNorm was adapted.
+        reference: (R, D) float32, features of the reference images; None where no network ran, and
+            in version 1.
         file_size: Bytes of the whole file.
+        version: Of the file's format, 1 or 2.
     """
 
     identity: Identity
@@ -107,7 +123,19 @@ class Manifest:
     splits: Mapping[str, SplitLayout]
     ledger: Extent
     statistics: BackboneStatistics | None
+    reference: Extent | None
     file_size: int
+    version: int
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts with a slot of their own, by their names in a report of damage."""
+        extents = {
+            TRUNK: None if self.statistics is None else self.statistics.extent,
+            REFERENCE: self.reference,
+        }
+        there = {name: extent for name, extent in extents.items() if extent is not None}
+        return {name: Part(1 + i, there[name]) for i, name in enumerate(there)}
 
     @property
     def n_blocks(self) -> int:
@@ -116,8 +144,8 @@ class Manifest:
 
     @property
     def n_slots(self) -> int:
-        """Slots of the ledger: the skeleton's, the statistics' if there are any, the blocks'."""
-        return self.n_blocks + (1 if self.statistics is None else 2)
+        """Slots of the ledger: the skeleton's, those of the parts, the blocks'."""
+        return 1 + len(self.parts) + self.n_blocks
 
     def blocks(self) -> list[Block]:
         """List every block, in slot order."""
@@ -141,8 +169,7 @@ class Manifest:
         """Yield (offset, bytes) of all that is neither ledger nor under a block's digest."""
         covered = [(self.ledger.offset, self.ledger.nbytes)]
         covered += [(e.offset, e.nbytes) for s in self.splits.values() for e in s.columns.values()]
-        if self.statistics is not None:
-            covered.append((self.statistics.offset, self.statistics.extent.nbytes))
+        covered += [(e.offset, e.nbytes) for _, e in self.parts.values()]
         end = 0
         for offset, nbytes in sorted(covered):
             if offset > end:
@@ -153,26 +180,27 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Write header line and JSON."""
-        body = canonical_json(
-            {
-                "identity": self.identity.to_json(),
-                "fingerprint": self.identity.fingerprint,
-                "numerics": self.numerics.to_json(),
-                "provenance": self.provenance.to_json(),
-                "class_names": list(self.class_names),
-                "rows_per_block": self.rows_per_block,
-                # A list, not a mapping: the order of the splits decides the numbers of the slots.
-                "splits": [
-                    {"name": name, "n_rows": s.n_rows, "columns": _extents_json(s.columns)}
-                    for name, s in self.splits.items()
-                ],
-                "ledger": _extents_json({"ledger": self.ledger})["ledger"],
-                "statistics": None if self.statistics is None else asdict(self.statistics),
-                "file_size": self.file_size,
-            }
-        ).encode()
+        said = {
+            "identity": self.identity.to_json(),
+            "fingerprint": self.identity.fingerprint,
+            "numerics": self.numerics.to_json(),
+            "provenance": self.provenance.to_json(),
+            "class_names": list(self.class_names),
+            "rows_per_block": self.rows_per_block,
+            # A list, not a mapping: the order of the splits decides the numbers of the slots.
+            "splits": [
+                {"name": name, "n_rows": s.n_rows, "columns": _extents_json(s.columns)}
+                for name, s in self.splits.items()
+            ],
+            "ledger": _extent_json(self.ledger),
+            "statistics": None if self.statistics is None else asdict(self.statistics),
+            "file_size": self.file_size,
+        }
+        if self.version > 1:
+            said["reference"] = None if self.reference is None else _extent_json(self.reference)
+        body = canonical_json(said).encode()
         sha256 = hashlib.sha256(body).hexdigest()
-        header = HEADER.format(version=FORMAT_VERSION, length=len(body), sha256=sha256)
+        header = HEADER.format(version=self.version, length=len(body), sha256=sha256)
         return header.encode() + body
 
 
@@ -196,7 +224,8 @@ def rows_per_block(row_nbytes: int, batch_size: int, *, gflop: float = 0.0) -> i
 
 
 def _extents_json(columns: Mapping[str, Extent]) -> dict[str, Any]:
-    return {
-        name: {"offset": e.offset, "shape": list(e.shape), "dtype": e.dtype}
-        for name, e in columns.items()
-    }
+    return {name: _extent_json(extent) for name, extent in columns.items()}
+
+
+def _extent_json(extent: Extent) -> dict[str, Any]:
+    return {"offset": extent.offset, "shape": list(extent.shape), "dtype": extent.dtype}

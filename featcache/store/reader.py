@@ -25,12 +25,11 @@ from featcache.errors import (
     UnsafeFileError,
     counted,
 )
-from featcache.store.digest import skeleton_digest, statistics_digest
+from featcache.store.digest import part_digest, skeleton_digest
 from featcache.store.extract_command import command_of
 from featcache.store.identity import Identity, Provenance
 from featcache.store.ledger import (
     SKELETON_SLOT,
-    STATISTICS_SLOT,
     Slot,
     numeric_class_id,
     unpack_slots,
@@ -39,6 +38,9 @@ from featcache.store.manifest import (
     HDF5_SIGNATURE,
     HEADER_LENGTH,
     MANIFEST_OFFSET,
+    PARTS,
+    REFERENCE,
+    TRUNK,
     Block,
     Manifest,
 )
@@ -53,7 +55,7 @@ class Cache:
     Attributes:
         path: The file, absolute: the rows are read from it whenever they are asked for.
         splits: By name.
-        class_names: K names; label k is class_names[k].
+        class_names: K names; label k is class_names[k]. Empty if the images have no labels.
         fingerprint: 64 hex digits; two caches of one fingerprint hold the same features.
         identity: What the fingerprint is the hash of: backbone, weights, preprocessing, dataset.
         provenance: Names and versions for people.
@@ -246,9 +248,9 @@ def read_manifest(fd: int, *, name: str) -> Manifest:
             f"Nothing was changed. Give a file that featcache wrote; if this is one, its first "
             f"bytes are damaged. Mend it with: featcache cache repair {shlex.quote(name)}"
         )
-    length, sha256 = parse_header(os.pread(fd, HEADER_LENGTH, MANIFEST_OFFSET), name=name)
-    body = os.pread(fd, length, MANIFEST_OFFSET + HEADER_LENGTH)
-    return parse_manifest(body, sha256=sha256, file_size=file_size, name=name)
+    header = parse_header(os.pread(fd, HEADER_LENGTH, MANIFEST_OFFSET), name=name)
+    body = os.pread(fd, header.length, MANIFEST_OFFSET + HEADER_LENGTH)
+    return parse_manifest(body, header, file_size=file_size, name=name)
 
 
 def read_slots(fd: int, manifest: Manifest, *, path: Path) -> tuple[dict[int, Slot], list[int]]:
@@ -290,18 +292,36 @@ def read_trunk_statistics(path: str | os.PathLike[str]) -> dict[str, npt.NDArray
     statistics = state.manifest.statistics
     if statistics is None:
         return {}
-    slot = state.slots.get(STATISTICS_SLOT)
-    with opened_readonly(path) as fd:
-        if slot is None or slot.sha256 != statistics_digest(fd, state.manifest):
-            raise CorruptError(
-                f"{path}: the backbone's running statistics are damaged or not written. Mend them "
-                f"with: featcache cache repair {shlex.quote(str(path))}"
-            )
-        extent = statistics.extent
-        flat = np.frombuffer(read_at(fd, extent.nbytes, extent.offset), extent.dtype)
+    flat = _read_part(path, state, TRUNK)
     ends = np.cumsum([math.prod(shape) for _, shape in statistics.entries])
     parts = np.split(flat, ends[:-1])
     return {
         name: part.reshape(shape)
         for (name, shape), part in zip(statistics.entries, parts, strict=True)
     }
+
+
+def read_reference(path: str | os.PathLike[str]) -> npt.NDArray[np.float32] | None:
+    """Read the reference rows, (R, D); None if the cache has none.
+
+    Raises:
+        CorruptError: If they are not what was written.
+    """
+    path = expanded(path)
+    state = read_state(path)
+    if state.manifest.reference is None:
+        return None
+    return _read_part(path, state, REFERENCE).reshape(state.manifest.reference.shape)
+
+
+def _read_part(path: Path, state: CacheState, name: str) -> npt.NDArray[np.float32]:
+    part = state.manifest.parts[name]
+    slot = state.slots.get(part.slot)
+    with opened_readonly(path) as fd:
+        if slot is None or slot.sha256 != part_digest(fd, part):
+            raise CorruptError(
+                f"{path}: {PARTS[name]} are damaged or not written. Mend them with: featcache "
+                f"cache repair {shlex.quote(str(path))}"
+            )
+        extent = part.extent
+        return np.frombuffer(read_at(fd, extent.nbytes, extent.offset), extent.dtype)

@@ -68,9 +68,20 @@ class CacheSplit:
             return np.memmap(file, extent.dtype, "r", extent.offset, extent.shape)
 
     @cached_property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """The labels, (N,) int64."""
-        return self._read("labels", 0, self.n_rows)
+    def labels(self) -> npt.NDArray[np.int64] | None:
+        """The labels, (N,) int64; None if the images have none."""
+        return self._read("labels", 0, self.n_rows) if "labels" in self._columns else None
+
+    @cached_property
+    def image_sha256(self) -> npt.NDArray[np.uint8] | None:
+        """SHA-256 of each image, (N, 32) uint8; None if the cache does not hold them.
+
+        Of an image file, it is that of the file's bytes, and zeros if it could not be read. Of an
+        array, it is that of its (H, W, 3) uint8 pixels. Equal rows are exact duplicates.
+        """
+        if "image_sha256" not in self._columns:
+            return None
+        return self._read("image_sha256", 0, self.n_rows)
 
     @cached_property
     def valid(self) -> npt.NDArray[np.bool_]:

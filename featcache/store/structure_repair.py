@@ -15,12 +15,11 @@ import numpy as np
 from featcache.core.files import named_failures, read_at, write_at
 from featcache.core.stopping import working
 from featcache.errors import CorruptError, FeatcacheError, MismatchError
-from featcache.store.digest import block_digest, statistics_digest
+from featcache.store.digest import block_digest, part_digest
 from featcache.store.hdf5_file import plan_of, skeleton_parts
 from featcache.store.ledger import (
     SKELETON_SLOT,
     SLOT_BYTES,
-    STATISTICS_SLOT,
     Slot,
     numeric_class_id,
     pack_slot,
@@ -117,12 +116,12 @@ def _mend_manifest(file: _Overlaid, path: Path) -> tuple[Manifest, list[str]]:
     room = os.pread(file.fd, MANIFEST_LIMIT + HEADER_LENGTH, MANIFEST_OFFSET)
 
     def read(raw: bytes) -> Manifest:
-        length, sha256 = parse_header(raw[:HEADER_LENGTH], name=str(path))
-        body = raw[HEADER_LENGTH : HEADER_LENGTH + length]
+        header = parse_header(raw[:HEADER_LENGTH], name=str(path))
+        body = raw[HEADER_LENGTH : HEADER_LENGTH + header.length]
         # The cheap part of a check first.
-        if len(body) != length or hashlib.sha256(body).hexdigest() != sha256:
+        if len(body) != header.length or hashlib.sha256(body).hexdigest() != header.sha256:
             raise _UnsignedError(path.name)
-        return parse_manifest(body, sha256=sha256, file_size=size, name=str(path))
+        return parse_manifest(body, header, file_size=size, name=str(path))
 
     other_version = None
     try:
@@ -148,7 +147,7 @@ def _mend_manifest(file: _Overlaid, path: Path) -> tuple[Manifest, list[str]]:
 def _manifest_end(room: bytes, name: str) -> int:
     """Find where the manifest's JSON ends: where its header says, or at the zeros behind it."""
     try:
-        end = HEADER_LENGTH + parse_header(room[:HEADER_LENGTH], name=name)[0]
+        end = HEADER_LENGTH + parse_header(room[:HEADER_LENGTH], name=name).length
     except FeatcacheError:
         end = HEADER_LENGTH
     zeros = room.find(b"\0", HEADER_LENGTH)
@@ -173,8 +172,9 @@ def _digest_of(file: _Overlaid, manifest: Manifest, number: int) -> bytes:
     """Digest what a slot acknowledges."""
     if number == SKELETON_SLOT:
         return file.skeleton_digest(manifest)
-    if number == STATISTICS_SLOT and manifest.statistics is not None:
-        return statistics_digest(file.fd, manifest)
+    for part in manifest.parts.values():
+        if number == part.slot:
+            return part_digest(file.fd, part)
     [block] = [block for block in manifest.blocks() if block.slot == number]
     return block_digest(file.fd, manifest, block)
 

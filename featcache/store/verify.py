@@ -20,10 +20,9 @@ from featcache.core.paths import expanded
 from featcache.core.starting import ANY_START, starting
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import CorruptError, UsageError
-from featcache.store.digest import N_DIGEST_THREADS, block_digest, statistics_digest
+from featcache.store.digest import N_DIGEST_THREADS, block_digest, part_digest
 from featcache.store.identity import Identity
-from featcache.store.ledger import STATISTICS_SLOT
-from featcache.store.manifest import Block
+from featcache.store.manifest import PARTS, Block
 from featcache.store.reader import Cache, CacheState, open_readonly, state_of
 
 Rooms = Callable[[int, int], AbstractContextManager[npt.NDArray[Any]]]
@@ -35,7 +34,8 @@ class Damage:
     """A block whose bytes are not those that were written.
 
     Attributes:
-        split: The split's name; "trunk" for the backbone's statistics.
+        split: The split's name; "trunk" for the backbone's statistics, "reference" for its
+            reference rows.
         block: The block's number within the file.
         first_row: Its first row within the split.
         last_row: Its last row, inclusive.
@@ -132,10 +132,11 @@ def _verified(
         if b.slot in damaged_slots
     ]
     try:
-        if not _statistics_are_sound(fd, state):
-            damages.append(
-                Damage("trunk", 0, 0, 0, "the backbone's running statistics are not as written")
-            )
+        damages += [
+            Damage(name, 0, 0, 0, f"{PARTS[name]} are not as written")
+            for name in state.manifest.parts
+            if not _is_sound(fd, state, name)
+        ]
         with ThreadPoolExecutor(N_DIGEST_THREADS) as threads:
             with starting("Threads that check digests", kept="Nothing was changed."):
                 found = threads.map(
@@ -176,13 +177,13 @@ def _what_is_wrong(fd: int, state: CacheState, block: Block, rooms: Rooms | None
     return None
 
 
-def _statistics_are_sound(fd: int, state: CacheState) -> bool:
-    if STATISTICS_SLOT in state.damaged_slots and state.manifest.statistics is not None:
-        return False
-    if state.manifest.statistics is None or STATISTICS_SLOT not in state.slots:
-        return True
+def _is_sound(fd: int, state: CacheState, name: str) -> bool:
+    """Tell whether a part with a slot of its own is as it was written, or not written yet."""
+    part = state.manifest.parts[name]
+    if part.slot not in state.slots:
+        return part.slot not in state.damaged_slots
     try:
-        return statistics_digest(fd, state.manifest) == state.slots[STATISTICS_SLOT].sha256
+        return part_digest(fd, part) == state.slots[part.slot].sha256
     except OSError:
         return False
 

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,35 +17,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.core.files import (
-    make_folder,
-    named_failures,
-    preallocate,
-    read_at,
-    require_file_size,
-    require_space,
-    sync_bytes,
-    sync_folder,
-    write_at,
-)
-from featcache.core.side_files import newborn_path, partial_path
+from featcache.core.files import named_failures, read_at, sync_bytes, sync_folder, write_at
+from featcache.core.side_files import partial_path
 from featcache.errors import counted
-from featcache.store.columns import SplitRows, clipped_reason, labels_and_ids, require_planned
-from featcache.store.digest import block_digest, skeleton_digest, statistics_digest
-from featcache.store.hdf5_file import FilePlan, create_skeleton, largest_nbytes
+from featcache.store.columns import SplitRows, clipped_reason, known_columns, require_planned
+from featcache.store.digest import block_digest, part_digest
+from featcache.store.hdf5_file import FilePlan
 from featcache.store.identity import NumericClass
-from featcache.store.ledger import (
-    SKELETON_SLOT,
-    SLOT_BYTES,
-    STATISTICS_SLOT,
-    Slot,
-    numeric_class_id,
-    pack_slot,
+from featcache.store.ledger import SLOT_BYTES, Slot, numeric_class_id, pack_slot
+from featcache.store.manifest import (
+    COLUMNS,
+    PARTS,
+    REASON_BYTES,
+    REFERENCE,
+    TRUNK,
+    Block,
+    Manifest,
 )
-from featcache.store.manifest import COLUMNS, MANIFEST_OFFSET, REASON_BYTES, Block, Manifest
+from featcache.store.new_file import make_partial_file
 from featcache.store.reader import open_regular, read_manifest, read_slots
-
-_ROWS_AT_ONCE = 1 << 16
 
 
 class CacheWriter:
@@ -86,28 +76,8 @@ class CacheWriter:
             DiskFullError: If the disk cannot hold it; nothing is left behind.
             StorageError: If the folder cannot be written.
         """
-        partial = partial_path(path)
-        nbytes = _plan_nbytes(plan)
-        newborn = newborn_path(path)
-        with named_failures(newborn, kept="Nothing was changed."):
-            newborn.unlink(missing_ok=True)  # a kill may have left one, with its space reserved
-        require_space(path.parent, nbytes=nbytes)
-        with named_failures(partial, kept="Nothing was written."):
-            make_folder(path.parent)
-            try:
-                # Before libhdf5, which meets such a limit in memory too, and then tells tracebacks.
-                require_file_size(largest_nbytes(plan))
-                with _opened(newborn, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as fd:
-                    preallocate(fd, nbytes)
-                    manifest = create_skeleton(fd, plan)
-                    _fill_skeleton(fd, manifest, rows)
-                    os.fsync(fd)
-                newborn.replace(partial)
-                sync_folder(path.parent)
-            except BaseException:
-                newborn.unlink(missing_ok=True)
-                raise
-            return cls.resume(path, rows)
+        make_partial_file(path, plan, rows)
+        return cls.resume(path, rows)
 
     @classmethod
     def resume(cls, path: Path, rows: Mapping[str, SplitRows]) -> CacheWriter:
@@ -211,7 +181,7 @@ class CacheWriter:
         content: dict[str, Any] = {
             "features": np.ascontiguousarray(features),
             "valid": valid.astype(np.uint8),
-            **labels_and_ids(self._rows[block.split], columns, block.start, block.stop),
+            **known_columns(self._rows[block.split], columns, block.start, block.stop),
         }
         if "reason" in columns:
             texts = np.zeros(n_rows, f"S{REASON_BYTES}")
@@ -237,26 +207,21 @@ class CacheWriter:
             values: (n_values,) float32.
             numerics: The numeric class that computed them, if not the file's own.
         """
-        if self.manifest.statistics is None:
-            raise ValueError("this file has no room for statistics")
-        extent = self.manifest.statistics.extent
-        require_planned(values.shape == extent.shape, self.file, "its statistics are others")
-        content = values.astype("<f4").tobytes()
-        with self._named_failures():
-            write_at(self._fd, content, extent.offset)
-        with self._uncommitted_lock:
-            self._uncommitted[STATISTICS_SLOT] = (hashlib.sha256(content).digest(), 0)
-        self.commit(numerics)
+        self._write_part(TRUNK, values, numerics)
 
     def read_statistics(self) -> npt.NDArray[np.float32] | None:
         """Read the backbone's running statistics, if they are there and whole."""
-        slot = self._slots.get(STATISTICS_SLOT)
-        if self.manifest.statistics is None or slot is None:
-            return None
-        if slot.sha256 != statistics_digest(self._fd, self.manifest):
-            return None
-        extent = self.manifest.statistics.extent
-        return np.frombuffer(read_at(self._fd, extent.nbytes, extent.offset), "<f4")
+        return self._read_part(TRUNK)
+
+    def write_reference(
+        self, values: npt.NDArray[np.float32], numerics: NumericClass | None = None
+    ) -> None:
+        """Write and acknowledge the reference rows, (R, D); as `write_statistics` does."""
+        self._write_part(REFERENCE, values, numerics)
+
+    def read_reference(self) -> npt.NDArray[np.float32] | None:
+        """Read the reference rows, (R, D), if they are there and whole."""
+        return self._read_part(REFERENCE)
 
     def commit(self, numerics: NumericClass | None = None) -> None:
         """Acknowledge the blocks written since the last commit.
@@ -312,37 +277,33 @@ class CacheWriter:
         fd, self._fd = self._fd, -1
         os.close(fd)
 
+    def _write_part(
+        self, name: str, values: npt.NDArray[np.float32], numerics: NumericClass | None
+    ) -> None:
+        if name not in self.manifest.parts:
+            raise ValueError(f"this file has no room for {PARTS[name]}")
+        slot, extent = self.manifest.parts[name]
+        require_planned(values.shape == extent.shape, self.file, f"{PARTS[name]} are others")
+        content = values.astype("<f4").tobytes()
+        with self._named_failures():
+            write_at(self._fd, content, extent.offset)
+        with self._uncommitted_lock:
+            self._uncommitted[slot] = (hashlib.sha256(content).digest(), 0)
+        self.commit(numerics)
+
+    def _read_part(self, name: str) -> npt.NDArray[np.float32] | None:
+        part = self.manifest.parts.get(name)
+        if part is None or part.slot not in self._slots:
+            return None
+        if self._slots[part.slot].sha256 != part_digest(self._fd, part):
+            return None
+        extent = part.extent
+        flat = np.frombuffer(read_at(self._fd, extent.nbytes, extent.offset), "<f4")
+        return flat.reshape(extent.shape)
+
     def _named_failures(self) -> contextlib.AbstractContextManager[None]:
         return named_failures(self.file, kept=self._kept)
 
     def _kept(self) -> str:
         n = sum(b.stop - b.start for b in self.acknowledged())
         return f"{counted(n, 'row')} {'is' if n == 1 else 'are'} kept."
-
-
-def _plan_nbytes(plan: FilePlan) -> int:
-    """Bytes of the rows of a planned file: its size but for a few alignment gaps."""
-    return sum(e.nbytes for s in plan.splits.values() for e in s.columns().values())
-
-
-@contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _fill_skeleton(fd: int, manifest: Manifest, rows: Mapping[str, SplitRows]) -> None:
-    write_at(fd, manifest.to_bytes(), MANIFEST_OFFSET)
-    for name, layout in manifest.splits.items():
-        found = (rows[name].labels.shape, len(rows[name].ids))
-        wanted = ((layout.n_rows,), layout.n_rows)
-        require_planned(found == wanted, name, "its labels or ids are others")
-        for start in range(0, layout.n_rows, _ROWS_AT_ONCE):
-            stop = min(start + _ROWS_AT_ONCE, layout.n_rows)
-            for column, part in labels_and_ids(rows[name], layout.columns, start, stop).items():
-                write_at(fd, part, layout.columns[column].rows(start, stop)[0])
-    slot = Slot(skeleton_digest(fd, manifest), numeric_class_id(manifest.numerics))
-    write_at(fd, pack_slot(SKELETON_SLOT, slot, 0), manifest.ledger.offset)

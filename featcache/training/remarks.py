@@ -11,6 +11,7 @@ from featcache.config import VAL_FRACTION, TrainSpec
 from featcache.errors import clipped
 from featcache.evaluation.metrics import Estimate
 from featcache.evaluation.remarks import majority_remark, wilson_interval
+from featcache.features.trainable import labels_of
 from featcache.heads.head_file import load_head
 from featcache.heads.run_files import HeadRun
 from featcache.store import Cache
@@ -55,7 +56,7 @@ def _remarks(run: HeadRun, cache: Cache, train: TrainSpec, recipe: Recipe) -> It
     if run.test_acc is not None:
         figure, acc, split = "test_acc", run.test_acc, "test"
     rows = cache[split]
-    labels = rows.labels[rows.valid]
+    labels = labels_of(cache, split)[rows.valid]
     n = len(labels)
     if split == "train":  # a share of it was left for validation
         n = math.floor(n * (VAL_FRACTION if train.val_fraction is None else train.val_fraction))

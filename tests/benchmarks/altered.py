@@ -27,6 +27,7 @@ from featcache.core.reporting import silent
 from featcache.features.resident import load_sound
 from featcache.features.rows import FeatureRows
 from featcache.features.split import training_rows, valid_rows
+from featcache.features.trainable import labels_of
 from featcache.heads.head_file import load_head
 from featcache.heads.run_files import HeadRun
 from featcache.store import Cache
@@ -131,7 +132,7 @@ class AlteredTraining:
             stop = min(start + _ROWS_PER_READ, len(split))
             is_valid = torch.from_numpy(split.valid[start:stop])
             features = torch.from_numpy(split.read(start, stop)).float()[is_valid]
-            labels = torch.from_numpy(split.labels[start:stop])[is_valid]
+            labels = torch.from_numpy(labels_of(self.cache, "test")[start:stop])[is_valid]
             with torch.inference_mode():
                 logits = module(alter(features.to(self.device)))
                 loss += float(cross_entropy(logits, labels.to(self.device), reduction="sum"))

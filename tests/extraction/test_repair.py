@@ -99,7 +99,7 @@ def test_adapted_statistics_are_made_again(extract: Extract) -> None:
     report = featcache.repair_cache(path, n_workers=0)
 
     assert path.read_bytes() == sound
-    assert report.mended == ("the backbone's statistics",)
+    assert report.mended == ("the backbone's running statistics",)
 
 
 def test_a_copy_elsewhere_is_repaired_there(

@@ -125,11 +125,10 @@ def test_canaries_catch_stored_rows_that_cannot_be_computed_again(
 ) -> None:
     interrupt(extract, 4)
     [partial] = featcache.list_caches(extract.keywords["cache_dir"])  # type: ignore[attr-defined]
+    _, images = featcache.load_dataset(f"folder:{image_folder}", data_dir=".").identified()
     plan_rows = {
-        name: SplitRows(split.labels, split.ids)
-        for name, split in featcache.load_dataset(
-            f"folder:{image_folder}", data_dir="."
-        ).splits.items()
+        name: SplitRows(split.labels, split.ids, split.image_sha256())
+        for name, split in images.splits.items()
     }
     with CacheWriter.resume(partial.path.with_suffix(""), plan_rows) as writer:
         block = writer.acknowledged()[0]
@@ -142,7 +141,7 @@ def test_canaries_catch_stored_rows_that_cannot_be_computed_again(
         extract()
 
 
-@pytest.mark.parametrize("column", ["features", "labels", "valid", "ids"])
+@pytest.mark.parametrize("column", ["features", "labels", "valid", "ids", "image_sha256"])
 def test_damaged_rows_of_a_partial_file_are_computed_again(
     extract: Extract, tmp_path: Path, small_blocks: None, column: str
 ) -> None:

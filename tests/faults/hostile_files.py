@@ -12,14 +12,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featcache.core.identity import FORMAT_VERSION, canonical_json
+from featcache.core.identity import canonical_json
 from featcache.store.digest import skeleton_digest
 from featcache.store.ledger import SLOT_BYTES, Slot, pack_slot
 from featcache.store.manifest import HEADER, MANIFEST_OFFSET, Manifest
 from featcache.store.reader import read_manifest
 
 SECRET = b"the secret of another file......"
-_GOOD_MANIFEST = b"featcache manifest v001 length="
+_GOOD_MANIFEST = b"featcache manifest v002 length="
 
 
 Write = Callable[[Path], object]
@@ -167,7 +167,7 @@ def _from(good: bytes) -> dict[str, Write]:
         "signature-only": raw(good[:8]),
         "cut": raw(good[:-1]),
         "longer": raw(good + b"\0"),
-        "other-version": raw(good.replace(_GOOD_MANIFEST, b"featcache manifest v002 length=")),
+        "other-version": raw(good.replace(_GOOD_MANIFEST, b"featcache manifest v003 length=")),
         "huge-length": raw(good.replace(_GOOD_MANIFEST + b"00000", _GOOD_MANIFEST + b"99999")),
         "other-headers": raw(other_address),
         "nan": raw(good.replace(b'"limit":null', b'"limit":NaN ')),
@@ -202,7 +202,7 @@ def with_manifest(good: bytes, manifest: Manifest, value: object) -> bytes:
     """Write JSON in the manifest's place, its own digest and that of the skeleton right."""
     body = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     sha256 = hashlib.sha256(body).hexdigest()
-    header = HEADER.format(version=FORMAT_VERSION, length=len(body), sha256=sha256).encode()
+    header = HEADER.format(version=manifest.version, length=len(body), sha256=sha256).encode()
     signed = (header + body).ljust(len(manifest.to_bytes()), b"\0")
     changed = bytearray(good)
     changed[MANIFEST_OFFSET : MANIFEST_OFFSET + len(signed)] = signed

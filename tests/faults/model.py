@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from featcache.store import read_state
-from featcache.store.ledger import SKELETON_SLOT, SLOT_BYTES, STATISTICS_SLOT
+from featcache.store.ledger import SKELETON_SLOT, SLOT_BYTES
 
 
 class Model:
@@ -29,9 +29,8 @@ class Model:
         self._slot = np.full(len(self._whole), SKELETON_SLOT)
         self._is_rows = np.zeros(len(self._whole), np.bool_)
         extents = [(b.slot, e) for b in manifest.blocks() for e in manifest.block_extents(b)]
-        if manifest.statistics is not None:
-            extent = manifest.statistics.extent
-            extents.append((STATISTICS_SLOT, (extent.offset, extent.nbytes)))
+        self._parts = {part.slot: name for name, part in manifest.parts.items()}
+        extents += [(p.slot, (p.extent.offset, p.extent.nbytes)) for p in manifest.parts.values()]
         for slot, (offset, nbytes) in extents:
             self._slot[offset : offset + nbytes] = slot
             self._is_rows[offset : offset + nbytes] = True
@@ -80,7 +79,10 @@ class Model:
         places = set()
         for slot in {int(self._slot[offset]) for offset in self.flips}:
             block = self._blocks.get(slot)
-            places.add((block.split, block.start, block.stop - 1) if block else ("trunk", 0, 0))
+            is_part = block is None
+            places.add(
+                (self._parts[slot], 0, 0) if is_part else (block.split, block.start, block.stop - 1)
+            )
         return places
 
     def pick(self, kind: str, place: float) -> tuple[int, int]:

@@ -40,7 +40,7 @@ def test_a_signed_hole_of_terabytes_is_refused_before_it_is_read(tmp_path: Path)
         raw = read_manifest(fd, name="a").to_bytes()
     manifest = {**json.loads(raw.split(b"\n", 1)[1]), "file_size": 1 << 41}
     body = canonical_json(manifest).encode()
-    head = HEADER.format(version=1, length=len(body), sha256=hashlib.sha256(body).hexdigest())
+    head = HEADER.format(version=2, length=len(body), sha256=hashlib.sha256(body).hexdigest())
     with path.open("r+b") as file:
         file.seek(MANIFEST_OFFSET)
         file.write(head.encode() + body)

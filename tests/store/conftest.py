@@ -29,15 +29,17 @@ class Rows:
 
     Attributes:
         features: (N, ...) in the storage type.
-        labels: (N,) int64.
+        labels: (N,) int64; None if the images have none.
         ids: N ids.
         reasons: Why a row is not valid, by row.
+        image_sha256: (N, 32) uint8; None if the file does not hold them.
     """
 
     features: npt.NDArray[Any]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64] | None
     ids: Sequence[str]
     reasons: Mapping[int, str] = field(default_factory=dict)
+    image_sha256: npt.NDArray[np.uint8] | None = None
 
 
 def random_rows(
@@ -61,7 +63,9 @@ class Recipe:
     identity: Mapping[str, Any] = field(default_factory=lambda: {"backbone": "toy", "seed": 0})
     numerics: Mapping[str, Any] = field(default_factory=lambda: {"precision": "fp32"})
     statistics: npt.NDArray[np.float32] | None = None
+    reference: npt.NDArray[np.float32] | None = None
     has_reasons: bool = True
+    version: int = 2
 
     @property
     def partial(self) -> Path:
@@ -70,11 +74,13 @@ class Recipe:
     def plan(self) -> FilePlan:
         splits = {
             name: SplitPlan(
-                n_rows=len(rows.labels),
+                n_rows=len(rows.ids),
                 feature_shape=rows.features.shape[1:],
                 feature_dtype=rows.features.dtype.str.replace("=", "<"),
                 id_nbytes=max(len(encode_id(i)) for i in rows.ids),
                 has_reasons=self.has_reasons,
+                has_labels=rows.labels is not None,
+                has_image_sha256=rows.image_sha256 is not None,
             )
             for name, rows in self.splits.items()
         }
@@ -91,15 +97,19 @@ class Recipe:
             rows_per_block=self.rows_per_block,
             splits=splits,
             statistics=statistics,
+            reference=None if self.reference is None else self.reference.shape,
+            version=self.version,
         )
 
     def rows(self) -> dict[str, SplitRows]:
-        return {n: SplitRows(r.labels, r.ids) for n, r in self.splits.items()}
+        return {n: SplitRows(r.labels, r.ids, r.image_sha256) for n, r in self.splits.items()}
 
     def create(self) -> CacheWriter:
         writer = CacheWriter.create(self.path, self.plan(), self.rows())
         if self.statistics is not None:
             writer.write_statistics(self.statistics)
+        if self.reference is not None:
+            writer.write_reference(self.reference)
         return writer
 
     def write(self, writer: CacheWriter, blocks: Sequence[Block], *, commit: bool = True) -> None:
@@ -117,6 +127,8 @@ class Recipe:
             writer.recheck()
             if self.statistics is not None and writer.read_statistics() is None:
                 writer.write_statistics(self.statistics)
+            if self.reference is not None and writer.read_reference() is None:
+                writer.write_reference(self.reference)
             self.write(writer, writer.pending())
             writer.finish()
 

@@ -8,7 +8,6 @@ import h5py
 import numpy as np
 import pytest
 
-from featcache.errors import UsageError
 from featcache.store import SplitPlan, open_cache, read_state, rows_per_block, verify_cache
 from featcache.store.manifest import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
 from featcache.store.manifest_parser import parse_header
@@ -72,11 +71,11 @@ def test_the_manifest_begins_at_byte_4096_and_is_canonical_json(built: Path) -> 
     raw = built.read_bytes()[MANIFEST_OFFSET:]
     header, rest = raw[:HEADER_LENGTH], raw[HEADER_LENGTH:]
 
-    length, sha256 = parse_header(header, name=built.name)
+    _, length, sha256 = parse_header(header, name=built.name)
 
     body = rest[:length]
     assert MANIFEST_OFFSET == 4096
-    assert header.startswith(b"featcache manifest v001 length=")
+    assert header.startswith(b"featcache manifest v002 length=")
     assert hashlib.sha256(body).hexdigest() == sha256
     assert json.dumps(json.loads(body), sort_keys=True, separators=(",", ":")).encode() == body
 
@@ -234,17 +233,24 @@ def test_a_block_is_10_s_of_work_at_most(
     assert rows_per_block(row_nbytes, batch_size, gflop=gflop) == expected
 
 
-def test_more_rows_than_a_ledger_has_slots_are_refused_before_a_byte_is_written(
-    make_recipe: MakeRecipe,
+@pytest.mark.parametrize(
+    ("n_rows", "rows_per_block"),
+    [
+        (16 * ((1 << 20) - 1), 16),  # 16.8 million rows: the last for which a ledger has a slot
+        (16 * ((1 << 20) - 1) + 1, 32),
+        (1 << 30, 2048),
+    ],
+)
+def test_blocks_grow_where_a_ledger_would_not_hold_them_all(
+    make_recipe: MakeRecipe, n_rows: int, rows_per_block: int
 ) -> None:
-    n_rows = 16 * ((1 << 20) - 1) + 1
     splits = {"train": SplitPlan(n_rows, (2,), "<f4", id_nbytes=8, has_reasons=False)}
     plan = replace(make_recipe().plan(), rows_per_block=16, splits=splits)
 
-    with pytest.raises(UsageError, match=r"1048577 slots of a ledger, .* larger --batch-size"):
-        plan.draft()
+    draft = plan.draft()
 
-    assert replace(plan, rows_per_block=32).draft().n_slots == (1 << 19) + 1
+    assert draft.rows_per_block == rows_per_block
+    assert draft.n_slots == 1 + -(-n_rows // rows_per_block) <= 1 << 20
 
 
 def test_plain_h5py_reads_what_featcache_reads(built: Path, recipe: Recipe) -> None:

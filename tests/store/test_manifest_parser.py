@@ -12,20 +12,20 @@ import pytest
 from featcache.errors import CorruptError, MismatchError
 from featcache.store import CacheWriter, open_cache
 from featcache.store.manifest import HEADER_LENGTH, MANIFEST_OFFSET, Manifest
-from featcache.store.manifest_parser import parse_header, parse_manifest
+from featcache.store.manifest_parser import FirstLine, parse_header, parse_manifest
 from tests.faults.hostile_files import resigned
 from tests.store.conftest import MakeRecipe, Recipe
 
 
 def body_of(path: Path) -> bytes:
     raw = path.read_bytes()
-    length, _ = parse_header(raw[MANIFEST_OFFSET : MANIFEST_OFFSET + HEADER_LENGTH], name=path.name)
-    return raw[MANIFEST_OFFSET + HEADER_LENGTH :][:length]
+    header = parse_header(raw[MANIFEST_OFFSET : MANIFEST_OFFSET + HEADER_LENGTH], name=path.name)
+    return raw[MANIFEST_OFFSET + HEADER_LENGTH :][: header.length]
 
 
 def parse(body: bytes, path: Path) -> Manifest:
-    sha256 = hashlib.sha256(body).hexdigest()
-    return parse_manifest(body, sha256=sha256, file_size=path.stat().st_size, name=path.name)
+    header = FirstLine(2, len(body), hashlib.sha256(body).hexdigest())
+    return parse_manifest(body, header, file_size=path.stat().st_size, name=path.name)
 
 
 def test_a_manifest_is_read_back_as_it_was_written(make_recipe: MakeRecipe) -> None:
@@ -247,7 +247,9 @@ def test_a_manifest_with_another_digest_is_refused(built: Path) -> None:
     body = body_of(built)
 
     with pytest.raises(CorruptError, match=r"the manifest is damaged \(its SHA-256 differs\)"):
-        parse_manifest(body, sha256="0" * 64, file_size=built.stat().st_size, name="a.h5")
+        parse_manifest(
+            body, FirstLine(2, len(body), "0" * 64), file_size=built.stat().st_size, name="a.h5"
+        )
 
 
 def test_a_file_cut_or_extended_is_refused_with_both_sizes(built: Path) -> None:
@@ -259,11 +261,11 @@ def test_a_file_cut_or_extended_is_refused_with_both_sizes(built: Path) -> None:
 
 
 def test_a_file_of_another_format_version_is_refused_by_name(built: Path) -> None:
-    raw = built.read_bytes().replace(b"featcache manifest v001", b"featcache manifest v002")
+    raw = built.read_bytes().replace(b"featcache manifest v002", b"featcache manifest v003")
     built.write_bytes(raw)
 
     with pytest.raises(
-        MismatchError, match="has format version 2, but this featcache reads version 1"
+        MismatchError, match=r"made by a later featcache: its format version is 3, .* 1 to 2"
     ) as caught:
         open_cache(built)
 
@@ -271,7 +273,7 @@ def test_a_file_of_another_format_version_is_refused_by_name(built: Path) -> Non
 
 
 def test_a_manifest_longer_than_any_is_not_read(built: Path) -> None:
-    header = b"featcache manifest v001 length=9999999999 sha256=" + b"0" * 64 + b"\n"
+    header = b"featcache manifest v002 length=9999999999 sha256=" + b"0" * 64 + b"\n"
 
     with pytest.raises(CorruptError, match="a manifest of 9999999999 bytes is more than any"):
         parse_header(header, name="a.h5")
@@ -284,7 +286,7 @@ def test_a_file_whose_manifest_promises_huge_rows_is_refused_at_once(
     more_rows(manifest)
     body = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
     sha256 = hashlib.sha256(body).hexdigest()
-    header = f"featcache manifest v001 length={len(body):010d} sha256={sha256}\n".encode()
+    header = f"featcache manifest v002 length={len(body):010d} sha256={sha256}\n".encode()
     with built.open("r+b") as file:
         file.seek(MANIFEST_OFFSET)
         file.write(header + body)

@@ -179,7 +179,7 @@ def test_an_id_longer_than_its_place_is_refused_before_a_file_is_left(tmp_path: 
 def test_labels_of_another_length_than_their_split_are_refused(recipe: Recipe) -> None:
     rows = {n: SplitRows(r.labels[:-1], r.ids) for n, r in recipe.splits.items()}
 
-    with pytest.raises(CorruptError, match="its labels or ids are others"):
+    with pytest.raises(CorruptError, match="its labels, ids or digests of images are others"):
         CacheWriter.create(recipe.path, recipe.plan(), rows)
 
 

@@ -74,12 +74,14 @@ def info(cache: CacheArgument, *, cache_dir: str, json: JsonOption = False) -> N
         "cache": description.path,
         "state": f"{description.state}, {description.n_rows_done} of "
         f"{counted(description.n_rows, 'row')}",
+        "format version": description.format_version,
         "fingerprint": description.fingerprint,
     }
     facts |= {name: _words(value) for name, value in description.identity.items()}
     facts |= {f"made with {n}": v for n, v in description.provenance.items() if v is not None}
     facts |= {f"numerics {name}": value for name, value in description.numerics.items()}
-    facts["classes"] = ", ".join(description.class_names[:12]) + (
+    names = ", ".join(description.class_names[:12]) or "none: the images have no labels"
+    facts["classes"] = names + (
         f", ... ({len(description.class_names)})" if len(description.class_names) > 12 else ""
     )
     for split in description.splits:

@@ -15,7 +15,7 @@ import numpy as np
 from featcache.config import IMPORTED, ExtractSpec
 from featcache.core.arguments import several, text, whole_number
 from featcache.core.dataset_names import imported_slug
-from featcache.core.identity import FORMAT_VERSION
+from featcache.core.identity import IDENTITY_FORMAT
 from featcache.core.paths import expanded, healed, portable
 from featcache.core.reporting import silent
 from featcache.core.starting import ANY_START, starting
@@ -129,14 +129,14 @@ def import_features(
     dataset = f"{IMPORTED}:{slug}"
     folder = expanded(cache_dir) / slug
     splits = scan(source, keys, store_dtype=store_dtype, folder=folder)
-    labels_by_split = {n: s.rows.labels for n, s in splits.items()}
+    labels_by_split = {n: s.labels for n, s in splits.items()}
     names = tuple(map(healed, several(text, "--class-names", class_names)))
     if n_classes is not None:
         n_classes = whole_number("--n-classes", n_classes)
     names = named_classes(labels_by_split, names, n_classes, on_note or silent)
     identity = Identity.from_json(
         {
-            "format": FORMAT_VERSION,
+            "format": IDENTITY_FORMAT,
             "backbone": IMPORTED,
             "bn": "frozen",
             "store_dtype": store_dtype,
@@ -191,10 +191,10 @@ def _is_sound(target: Path, plan: FilePlan) -> bool:
 
 def _split_plan(split: ScannedSplit, store_dtype: str) -> SplitPlan:
     return SplitPlan(
-        n_rows=len(split.rows.labels),
+        n_rows=len(split),
         feature_shape=(split.n_features,),
         feature_dtype=np.dtype(store_dtype).newbyteorder("<").str,
-        id_nbytes=max(len(encode_id(i)) for i in split.rows.ids),
+        id_nbytes=max(len(encode_id(i)) for i in split.ids),
         has_reasons=False,
     )
 
@@ -224,7 +224,7 @@ def _write(
 def _write_split(writer: CacheWriter, name: str, split: ScannedSplit, column: Column) -> None:
     dtype = writer.manifest.splits[name].columns["features"].dtype
     sha = hashlib.sha256()
-    if (column.shape[0], math.prod(column.shape[1:])) != (len(split.rows.labels), split.n_features):
+    if (column.shape[0], math.prod(column.shape[1:])) != (len(split), split.n_features):
         raise CorruptError(_CHANGED)
     parts = stored_rows(column, np.dtype(dtype).name, name)
     held = np.empty((0, split.n_features), dtype)

@@ -30,14 +30,24 @@ class ScannedSplit:
     """What the first reading found of a split.
 
     Attributes:
-        rows: Its labels and ids.
+        labels: (N,) int64.
+        ids: N ids.
         n_features: D.
         features_sha256: Of its features in the storage type.
     """
 
-    rows: SplitRows
+    labels: npt.NDArray[np.int64]
+    ids: Sequence[str]
     n_features: int
     features_sha256: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def rows(self) -> SplitRows:
+        """What a writer is told of it."""
+        return SplitRows(self.labels, self.ids)
 
 
 class RowNumbers(Sequence[str]):
@@ -98,7 +108,7 @@ def scan(
             for part in stored_rows(of_it["features"], store_dtype, name):
                 sha.update(part.data.cast("B"))
             splits[name] = ScannedSplit(
-                SplitRows(labels_found, ids_found), _n_features(of_it), sha.hexdigest()
+                labels_found, ids_found, _n_features(of_it), sha.hexdigest()
             )
     return splits
 
@@ -204,8 +214,8 @@ def content_digest(splits: Mapping[str, ScannedSplit], names: Sequence[str]) -> 
 
     for name, split in splits.items():
         add(name.encode())
-        add(split.rows.labels.data.cast("B"))
-        _add_list(sha.update, split.rows.ids)
+        add(split.labels.data.cast("B"))
+        _add_list(sha.update, split.ids)
         add(f"{split.n_features} {split.features_sha256}".encode())
     return sha.hexdigest()
 
