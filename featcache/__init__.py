@@ -28,6 +28,9 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.extraction.repair import repair_cache as repair_cache
     from featcache.extraction.result import ExtractResult as ExtractResult
     from featcache.extraction.result import Failure as Failure
+    from featcache.extraction.verify_images import ChangedImage as ChangedImage
+    from featcache.extraction.verify_images import ImagesReport as ImagesReport
+    from featcache.extraction.verify_images import verify_images as verify_images
     from featcache.features.datamodule import FeatureDataModule as FeatureDataModule
     from featcache.heads.head_file import TrainedHead as TrainedHead
     from featcache.heads.head_file import load_head as load_head
@@ -73,6 +76,7 @@ _NAMES = {
     "extraction.progress": ("Progress",),
     "extraction.repair": ("RepairReport", "repair_cache"),
     "extraction.result": ("ExtractResult", "Failure"),
+    "extraction.verify_images": ("ChangedImage", "ImagesReport", "verify_images"),
     "features.datamodule": ("FeatureDataModule",),
     "heads.head_file": ("TrainedHead", "load_head"),
     "heads.run_files": ("HeadRun",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from featcache_cli.console import ProgressDisplay, ask, fail, note, reset_progre
 from featcache_cli.grammar import Command, Group
 from featcache_cli.options import CacheArgument, JsonOption, options_of, takes
 from featcache_cli.tables import show_facts, show_table
+
+if TYPE_CHECKING:
+    from featcache import ImagesReport
 
 app = typer.Typer(cls=Group, help="List, verify, repair, import, remove caches.")
 app.command("import", cls=Command)(cache_import.import_)
@@ -104,7 +107,16 @@ def info(cache: CacheArgument, *, cache_dir: str, json: JsonOption = False) -> N
 
 
 @app.command("verify", cls=Command)
-@takes(options_of(ExtractSpec, "cache_dir"))
+@takes(
+    options_of(
+        ExtractSpec,
+        "dataset",
+        help={"dataset": "Where the images are now, for --images."},
+        optional=True,
+        unset="where they were",
+    ),
+    options_of(ExtractSpec, "data_dir", "cache_dir"),
+)
 def verify(
     cache: CacheArgument,
     subset: Annotated[
@@ -114,17 +126,30 @@ def verify(
             rich_help_panel="Check",
         ),
     ] = "100%",
+    images: Annotated[
+        bool,
+        typer.Option(
+            "--images",
+            help="Read the images too, and name those that changed.",
+            rich_help_panel="Check",
+        ),
+    ] = False,
     *,
+    dataset: str | None,
+    data_dir: str,
     cache_dir: str,
     json: JsonOption = False,
 ) -> None:
-    """Check every digest of a cache.
+    """Check every digest of a cache; with --images, also those of the images.
 
-    Exit 13 if a byte is not what was written, 10 if rows are still to be computed.
+    Exit 13 if a byte is not what was written, 10 if rows are still to be computed, 12 if the images
+    are not those that the cache was made from.
     """
     from featcache.store import command_of, find_cache, read_state, verify_cache
 
     share = _share(subset)
+    if dataset is not None and not images:
+        raise UsageError("--dataset says where the images are for --images, which was not given.")
     path = find_cache(cache, cache_dir=cache_dir)
     note(f"checking {path}")
     display = ProgressDisplay()
@@ -134,17 +159,34 @@ def verify(
         on_progress=lambda done, total: display.show("blocks", done, total),
     )
     reset_progress()
-    if json:
-        show_json({**vars(report), "is_sound": report.is_sound})
-    else:
-        show_facts(
-            {
-                "cache": report.path,
-                "checked": f"{report.n_blocks_checked} of {counted(report.n_blocks, 'block')}, "
-                f"{report.n_rows_checked} of {counted(report.n_rows, 'row')}",
-                "result": "sound" if report.is_sound else "DAMAGED",
-            }
+    found = None
+    if images and report.is_sound:
+        from featcache import verify_images
+
+        found = verify_images(
+            path,
+            dataset=dataset,
+            data_dir=data_dir,
+            on_progress=lambda done, total: display.show("images", done, total),
+            on_note=note,
         )
+        reset_progress()
+    if json:
+        of_images = {} if found is None else {"images": {**vars(found), "are_same": found.are_same}}
+        show_json({**vars(report), "is_sound": report.is_sound, **of_images})
+    else:
+        facts = {
+            "cache": report.path,
+            "checked": f"{report.n_blocks_checked} of {counted(report.n_blocks, 'block')}, "
+            f"{report.n_rows_checked} of {counted(report.n_rows, 'row')}",
+            "result": "sound" if report.is_sound else "DAMAGED",
+        }
+        if found is not None:
+            facts["images"] = (
+                f"{found.n_images} of {found.dataset}, "
+                f"{'as they were' if found.are_same else 'CHANGED'}"
+            )
+        show_facts(facts)
     for damage in report.damages:
         fail(
             f"{damage.split} rows {damage.first_row} to {damage.last_row} (block {damage.block}): "
@@ -162,6 +204,9 @@ def verify(
             f"written yet. To go on from there: {command}"
         )
         raise typer.Exit(10)
+    if found is not None and not found.are_same:
+        _tell_changed(found)
+        raise typer.Exit(12)
 
 
 @app.command("repair", cls=Command)
@@ -258,6 +303,15 @@ def rm(
         show_json({"removed": removed})
     else:
         show_facts({"removed": ", ".join(map(str, removed))})
+
+
+def _tell_changed(found: ImagesReport) -> None:
+    for image in found.changed:
+        row = "" if image.row is None else f" (row {image.row})"
+        fail(f"{image.split} {image.id}{row}: {image.what}", kind="changed")
+    if found.difference:
+        fail(found.difference, kind="changed")
+    note("The cache itself is sound. Put the images back, or extract them into another cache.")
 
 
 def _words(value: object) -> str:

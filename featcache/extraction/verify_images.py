@@ -1,0 +1,143 @@
+"""Name the images of a cache that are no longer those it was made from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.config import IMPORTED, ExtractSpec
+from featcache.core.arguments import text
+from featcache.core.dataset_names import dataset_name
+from featcache.core.reporting import NoteCallback, silent
+from featcache.errors import UsageError
+from featcache.extraction.whereabouts import dataset_of
+from featcache.features.listing import listing_difference
+from featcache.images.datasets import load_dataset
+from featcache.images.rules import ImageRules
+from featcache.images.splits import Dataset, Split
+from featcache.store import Cache, CacheSplit, open_cache, read_state, require_fields
+
+_UNKNOWN = (
+    "the bytes of its images differ; a cache of format version 1 does not say of which. Extract "
+    "again to know it from then on"
+)
+
+
+@dataclass(frozen=True)
+class ChangedImage:
+    """An image that is not the one which the cache was made from.
+
+    Attributes:
+        split: Its split.
+        row: Its row in the cache; None if the cache has none for it.
+        id: Its path within the dataset, or its index.
+        what: What is different.
+    """
+
+    split: str
+    row: int | None
+    id: str
+    what: str
+
+
+@dataclass(frozen=True)
+class ImagesReport:
+    """What `verify_images` found.
+
+    Attributes:
+        path: The cache.
+        dataset: Where its images are.
+        n_images: Images that are there now.
+        changed: Those that are others, gone or new, in the order of the cache.
+        difference: What else differs, or all that is known of a cache of format version 1; empty if
+            nothing does.
+    """
+
+    path: Path
+    dataset: str
+    n_images: int
+    changed: tuple[ChangedImage, ...]
+    difference: str
+
+    @property
+    def are_same(self) -> bool:
+        """Whether the images are those that the cache was made from."""
+        return not self.changed and not self.difference
+
+
+def verify_images(
+    path: str | os.PathLike[str],
+    *,
+    dataset: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] = ExtractSpec.data_dir,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_note: NoteCallback | None = None,
+) -> ImagesReport:
+    """Read the images of a complete cache again, and name those that changed since.
+
+    Args:
+        path: The cache.
+        dataset: Where its images are now; None takes what the cache names. A relative folder is
+            looked for beside the cache and above it before the working directory.
+        data_dir: Folder of downloaded datasets.
+        on_progress: Called with (images read, images to read).
+        on_note: Told where the images are.
+
+    Raises:
+        UsageError: If the cache was imported, so that it has no images.
+        DatasetError: If the images are not there.
+        FeatcacheError: What `open_cache` raises.
+    """
+    cache = open_cache(path)
+    if cache.identity.backbone == IMPORTED:
+        raise UsageError(f"{cache.path} was imported, so it has no images. Nothing was checked.")
+    require_fields(cache.path, {**cache.identity, **cache.provenance}, "dataset_sha256", "limit")
+    manifest = read_state(cache.path).manifest
+    name = dataset_of(cache.path, manifest) if dataset is None else dataset_name(dataset)
+    (on_note or silent)(f"opening {name}")
+    listing = load_dataset(name, data_dir=text("--data-dir", data_dir)).with_splits(cache.splits)
+    images = listing.following(ImageRules.of(cache.identity)).limited(cache.provenance.limit)
+    sha256, images = images.identified(on_progress=on_progress)
+    changed: tuple[ChangedImage, ...] = ()
+    difference = ""
+    if sha256 != cache.identity["dataset_sha256"]:
+        changed = tuple(_changed(cache, images))
+        difference = "" if changed else listing_difference(listing, cache) or _UNKNOWN
+    n_images = sum(len(split) for split in images.splits.values())
+    return ImagesReport(cache.path, name, n_images, changed, difference)
+
+
+def _changed(cache: Cache, images: Dataset) -> Iterator[ChangedImage]:
+    for name, rows in cache.splits.items():
+        if rows.image_sha256 is not None and name in images.splits:
+            yield from _changed_in(rows, rows.image_sha256, images.splits[name])
+
+
+def _changed_in(
+    rows: CacheSplit, kept: npt.NDArray[np.uint8], split: Split
+) -> Iterator[ChangedImage]:
+    """Compare two splits image by image, by their ids."""
+    there = {image_id: i for i, image_id in enumerate(split.ids)}
+    now = split.image_sha256()
+    for row, image_id in enumerate(rows.ids):
+        i = there.pop(image_id, None)
+        what = "it is gone" if i is None else _what_changed(kept[row], now[i])
+        if what:
+            yield ChangedImage(rows.name, row, image_id, what)
+    for image_id in there:
+        yield ChangedImage(rows.name, None, image_id, "it is new")
+
+
+def _what_changed(kept: npt.NDArray[np.uint8], now: npt.NDArray[np.uint8]) -> str:
+    if np.array_equal(kept, now):
+        return ""
+    if not np.any(now):
+        return "it can no longer be read"
+    if not np.any(kept):
+        return "it could not be read then, and can be now"
+    return "it holds other bytes now"

@@ -1,0 +1,116 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import featcache
+from featcache.errors import UsageError
+from tests.conftest import save_image
+from tests.store.conftest import Recipe, random_rows
+from tests.store.version_1 import as_version_1
+
+Extract = Callable[..., featcache.ExtractResult]
+
+
+def changes(path: Path) -> list[tuple[str, int | None, str, str]]:
+    report = featcache.verify_images(path)
+    return [(c.split, c.row, c.id, c.what) for c in report.changed]
+
+
+@pytest.fixture
+def cache(extract: Extract) -> Path:
+    return extract(backbone="pixels", image_size=8).path
+
+
+def test_images_that_did_not_change_are_the_same(cache: Path, image_folder: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    report = featcache.verify_images(cache, on_progress=lambda *done: seen.append(done))
+
+    assert (report.are_same, report.changed, report.difference) == (True, (), "")
+    assert report.dataset == f"folder:{image_folder}"
+    assert report.n_images == sum(len(s) for s in featcache.open_cache(cache).splits.values())
+    assert seen[-1] == (report.n_images, report.n_images)
+
+
+def test_each_image_that_changed_is_named(cache: Path, image_folder: Path) -> None:
+    ids = featcache.open_cache(cache)["train"].ids
+    (image_folder / ids[1]).write_bytes((image_folder / ids[0]).read_bytes())
+    (image_folder / ids[2]).unlink()
+    new = Path(ids[0]).with_name("zz.png")
+    save_image(image_folder / new, 99)
+
+    assert changes(cache) == [
+        ("train", 1, ids[1], "it holds other bytes now"),
+        ("train", 2, ids[2], "it is gone"),
+        ("train", None, str(new), "it is new"),
+    ]
+
+
+def test_an_image_that_became_readable_or_unreadable_is_named(
+    extract: Extract, image_folder: Path
+) -> None:
+    first, second = sorted((image_folder / "train").rglob("*.png"))[:2]
+    content = first.read_bytes()
+    first.unlink()
+    first.symlink_to("nowhere")  # a row, however broken
+    path = extract(backbone="pixels", image_size=8).path
+    first.unlink()
+    first.write_bytes(content)
+    second.unlink()
+    second.symlink_to("nowhere")
+
+    assert [(image_id, what) for _, _, image_id, what in changes(path)] == [
+        (str(first.relative_to(image_folder)), "it could not be read then, and can be now"),
+        (str(second.relative_to(image_folder)), "it can no longer be read"),
+    ]
+
+
+def test_a_changed_array_is_named(tmp_path: Path) -> None:
+    path = featcache.extract(
+        "digits", backbone="pixels", image_size=8, limit=8, cache_dir=tmp_path
+    ).path
+    digests = featcache.open_cache(path)["train"].image_sha256
+    pixels = featcache.load_dataset("digits", data_dir=tmp_path).limited(8).splits["train"]
+
+    assert digests is not None
+    assert digests.tolist() == pixels.image_sha256().tolist()
+    assert featcache.verify_images(path).are_same
+
+
+def test_exact_duplicates_are_equal_digests(extract: Extract, image_folder: Path) -> None:
+    first, *_, last = sorted((image_folder / "train").rglob("*.png"))
+    last.write_bytes(first.read_bytes())
+    rows = featcache.open_cache(extract(backbone="pixels", image_size=8).path)["train"]
+    assert rows.image_sha256 is not None
+
+    _, of_row, counts = np.unique(
+        rows.image_sha256, axis=0, return_inverse=True, return_counts=True
+    )
+
+    duplicated = [rows.ids[i] for i in np.flatnonzero(counts[of_row.ravel()] > 1)]
+    assert duplicated == [str(p.relative_to(image_folder)) for p in (first, last)]
+
+
+def test_a_cache_of_version_1_says_that_something_changed_and_not_what(
+    cache: Path, image_folder: Path
+) -> None:
+    old = as_version_1(cache)
+    assert featcache.verify_images(old).are_same
+    victim = image_folder / featcache.open_cache(old)["train"].ids[1]
+    victim.write_bytes(victim.read_bytes() + b"\0")
+
+    report = featcache.verify_images(old)
+
+    assert (report.are_same, report.changed) == (False, ())
+    assert report.difference.startswith("the bytes of its images differ; a cache of format version")
+
+
+def test_an_imported_cache_has_no_images(tmp_path: Path) -> None:
+    recipe = Recipe(
+        tmp_path / "a.h5", {"train": random_rows(3, 2)}, identity={"backbone": "imported"}
+    )
+
+    with pytest.raises(UsageError, match="was imported, so it has no images"):
+        featcache.verify_images(recipe.build())
