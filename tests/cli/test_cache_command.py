@@ -184,6 +184,31 @@ def test_verify_of_a_flipped_bit_names_split_and_rows(run: Run, cache_file: Path
     ]
 
 
+def test_verify_with_images_names_the_one_that_changed(run: Run, cache_file: Path) -> None:
+    same = run("cache", "verify", "pets", "--images")
+    image_id = featcache.open_cache(cache_file)["train"].ids[1]
+    folder = Path(
+        json.loads(run("cache", "info", "pets", "--json").stdout)["provenance"]["dataset"]
+    )
+    image = Path(str(folder).removeprefix("folder:")) / image_id
+    image.write_bytes(image.read_bytes() + b"\0")
+
+    changed = run("cache", "verify", "pets", "--images")
+    answer = json.loads(run("cache", "verify", "pets", "--images", "--json").stdout)["images"]
+
+    assert (same.exit_code, changed.exit_code) == (0, 12)
+    assert "as they were" in same.stdout
+    assert f"changed: train {image_id} (row 1): it holds other bytes now" in changed.stderr
+    assert (answer["are_same"], answer["changed"][0]["id"]) == (False, image_id)
+
+
+def test_verify_of_a_dataset_without_images_is_a_usage_error(run: Run, cache_file: Path) -> None:
+    result = run("cache", "verify", "pets", "--dataset", "digits")
+
+    assert result.exit_code == 2
+    assert "for --images, which was not given" in result.stderr
+
+
 def test_verify_of_a_partial_file_is_exit_10(run: Run, pets: Path, partial_file: Path) -> None:
     result = run("cache", "verify", "pets")
 

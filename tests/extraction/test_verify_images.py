@@ -10,7 +10,7 @@ from tests.conftest import save_image
 from tests.store.conftest import Recipe, random_rows
 from tests.store.version_1 import as_version_1
 
-Extract = Callable[..., featcache.ExtractResult]
+Make = Callable[[], Path]
 
 
 def changes(path: Path) -> list[tuple[str, int | None, str, str]]:
@@ -19,8 +19,20 @@ def changes(path: Path) -> list[tuple[str, int | None, str, str]]:
 
 
 @pytest.fixture
-def cache(extract: Extract) -> Path:
-    return extract(backbone="pixels", image_size=8).path
+def make(image_folder: Path, tmp_path: Path) -> Make:
+    """Extract the images as they are now."""
+
+    def extract() -> Path:
+        dataset, cache_dir = f"folder:{image_folder}", tmp_path / "cache"
+        options = {"backbone": "pixels", "image_size": 8, "n_workers": 0, "cache_dir": cache_dir}
+        return featcache.extract(dataset, **options).path
+
+    return extract
+
+
+@pytest.fixture
+def cache(make: Make) -> Path:
+    return make()
 
 
 def test_images_that_did_not_change_are_the_same(cache: Path, image_folder: Path) -> None:
@@ -49,13 +61,13 @@ def test_each_image_that_changed_is_named(cache: Path, image_folder: Path) -> No
 
 
 def test_an_image_that_became_readable_or_unreadable_is_named(
-    extract: Extract, image_folder: Path
+    make: Make, image_folder: Path
 ) -> None:
     first, second = sorted((image_folder / "train").rglob("*.png"))[:2]
     content = first.read_bytes()
     first.unlink()
     first.symlink_to("nowhere")  # a row, however broken
-    path = extract(backbone="pixels", image_size=8).path
+    path = make()
     first.unlink()
     first.write_bytes(content)
     second.unlink()
@@ -79,10 +91,10 @@ def test_a_changed_array_is_named(tmp_path: Path) -> None:
     assert featcache.verify_images(path).are_same
 
 
-def test_exact_duplicates_are_equal_digests(extract: Extract, image_folder: Path) -> None:
+def test_exact_duplicates_are_equal_digests(make: Make, image_folder: Path) -> None:
     first, *_, last = sorted((image_folder / "train").rglob("*.png"))
     last.write_bytes(first.read_bytes())
-    rows = featcache.open_cache(extract(backbone="pixels", image_size=8).path)["train"]
+    rows = featcache.open_cache(make())["train"]
     assert rows.image_sha256 is not None
 
     _, of_row, counts = np.unique(
