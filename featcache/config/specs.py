@@ -65,8 +65,8 @@ class ExtractSpec:
 
     dataset: str = option(
         "cifar10",
-        "The images: cifar10, cifar100, digits, torchvision:NAME, folder:PATH, list:FILE, "
-        "parquet:FILES, tar:SHARDS or zip:FILE.",
+        "The images: cifar10, cifar100, digits, torchvision:NAME, folder:PATH, images:PATH, "
+        "list:FILE, parquet:FILES, tar:SHARDS or zip:FILE.",
         group="Images",
     )
     backbone: str = option(
