@@ -228,6 +228,6 @@ def _line(err: Exception) -> str:
 def _misfit(model: TimmModel, image_size: int, err: Exception) -> UsageError:
     made_for = published_size(model.name, model.data)
     return UsageError(
-        f"The backbone {model.name} cannot be built for images of {image_size} px ({_line(err)}). It is "
-        f"made for {made_for} px. Nothing was started. Use --image-size {made_for}."
+        f"The backbone {model.name} cannot be built for images of {image_size} px ({_line(err)}). "
+        f"It is made for {made_for} px. Nothing was started. Use --image-size {made_for}."
     )
