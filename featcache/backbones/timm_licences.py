@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from timm.models import get_pretrained_cfg, is_model_pretrained
-
 from featcache.backbones.timm_weights import TimmModel
 
 # Parts of the names of licences that exclude commercial use.
@@ -26,6 +24,8 @@ def licence_notes(model: TimmModel) -> tuple[str, ...]:
 
 def quickgelu_notes(model: TimmModel) -> tuple[str, ...]:
     """Warn of CLIP weights in a model of another activation than they were trained with."""
+    from timm.models import get_pretrained_cfg, is_model_pretrained
+
     name, tag = model.architecture, model.published.tag or ""
     is_quick = tag.startswith(_QUICK) or any(f"_{part}" in tag for part in _QUICK)
     if "clip" not in name or "quickgelu" in name or not is_quick:

@@ -6,8 +6,6 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from timm.models import list_pretrained
-
 from featcache.backbones.measure import cost
 from featcache.backbones.timm_models import build_network, own_pooling
 from featcache.backbones.timm_weights import find_model, weights_here
@@ -48,6 +46,8 @@ def timm_names(part: str) -> list[str]:
     Raises:
         UnknownNameError: If there are none.
     """
+    from timm.models import list_pretrained
+
     wanted = timm_name(part).rest
     fitting = [f"{TIMM}{name}" for name in list_pretrained() if wanted in name]
     if not fitting:

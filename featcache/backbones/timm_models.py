@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -50,9 +49,11 @@ def build_network(model: TimmModel, *, image_size: int, meta: bool = False) -> n
     if meta:
         with torch.device("meta"):
             return build_network(model, image_size=image_size)
+    from timm import create_model
+
     try:
         with _quiet():
-            network = timm.create_model(
+            network = create_model(
                 model.architecture,
                 pretrained_cfg=_without_source(model),
                 num_classes=0,
@@ -156,13 +157,15 @@ def _published(model: TimmModel, image_size: int) -> tuple[nn.Module, str]:
     Returns:
         The model, and where its weights are from, for people.
     """
+    from timm import create_model
+
     file = fetch_weights(model)
     if file.suffix.lower() != ".safetensors":
         read_state_dicts(file)  # refuses what would run code
     arguments = _arguments(model, image_size)
     try:
         with _quiet():
-            whole = timm.create_model(
+            whole = create_model(
                 model.architecture,
                 pretrained=True,
                 pretrained_cfg={**_without_source(model), "file": str(file)},

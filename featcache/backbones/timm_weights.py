@@ -8,18 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from huggingface_hub.utils import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
-from timm.models import get_pretrained_cfg, is_model
-from timm.models._hub import load_model_config_from_path
-from timm.models._pretrained import PretrainedCfg
+from typing import TYPE_CHECKING, Any
 
 from featcache.core.backbone_kinds import timm_name
 from featcache.core.paths import expanded
@@ -27,6 +16,9 @@ from featcache.core.process_wide import WhileAnyInside
 from featcache.core.stopping import breakable, working
 from featcache.core.timm_names import unknown_timm_name
 from featcache.errors import UsageError, WeightsError, WeightsUnavailableError, clipped
+
+if TYPE_CHECKING:
+    from timm.models._pretrained import PretrainedCfg
 
 _CONFIG = "config.json"
 # In this order; those of a folder and of the hub.
@@ -90,6 +82,8 @@ def find_model(name: str) -> TimmModel:
         WeightsUnavailableError: If the repository is neither here nor reachable.
         WeightsError: If its configuration cannot be read.
     """
+    from timm.models import get_pretrained_cfg, is_model
+
     kind, rest, revision = timm_name(name)
     if kind == "registry":
         architecture = rest.partition(".")[0]
@@ -143,6 +137,8 @@ def fetch_weights(model: TimmModel) -> Path:
             f"loaded. Put model.safetensors there, or give --weights PATH or random."
         )
     if model.hub_id:
+        from huggingface_hub.errors import EntryNotFoundError
+
         for file in _files_of(model)[:-1]:
             with contextlib.suppress(EntryNotFoundError):
                 return _fetched(model.name, model.hub_id, file, revision=model.revision)
@@ -162,6 +158,10 @@ def fetch_weights(model: TimmModel) -> Path:
 
 def _configured(name: str, folder: Path, *, revision: str) -> TimmModel:
     """Read a model's configuration, of which only names and numbers are believed."""
+    from timm.models import is_model
+    from timm.models._hub import load_model_config_from_path
+    from timm.models._pretrained import PretrainedCfg
+
     file = folder / _CONFIG
     try:
         said, architecture, arguments = load_model_config_from_path(folder)
@@ -214,10 +214,14 @@ def _url_file(model: TimmModel) -> Path:
 
 
 def _hub_folder() -> str:
-    return os.environ.get("HF_HUB_CACHE") or constants.HF_HUB_CACHE
+    from huggingface_hub import constants
+
+    return os.environ.get("HF_HUB_CACHE") or str(constants.HF_HUB_CACHE)
 
 
 def _cached(repository: str, file: str, *, revision: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
     found = try_to_load_from_cache(
         repository, file, cache_dir=_hub_folder(), revision=revision or None
     )
@@ -231,6 +235,9 @@ def _fetched(name: str, repository: str, file: str, *, revision: str) -> Path:
         WeightsUnavailableError: If it cannot be had.
         EntryNotFoundError: If the repository has no such file.
     """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
     found = _cached(repository, file, revision=revision)
     if found is not None:
         return found
@@ -265,6 +272,12 @@ def _unavailable(
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
     were_disabled = are_progress_bars_disabled()
     disable_progress_bars()
     try:
