@@ -155,13 +155,9 @@ def test_the_examples_of_decorated_functions_are_found() -> None:
 def test_docstring_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
-<<<<<<< HEAD
     module = importlib.import_module(name)
     runner = doctest.DocTestRunner()
     for example in _Finder().find(module, extraglobs={"tmp": tmp_path}):
         runner.run(example)
-=======
-    results = doctest.testmod(importlib.import_module(name), extraglobs={"tmp": tmp_path})
->>>>>>> 5deca63 (timm is imported inside functions: every module imports without extras)
 
     assert runner.summarize(verbose=False).failed == 0

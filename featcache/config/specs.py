@@ -84,8 +84,8 @@ class ExtractSpec:
     )
     preprocess: str = option(
         AUTO,
-        "How images are prepared: notebook (a square, mean and std 0.5), as for the weights, or auto "
-        "(weights for timm, else notebook).",
+        "Preparation of the images: notebook (a square, mean and std 0.5), or that of the weights. "
+        "auto is weights for timm, else notebook.",
         choices=(AUTO, "notebook", "weights"),
     )
     image_size: int | None = option(
