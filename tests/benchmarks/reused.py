@@ -38,10 +38,10 @@ def main() -> int:
     parser.add_argument("cache_dir", type=Path)
     parser.add_argument("--before", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("options", nargs="*")
-    asked = parser.parse_args()
+    own, _, options = " ".join(sys.argv[1:]).partition(" -- ")
+    asked = parser.parse_args(own.split())
     command = ["extract", "--dataset", f"folder:{asked.images.resolve()}", "--json"]
-    command += ["--cache-dir", str(asked.cache_dir.resolve()), *asked.options]
+    command += ["--cache-dir", str(asked.cache_dir.resolve()), *options.split()]
     runs: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as kept:
         runs["now, first time"] = [_run(command, _HERE, kept)]
