@@ -56,6 +56,8 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.store import open_cache as open_cache
     from featcache.store import remove_cache as remove_cache
     from featcache.store import verify_cache as verify_cache
+    from featcache.store.exports.export_features import ExportResult as ExportResult
+    from featcache.store.exports.export_features import export_features as export_features
     from featcache.store.imports.import_features import ImportResult as ImportResult
     from featcache.store.imports.import_features import import_features as import_features
     from featcache.training.module import HeadModule as HeadModule
@@ -98,6 +100,7 @@ _NAMES = {
         "remove_cache",
         "verify_cache",
     ),
+    "store.exports.export_features": ("ExportResult", "export_features"),
     "store.imports.import_features": ("ImportResult", "import_features"),
     "training.module": ("HeadModule",),
     "training.sweeps.bank_trainer": ("SweepProgress",),

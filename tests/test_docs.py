@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
+from pyarrow import parquet
 
 import featcache
 
@@ -75,6 +79,33 @@ def test_the_examples_of_the_guide_to_heads_run(
     exec(compile(lightning, "heads.md", "exec"), seen)
 
     assert len(seen["module"].history) == 2  # type: ignore[attr-defined]
+
+
+def test_the_examples_of_the_guide_to_export_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    guide = (ROOT / "docs" / "guides" / "export.md").read_text()
+    sklearn, pandas, polars, numpy = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    path = featcache.extract("digits", backbone="pixels", limit=100).path
+    for format in ("npz", "parquet"):
+        featcache.export_features(path, format=format, out=f"features.{format}")
+    X, y = featcache.open_cache(path)["train"].arrays()  # noqa: N806 - as in the guide
+
+    seen: dict[str, Any] = {"path": path}
+    exec(compile(sklearn, "export.md", "exec"), seen)
+    assert seen["accuracy"] > 0.5
+    for code, package in ((pandas, "pandas"), (polars, "polars"), (numpy, "numpy")):
+        compiled = compile(code, "export.md", "exec")
+        if importlib.util.find_spec(package) is None:
+            continue  # it compiles, and the names of its columns are those of the file:
+        found: dict[str, Any] = {}
+        exec(compiled, found)
+        np.testing.assert_array_equal(np.reshape(found["X"], X.shape), X)
+        np.testing.assert_array_equal(found["y"], y)
+    named = {*re.findall(r'(?:rows|col)[\[(]"(\w+)"[\])]', pandas + polars)}
+    assert named == {"valid", "split", "features", "label"}
+    assert named <= {*parquet.read_schema("features.parquet").names}
 
 
 def test_the_file_map_of_the_readme_is_true() -> None:

@@ -26,7 +26,7 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "--name flowers --class-names rose,tulip",
         "--cache-dir /data/cache",
     ),
-    "File": ("--features train_x --labels train_y",),
+    "File": ("--features train_x --labels train_y", "--format parquet --out clip.parquet"),
     "Check": ("--subset 5%",),
     "Answer": ("--yes",),
     "Head": ("--reg dropout --hidden 50,20",),

@@ -6,8 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from featcache.backbones.family import BackboneInfo, LoadedBackbone
-from featcache.config import NOTEBOOK_SIZE
+from featcache.backbones.family import Backbone, BackboneInfo
 from featcache.core.backbone_names import DEFAULT, PIXELS
 from featcache.core.preprocess import Preprocess
 from featcache.errors import UsageError
@@ -23,11 +22,6 @@ class Pixels:
 
     runs_network = False
     is_known_by_files = True
-    usual_preprocess = "notebook"
-
-    def owns(self, name: str) -> bool:
-        """Take the one name."""
-        return name == PIXELS
 
     def names(self) -> Sequence[str]:
         """List the one name."""
@@ -38,12 +32,8 @@ class Pixels:
         if weights not in (DEFAULT, "none"):
             raise UsageError(f"Backbone {name!r} has no weights, but --weights is {weights!r}.")
 
-    def check_size(self, name: str, weights: str, image_size: int | None) -> None:
+    def check_size(self, name: str, weights: str, image_size: int) -> None:
         """Take any size."""
-
-    def usual_size(self, name: str) -> int:
-        """Give the notebook's."""
-        return NOTEBOOK_SIZE
 
     def describe(self, name: str, image_size: int) -> BackboneInfo:
         """Count the numbers of an image."""
@@ -52,10 +42,10 @@ class Pixels:
 
     def build(
         self, name: str, *, weights: str, seed: int, image_size: int, check_file: bool
-    ) -> LoadedBackbone:
+    ) -> Backbone:
         """Make a backbone without a module."""
         self.check_weights(name, weights)
-        return LoadedBackbone(
+        return Backbone(
             name=name,
             module=None,
             n_features=3 * image_size**2,

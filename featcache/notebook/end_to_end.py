@@ -47,8 +47,7 @@ class ImageRows(Dataset[tuple[Tensor, int]]):
             image = Image.fromarray(images.pixels[row])
         else:
             image = images.decode(row)
-        labels = self.split.labels
-        return self.transform(image), 0 if labels is None else int(labels[row])
+        return self.transform(image), int(self.split.labels[row])
 
 
 class WholeModel(pl.LightningModule):

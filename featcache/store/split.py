@@ -103,6 +103,32 @@ class CacheSplit:
         reasons = self._read("reason", 0, self.n_rows)
         return {self.ids[i]: reasons[i].decode(errors="replace") for i in rows}
 
+    @property
+    def columns(self) -> Mapping[str, Extent]:
+        """The columns of the file that belong to this split, by name."""
+        return self._columns
+
+    def arrays(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
+        """Give features and labels of the rows that hold features, as scikit-learn takes them.
+
+        Example:
+            >>> X, y = open_cache(result.path)["train"].arrays()  # doctest: +SKIP
+
+        Returns:
+            (M, D) features, and (M,) labels or None if the images have none. The features are
+            mapped from the file where all N rows are valid, and copied without the others if not;
+            both are read-only.
+        """
+        features = self.features.reshape(self.n_rows, -1)
+        if self.valid.all():
+            return features, self.labels
+        labels = None if self.labels is None else self.labels[self.valid]
+        return features[self.valid], labels
+
+    def column(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Read the rows start..stop of one of `columns`, as they are stored."""
+        return self._read(name, start, stop)
+
     def read(
         self, start: int, stop: int, *, out: npt.NDArray[Any] | None = None
     ) -> npt.NDArray[Any]:

@@ -223,14 +223,16 @@ class CacheWriter:
         """Read the reference rows, (R, D), if they are there and whole."""
         return self._read_part(REFERENCE)
 
-    def commit(self, numerics: NumericClass | None = None) -> None:
+    def commit(
+        self, numerics: NumericClass | None = None, *, numeric_id: bytes | None = None
+    ) -> None:
         """Acknowledge the blocks written since the last commit.
 
         Args:
             numerics: The numeric class that computed them, if not the file's own.
+            numeric_id: Its `numeric_class_id`, where only that is known.
         """
-        numerics = numerics or self.manifest.numerics
-        numeric_id = numeric_class_id(numerics)
+        numeric_id = numeric_id or numeric_class_id(numerics or self.manifest.numerics)
         # Forgotten if the sync fails: a second one would succeed, though the kernel has dropped
         # the pages (https://lwn.net/Articles/752063/).
         with self._uncommitted_lock:  # a block written after this line waits for the next commit

@@ -1,4 +1,4 @@
-"""`featcache cache ls | info | verify | repair | rm`."""
+"""`featcache cache ls | info | verify | repair | rm`; import and export have files of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from featcache.config import ExtractSpec
 from featcache.errors import UsageError, counted
-from featcache_cli.commands import cache_import
+from featcache_cli.commands import cache_export, cache_import
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.console import ProgressDisplay, ask, fail, note, reset_progress, show_json
 from featcache_cli.grammar import Command, Group
@@ -21,8 +21,9 @@ from featcache_cli.tables import show_facts, show_table
 if TYPE_CHECKING:
     from featcache import ImagesReport
 
-app = typer.Typer(cls=Group, help="List, verify, repair, import, remove caches.")
+app = typer.Typer(cls=Group, help="List, verify, repair, import, export, remove caches.")
 app.command("import", cls=Command)(cache_import.import_)
+app.command("export", cls=Command)(cache_export.export)
 
 
 @app.command("ls", cls=Command)
@@ -217,13 +218,6 @@ def verify(
         help={"dataset": "Where the images are now."},
         optional=True,
         unset="where they were",
-    ),
-    options_of(
-        ExtractSpec,
-        "backbone",
-        help={"backbone": "The backbone, where the cache names a folder's: timm:local-dir:PATH."},
-        optional=True,
-        unset="the one it was made with",
     ),
     options_of(
         ExtractSpec,

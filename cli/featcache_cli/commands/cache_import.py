@@ -20,13 +20,28 @@ _AS_NAMED = "Cache"  # and of how the cache is to be called
 
 @takes(options_of(ExtractSpec, "store_dtype", "cache_dir"))
 def import_(
-    path: Annotated[Path, typer.Argument(metavar="FILE.h5", help="The HDF5 file.")],
-    features: Annotated[
-        str, typer.Option(help="Key of the training features.", rich_help_panel=_KEYS)
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="HDF5, Parquet, npz or safetensors.")
     ],
-    labels: Annotated[str, typer.Option(help="Key of their labels.", rich_help_panel=_KEYS)],
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Key of the training features; not for what `cache export` wrote.",
+            rich_help_panel=_KEYS,
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Key of their labels, if there are any.", rich_help_panel=_KEYS),
+    ] = None,
     ids: Annotated[
         str | None, typer.Option(help="Key of their ids.", rich_help_panel=_KEYS)
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Key of the names of the splits; not in HDF5 files.", rich_help_panel=_KEYS
+        ),
     ] = None,
     test_features: Annotated[
         str | None, typer.Option(help="Key of test features.", rich_help_panel=_KEYS)
@@ -68,6 +83,7 @@ def import_(
         features=features,
         labels=labels,
         ids=ids,
+        split=split,
         test_features=test_features,
         test_labels=test_labels,
         test_ids=test_ids,

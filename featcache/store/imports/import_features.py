@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from featcache.config import IMPORTED, ExtractSpec
 from featcache.core.arguments import several, text, whole_number
 from featcache.core.dataset_names import imported_slug
-from featcache.core.identity import IDENTITY_FORMAT
 from featcache.core.paths import expanded, healed, portable
 from featcache.core.reporting import silent
 from featcache.core.starting import ANY_START, starting
-from featcache.core.stopping import stop_if_asked, working
-from featcache.errors import CorruptError, UsageError
-from featcache.store import (
-    CacheWriter,
-    FilePlan,
-    Identity,
-    NumericClass,
-    Provenance,
-    SplitPlan,
-    cache_path,
-    encode_id,
-    is_there,
-    locked,
-    open_cache,
-    partial_path,
-    read_state,
-    require_identity,
-    rows_per_block,
-    verify_cache,
-    was_made_from,
-)
+from featcache.errors import UsageError
+from featcache.store import open_cache
+from featcache.store.imports.exported import Claims, differing_blocks, read_claims, restore
+from featcache.store.imports.formats import HDF5, format_of
+from featcache.store.imports.keep import Taken, keep, take_hdf5, take_table
 from featcache.store.imports.labels import named_classes
-from featcache.store.imports.sandbox import KEPT, Column, reading
-from featcache.store.imports.scan import Keys, ScannedSplit, content_digest, scan, stored_rows
+from featcache.store.imports.sandbox import KEPT
+from featcache.store.imports.scan import Keys
+from featcache.store.imports.scan_table import TableKeys
 from featcache.version import __version__
-
-_CHANGED = "The file changed while it was read. Nothing was kept."
 
 
 @dataclass(frozen=True)
@@ -73,9 +52,10 @@ class ImportResult:
 def import_features(
     path: str | os.PathLike[str],
     *,
-    features: str,
-    labels: str,
+    features: str | None = None,
+    labels: str | None = None,
     ids: str | None = None,
+    split: str | None = None,
     test_features: str | None = None,
     test_labels: str | None = None,
     test_ids: str | None = None,
@@ -86,25 +66,30 @@ def import_features(
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     on_note: Callable[[str], None] | None = None,
 ) -> ImportResult:
-    """Import features and labels of a foreign HDF5 file into a cache.
+    """Import features of an HDF5, Parquet, npz or safetensors file into a cache.
 
     The file is parsed in a child process with limits, and read twice: nothing is written before
-    all of it was read and checked.
+    all of it was read and checked. A file that `export_features` wrote becomes the same cache
+    again, if its rows are those of that cache.
 
     Args:
-        path: The HDF5 file.
-        features: Key of the training features, (N, ...) floats; a row is flattened to (D,).
-        labels: Key of their labels, (N,), (N, 1) or MATLAB's (1, N) whole numbers from 0.
+        path: The file. Its first bytes tell the format; .safetensors is told by its name.
+        features: Key of the training features, (N, ...) floats; a row is flattened to (D,). None
+            for a file that `export_features` wrote.
+        labels: Key of their labels, (N,), (N, 1) or MATLAB's (1, N) whole numbers from 0; None if
+            there are none.
         ids: Key of their ids, (N,) strings; None numbers the rows.
-        test_features: The same of the split "test", if there is one.
+        split: Key of the names of the rows' splits, in other files than HDF5; None makes all
+            rows "train".
+        test_features: In an HDF5 file, the same of the split "test", if there is one.
         test_labels: Its labels.
         test_ids: Its ids.
         class_names: K names; empty names the classes by their numbers.
         n_classes: K, where classes without a row are meant; None takes the largest label's.
-        name: Name of the dataset; None is the file's.
+        name: Name of the dataset; None is the file's, or that of the cache which was exported.
         store_dtype: "float32" or "float16".
         cache_dir: Folder of all caches.
-        on_note: Told of classes without a row.
+        on_note: Told of classes without a row, and of a file that is not what it says.
 
     Raises:
         UsageError: For keys that do not exist, or what cannot be features, labels or ids.
@@ -115,130 +100,110 @@ def import_features(
         DiskFullError: If the disk cannot hold the cache.
     """
     ExtractSpec(store_dtype=store_dtype)  # refuses an unknown one
+    note = on_note or silent
     source = expanded(path)
     if not (source.exists() or source.is_symlink()):
-        raise UsageError(f"There is no file {source}. {KEPT} Give the HDF5 file to import.")
-    keys = {"train": (features, labels, ids)}
-    if test_features is not None and test_labels is not None:
-        keys["test"] = (test_features, test_labels, test_ids)
-    elif test_features or test_labels or test_ids:
-        raise UsageError(
-            f"--test-features and --test-labels belong together, --test-ids to both. {KEPT}"
-        )
-    slug = imported_slug(name or re.sub(r"[^A-Za-z0-9.-]+", "_", source.stem).strip("._-"))
-    dataset = f"{IMPORTED}:{slug}"
-    folder = expanded(cache_dir) / slug
-    splits = scan(source, keys, store_dtype=store_dtype, folder=folder)
-    labels_by_split = {n: s.labels for n, s in splits.items()}
+        raise UsageError(f"There is no file {source}. {KEPT} Give the file to import.")
+    format = format_of(source)
+    of_test = {"features": test_features, "labels": test_labels, "ids": test_ids}
+    stem = re.sub(r"[^A-Za-z0-9.-]+", "_", source.stem).strip("._-")
+    slug = imported_slug(name or stem)
+    said: dict[str, Any] = {
+        "dataset": f"{IMPORTED}:{slug}",
+        "limit": None,
+        "source": portable(source.name),
+        "features": features,
+        "labels": labels,
+        "featcache": __version__,
+    }
     names = tuple(map(healed, several(text, "--class-names", class_names)))
+    given = features, labels, ids, split, *of_test.values()
+    claims = None
+    if format != HDF5 and not any(given):
+        claims = read_claims(source, format=format)
+    if claims is not None:
+        folder = expanded(cache_dir) / (imported_slug(name) if name else claims.slug)
+        what = _difference(source, claims, format)
+        if not what:
+            made = restore(source, claims, format=format, folder=folder, on_note=note)
+            return _result(*made)
+        note(f"{source.name} says that it is {claims.title}, but {what}: imported as it is")
+        keys = claims.keys
+        said |= {"features": keys.features, "labels": keys.labels}
+        said["claims"] = f"{claims.title}, but {what}"
+        names = names or claims.plan.class_names
+    elif features is None:
+        raise UsageError(
+            f"{source} was not exported from a cache. {KEPT} Say where its features are with "
+            f"--features, and what else it has with --labels and --ids."
+        )
+    else:
+        keys = TableKeys(features, labels, ids, split)
+    folder = expanded(cache_dir) / slug
+    taken = _taken(source, keys, of_test, format=format, store_dtype=store_dtype, folder=folder)
     if n_classes is not None:
         n_classes = whole_number("--n-classes", n_classes)
-    names = named_classes(labels_by_split, names, n_classes, on_note or silent)
-    identity = Identity.from_json(
-        {
-            "format": IDENTITY_FORMAT,
-            "backbone": IMPORTED,
-            "bn": "frozen",
-            "store_dtype": store_dtype,
-            "dataset_sha256": content_digest(splits, names),
-        }
+    names = _class_names(taken, names, n_classes, note)
+    return _result(*keep(taken, names, said, folder=folder))
+
+
+def _difference(source: Path, claims: Claims, format: str) -> str:
+    """Say in which way a file is not the cache that it was exported from; "" if it is."""
+    if not claims.is_whole:
+        return f"has just {', '.join(claims.said['exported'])} of it"
+    differing = differing_blocks(source, claims, format=format)
+    if not differing:
+        return ""
+    n_blocks, first = len(claims.digests), differing[0]
+    return (
+        f"{len(differing)} of its {n_blocks} blocks differ, the first with {first.split} rows "
+        f"{first.start} to {first.stop - 1}"
     )
-    plan = FilePlan(
-        identity=identity,
-        numerics=NumericClass.from_json({}),
-        provenance=Provenance.from_json(
-            {
-                "dataset": dataset,
-                "limit": None,
-                "source": portable(source.name),
-                "features": features,
-                "labels": labels,
-                "featcache": __version__,
-            }
-        ),
-        class_names=names,
-        rows_per_block=rows_per_block(splits["train"].n_features * 4, 1),
-        splits={n: _split_plan(s, store_dtype) for n, s in splits.items()},
-    )
-    target = cache_path(folder, IMPORTED, identity.fingerprint)
-    with locked(target):
-        outcome = "reused"
-        if not _is_sound(target, plan):
-            with working():
-                target.unlink(missing_ok=True)  # all its rows have just been read again
-                _write(target, plan, source, keys, splits)
-            outcome = "imported"
-    cache = open_cache(target)
+
+
+def _taken(
+    source: Path,
+    keys: TableKeys,
+    of_test: Mapping[str, str | None],
+    *,
+    format: str,
+    store_dtype: str,
+    folder: Path,
+) -> Taken:
+    if format != HDF5:
+        if any(of_test.values()):
+            raise UsageError(
+                f"--test-features, --test-labels and --test-ids are for HDF5 files. {KEPT} Name "
+                f"the column that says which row is of which split: --split."
+            )
+        return take_table(source, keys, format=format, store_dtype=store_dtype, folder=folder)
+    if keys.split is not None:
+        raise UsageError(f"--split is not for HDF5 files; there are --test-features. {KEPT}")
+    of_split: dict[str, Keys] = {"train": (keys.features, keys.labels, keys.ids)}
+    if any(of_test.values()):
+        test_features = of_test["features"]
+        if test_features is None or (of_test["labels"] is None) != (keys.labels is None):
+            raise UsageError(
+                f"--test-features and --test-labels belong together, --test-ids to both. {KEPT}"
+            )
+        of_split["test"] = (test_features, of_test["labels"], of_test["ids"])
+    return take_hdf5(source, of_split, store_dtype=store_dtype, folder=folder)
+
+
+def _class_names(
+    taken: Taken, names: tuple[str, ...], n_classes: int | None, note: Callable[[str], None]
+) -> tuple[str, ...]:
+    labels = {n: s.labels for n, s in taken.splits.items() if s.labels is not None}
+    if labels:
+        return named_classes(labels, names, n_classes, note)
+    if names or n_classes is not None:
+        raise UsageError(f"--class-names and --n-classes need --labels. {KEPT}")
+    return ()
+
+
+def _result(path: Path, outcome: str) -> ImportResult:
+    cache = open_cache(path)
     n_rows = sum(len(s) for s in cache.splits.values())
     return ImportResult(
-        target, outcome, cache.fingerprint, n_rows, cache.n_features, cache.class_names
+        path, outcome, cache.fingerprint, n_rows, cache.n_features, cache.class_names
     )
-
-
-def _is_sound(target: Path, plan: FilePlan) -> bool:
-    """Tell whether the cache is there and not damaged; refuse a stranger's file in its place."""
-    if not is_there(target):
-        return False
-    try:
-        found = read_state(target).manifest.identity
-    except CorruptError:
-        if was_made_from(target, plan):
-            return False
-        raise
-    require_identity(target, found, plan.identity)
-    return verify_cache(target).is_sound
-
-
-def _split_plan(split: ScannedSplit, store_dtype: str) -> SplitPlan:
-    return SplitPlan(
-        n_rows=len(split),
-        feature_shape=(split.n_features,),
-        feature_dtype=np.dtype(store_dtype).newbyteorder("<").str,
-        id_nbytes=max(len(encode_id(i)) for i in split.ids),
-        has_reasons=False,
-    )
-
-
-def _write(
-    target: Path,
-    plan: FilePlan,
-    source: Path,
-    keys: dict[str, Keys],
-    splits: dict[str, ScannedSplit],
-) -> None:
-    """Read the features again and write them; what is not finished is taken away."""
-    asked = [("features", features) for features, _, _ in keys.values()]
-    try:
-        with (
-            reading(source, asked) as columns,
-            CacheWriter.create(target, plan, {n: s.rows for n, s in splits.items()}) as writer,
-        ):
-            for (name, split), column in zip(splits.items(), columns, strict=True):
-                _write_split(writer, name, split, column)
-            writer.finish()
-    except BaseException:
-        partial_path(target).unlink(missing_ok=True)
-        raise
-
-
-def _write_split(writer: CacheWriter, name: str, split: ScannedSplit, column: Column) -> None:
-    dtype = writer.manifest.splits[name].columns["features"].dtype
-    sha = hashlib.sha256()
-    if (column.shape[0], math.prod(column.shape[1:])) != (len(split), split.n_features):
-        raise CorruptError(_CHANGED)
-    parts = stored_rows(column, np.dtype(dtype).name, name)
-    held = np.empty((0, split.n_features), dtype)
-    for block in [b for b in writer.pending() if b.split == name]:
-        n_rows = block.stop - block.start
-        stop_if_asked()
-        while len(held) < n_rows:
-            part = next(parts, None)
-            if part is None:
-                raise CorruptError(_CHANGED)
-            sha.update(part.data.cast("B"))
-            held = np.concatenate([held, part])
-        writer.write_block(block, held[:n_rows], np.ones(n_rows, np.bool_))
-        held = held[n_rows:]
-    if len(held) or sha.hexdigest() != split.features_sha256:
-        raise CorruptError(_CHANGED)
-    writer.commit()

@@ -1,4 +1,4 @@
-"""Run the child that reads a foreign HDF5 file: start it, check all it sends, end it in time."""
+"""Run the child that reads a foreign file: start it, check all it sends, end it in time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Column:
     """One column that the child sends: its shape, and its parts as they come.
 
     Attributes:
-        kind: "features", "labels" or "ids".
+        kind: "features", "labels", "ids" or another kind that `reading` names.
         shape: As the file says.
         dtype: NumPy's name of its numbers; "ids" for ids.
     """
@@ -206,13 +206,19 @@ class Child:
 
 @contextlib.contextmanager
 def reading(
-    path: Path, asked: Sequence[tuple[str, str]], *, command: Sequence[str] = CHILD
+    path: Path,
+    asked: Sequence[tuple[str, str]],
+    *,
+    format: str = "hdf5",
+    command: Sequence[str] = CHILD,
 ) -> Iterator[list[Column]]:
     """Open columns of a foreign file, each to be read once and in order.
 
     Args:
         path: A regular file; it is opened here, and parsed in the child alone.
-        asked: ("features" | "labels" | "ids", key) of each column.
+        asked: (kind, key) of each column: "features", "labels", "ids", and of tables also "split",
+            "valid", "reason", "image_sha256" and "about".
+        format: As `format_of` names it.
         command: What the child is; for tests.
 
     Raises:
@@ -225,7 +231,7 @@ def reading(
         limit_s = START_S + found.st_size / _BYTES_PER_S
         with starting("The process that reads a foreign file", kept="Nothing was written."):
             reading = subprocess.Popen(
-                [*command, json.dumps(asked), str(math.ceil(limit_s))],
+                [*command, json.dumps(asked), str(math.ceil(limit_s)), format],
                 stdin=fd,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -255,4 +261,5 @@ def _stop(child: Child, process: subprocess.Popen[bytes]) -> None:
 
 def _environment() -> dict[str, str]:
     own = {k: v for k, v in os.environ.items() if not k.startswith("HDF5_")}
-    return {**own, "HDF5_PLUGIN_PRELOAD": "::", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"}
+    return {**own, **alone, "HDF5_PLUGIN_PRELOAD": "::", "ARROW_DEFAULT_MEMORY_POOL": "system"}

@@ -16,8 +16,8 @@ from featcache.store import SplitRows, require_space, rows_per_block
 from featcache.store.imports.labels import read_labels
 from featcache.store.imports.sandbox import KEPT, Column, reading
 
-Keys = tuple[str, str, str | None]
-"""Of a split: where its features, labels and ids are."""
+Keys = tuple[str, str | None, str | None]
+"""Of a split: where its features, labels and ids are; None where it lacks them."""
 
 _LABEL_BYTES = 8
 _ID_BYTES = 120  # a str of ten letters, and its places in a list and a set
@@ -30,19 +30,19 @@ class ScannedSplit:
     """What the first reading found of a split.
 
     Attributes:
-        labels: (N,) int64.
+        labels: (N,) int64; None if there are none.
         ids: N ids.
         n_features: D.
         features_sha256: Of its features in the storage type.
     """
 
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64] | None
     ids: Sequence[str]
     n_features: int
     features_sha256: str
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.ids)
 
     @property
     def rows(self) -> SplitRows:
@@ -90,7 +90,9 @@ def scan(
     """
     asked = []
     for features, labels, ids in keys.values():
-        asked += [("labels", labels)] + ([("ids", ids)] if ids is not None else [])
+        asked += [
+            (kind, key) for kind, key in (("labels", labels), ("ids", ids)) if key is not None
+        ]
         asked += [("features", features)]
     splits: dict[str, ScannedSplit] = {}
     with reading(source, asked) as columns:
@@ -100,8 +102,8 @@ def scan(
             _require_memory(of_it)
         require_space(folder, nbytes=sum(_nbytes(c, store_dtype) for c in by_split.values()))
         for name, of_it in by_split.items():
-            labels_found = read_labels(of_it["labels"], name)
-            ids_found: Sequence[str] = RowNumbers(range(len(labels_found)))
+            labels_found = read_labels(of_it["labels"], name) if "labels" in of_it else None
+            ids_found: Sequence[str] = RowNumbers(range(of_it["features"].n_rows))
             if "ids" in of_it:
                 ids_found = _read_ids(of_it["ids"], name)
             sha = hashlib.sha256()
@@ -119,9 +121,9 @@ def _by_split(keys: Mapping[str, Keys], columns: Sequence[Column]) -> dict[str, 
         name: {
             kind: next(waiting)
             for kind in ("labels", "ids", "features")
-            if kind != "ids" or ids is not None
+            if {"labels": labels, "ids": ids, "features": features}[kind] is not None
         }
-        for name, (_, _, ids) in keys.items()
+        for name, (features, labels, ids) in keys.items()
     }
 
 
@@ -135,8 +137,9 @@ def _nbytes(of_it: Mapping[str, Column], store_dtype: str) -> int:
 
 def _require_shapes(source: Path, by_split: Mapping[str, Mapping[str, Column]]) -> None:
     for split, of_it in by_split.items():
-        features, labels = of_it["features"].shape, of_it["labels"].shape
-        n_rows = of_it["labels"].n_rows
+        features = of_it["features"].shape
+        n_rows = of_it["labels"].n_rows if "labels" in of_it else features[0]
+        labels = of_it["labels"].shape if "labels" in of_it else (n_rows,)
         if labels not in ((n_rows,), (n_rows, 1), (1, n_rows)):
             raise UsageError(f"Labels of {split} have shape {labels}, expected (N,). {KEPT}")
         if len(features) < 2:
@@ -214,7 +217,7 @@ def content_digest(splits: Mapping[str, ScannedSplit], names: Sequence[str]) -> 
 
     for name, split in splits.items():
         add(name.encode())
-        add(split.labels.data.cast("B"))
+        add(b"no labels" if split.labels is None else split.labels.data.cast("B"))
         _add_list(sha.update, split.ids)
         add(f"{split.n_features} {split.features_sha256}".encode())
     return sha.hexdigest()
