@@ -50,7 +50,7 @@ CASES: Any = [
         (),
     ),
     (featcache.reproduce, [ReproduceSpec], [RunSpec, TrainSpec, ExtractSpec], (), ()),
-    (featcache.repair_cache, [], [ExtractSpec], ("dataset", "weights"), ("path",)),
+    (featcache.repair_cache, [], [ExtractSpec], ("dataset", "backbone", "weights"), ("path",)),
     (featcache.list_backbones, [], [ExtractSpec], (), ("names",)),
     (featcache.describe_backbone, [], [ExtractSpec], (), ("name",)),
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from featcache.config import ExtractSpec, RunSpec
-from featcache.core.dataset_names import FOLDER, OF_PATHS
+from featcache.core.dataset_names import FOLDER, IMAGES, OF_PATHS
 
 
 def one_of(*values: str) -> Callable[[str], list[str]]:
@@ -34,7 +34,7 @@ def datasets(incomplete: str) -> list[str]:
     if kind is not None:
         start = incomplete.removeprefix(kind)
         folder = Path(start) if start.endswith("/") else Path(start).parent
-        paths = sorted(folder.glob("*/" if kind == FOLDER else "*"))
+        paths = sorted(folder.glob("*/" if kind in (FOLDER, IMAGES) else "*"))
         return [
             f"{kind}{path}/" if path.is_dir() and kind != FOLDER else f"{kind}{path}"
             for path in paths

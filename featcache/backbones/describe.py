@@ -15,7 +15,7 @@ from featcache.errors import UsageError
 __all__ = ["BackboneInfo", "describe_backbone", "list_backbones"]
 
 
-def describe_backbone(name: str, image_size: int = ExtractSpec.image_size) -> BackboneInfo:
+def describe_backbone(name: str, image_size: int | None = ExtractSpec.image_size) -> BackboneInfo:
     """Measure a backbone on torch's meta device, without allocating or fetching its weights.
 
     Raises:
@@ -27,12 +27,13 @@ def describe_backbone(name: str, image_size: int = ExtractSpec.image_size) -> Ba
         25088
     """
     name = backbone_name(name)
-    image_size = count("--image-size", image_size, most=MOST_PIXELS)
-    return family_of(name).describe(name, image_size)
+    family = family_of(name)
+    size = _size(image_size) or family.usual_size(name)
+    return family.describe(name, size)
 
 
 def list_backbones(
-    image_size: int = ExtractSpec.image_size, *, names: Sequence[str] | None = None
+    image_size: int | None = ExtractSpec.image_size, *, names: Sequence[str] | None = None
 ) -> Iterator[BackboneInfo]:
     """Describe backbones one after the other.
 
@@ -43,10 +44,17 @@ def list_backbones(
             take it is described at the size of its DEFAULT weights.
         names: Which; None means all.
     """
-    image_size = count("--image-size", image_size, most=MOST_PIXELS)
+    image_size = _size(image_size)
     for name in backbone_names() if names is None else names:
         try:
             yield describe_backbone(name, image_size)
         except UsageError:
             default = family_of(name).weights(name)[0]
             yield describe_backbone(name, default.preprocess.crop or image_size)
+
+
+def _size(image_size: int | None) -> int | None:
+    """Take what --image-size takes; None is auto."""
+    if image_size is None:
+        return None
+    return count("--image-size", image_size, most=MOST_PIXELS)

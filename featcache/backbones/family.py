@@ -6,9 +6,9 @@ A family is a file with a class of the methods of `BackboneFamily`, and an entry
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 from featcache.core.preprocess import Preprocess
 
@@ -45,7 +45,7 @@ class BackboneInfo:
 
 
 @dataclass(frozen=True, eq=False)
-class Backbone:
+class LoadedBackbone:
     """A backbone that is ready to run, and where its weights come from.
 
     Attributes:
@@ -57,7 +57,10 @@ class Backbone:
         note: What stood around the weights in their file, and was left out; mostly empty.
         weights_sha256: `state_digest` of the backbone, without classifier and auxiliary heads.
         has_batchnorm: Whether `adapt_batch_norm` has something to adapt.
-        published: The published weights that it has; None for others.
+        published: torchvision's published weights that it has; None for others.
+        identity: Fields of a cache's identity beside those that every backbone has.
+        told: What provenance keeps of it beside `weights`: the full name, versions, licence.
+        notes: Sentences for people.
     """
 
     name: str
@@ -69,6 +72,9 @@ class Backbone:
     has_batchnorm: bool
     note: str = ""
     published: Pretrained | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    told: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def require_published(self, known: KnownFiles | None = None) -> None:
         """Compare the file of published weights with its digest, where `load_backbone` did not.
@@ -88,21 +94,27 @@ class BackboneFamily(Protocol):
     """Backbones that are named, built and filled in one way.
 
     Names and options are looked at before torch is imported, which takes seconds. So a family's
-    module imports torch inside the methods that need it. Names are those of `names()` in every
+    module imports torch inside the methods that need it. Names are those that it owns in every
     method, weights are as they were typed.
 
     Attributes:
         runs_network: Whether its backbones run a network; without one the images themselves are
             stored, and the options of a network are refused.
+        usual_preprocess: What --preprocess auto stands for: "notebook" or "weights".
         is_known_by_files: Whether name, options, the file of weights and the library's version
             decide its features, so that a cache of it is found again without building it.
     """
 
     runs_network: bool
+    usual_preprocess: str
     is_known_by_files: bool
 
+    def owns(self, name: str) -> bool:
+        """Tell whether a name is one of its own; no torch."""
+        ...
+
     def names(self) -> Sequence[str]:
-        """List its backbones in lower case; no torch."""
+        """List the backbones that `featcache backbones` lists; no torch."""
         ...
 
     def check_weights(self, name: str, weights: str) -> None:
@@ -116,12 +128,16 @@ class BackboneFamily(Protocol):
         """
         ...
 
-    def check_size(self, name: str, weights: str, image_size: int) -> None:
-        """Refuse an image size that is known not to fit; no torch.
+    def check_size(self, name: str, weights: str, image_size: int | None) -> None:
+        """Refuse an image size that is known not to fit, None being the usual one; no torch.
 
         Raises:
             UsageError: With a size that the backbone takes.
         """
+        ...
+
+    def usual_size(self, name: str) -> int:
+        """Give the side of images that --image-size auto stands for, in pixels."""
         ...
 
     def describe(self, name: str, image_size: int) -> BackboneInfo:
@@ -134,7 +150,7 @@ class BackboneFamily(Protocol):
 
     def build(
         self, name: str, *, weights: str, seed: int, image_size: int, check_file: bool
-    ) -> Backbone:
+    ) -> LoadedBackbone:
         """Build a frozen backbone with its weights, on the CPU; `load_backbone` says how."""
         ...
 

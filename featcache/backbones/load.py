@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from featcache.backbones.families import family_of
-from featcache.backbones.family import Backbone
+from featcache.backbones.family import LoadedBackbone
 from featcache.config import ExtractSpec
 from featcache.core.backbone_names import backbone_name
 from featcache.core.plain_torch import plain_torch
 
-__all__ = ["Backbone", "load_backbone"]
+__all__ = ["LoadedBackbone", "load_backbone"]
 
 
 @plain_torch()
@@ -17,9 +17,9 @@ def load_backbone(
     *,
     weights: str = ExtractSpec.weights,
     seed: int = ExtractSpec.seed,
-    image_size: int = ExtractSpec.image_size,
+    image_size: int | None = ExtractSpec.image_size,
     check_file: bool = True,
-) -> Backbone:
+) -> LoadedBackbone:
     """Build a frozen backbone with its weights, on the CPU.
 
     Args:
@@ -27,7 +27,7 @@ def load_backbone(
         weights: "DEFAULT", one of torchvision's names, "random", or a path to a file that holds a
             state dict of the model or of the backbone alone; "FILE#PART" takes one of several.
         seed: Seeds "random"; the global generators stay as they are.
-        image_size: Side of the square that enters the backbone, in pixels.
+        image_size: Side of the square that enters the backbone, in pixels; None is the usual one.
         check_file: Compare a file of published weights with its digest. Without, a cache that is
             there already shows by `weights_sha256` that they are right.
 
@@ -43,6 +43,6 @@ def load_backbone(
         512
     """
     name = backbone_name(name)
-    return family_of(name).build(
-        name, weights=weights, seed=seed, image_size=image_size, check_file=check_file
-    )
+    family = family_of(name)
+    size = family.usual_size(name) if image_size is None else image_size
+    return family.build(name, weights=weights, seed=seed, image_size=size, check_file=check_file)

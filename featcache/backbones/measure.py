@@ -23,7 +23,7 @@ class Measured(NamedTuple):
 
 
 def measure(backbone: nn.Module, *, name: str, image_size: int, made_for: int) -> Measured:
-    """Push one empty image through a backbone, and count.
+    """Do as `cost`, and say which sizes a backbone takes where it does not take this one.
 
     Args:
         backbone: (B, 3, H, W) -> (B, D), on the meta device.
@@ -34,17 +34,30 @@ def measure(backbone: nn.Module, *, name: str, image_size: int, made_for: int) -
     Raises:
         UsageError: If the backbone does not take this size; names the smallest that it takes.
     """
+    try:
+        return cost(backbone, image_size)
+    except (RuntimeError, AssertionError, ValueError) as err:
+        smallest = _smallest_size(backbone, made_for)
+        raise too_small(name, image_size, smallest=smallest, made_for=made_for) from err
+
+
+def cost(backbone: nn.Module, image_size: int) -> Measured:
+    """Push one empty image through a backbone, and count.
+
+    Args:
+        backbone: (B, 3, H, W) -> (B, D), on the meta device.
+        image_size: Side of the image in pixels.
+
+    Raises:
+        Exception: Whatever the backbone says of this size.
+    """
     layer_sizes: list[int] = []
     for layer in backbone.modules():
         if not list(layer.children()):
             layer.register_forward_hook(lambda _, x, y: layer_sizes.append(_n_values(x, y)))
     counter = FlopCounterMode(display=False)
-    try:
-        with counter:
-            n_features = int(_meta_forward(backbone, image_size).shape[1])
-    except (RuntimeError, AssertionError, ValueError) as err:
-        smallest = _smallest_size(backbone, made_for)
-        raise too_small(name, image_size, smallest=smallest, made_for=made_for) from err
+    with counter:
+        n_features = int(_meta_forward(backbone, image_size).shape[1])
     return Measured(
         n_features=n_features,
         n_params=sum(p.numel() for p in backbone.parameters()),

@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from featcache.backbones.family import Backbone, BackboneInfo
+from featcache.backbones.family import BackboneInfo, LoadedBackbone
+from featcache.config import NOTEBOOK_SIZE
 from featcache.core.backbone_names import DEFAULT, PIXELS
 from featcache.core.preprocess import Preprocess
 from featcache.errors import UsageError
@@ -22,6 +23,11 @@ class Pixels:
 
     runs_network = False
     is_known_by_files = True
+    usual_preprocess = "notebook"
+
+    def owns(self, name: str) -> bool:
+        """Take the one name."""
+        return name == PIXELS
 
     def names(self) -> Sequence[str]:
         """List the one name."""
@@ -32,8 +38,12 @@ class Pixels:
         if weights not in (DEFAULT, "none"):
             raise UsageError(f"Backbone {name!r} has no weights, but --weights is {weights!r}.")
 
-    def check_size(self, name: str, weights: str, image_size: int) -> None:
+    def check_size(self, name: str, weights: str, image_size: int | None) -> None:
         """Take any size."""
+
+    def usual_size(self, name: str) -> int:
+        """Give the notebook's."""
+        return NOTEBOOK_SIZE
 
     def describe(self, name: str, image_size: int) -> BackboneInfo:
         """Count the numbers of an image."""
@@ -42,10 +52,10 @@ class Pixels:
 
     def build(
         self, name: str, *, weights: str, seed: int, image_size: int, check_file: bool
-    ) -> Backbone:
+    ) -> LoadedBackbone:
         """Make a backbone without a module."""
         self.check_weights(name, weights)
-        return Backbone(
+        return LoadedBackbone(
             name=name,
             module=None,
             n_features=3 * image_size**2,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from featcache.backbones.family import Backbone, BackboneInfo
+from featcache.backbones.family import BackboneInfo, LoadedBackbone
 from featcache.backbones.sizes import check_size
 from featcache.backbones.weights_file import existing_weights_file
+from featcache.config import NOTEBOOK_SIZE
 from featcache.core.backbone_names import RANDOM, published_weights, torchvision_names
 from featcache.core.paths import file_and_part
 from featcache.core.preprocess import Preprocess
@@ -21,6 +22,11 @@ class Torchvision:
 
     runs_network = True
     is_known_by_files = True
+    usual_preprocess = "notebook"
+
+    def owns(self, name: str) -> bool:
+        """Take the names of the list."""
+        return name in self.names()
 
     def names(self) -> Sequence[str]:
         """List all classification models."""
@@ -31,9 +37,13 @@ class Torchvision:
         if published_weights(name, weights) is None and weights.lower() != RANDOM:
             existing_weights_file(weights if "://" in weights else file_and_part(weights)[0])
 
-    def check_size(self, name: str, weights: str, image_size: int) -> None:
+    def check_size(self, name: str, weights: str, image_size: int | None) -> None:
         """Refuse what torchvision's sources, or a table, say does not fit."""
-        check_size(name, weights, image_size)
+        check_size(name, weights, image_size or NOTEBOOK_SIZE)
+
+    def usual_size(self, name: str) -> int:
+        """Give the notebook's."""
+        return NOTEBOOK_SIZE
 
     def describe(self, name: str, image_size: int) -> BackboneInfo:
         """Measure the model on torch's meta device."""
@@ -43,7 +53,7 @@ class Torchvision:
 
     def build(
         self, name: str, *, weights: str, seed: int, image_size: int, check_file: bool
-    ) -> Backbone:
+    ) -> LoadedBackbone:
         """Build the model and fill it with published, random or the user's weights."""
         from featcache.backbones.torchvision_models import load_model
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from featcache.backbones.batchnorm import has_batch_norm
-from featcache.backbones.family import Backbone, BackboneInfo
+from featcache.backbones.family import BackboneInfo, LoadedBackbone
 from featcache.backbones.measure import Measured, measure
 from featcache.backbones.sizes import require_exact_size
 from featcache.backbones.state_dict import fill_backbone
@@ -86,7 +86,7 @@ def describe_model(name: str, image_size: int) -> BackboneInfo:
 
 def load_model(
     name: str, *, weights: str, seed: int, image_size: int, check_file: bool
-) -> Backbone:
+) -> LoadedBackbone:
     """Build a frozen model with its weights, on the CPU; `load_backbone` says how."""
     entry = find_pretrained(name, weights)
     measured = _measured(name, image_size)
@@ -102,7 +102,7 @@ def load_model(
         module = build_backbone(name, image_size=image_size, meta=True)
         note = fill_backbone(module, weights, name=name, ignored=_classifier_prefixes())
         label = Path(weights).name
-    return Backbone(
+    return LoadedBackbone(
         name=name,
         module=module,
         n_features=measured.n_features,

@@ -14,12 +14,14 @@ from featcache.core.arguments import (
     require_at_least,
     typed,
 )
+from featcache.core.backbone_kinds import written_name
 from featcache.core.dataset_names import dataset_name, with_columns
 from featcache.core.options import AUTO, check_fields, option, options_in
 from featcache.core.preprocess import MOST_PIXELS
 from featcache.errors import UsageError, counted
 
 IMPORTED = "imported"
+NOTEBOOK_SIZE = 224  # side of what enters the notebook's backbones, in pixels
 
 BN_MODES = ("frozen", "adapted")
 STORE_DTYPES = ("float32", "float16")
@@ -65,12 +67,12 @@ class ExtractSpec:
 
     dataset: str = option(
         "cifar10",
-        "The images: cifar10, cifar100, digits, torchvision:NAME, folder:PATH, list:FILE, "
-        "parquet:FILES, tar:SHARDS or zip:FILE.",
+        "The images: cifar10, cifar100, digits, torchvision:NAME, folder:PATH, images:PATH, "
+        "list:FILE, parquet:FILES, tar:SHARDS or zip:FILE.",
         group="Images",
     )
     backbone: str = option(
-        "vgg16", "The frozen network: a torchvision classification model, or pixels."
+        "vgg16", "The frozen network: a torchvision classification model, timm:NAME, or pixels."
     )
     weights: str = option(
         "DEFAULT", "DEFAULT, the name of torchvision weights, a file, FILE#PART, or random."
@@ -81,12 +83,18 @@ class ExtractSpec:
         choices=BN_MODES,
     )
     preprocess: str = option(
-        "notebook",
-        "Preparation of the images: notebook (a square, mean and std 0.5), or that of the weights.",
-        choices=("notebook", "weights"),
+        AUTO,
+        "Preparation of the images: notebook (a square, mean and std 0.5), or that of the weights. "
+        "auto is weights for timm, else notebook.",
+        choices=(AUTO, "notebook", "weights"),
     )
-    image_size: int = option(
-        224, "Side of the square that enters the backbone, in pixels.", least=1, most=MOST_PIXELS
+    image_size: int | None = option(
+        None,
+        "Side of the square that enters the backbone, in pixels; auto: that of timm's weights, "
+        f"else {NOTEBOOK_SIZE}.",
+        least=1,
+        most=MOST_PIXELS,
+        unset=AUTO,
     )
     precision: str = option(
         "auto",
@@ -172,7 +180,7 @@ class ExtractSpec:
         check_fields(self)
         self._put_columns_into_the_name()
         object.__setattr__(self, "device", device_name(self.device))
-        object.__setattr__(self, "backbone", self.backbone.lower())  # as all of them are written
+        object.__setattr__(self, "backbone", written_name(self.backbone))
 
     def _put_columns_into_the_name(self) -> None:
         """Say the columns in the name, by which a repair and others find the images again."""

@@ -14,7 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from featcache.core.backbone_kinds import is_timm, written_name
 from featcache.core.paths import file_and_part
+from featcache.core.timm_names import check_timm_name
 from featcache.errors import UnknownNameError, UsageError
 
 PIXELS = "pixels"
@@ -63,6 +65,9 @@ def backbone_name(name: str) -> str:
         UnknownNameError: If it is not in the list, with the nearest three.
         UsageError: If it names several.
     """
+    if is_timm(name):
+        check_timm_name(written_name(name))
+        return written_name(name)
     known = backbone_names()
     if "," in name:
         raise UsageError(

@@ -12,6 +12,7 @@ from featcache.core.arguments import text
 from featcache.errors import UsageError, clipped
 
 FOLDER = "folder:"
+IMAGES = "images:"
 LIST = "list:"
 PARQUET = "parquet:"
 TAR = "tar:"
@@ -19,7 +20,7 @@ ZIP = "zip:"
 PYTHON = "python:"
 TORCHVISION = "torchvision:"
 IMPORTED_PREFIX = "imported:"
-OF_PATHS = (FOLDER, LIST, PARQUET, TAR, ZIP)
+OF_PATHS = (FOLDER, IMAGES, LIST, PARQUET, TAR, ZIP)
 KINDS = (*OF_PATHS, TORCHVISION, PYTHON, IMPORTED_PREFIX)
 # Which columns the name of a dataset of each kind may say, behind a "#".
 _COLUMNS_OF = {
@@ -61,7 +62,7 @@ def columns_in(name: str) -> dict[str, str]:
         return {}
     pairs = parse_qsl(said[1], keep_blank_values=True)
     columns = dict(pairs)
-    if len(columns) < len(pairs) or set(columns) - {"path", "label"} or "" in columns.values():
+    if len(columns) < len(pairs) or set(columns) - {"path", "label"} or columns.get("path") == "":
         raise UsageError(
             f"Dataset {clipped(repr(name))} ends with {said[0]!r}; expected #label=COLUMN, "
             f"#path=COLUMN or #path=COLUMN&label=COLUMN."

@@ -113,6 +113,15 @@ class Preprocess:
         return self.resize
 
     @property
+    def told(self) -> str:
+        """Say it for people: "resize 256, crop 224, bicubic, mean 0.485 0.456 0.406, std ..."."""
+        both = isinstance(self.resize, tuple)
+        size = "x".join(map(str, self.resize)) if both else str(self.resize)  # type: ignore[arg-type]
+        factors = [" ".join(f"{value:.4g}" for value in of) for of in (self.mean, self.std)]
+        crop = "" if self.crop is None else f"crop {self.crop}, "
+        return f"resize {size}, {crop}{self.interpolation}, mean {factors[0]}, std {factors[1]}"
+
+    @property
     def after_resize(self) -> Preprocess:
         """What is left to do once images are resized and cropped: to normalise them."""
         return replace(self, resize=self.out_size, crop=None)

@@ -50,7 +50,7 @@ def extract(
     weights: str | os.PathLike[str] = ExtractSpec.weights,
     bn: str = ExtractSpec.bn,
     preprocess: str = ExtractSpec.preprocess,
-    image_size: int = ExtractSpec.image_size,
+    image_size: int | None = ExtractSpec.image_size,
     precision: str = ExtractSpec.precision,
     store_dtype: str = ExtractSpec.store_dtype,
     device: str = ExtractSpec.device,

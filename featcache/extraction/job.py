@@ -93,7 +93,7 @@ class Job:
             image_shape=plan.image_shape,
             n_rows=plan.n_rows,
             asked=plan.spec.compile,
-            backbone=plan.spec.backbone,
+            backbone=plan.identity.backbone,
             on_note=on_note,
         )
         how = "eager" if compiler.value is None else "compiled"
@@ -249,6 +249,7 @@ def _provenance(plan: Plan) -> Provenance:
         "dataset": portable(plan.dataset.name),
         "limit": plan.spec.limit,
         "weights": portable(plan.backbone.weights),
+        **{name: portable(said) for name, said in plan.backbone.told.items()},
         "featcache": __version__,
         "torch": torch.__version__,
         "torchvision": version("torchvision"),

@@ -35,7 +35,7 @@ def _refuse_options_of_networks(spec: ExtractSpec) -> None:
     """Refuse the options that "pixels" has no use for, since it runs no network."""
     for name in ("bn", "preprocess", "precision", "store_dtype", "compile"):
         value = getattr(spec, name)
-        if value != getattr(ExtractSpec, name):
+        if value not in (getattr(ExtractSpec, name), "notebook"):
             raise UsageError(
                 f"{option_name(name)} {value} needs a backbone, but the backbone 'pixels' "
                 f"stores the images as they are. Nothing was started. Leave the option out."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,10 +13,12 @@ import numpy as np
 from featcache.backbones.batchnorm import batch_norm_statistics, require_batch_norm
 from featcache.backbones.describe import BackboneInfo, describe_backbone
 from featcache.backbones.families import family_of
-from featcache.backbones.load import Backbone, load_backbone
+from featcache.backbones.load import LoadedBackbone, load_backbone
 from featcache.config import ExtractSpec
+from featcache.core.backbone_kinds import backbone_slug
 from featcache.core.device import pick_device, pick_precision
 from featcache.core.identity import IDENTITY_FORMAT
+from featcache.core.options import AUTO
 from featcache.core.paths import expanded
 from featcache.core.plain_torch import plain_torch
 from featcache.core.preprocess import Preprocess
@@ -68,7 +71,7 @@ class Plan:
     spec: ExtractSpec
     dataset: Dataset
     preprocess: Preprocess
-    backbone: Backbone
+    backbone: LoadedBackbone
     info: BackboneInfo
     device: str
     precision: str
@@ -157,15 +160,15 @@ def make_plan(
         WeightsError: If the weights cannot be had or do not fit.
     """
     device, precision, choices = _choose_hardware(spec, on_note)
-    info = describe_backbone(spec.backbone, spec.image_size)
-    preprocess = Preprocess.notebook(spec.image_size)
-    if spec.preprocess == "weights":
-        family = family_of(spec.backbone)
-        preprocess = family.preprocess(spec.backbone, spec.weights, spec.image_size)
+    family = family_of(spec.backbone)
+    image_size = spec.image_size or family.usual_size(spec.backbone)
+    info = describe_backbone(spec.backbone, image_size)
+    preprocess = _preprocess(spec, image_size, on_note)
+    slug = backbone_slug(spec.backbone)
     row_shape, store_dtype = _row(spec, dataset, preprocess, n_features=info.n_features)
     folder = expanded(spec.cache_dir) / dataset.slug
     nbytes = _n_rows(dataset) * _row_nbytes(row_shape, store_dtype)
-    of_this_backbone = folder.glob(f"{spec.backbone}-*.h5*")
+    of_this_backbone = folder.glob(f"{glob.escape(slug)}-*.h5*")
     # A file that large may be this cache; only its identity tells. Check the space later then.
     if at is None and not any(p.is_file() and p.stat().st_size >= nbytes for p in of_this_backbone):
         require_space(folder, nbytes=nbytes)
@@ -175,10 +178,10 @@ def make_plan(
         )
     on_progress(Progress("weights", "", 0, 0))
     # `extract` compares the file of weights with its digest later, when it knows whether it must.
-    backbone = _load(spec, on_note, check_file=at is not None)
+    backbone = _load(spec, image_size, on_note, check_file=at is not None)
     said = {
         "format": IDENTITY_FORMAT,
-        "backbone": spec.backbone,
+        "backbone": slug,
         "layer": backbone.layer,
         "weights_sha256": backbone.weights_sha256,
         "bn": _ADAPTATION if spec.bn == "adapted" else spec.bn,
@@ -187,9 +190,10 @@ def make_plan(
         "store_dtype": store_dtype,
         "dataset_sha256": dataset_sha256,
         **ImageRules(spec.max_pixels, spec.exif_orientation).identity(),
+        **backbone.identity,
     }
     identity = Identity.from_json(said)
-    path = at or cache_path(folder, spec.backbone, identity.fingerprint)
+    path = at or cache_path(folder, slug, identity.fingerprint)
     if at is None and not path.is_file() and not partial_path(path).is_file():
         require_space(folder, nbytes=nbytes)
     return Plan(
@@ -221,12 +225,25 @@ def _choose_hardware(spec: ExtractSpec, on_note: NoteCallback) -> tuple[str, str
     return device.value, precision.value, choices
 
 
-def _load(spec: ExtractSpec, on_note: NoteCallback, *, check_file: bool) -> Backbone:
+def _preprocess(spec: ExtractSpec, image_size: int, on_note: NoteCallback) -> Preprocess:
+    """Settle how images are prepared; told where that is not the notebook's way."""
+    family = family_of(spec.backbone)
+    asked = family.usual_preprocess if spec.preprocess == AUTO else spec.preprocess
+    if asked == "notebook":
+        return Preprocess.notebook(image_size)
+    preprocess = family.preprocess(spec.backbone, spec.weights, image_size)
+    on_note(f"images prepared as for the weights: {preprocess.told}")
+    return preprocess
+
+
+def _load(
+    spec: ExtractSpec, image_size: int, on_note: NoteCallback, *, check_file: bool
+) -> LoadedBackbone:
     backbone = load_backbone(
         spec.backbone,
         weights=spec.weights,
         seed=spec.seed,
-        image_size=spec.image_size,
+        image_size=image_size,
         check_file=check_file,
     )
     if backbone.module is None:
@@ -235,6 +252,8 @@ def _load(spec: ExtractSpec, on_note: NoteCallback, *, check_file: bool) -> Back
         require_batch_norm(backbone.module, backbone=spec.backbone)
     around = f" ({backbone.note})" if backbone.note else ""
     on_note(f"weights: {backbone.weights}{around}")
+    for sentence in backbone.notes:
+        on_note(sentence)
     return backbone
 
 

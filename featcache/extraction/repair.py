@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.backbones.families import family_of
 from featcache.config import IMPORTED, ExtractSpec
+from featcache.core.backbone_kinds import is_timm, timm_name
 from featcache.core.paths import expanded
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.side_files import finished_path, lock_path
@@ -70,6 +71,7 @@ def repair_cache(
     path: str | os.PathLike[str],
     *,
     dataset: str | Dataset | None = None,
+    backbone: str | None = None,
     weights: str | None = None,
     device: str = ExtractSpec.device,
     n_workers: int | None = ExtractSpec.n_workers,
@@ -90,6 +92,8 @@ def repair_cache(
         dataset: Where its images are now, or what `featcache.make_dataset` made of them; None takes
             what the cache names. A relative path is looked for beside the cache and above it before
             the working directory.
+        backbone: What the cache was made with, where it names no backbone that can be had: a folder
+            of timm's.
         weights: What fills the backbone; None takes what the cache names, which for a file is only
             its name.
         mix_numerics: Compute the damaged rows though this machine is of another numeric class, so
@@ -132,6 +136,7 @@ def repair_cache(
         note(_told(report, n_not_decoded))
         asked: dict[str, Any] = {
             "dataset": dataset.name if isinstance(dataset, Dataset) else dataset,
+            "backbone": backbone,
             "weights": weights,
             "data_dir": os.fspath(data_dir),
             "device": device,
@@ -185,7 +190,8 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
             f"its source again, as it was made (featcache cache import); that replaces it."
         )
     require_fields(path, {**identity, **provenance}, "preprocess", "limit", "weights")
-    runs_network = family_of(identity.backbone).runs_network
+    backbone = asked["backbone"] or _backbone_of(state, path)
+    runs_network = family_of(backbone).runs_network
     if runs_network:
         require_fields(path, identity, "bn", "precision", "store_dtype")
     if asked["weights"] is None and "." in provenance.weights:
@@ -198,3 +204,14 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
         "batch_size": state.manifest.numerics.batch_size,
     }
     return ExtractSpec(**{**made, **{n: v for n, v in asked.items() if v is not None}})
+
+
+def _backbone_of(state: CacheState, path: Path) -> str:
+    """Name the backbone that made a cache, unless only its maker knows where it is."""
+    name = state.manifest.provenance.backbone or state.manifest.identity.backbone
+    if is_timm(name) and timm_name(name).kind == "local-dir":
+        raise UsageError(
+            f"{path} was made with a model in a folder {timm_name(name).rest!r}, and does not know "
+            f"where that is. Nothing was computed. Say it with --backbone timm:local-dir:PATH."
+        )
+    return name

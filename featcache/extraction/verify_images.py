@@ -73,7 +73,7 @@ class ImagesReport:
 def verify_images(
     path: str | os.PathLike[str],
     *,
-    dataset: str | os.PathLike[str] | None = None,
+    dataset: str | os.PathLike[str] | Dataset | None = None,
     data_dir: str | os.PathLike[str] = ExtractSpec.data_dir,
     on_progress: Callable[[int, int], None] | None = None,
     on_note: NoteCallback | None = None,
@@ -82,8 +82,9 @@ def verify_images(
 
     Args:
         path: The cache.
-        dataset: Where its images are now; None takes what the cache names. A relative folder is
-            looked for beside the cache and above it before the working directory.
+        dataset: Where its images are now, or what `featcache.make_dataset` made of them; None takes
+            what the cache names. A relative path is looked for beside the cache and above it before
+            the working directory.
         data_dir: Folder of downloaded datasets.
         on_progress: Called with (images read, images to read).
         on_note: Told where the images are.
@@ -97,10 +98,12 @@ def verify_images(
     if cache.identity.backbone == IMPORTED:
         raise UsageError(f"{cache.path} was imported, so it has no images. Nothing was checked.")
     require_fields(cache.path, {**cache.identity, **cache.provenance}, "dataset_sha256", "limit")
-    manifest = read_state(cache.path).manifest
-    name = dataset_of(cache.path, manifest) if dataset is None else dataset_name(dataset)
+    if dataset is None:
+        dataset = dataset_of(cache.path, read_state(cache.path).manifest)
+    named = dataset if isinstance(dataset, Dataset) else dataset_name(dataset)
+    name = named.name if isinstance(named, Dataset) else named
     (on_note or silent)(f"opening {name}")
-    listing = load_dataset(name, data_dir=text("--data-dir", data_dir)).with_splits(cache.splits)
+    listing = load_dataset(named, data_dir=text("--data-dir", data_dir)).with_splits(cache.splits)
     images = listing.following(ImageRules.of(cache.identity)).limited(cache.provenance.limit)
     sha256, images = images.identified(on_progress=on_progress)
     changed: tuple[ChangedImage, ...] = ()

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from featcache.config import ExtractSpec
+from featcache.config import NOTEBOOK_SIZE, ExtractSpec
 from featcache.core.arguments import text
+from featcache.core.backbone_kinds import backbone_slug, written_name
 from featcache.core.backbone_names import backbone_name
 from featcache.core.dataset_names import IMPORTED_PREFIX, dataset_name
 from featcache.core.identity import differing_fields
@@ -92,7 +93,7 @@ def the_cache(
         )
     if cache is None:
         dataset = None if dataset is None else dataset_name(dataset)
-        backbone = None if backbone is None else text("--backbone", backbone).lower()
+        backbone = None if backbone is None else written_name(text("--backbone", backbone))
         found = _found(dataset, backbone, expanded(cache_dir), on_note)
     elif isinstance(cache, Cache):
         found = Found(cache)
@@ -113,7 +114,7 @@ def settings_of(cache: Cache) -> str:
     if "preprocess" in identity:
         preprocess = identity.preprocess
         size = preprocess.out_size[0]
-        if size != ExtractSpec.image_size:
+        if size != NOTEBOOK_SIZE:
             parts.append(f"image size {size} px")
         if preprocess != Preprocess.notebook(size):
             parts.append("preprocessing of the weights")
@@ -129,7 +130,9 @@ def _found(
 ) -> Found:
     """Find the cache of a dataset and a backbone, each None where it was not given."""
     of_dataset = ExtractSpec.dataset if dataset is None else dataset
-    of_backbone = ExtractSpec.backbone if backbone is None else backbone
+    typed = ExtractSpec.backbone if backbone is None else backbone
+    of_backbone = backbone_slug(typed)
+    backbone = None if backbone is None else of_backbone
     folder = cache_dir / dataset_slug(of_dataset)
     own = caches_in(folder)
     fitting, misfits = _by_listing(of_dataset, [c for c in own if c.state == "complete"])
@@ -137,7 +140,7 @@ def _found(
     if meant:
         return _told(_usual_one(meant, of_backbone, folder, of_dataset), of_dataset, on_note)
     where = f"There is no complete cache of {of_backbone} in {folder}"
-    options = {"dataset": of_dataset, "backbone": of_backbone, "cache_dir": cache_dir}
+    options = {"dataset": of_dataset, "backbone": typed, "cache_dir": cache_dir}
     if others := _others(dataset, backbone, fitting, cache_dir):
         if len(others) == 1:
             on_note(f"{where}; the only cache that fits is taken")
@@ -150,7 +153,7 @@ def _found(
     _refuse_misfits(
         [m for m in misfits if backbone in (None, m.cache.identity.backbone)], of_dataset
     )
-    backbone_name(of_backbone)
+    backbone_name(typed)
     unfinished = [c for c in own if c.backbone == of_backbone]
     told = "".join(
         f" {c.path} is {c.state}: {c.n_rows_done} of {counted(c.n_rows, 'row')}."

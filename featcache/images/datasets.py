@@ -22,11 +22,13 @@ from featcache.images.sources.list_file import ListFile
 from featcache.images.sources.parquet import Parquet
 from featcache.images.sources.source import LISTING, DatasetInfo, Source
 from featcache.images.sources.torchvision_sets import TorchvisionSets
-from featcache.images.splits import Dataset
+from featcache.images.sources.unlabelled_folder import UnlabelledFolder
+from featcache.images.splits import Dataset, Split
 from featcache.images.stat_index import KnownFiles
 
 SOURCES: tuple[Source, ...] = (
     Folder(),
+    UnlabelledFolder(),
     ListFile(),
     Parquet(),
     TarShards(),
@@ -150,25 +152,32 @@ def _unknown(name: str) -> UsageError:
 
 def _validated(dataset: Dataset) -> Dataset:
     """Check what every source promises: rows in every split, labels in range, unique ids."""
-    n_classes = len(dataset.class_names)
     for split in dataset.splits.values():
         where = f"Split {split.name!r} of dataset {dataset.name!r}"
-        if not len(split) == len(split.images) == len(split.ids) or not len(split):
+        n_labels = len(split) if split.labels is None else len(split.labels)
+        if not n_labels == len(split.images) == len(split.ids) or not len(split):
             raise DatasetError(
                 f"{where} has {counted(len(split.images), 'image')}, "
-                f"{counted(len(split), 'label')} and {counted(len(split.ids), 'id')}; expected as "
+                f"{counted(n_labels, 'label')} and {counted(len(split.ids), 'id')}; expected as "
                 f"many of each and at least 1. Nothing was extracted. Delete the dataset's files "
                 f"and run the same command again."
             )
-        low, high = int(split.labels.min()), int(split.labels.max())
-        if low < 0 or high >= n_classes:
-            raise DatasetError(
-                f"{where} has labels {low}..{high}, expected 0..{n_classes - 1}. Nothing was "
-                "extracted. Delete the dataset's files and run the same command again."
-            )
+        _check_labels(split, where, n_classes=len(dataset.class_names))
         if len(set(split.ids)) < len(split):
             raise DatasetError(
                 f"{where} has {counted(len(split) - len(set(split.ids)), 'id')} twice. Nothing was "
                 f"extracted. Give each image a name of its own."
             )
     return dataset
+
+
+def _check_labels(split: Split, where: str, *, n_classes: int) -> None:
+    if split.labels is None:
+        assert n_classes == 0, "images without labels have no classes"
+        return
+    low, high = int(split.labels.min()), int(split.labels.max())
+    if low < 0 or high >= n_classes:
+        raise DatasetError(
+            f"{where} has labels {low}..{high}, expected 0..{n_classes - 1}. Nothing was "
+            "extracted. Delete the dataset's files and run the same command again."
+        )

@@ -59,7 +59,10 @@ def read_layout(tree: Tree) -> Layout:
     if not top:
         n_images = tree.n_top_images()
         what = f"{counted(n_images, 'image')} but no" if n_images else "no"
-        raise DatasetError(f"{tree.place()} holds {what} class folders. {LAYOUT}.")
+        raise DatasetError(
+            f"{tree.place()} holds {what} class folders. {LAYOUT}. For images without classes: "
+            f"images:PATH."
+        )
     named = {folder: tree.walk(folder) for folder in top if is_split_name(folder)}
     if any(found.class_names for found in named.values()):
         return _with_splits(tree, top, named)

@@ -44,6 +44,10 @@ class Look(NamedTuple):
     header: Header = Header()
 
 
+UNLABELLED = "all"
+"""The one split of images that are neither labelled nor parted."""
+
+
 class UnreadableImageError(Exception):
     """One image cannot be decoded; the text is the reason that the cache records."""
 
@@ -139,18 +143,18 @@ class Split:
     Attributes:
         name: "train", "val", "test", ...
         images: The images, in order.
-        labels: (N,) int64, indices into the dataset's class names.
+        labels: (N,) int64, indices into the dataset's class names; None for images without labels.
         ids: N ids, unique within the split: the relative path, or the index. Bytes of a file name
             that are not UTF-8 stand as surrogate escapes.
     """
 
     name: str
     images: ArrayImages | FileImages
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64] | None
     ids: Sequence[str]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.ids)
 
     def limited(self, n: int) -> Split:
         """Keep at most `n` images, evenly spaced: a folder sorted by class keeps its classes."""
@@ -160,7 +164,7 @@ class Split:
         return replace(
             self,
             images=self.images.take(rows),
-            labels=self.labels[rows],
+            labels=None if self.labels is None else self.labels[rows],
             ids=[self.ids[int(i)] for i in rows],
         )
 
@@ -178,12 +182,12 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A labelled image dataset.
+    """An image dataset, with labels in all of its splits or in none.
 
     Attributes:
         name: As the user gave it, e.g. "cifar10" or "folder:pets".
         slug: The name as a folder name.
-        class_names: K names; label k is class_names[k].
+        class_names: K names; label k is class_names[k]. None where there are no labels.
         splits: By name, "train" first. All have their images in memory, or all in files.
         notes: What a user should be told about it, e.g. skipped files.
         told: How many images have which header, by the names of `TOLD_OF_HEADERS`. Empty if they
@@ -220,6 +224,8 @@ class Dataset:
         most = 10
         names = ", ".join(repr(name) for name in self.class_names[:most])
         more = f" and {n} more" if (n := len(self.class_names) - most) > 0 else ""
+        if not self.class_names:
+            return f"images: {counts}; without labels"
         return f"images: {counts}; {counted(len(self.class_names), 'class')}: {names}{more}"
 
     def following(self, rules: ImageRules) -> Dataset:
@@ -269,7 +275,8 @@ class Dataset:
         splits = {}
         n_clipped = n_turned = 0
         for name, split in self.splits.items():
-            _update(sha, split.name.encode(), np.ascontiguousarray(split.labels).tobytes())
+            labels = b"" if split.labels is None else np.ascontiguousarray(split.labels).tobytes()
+            _update(sha, split.name.encode(), labels)
             _update(sha, *(i.encode(errors="surrogateescape") for i in split.ids))
             digests = []
             for i, (digest, header) in enumerate(split.images.looks(known)):

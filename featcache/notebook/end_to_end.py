@@ -47,7 +47,8 @@ class ImageRows(Dataset[tuple[Tensor, int]]):
             image = Image.fromarray(images.pixels[row])
         else:
             image = images.decode(row)
-        return self.transform(image), int(self.split.labels[row])
+        labels = self.split.labels
+        return self.transform(image), 0 if labels is None else int(labels[row])
 
 
 class WholeModel(pl.LightningModule):

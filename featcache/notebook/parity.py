@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.backbones.families import check_backbone_options, family_of
-from featcache.config import BN_MODES, ExtractSpec, HeadSpec, ParitySpec, TrainSpec
+from featcache.config import BN_MODES, NOTEBOOK_SIZE, ExtractSpec, HeadSpec, ParitySpec, TrainSpec
 from featcache.core.arguments import option_name, text
 from featcache.core.backbone_names import PIXELS, backbone_name
 from featcache.core.dataset_names import dataset_name
@@ -233,7 +233,8 @@ def _require_drift(spec: ExtractSpec) -> None:
     from featcache.backbones.batchnorm import has_batch_norm
     from featcache.backbones.torchvision_models import build_backbone
 
-    if not has_batch_norm(build_backbone(spec.backbone, image_size=spec.image_size, meta=True)):
+    image_size = spec.image_size or NOTEBOOK_SIZE
+    if not has_batch_norm(build_backbone(spec.backbone, image_size=image_size, meta=True)):
         raise UsageError(
             f"--as-notebook leaves BatchNorm in training mode, but {spec.backbone} has none. "
             f"Nothing was started. Leave the option out: level 2 is the notebook's training."

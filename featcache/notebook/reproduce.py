@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.backbones.families import check_backbone_options
-from featcache.config import ExtractSpec, RunSpec, TrainSpec
+from featcache.config import NOTEBOOK_SIZE, ExtractSpec, RunSpec, TrainSpec
 from featcache.core.arguments import several, text
 from featcache.core.backbone_names import PIXELS, RANDOM
 from featcache.core.dataset_names import dataset_name
@@ -57,7 +57,7 @@ def reproduce(
     backbone_for: Mapping[str, str] | None = ReproduceSpec.backbone_for,
     weights: str | os.PathLike[str] = ExtractSpec.weights,
     bn: str = ExtractSpec.bn,
-    image_size: int = ExtractSpec.image_size,
+    image_size: int | None = ExtractSpec.image_size,
     device: str = ExtractSpec.device,
     limit: int | None = ExtractSpec.limit,
     seed: int = TrainSpec.seed,
@@ -99,7 +99,8 @@ def reproduce(
         dataset=dataset_name(dataset),
         weights=text("--weights", weights),
         bn=bn,
-        image_size=image_size,
+        preprocess="notebook",
+        image_size=NOTEBOOK_SIZE if image_size is None else image_size,
         limit=limit,
         device=device,
         cache_dir=text("--cache-dir", cache_dir),
@@ -110,10 +111,10 @@ def reproduce(
     table = _table(asked, spec, heads, seed)
     note(f"systems: {', '.join(system.name for system in asked.systems)}")
     backbones = [asked.backbone_of(system) for system in asked.systems]
-    _require_weights(backbones, weights=spec.weights, image_size=spec.image_size)
+    have_statistics = _require_weights(backbones, spec)
     for i, system in enumerate(asked.systems):
         note(f"system {i + 1} of {len(asked.systems)}: {system.name}")
-        its = _extraction(spec, asked.backbone_of(system))
+        its = _extraction(spec, asked.backbone_of(system), have_statistics)
         extracted = extract(**asdict(its), on_progress=on_progress, on_note=on_note)
         if extracted.n_rows_computed:
             table.remember(extracted.fingerprint, extracted.images_per_s)
@@ -136,15 +137,14 @@ def reproduce(
     return Reproduction(spec.dataset, tuple(table.systems), table.markdown, table.json)
 
 
-def _extraction(spec: ExtractSpec, backbone: str) -> ExtractSpec:
+def _extraction(
+    spec: ExtractSpec, backbone: str, have_statistics: Mapping[str, bool]
+) -> ExtractSpec:
     """Take from what was asked what a backbone has a use for."""
     if backbone == PIXELS:
         return replace(spec, backbone=PIXELS, weights=ExtractSpec.weights, bn=ExtractSpec.bn)
-    from featcache.backbones.batchnorm import has_batch_norm
-    from featcache.backbones.torchvision_models import build_backbone
-
-    has_statistics = has_batch_norm(build_backbone(backbone, image_size=spec.image_size, meta=True))
-    return replace(spec, backbone=backbone, bn=spec.bn if has_statistics else ExtractSpec.bn)
+    bn = spec.bn if have_statistics[backbone] else ExtractSpec.bn
+    return replace(spec, backbone=backbone, bn=bn)
 
 
 def _table(asked: ReproduceSpec, spec: ExtractSpec, heads: RunSpec, seed: int) -> _Table:
@@ -206,7 +206,7 @@ def _is_the_notebooks(system: System, backbone: str, spec: ExtractSpec) -> bool:
     """Tell whether the notebook has figures of this; any weights but random ones are ImageNet's."""
     has_weights = backbone == PIXELS or spec.weights.lower() != RANDOM
     made = (spec.dataset, backbone, spec.limit, spec.image_size, spec.bn)
-    usual = (DATASET, system.backbone, None, ExtractSpec.image_size, ExtractSpec.bn)
+    usual = (DATASET, system.backbone, None, NOTEBOOK_SIZE, ExtractSpec.bn)
     return has_weights and made == usual
 
 
@@ -253,12 +253,16 @@ def _result(
     )
 
 
-def _require_weights(backbones: Sequence[str], *, weights: str, image_size: int) -> None:
-    """Read, or download, the weights of all backbones before the first hour of work."""
+def _require_weights(backbones: Sequence[str], spec: ExtractSpec) -> dict[str, bool]:
+    """Read, or download, the weights of all backbones before the first hour of work.
+
+    Returns:
+        Of each that runs a network, whether it has BatchNorm.
+    """
     backbones = [backbone for backbone in dict.fromkeys(backbones) if backbone != PIXELS]
     for backbone in backbones:
-        check_backbone_options(backbone, weights, image_size)
+        check_backbone_options(backbone, spec.weights, spec.image_size)
     from featcache.backbones.load import load_backbone  # it imports torch, which takes seconds
 
-    for backbone in backbones:
-        load_backbone(backbone, weights=weights, image_size=image_size)
+    loaded = (load_backbone(b, weights=spec.weights, image_size=spec.image_size) for b in backbones)
+    return {backbone.name: backbone.has_batchnorm for backbone in loaded}

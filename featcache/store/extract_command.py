@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featcache.config import IMPORTED, ExtractSpec
+from featcache.config import IMPORTED, NOTEBOOK_SIZE, ExtractSpec
 from featcache.core.arguments import option_name
+from featcache.core.backbone_kinds import is_timm
 from featcache.core.backbone_names import PIXELS, RANDOM, weights_names
 from featcache.core.dataset_names import PYTHON
 from featcache.core.options import declared
@@ -28,7 +29,7 @@ def made_with(identity: Identity, provenance: Provenance) -> dict[str, Any]:
     """
     options: dict[str, Any] = {
         "dataset": native(provenance.dataset),
-        "backbone": identity.backbone,
+        "backbone": provenance.backbone or identity.backbone,
         "limit": provenance.limit,
         **_weights(identity.backbone, provenance.weights),
         **{name: identity[name] for name in ("max_pixels", "exif_orientation") if name in identity},
@@ -36,8 +37,11 @@ def made_with(identity: Identity, provenance: Provenance) -> dict[str, Any]:
     if "preprocess" in identity:
         size = identity.preprocess.out_size[0]
         is_notebook = identity.preprocess == Preprocess.notebook(size)
-        options["image_size"] = size
         options["preprocess"] = "notebook" if is_notebook else "weights"
+        if size != NOTEBOOK_SIZE or is_timm(provenance.backbone):
+            options["image_size"] = size
+        if is_notebook != is_timm(provenance.backbone):
+            del options["preprocess"]  # the usual one
     if identity.backbone != PIXELS:  # which runs no network
         options |= {n: identity[n] for n in ("precision", "store_dtype") if n in identity}
         options |= {"bn": identity.bn} if "bn" in identity else {}

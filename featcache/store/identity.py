@@ -137,6 +137,7 @@ class Provenance(_Said):
         provenance = cls(mapping(stored))
         text(stored["dataset"])
         text(stored.get("weights", ""))
+        text(stored.get("backbone", ""))
         if stored.get("limit") is not None:
             count(stored["limit"], least=1)
         return provenance
@@ -145,6 +146,14 @@ class Provenance(_Said):
     def dataset(self) -> str:
         """The dataset's name, as it was typed."""
         return str(self["dataset"])
+
+    @property
+    def backbone(self) -> str:
+        """The backbone's name as --backbone takes it, where it is not the identity's; else empty.
+
+        That of a folder lacks the folders above it.
+        """
+        return str(self.get("backbone", ""))
 
     @property
     def limit(self) -> int | None:

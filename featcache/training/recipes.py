@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from featcache.config import VAL_FRACTION, ExtractSpec, HeadSpec, TrainSpec
+from featcache.config import NOTEBOOK_SIZE, VAL_FRACTION, ExtractSpec, HeadSpec, TrainSpec
 from featcache.core.arguments import option_name
 from featcache.core.identity import canonical_json
 from featcache.core.preprocess import Preprocess
@@ -136,7 +136,7 @@ def _what_is_not_the_notebooks(cache: Cache, *, has_system: bool) -> str:
     if not has_system:
         backbone = clipped(cache.identity.backbone)
         return f"the notebook has no system with the backbone {backbone}"
-    notebooks = asdict(Preprocess.notebook(ExtractSpec.image_size))
+    notebooks = asdict(Preprocess.notebook(NOTEBOOK_SIZE))
     if canonical_json(cache.identity.get("preprocess")) != canonical_json(notebooks):
         return "the cache's images were prepared otherwise than the notebook's"
     return ""

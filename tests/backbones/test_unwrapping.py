@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torchvision import models
 
-from featcache.backbones.load import Backbone, load_backbone
+from featcache.backbones.load import LoadedBackbone, load_backbone
 from featcache.errors import UnsafeFileError, WeightsError
 
 NAME = "mobilenet_v3_small"
@@ -26,15 +26,15 @@ def model() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def plain(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+def plain(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> LoadedBackbone:
     path = tmp_path_factory.mktemp("plain") / "plain.pth"
     torch.save(model.state_dict(), path)
     return load_backbone(NAME, weights=str(path), image_size=32)
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Callable[..., Backbone]:
-    def make(content: Any, part: str = "") -> Backbone:
+def load(tmp_path: Path) -> Callable[..., LoadedBackbone]:
+    def make(content: Any, part: str = "") -> LoadedBackbone:
         torch.save(content, tmp_path / "w.pth")
         return load_backbone(NAME, weights=f"{tmp_path / 'w.pth'}{part}", image_size=32)
 
@@ -96,7 +96,11 @@ def reference_training(model: nn.Module) -> dict[str, Any]:
     ],
 )
 def test_what_is_wrapped_gives_the_tensors_of_the_plain_file(
-    load: Callable[..., Backbone], model: nn.Module, plain: Backbone, wrap: Any, told: str
+    load: Callable[..., LoadedBackbone],
+    model: nn.Module,
+    plain: LoadedBackbone,
+    wrap: Any,
+    told: str,
 ) -> None:
     loaded = load(wrap(model))
 
@@ -106,7 +110,7 @@ def test_what_is_wrapped_gives_the_tensors_of_the_plain_file(
 
 
 def test_a_training_checkpoint_of_torchvision_gives_its_model_and_tells_of_the_averaged_one(
-    load: Callable[..., Backbone], model: nn.Module, plain: Backbone
+    load: Callable[..., LoadedBackbone], model: nn.Module, plain: LoadedBackbone
 ) -> None:
     loaded = load(reference_training(model))
 
@@ -116,7 +120,7 @@ def test_a_training_checkpoint_of_torchvision_gives_its_model_and_tells_of_the_a
 
 @pytest.mark.parametrize("part", ["#model_ema", "#ema.state_dict", "#state_dict"])
 def test_another_part_is_taken_where_it_is_asked_for(
-    load: Callable[..., Backbone], model: nn.Module, plain: Backbone, part: str
+    load: Callable[..., LoadedBackbone], model: nn.Module, plain: LoadedBackbone, part: str
 ) -> None:
     averaged = other(model.state_dict())
     content = {"model": model.state_dict(), "model_ema": averaged, "ema": {"state_dict": averaged}}
@@ -128,7 +132,7 @@ def test_another_part_is_taken_where_it_is_asked_for(
 
 
 def test_names_of_one_dict_are_parts_too(
-    load: Callable[..., Backbone], model: nn.Module, plain: Backbone
+    load: Callable[..., LoadedBackbone], model: nn.Module, plain: LoadedBackbone
 ) -> None:
     state = named("model.", model.state_dict()) | named("teacher.", other(model.state_dict()))
 
@@ -140,7 +144,7 @@ def test_names_of_one_dict_are_parts_too(
 
 
 def test_a_file_whose_name_has_the_mark_is_a_file(
-    tmp_path: Path, model: nn.Module, plain: Backbone
+    tmp_path: Path, model: nn.Module, plain: LoadedBackbone
 ) -> None:
     torch.save(model.state_dict(), tmp_path / "w#1.pth")
 
@@ -150,7 +154,7 @@ def test_a_file_whose_name_has_the_mark_is_a_file(
 
 
 def test_several_of_which_none_is_the_usual_one_are_refused(
-    load: Callable[..., Backbone], model: nn.Module
+    load: Callable[..., LoadedBackbone], model: nn.Module
 ) -> None:
     state = named("student.", model.state_dict()) | named("teacher.", other(model.state_dict()))
 
@@ -159,14 +163,14 @@ def test_several_of_which_none_is_the_usual_one_are_refused(
 
 
 def test_a_part_that_is_not_there_is_refused_with_those_that_are(
-    load: Callable[..., Backbone], model: nn.Module
+    load: Callable[..., LoadedBackbone], model: nn.Module
 ) -> None:
     with pytest.raises(WeightsError, match=r"has no part 'ema'\. .* It has: .*model_state_dict"):
         load({"model_state_dict": model.state_dict()}, "#ema")
 
 
 def test_what_does_not_fit_names_the_wrapper_that_was_found(
-    load: Callable[..., Backbone],
+    load: Callable[..., LoadedBackbone],
 ) -> None:
     state = models.get_model("mobilenet_v3_large").state_dict()
 
@@ -175,7 +179,7 @@ def test_what_does_not_fit_names_the_wrapper_that_was_found(
 
 
 def test_a_class_that_is_not_known_is_refused_beside_one_that_is(
-    load: Callable[..., Backbone], model: nn.Module
+    load: Callable[..., LoadedBackbone], model: nn.Module
 ) -> None:
     content = reference_training(model) | {"extra": nn.ReLU()}
 

@@ -28,7 +28,7 @@ import torch
 
 import featcache
 from featcache.backbones.load import load_backbone
-from featcache.config import ExtractSpec
+from featcache.config import NOTEBOOK_SIZE, ExtractSpec
 from featcache.core.allocator import keep_freed_memory
 from featcache.core.arithmetic import arithmetic
 from featcache.extraction.progress import Progress
@@ -46,7 +46,7 @@ class BareBackbone:
         ).module
         assert module is not None, "pixels have no backbone to compare with"
         self.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        size = spec.image_size
+        size = spec.image_size or NOTEBOOK_SIZE
         self.batch = torch.rand(batch_size, 3, size, size).to(memory_format=torch.channels_last)
         self.precision = precision
         self.seconds: list[float] = []

@@ -108,12 +108,16 @@ def test_a_cache_of_given_images_is_resumed_reused_repaired_and_compared(tmp_pat
         featcache.repair_cache(result.path)
     featcache.repair_cache(result.path, dataset=dataset)
     report = featcache.parity(result.path, dataset=dataset, levels=(1,))
+    same = featcache.verify_images(result.path, dataset=dataset)
 
     assert (result.outcome, again.outcome) == ("computed", "reused")
     assert result.path.parent.name == "python-mine"
     assert result.path.read_bytes() == whole
     assert report.holds
+    assert same.are_same
     other = featcache.make_dataset({**splits, "test": Listed(items[1:5])}, name="mine")
+    changed = featcache.verify_images(result.path, dataset=other).changed
+    assert [(image.split, image.row) for image in changed] == [("test", row) for row in range(4)]
     with pytest.raises(MismatchError, match="made from other images than those of python:mine"):
         featcache.parity(result.path, dataset=other, levels=(1,))
 

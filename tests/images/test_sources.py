@@ -38,10 +38,10 @@ def test_every_listed_name_has_a_slug_that_is_the_name_of_a_folder(name: str) ->
 
 
 def test_names_of_one_word_are_listed_first_then_the_users_own_images() -> None:
-    own = ["folder:PATH", "list:FILE", "parquet:FILES", "tar:SHARDS", "zip:FILE"]
+    own = ["folder:PATH", "images:PATH", "list:FILE", "parquet:FILES", "tar:SHARDS", "zip:FILE"]
 
-    assert LISTED[:9] == ["cifar10", "cifar100", "digits", *own, "torchvision:MNIST"]
-    assert all(name.startswith("torchvision:") for name in LISTED[8:])
+    assert LISTED[:10] == ["cifar10", "cifar100", "digits", *own, "torchvision:MNIST"]
+    assert all(name.startswith("torchvision:") for name in LISTED[9:])
 
 
 def test_a_kind_without_its_name_says_what_is_missing(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from featcache.config import ExtractSpec
+from featcache.core.backbone_kinds import is_timm
 from featcache.errors import UnknownNameError, counted
 from featcache_cli.console import note, show_json
 from featcache_cli.options import JsonOption, options_of, takes
@@ -15,12 +16,16 @@ from featcache_cli.streams import flush_answer
 from featcache_cli.tables import show_row
 
 _WIDTHS = (18, 8, 7, 6, 4)
+_TIMM_WIDTHS = (52, 8, 7, 10, 20)
 
 
 @takes(options_of(ExtractSpec, "image_size", group="Measuring"))
 def backbones(
     name: Annotated[
-        str, typer.Argument(help="Only those whose name contains this.", show_default=False)
+        str,
+        typer.Argument(
+            help="Only those whose name contains this; timm:PART lists timm's.", show_default=False
+        ),
     ] = "",
     *,
     json: JsonOption = False,
@@ -28,8 +33,12 @@ def backbones(
 ) -> None:
     """List the backbones that --backbone takes.
 
-    For each its features, parameters, GFLOP per image, and the weights on this machine.
+    For each its features, parameters, GFLOP per image, and the weights on this machine. timm's are
+    listed by a part of their name (timm:dinov3), with their pooling and licence.
     """
+    if is_timm(name):
+        _show_timm(name, json=json)
+        return
     from featcache.core.backbone_names import LISTING, backbone_names
 
     fitting = [known for known in backbone_names() if name.lower() in known]
@@ -52,6 +61,35 @@ def backbones(
         _show_row(cells)
 
 
+def _show_timm(part: str, *, json: bool) -> None:
+    from featcache.core.timm_names import require_timm
+
+    require_timm(part)
+    from featcache.backbones.timm_list import MOST_MEASURED, timm_rows
+
+    rows = timm_rows(part)
+    if json:
+        show_json({"backbones": list(rows)})
+        return
+    n_rows = 0
+    _show_timm_row(("backbone", "features", "px", "pooling", "licence", "here"))
+    for b in rows:
+        n_rows += 1
+        features, pooling = b.n_features or "", b.pooling or ""
+        here = "yes" if b.is_here else "no"
+        _show_timm_row((b.name, features, b.image_size, pooling, b.licence, here))
+    if n_rows > MOST_MEASURED:
+        note(
+            f"{n_rows} are too many to ask each for its features and pooling; name a part that "
+            f"{MOST_MEASURED} or fewer have"
+        )
+
+
 def _show_row(cells: Sequence[object]) -> None:
     show_row(cells, _WIDTHS, are_numbers=[False, *[True] * (len(_WIDTHS) - 1), False])
     flush_answer()  # in a pipe too
+
+
+def _show_timm_row(cells: Sequence[object]) -> None:
+    show_row(cells, _TIMM_WIDTHS, are_numbers=[False, True, True, False, False, False])
+    flush_answer()

@@ -221,6 +221,13 @@ def verify(
     ),
     options_of(
         ExtractSpec,
+        "backbone",
+        help={"backbone": "The backbone, where the cache names a folder's: timm:local-dir:PATH."},
+        optional=True,
+        unset="the one it was made with",
+    ),
+    options_of(
+        ExtractSpec,
         "weights",
         help={"weights": "Weights of the backbone, as for extract."},
         optional=True,

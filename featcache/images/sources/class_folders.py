@@ -80,6 +80,12 @@ def _notes(layout: Layout) -> tuple[str, ...]:
     notes += layout.notes
     if strays:
         notes.append(f"Images outside a class folder left out: {_counted(strays)}.")
+    return (*notes, *left_out(others=others, repeats=repeats))
+
+
+def left_out(*, others: Sequence[str], repeats: Sequence[str]) -> tuple[str, ...]:
+    """Say which files and links are no rows, as sentences with one example each."""
+    notes = []
     if heic := [path for path in others if is_heic_name(path)]:
         notes.append(f"{counted(len(heic), 'HEIC file')} left out: install featcache[heif].")
         others = [path for path in others if not is_heic_name(path)]

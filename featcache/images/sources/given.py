@@ -15,7 +15,10 @@ from featcache.errors import DatasetError, UsageError, clipped, counted
 from featcache.images.given_images import GivenImages, item_of, pixel_digest, rgb_pixels
 from featcache.images.layout import SPLIT_ORDER
 from featcache.images.sources.source import DatasetInfo, Source
-from featcache.images.splits import ArrayImages, Dataset, Split
+from featcache.images.splits import UNLABELLED, ArrayImages, Dataset, Split
+
+_Read = tuple[ArrayImages | GivenImages, list[int | str] | None]
+"""The images of one split, and its labels as they were given."""
 
 
 class Given(Source):
@@ -57,9 +60,10 @@ def make_dataset(splits: Any, *, name: str, class_names: Sequence[str] | None = 
     with the channels first.
 
     Args:
-        splits: (images, labels) with images (N, H, W, 3) or (N, H, W) uint8 and N labels; or an
-            object with `__len__` and `__getitem__`; or several of these by the names "train",
-            "val" and "test". One alone is "train".
+        splits: (images, labels) with images (N, H, W, 3) or (N, H, W) uint8 and N labels, or None
+            for images without labels; or an object with `__len__` and `__getitem__`; or several of
+            these by the names "train", "val" and "test". One alone is "train", or "all" without
+            labels.
         name: 1 to 64 letters, digits, dots, dashes and underscores; caches go by it.
         class_names: Names of the labels 0, 1, ...; None takes the object's `classes`, or the
             numbers. Labels may be these names instead.
@@ -91,24 +95,46 @@ def make_dataset(splits: Any, *, name: str, class_names: Sequence[str] | None = 
         for split in SPLIT_ORDER
         if split in given
     }
-    names = _class_names(class_names, given["train"], [labels for _, labels in read.values()])
+    if any(labels is None for _, labels in read.values()):
+        return _unlabelled(full_name, slug, read, is_one=not isinstance(splits, Mapping))
+    names = _class_names(class_names, given["train"], [labels or [] for _, labels in read.values()])
     made = {
         split: Split(
             split,
             images,
-            _numbers(labels, names, f"split {split!r} of {full_name}"),
-            [str(i) for i in range(len(labels))],
+            _numbers(labels or [], names, f"split {split!r} of {full_name}"),
+            _numbered(images),
         )
         for split, (images, labels) in read.items()
     }
     return Dataset(full_name, slug, names, made)
 
 
-def _read(given: Any, title: str) -> tuple[ArrayImages | GivenImages, list[int | str]]:
+def _unlabelled(name: str, slug: str, read: Mapping[str, _Read], *, is_one: bool) -> Dataset:
+    """Make a dataset of which no split has labels."""
+    if any(labels is not None for _, labels in read.values()):
+        raise DatasetError(
+            f"Some splits of {name} have labels, and some have none; expected all or none. Nothing "
+            f"was extracted."
+        )
+    made = {
+        split: Split(split, images, None, _numbered(images))
+        for split, (images, _) in ((UNLABELLED if is_one else s, r) for s, r in read.items())
+    }
+    return Dataset(name, slug, (), made)
+
+
+def _numbered(images: ArrayImages | GivenImages) -> list[str]:
+    return [str(i) for i in range(len(images))]
+
+
+def _read(given: Any, title: str) -> _Read:
     """Take the images of one split, and its labels as they are."""
     if isinstance(given, tuple | list) and len(given) == 2 and hasattr(given[0], "shape"):
         images, labels = given
         pixels = _pixels(images, title)
+        if labels is None:
+            return ArrayImages(pixels), None
         if len(labels) != len(pixels):
             raise DatasetError(
                 f"{title} has {counted(len(pixels), 'image')} and {counted(len(labels), 'label')}; "

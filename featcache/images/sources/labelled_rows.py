@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from featcache.errors import DatasetError, clipped
 from featcache.images.image_names import bytewise, is_heic_name, is_image_name
 from featcache.images.layout import SPLIT_OF, SPLIT_ORDER, listed
-from featcache.images.splits import Dataset, FileImages, Split
+from featcache.images.splits import UNLABELLED, Dataset, FileImages, Split
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class LabelledRows:
         images: The images, in its order.
         files: N names of image files, whose ending may say that they are HEIC.
         ids: N ids.
-        labels: N names of classes.
-        splits: N names of splits, in any case; an empty one is "train".
+        labels: N names of classes; None for images without labels.
+        splits: N names of splits, in any case; an empty one is "train". None is one split: "train",
+            or "all" where there are no labels.
         class_names: The order of the classes; empty sorts them.
         notes: What a user should be told.
     """
@@ -34,8 +36,8 @@ class LabelledRows:
     images: FileImages
     files: Sequence[str]
     ids: Sequence[str]
-    labels: Sequence[str]
-    splits: Sequence[str]
+    labels: Sequence[str] | None
+    splits: Sequence[str] | None
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -54,26 +56,29 @@ class LabelledRows:
         """
         self._require_readable()
         rows_of = self._rows_by_split()
-        class_names = self._class_names(rows_of["train"])
-        number_of = {class_name: k for k, class_name in enumerate(class_names)}
+        class_names = () if self.labels is None else self._class_names(self.labels, rows_of)
         splits = {}
-        for split in (split for split in SPLIT_ORDER if split in rows_of):
+        for split in (split for split in (*SPLIT_ORDER, UNLABELLED) if split in rows_of):
             rows = rows_of[split]
-            ids = [self.ids[row] for row in rows]
+            ids = tuple(self.ids[row] for row in rows)
             self._require_unique(rows, ids)
-            labels = [number_of.get(self.labels[row], -1) for row in rows]
-            if -1 in labels:
-                row = rows[labels.index(-1)]
-                raise self.refusal(
-                    row,
-                    f"the class is {clipped(repr(self.labels[row]))}, of which train has no image; "
-                    f"train's classes are {listed(class_names)}.",
-                )
-            chosen = np.array(rows, np.int64)
-            splits[split] = Split(
-                split, self.images.take(chosen), np.array(labels, np.int64), tuple(ids)
-            )
+            labels = None if self.labels is None else self._numbers(self.labels, rows, class_names)
+            splits[split] = Split(split, self.images.take(np.array(rows, np.int64)), labels, ids)
         return Dataset(name, slug, class_names, splits, self.notes)
+
+    def _numbers(
+        self, labels: Sequence[str], rows: Sequence[int], class_names: Sequence[str]
+    ) -> npt.NDArray[np.int64]:
+        number_of = {class_name: k for k, class_name in enumerate(class_names)}
+        numbers = [number_of.get(labels[row], -1) for row in rows]
+        if -1 in numbers:
+            row = rows[numbers.index(-1)]
+            raise self.refusal(
+                row,
+                f"the class is {clipped(repr(labels[row]))}, of which train has no image; "
+                f"train's classes are {listed(class_names)}.",
+            )
+        return np.array(numbers, np.int64)
 
     def _require_readable(self) -> None:
         for row, file in enumerate(self.files):
@@ -84,21 +89,25 @@ class LabelledRows:
 
     def _rows_by_split(self) -> dict[str, list[int]]:
         rows_of: dict[str, list[int]] = {}
-        for row, said in enumerate(self.splits):
+        if self.splits is None and self.ids:
+            return {UNLABELLED if self.labels is None else "train": [*range(len(self.ids))]}
+        for row, said in enumerate(self.splits or ()):
             split = SPLIT_OF.get(said.strip().lower()) if said else "train"
             if split is None:
                 known = ", ".join(SPLIT_OF)
                 raise self.refusal(row, f"the split is {clipped(repr(said))}, but must be {known}.")
             rows_of.setdefault(split, []).append(row)
-        if "train" not in rows_of:
+        if not rows_of or (self.labels is not None and "train" not in rows_of):
             what = f"only images of {listed([*rows_of])}" if rows_of else "no image"
             raise DatasetError(
                 f"{self.where} has {what}; expected some of 'train'. Nothing was extracted."
             )
         return rows_of
 
-    def _class_names(self, rows: Sequence[int]) -> tuple[str, ...]:
-        there = {self.labels[row] for row in rows}
+    def _class_names(
+        self, labels: Sequence[str], rows_of: Mapping[str, Sequence[int]]
+    ) -> tuple[str, ...]:
+        there = {labels[row] for row in rows_of["train"]}
         if self.class_names:
             return tuple(name for name in self.class_names if name in there)
         if all(_is_number(name) for name in there):

@@ -30,7 +30,7 @@ class ListFile(FileSource):
 
         Rows keep their order. Paths are relative to the list. An id is the column `id`, else the
         path as it stands there. The column `split` says train, val or test; without it all are
-        train.
+        train. Where all labels are empty, the images have none.
 
         Raises:
             DatasetError: If the list or a row of it is not as expected, with the line.
@@ -57,7 +57,7 @@ class ListFile(FileSource):
             files=images.paths,
             ids=files if ids is None else _filled(said, ids),
             labels=_labels(said, asked.get("label")),
-            splits=[""] * len(files) if splits is None else said.column(splits),
+            splits=None if splits is None else said.column(splits),
         ).dataset(name, slug=slug)
 
 
@@ -84,13 +84,16 @@ def _lacks(said: TextList, what: str, option: str) -> UsageError:
     )
 
 
-def _labels(said: TextList, asked: str | None) -> list[str]:
+def _labels(said: TextList, asked: str | None) -> list[str] | None:
+    """Give the labels; None if there are none, because all are empty or it was said so."""
+    if asked == "":
+        return None
     column = find_column(
         said.columns, asked, LABEL_NAMES, option="--label-column", where=said.where
     )
     if column is None:
-        raise _lacks(said, "label", "--label-column")
-    return _filled(said, column)
+        raise _lacks(said, "label", "--label-column ('' for images without labels)")
+    return _filled(said, column) if any(said.column(column)) else None
 
 
 def _filled(said: TextList, column: str) -> list[str]:

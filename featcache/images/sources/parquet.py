@@ -93,16 +93,18 @@ class _Table:
         columns = {"name": file_name} if file_name else {}
         for kind, usual in (("label", LABEL_NAMES), ("id", ("id",)), ("split", ("split",))):
             option = f"--{kind}-column"
+            if asked.get(kind) == "":
+                continue
             found = find_column(
                 schema.names, asked.get(kind), usual, option=option, where=repr(files[0])
             )
             if found is not None:
                 columns[kind] = found
-        if "label" not in columns:
+        if "label" not in columns and asked.get("label") != "":
             raise UsageError(
                 f"{files[0]!r} has no column 'label'; its columns are "
                 f"{clipped(', '.join(map(repr, schema.names)))}. Nothing was extracted. Say which "
-                f"it is with --label-column."
+                f"it is with --label-column ('' for images without labels)."
             )
         of: dict[str, list[Any]] = {kind: [] for kind in columns}
         places = []
@@ -117,7 +119,7 @@ class _Table:
                 for kind, column in columns.items():
                     of[kind] += values_of(table, column)
                 places += [(i, group, at) for at in range(n_rows)]
-        names = names_of_classes(schema, columns["label"])
+        names = names_of_classes(schema, columns["label"]) if "label" in columns else ()
         return cls(files, image, is_bytes, of, names, np.array(places, np.int64).reshape(-1, 3))
 
     @property
@@ -147,7 +149,8 @@ class _Table:
             notes = ("Ids are the numbers of the rows: paths are missing, or some are alike.",)
         else:
             ids = names
-        splits = splits_of_shards(self.files)
+        of_files = splits_of_shards(self.files)
+        splits = [of_files[i] for i in self.places[:, 0]] if len({*of_files}) > 1 else None
         images: FileImages
         if self.is_bytes:
             images = ParquetImages(self.files, self.image, tuple(names), self.places)
@@ -161,16 +164,14 @@ class _Table:
             files=names,
             ids=ids,
             labels=self._labels(),
-            splits=self._texts("split") if "split" in self.of else [splits[i] for i in self._file],
+            splits=self._texts("split") if "split" in self.of else splits,
             class_names=self.class_names,
             notes=notes,
         )
 
-    @property
-    def _file(self) -> list[int]:
-        return list(map(int, self.places[:, 0]))
-
-    def _labels(self) -> list[str]:
+    def _labels(self) -> list[str] | None:
+        if all(label is None for label in self.of.get("label", ())):
+            return None
         labels = self._texts("label")
         if not self.class_names:
             return labels

@@ -127,6 +127,8 @@ class PathSource(Source):
 
     placeholder = "PATH"
     """What stands for the path in the listing."""
+    splits: tuple[str, ...] = ("train", "...")
+    """Which splits there are, for the listing."""
 
     def slug(self, name: str) -> str:
         """Name a cache folder after the path: ASCII, no slash, at most 73 characters.
@@ -151,7 +153,7 @@ class PathSource(Source):
             DatasetInfo(
                 name=f"{self.prefix}{self.placeholder}",
                 n_classes=None,
-                splits=("train", "..."),
+                splits=self.splits,
                 image_size="varies",
                 source="your images",
                 present=None,
