@@ -27,6 +27,7 @@ from featcache.store import require_sound
 if TYPE_CHECKING:
     from featcache.extraction.progress import ProgressCallback
     from featcache.notebook.parity_checks import NotebookComparison, ParityCheck
+    from featcache.notebook.parity_training import Sides
 
 
 @dataclass(frozen=True)
@@ -153,20 +154,16 @@ def parity(
     # Level 3's first training is level 2's, and one of those beside the notebook's.
     on_cache, end_to_end = functools.cache(train_cached), functools.cache(train_end_to_end)
     checks = checks_of(sides, asked, train.seed, on_cache=on_cache, end_to_end=end_to_end)
-    own, beside_notebook = bn_mode(sides.cache), []
+    own = bn_mode(sides.cache)
+    both: list[Sides] = []
     if asked.as_notebook:
-        modes = {m: sides if m == own else open_cache_of(extracted(m)) for m in BN_MODES}
-        notebook = train_end_to_end(modes["frozen"], train.seed, backbone_trains=True)
-        beside_notebook = [
-            compare_with_notebook(one, on_cache(one, train.seed), notebook)
-            for one in modes.values()
-        ]
+        both = [sides if mode == own else open_cache_of(extracted(mode)) for mode in BN_MODES]
     return ParityReport(
         cache=str(path),
         backbone=sides.cache.identity.backbone,
         bn=own,
         checks=tuple(checks),
-        beside_notebook=tuple(beside_notebook),
+        beside_notebook=tuple(compare_with_notebook(both, train.seed, on_cache=on_cache)),
     )
 
 

@@ -17,7 +17,7 @@ from featcache.evaluation.metrics import Spread
 from featcache.features.rows import bn_mode
 from featcache.features.split import valid_rows
 from featcache.notebook.end_to_end import ImageRows, whole_model
-from featcache.notebook.parity_training import Sides, Trained, spaced
+from featcache.notebook.parity_training import Sides, Trained, spaced, train_end_to_end
 
 # What rounding leaves in the losses, predictions and accuracies of heads, where both sides compute
 # in fp32. Where the cache is less exact, so are they: see `_allowed`.
@@ -196,8 +196,23 @@ def compare_results(sides: Sides, trainings: Sequence[tuple[Trained, Trained]]) 
     )
 
 
-def compare_with_notebook(sides: Sides, cached: Trained, notebook: Trained) -> NotebookComparison:
-    """Set a training as the notebook does beside one on a cache; nothing here must hold."""
+def compare_with_notebook(
+    modes: Sequence[Sides], seed: int, *, on_cache: Training
+) -> list[NotebookComparison]:
+    """Set a training as the notebook does beside one on each cache; nothing here must hold.
+
+    Args:
+        modes: A cache with frozen BatchNorm, and others.
+        seed: Of the training.
+        on_cache: Trains on the cache, by the seed.
+    """
+    if not modes:
+        return []
+    notebook = train_end_to_end(modes[0], seed, backbone_trains=True)
+    return [_beside(sides, on_cache(sides, seed), notebook) for sides in modes]
+
+
+def _beside(sides: Sides, cached: Trained, notebook: Trained) -> NotebookComparison:
     return NotebookComparison(
         bn=bn_mode(sides.cache),
         loss_difference=_loss_difference(cached, notebook),

@@ -138,7 +138,3 @@ def test_backbone_without_batch_norm_is_refused():
     assert not has_batch_norm(net)
     with pytest.raises(UsageError, match=r"vgg16 has no BatchNorm layer.*--bn frozen"):
         require_batch_norm(net, backbone="vgg16")
-
-
-def test_backbone_with_batch_norm_is_accepted():
-    require_batch_norm(small_net(), backbone="toy")
