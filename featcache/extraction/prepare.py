@@ -36,7 +36,6 @@ def adapt(job: Job, writer: CacheWriter) -> None:
     """
     assert job.runner is not None, "only a network has BatchNorm"
     module = job.runner.module
-    shapes = {name: t.shape for name, t in batch_norm_statistics(module).items()}
     stored = writer.read_statistics()
     if stored is None:
         with job.runner.running():
@@ -45,8 +44,7 @@ def adapt(job: Job, writer: CacheWriter) -> None:
         flat = torch.cat([v.flatten().float() for v in values]).numpy()
         writer.write_statistics(flat, job.numerics)
     else:
-        parts = torch.from_numpy(stored.copy()).split([shape.numel() for shape in shapes.values()])
-        statistics = {n: p.view(s) for (n, s), p in zip(shapes.items(), parts, strict=True)}
+        statistics = {name: torch.from_numpy(values.copy()) for name, values in stored.items()}
         load_batch_norm_statistics(module, statistics)
     if job.numerics.compiler is not None:
         shape = job.plan.image_shape

@@ -48,6 +48,14 @@ def part_digest(fd: int, part: Part) -> bytes:
     return _digest(_pieces(fd, [part.extent.rows(0, part.extent.shape[0])]))
 
 
+def read_part(fd: int, part: Part, sha256: bytes) -> npt.NDArray[np.float32] | None:
+    """Read what has a slot of its own; None if it has not the digest that the slot says."""
+    content = read_at(fd, part.extent.nbytes, part.extent.offset)
+    if hashlib.sha256(content).digest() != sha256:
+        return None
+    return np.frombuffer(content, part.extent.dtype).reshape(part.extent.shape)
+
+
 def _digest(pieces: Iterable[bytes | memoryview]) -> bytes:
     sha = hashlib.sha256()
     for piece in pieces:

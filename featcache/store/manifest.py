@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from featcache.core.identity import canonical_json
 from featcache.store.identity import Identity, NumericClass, Provenance
@@ -94,6 +95,15 @@ class BackboneStatistics:
         """The place of all of them together."""
         n_values = sum(math.prod(shape) for _, shape in self.entries)
         return Extent(self.offset, (n_values,), "<f4")
+
+    def by_name(self, values: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
+        """Cut all values, (n_values,), into the tensors that they are."""
+        ends = np.cumsum([math.prod(shape) for _, shape in self.entries])
+        parts = np.split(values, ends[:-1])
+        return {
+            name: part.reshape(shape)
+            for (name, shape), part in zip(self.entries, parts, strict=True)
+        }
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shlex
 import stat
@@ -25,7 +24,7 @@ from featcache.errors import (
     UnsafeFileError,
     counted,
 )
-from featcache.store.digest import part_digest, skeleton_digest
+from featcache.store.digest import read_part, skeleton_digest
 from featcache.store.extract_command import command_of
 from featcache.store.identity import Identity, Provenance
 from featcache.store.ledger import (
@@ -292,13 +291,7 @@ def read_trunk_statistics(path: str | os.PathLike[str]) -> dict[str, npt.NDArray
     statistics = state.manifest.statistics
     if statistics is None:
         return {}
-    flat = _read_part(path, state, TRUNK)
-    ends = np.cumsum([math.prod(shape) for _, shape in statistics.entries])
-    parts = np.split(flat, ends[:-1])
-    return {
-        name: part.reshape(shape)
-        for (name, shape), part in zip(statistics.entries, parts, strict=True)
-    }
+    return statistics.by_name(_read_part(path, state, TRUNK))
 
 
 def read_reference(path: str | os.PathLike[str]) -> npt.NDArray[np.float32] | None:
@@ -311,17 +304,17 @@ def read_reference(path: str | os.PathLike[str]) -> npt.NDArray[np.float32] | No
     state = read_state(path)
     if state.manifest.reference is None:
         return None
-    return _read_part(path, state, REFERENCE).reshape(state.manifest.reference.shape)
+    return _read_part(path, state, REFERENCE)
 
 
 def _read_part(path: Path, state: CacheState, name: str) -> npt.NDArray[np.float32]:
     part = state.manifest.parts[name]
     slot = state.slots.get(part.slot)
     with opened_readonly(path) as fd:
-        if slot is None or slot.sha256 != part_digest(fd, part):
-            raise CorruptError(
-                f"{path}: {PARTS[name]} are damaged or not written. Mend them with: featcache "
-                f"cache repair {shlex.quote(str(path))}"
-            )
-        extent = part.extent
-        return np.frombuffer(read_at(fd, extent.nbytes, extent.offset), extent.dtype)
+        values = None if slot is None else read_part(fd, part, slot.sha256)
+    if values is None:
+        raise CorruptError(
+            f"{path}: {PARTS[name]} are damaged or not written. Mend them with: featcache cache "
+            f"repair {shlex.quote(str(path))}"
+        )
+    return values

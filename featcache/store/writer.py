@@ -21,7 +21,7 @@ from featcache.core.files import named_failures, read_at, sync_bytes, sync_folde
 from featcache.core.side_files import partial_path
 from featcache.errors import counted
 from featcache.store.columns import SplitRows, clipped_reason, known_columns, require_planned
-from featcache.store.digest import block_digest, part_digest
+from featcache.store.digest import block_digest, read_part
 from featcache.store.hdf5_file import FilePlan
 from featcache.store.identity import NumericClass
 from featcache.store.ledger import SLOT_BYTES, Slot, numeric_class_id, pack_slot
@@ -209,9 +209,10 @@ class CacheWriter:
         """
         self._write_part(TRUNK, values, numerics)
 
-    def read_statistics(self) -> npt.NDArray[np.float32] | None:
-        """Read the backbone's running statistics, if they are there and whole."""
-        return self._read_part(TRUNK)
+    def read_statistics(self) -> dict[str, npt.NDArray[np.float32]] | None:
+        """Read the backbone's running statistics by name, if they are there and whole."""
+        values, statistics = self._read_part(TRUNK), self.manifest.statistics
+        return None if values is None or statistics is None else statistics.by_name(values)
 
     def write_reference(
         self, values: npt.NDArray[np.float32], numerics: NumericClass | None = None
@@ -297,11 +298,7 @@ class CacheWriter:
         part = self.manifest.parts.get(name)
         if part is None or part.slot not in self._slots:
             return None
-        if self._slots[part.slot].sha256 != part_digest(self._fd, part):
-            return None
-        extent = part.extent
-        flat = np.frombuffer(read_at(self._fd, extent.nbytes, extent.offset), "<f4")
-        return flat.reshape(extent.shape)
+        return read_part(self._fd, part, self._slots[part.slot].sha256)
 
     def _named_failures(self) -> contextlib.AbstractContextManager[None]:
         return named_failures(self.file, kept=self._kept)
