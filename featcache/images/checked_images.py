@@ -189,7 +189,7 @@ class CheckedImages(ABC):
                 yield from ahead.popleft().result()
 
     def looking(self, known: KnownFiles | None) -> Callable[[int], Look]:
-        """Give what looks at one row; images that are no files of their own are always read."""
+        """Give what looks at one row. What lies in files can be known by their stat."""
         return self.look
 
     def look(self, row: int) -> Look:

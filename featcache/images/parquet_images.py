@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.errors import DatasetError, FeatcacheError, clipped
-from featcache.images.checked_images import HELD_BYTES, CheckedImages
+from featcache.images.checked_images import HELD_BYTES
+from featcache.images.packed_images import PackedImages
 from featcache.images.splits import UnreadableImageError
 
 
@@ -26,7 +27,7 @@ class _Held:
 
 
 @dataclass(frozen=True, eq=False)
-class ParquetImages(CheckedImages):
+class ParquetImages(PackedImages):
     """Images in a column of Parquet files.
 
     A row group is read as a whole, once for the rows that follow each other in it.
@@ -63,6 +64,16 @@ class ParquetImages(CheckedImages):
     def name_of(self, row: int) -> str:
         """Give the name of the image's file, if the table says one."""
         return self.names[row]
+
+    @property
+    def packs(self) -> Sequence[str]:
+        """The files."""
+        return self.files
+
+    def place_of(self, row: int) -> tuple[int, str]:
+        """Say in which file one image lies, and in which row of which group."""
+        file, group, at = map(int, self.places[row])
+        return file, f"{self.column}/{group}/{at}"
 
     def read(self, row: int) -> bytes:
         """Take the bytes of one image out of its row group.

@@ -36,7 +36,7 @@ _DANGER = "whoever can write there could have a changed image taken for a known 
 
 
 class FileIndex:
-    """What is known of the files below one folder.
+    """What is known of the files below one folder, or of the images packed in one file.
 
     Attributes:
         folder: Its absolute path.
@@ -101,9 +101,11 @@ class FileIndex:
     def to_bytes(self) -> bytes:
         """Write all that is known; what is no longer as it was is left out."""
         kept = dict(self._fresh)
+        is_pack = os.path.isfile(self.folder)  # noqa: PTH113 - the pathlib one raises
         for name, at in self._places.items():
+            path = self.folder if is_pack else f"{self.folder}/{name}"
             with contextlib.suppress(OSError):
-                if name not in kept and self.known(name, os.stat(f"{self.folder}/{name}")):  # noqa: PTH116 - a fifth of the time
+                if name not in kept and self.known(name, os.stat(path)):  # noqa: PTH116 - a fifth of the time
                     kept[name] = self._entries[at : at + _ENTRY_BYTES]
         names = os.fsencode("\0".join([self.folder, *kept]))
         head = struct.pack("<qqq", self._started_ns, len(kept), len(names))
@@ -132,7 +134,7 @@ class KnownFiles:
         self._folder = self._own_folder()
 
     def below(self, folder: str) -> FileIndex:
-        """Open the index of the files below a folder."""
+        """Open the index of the files below a folder, or of the images packed in a file."""
         folder = os.path.abspath(folder)  # noqa: PTH100 - keeps links
         if folder not in self._opened:
             self._opened[folder] = self._read(folder)

@@ -124,7 +124,7 @@ REFUSED: dict[str, tuple[Callable[[Path, bytes], Path], str]] = {
     "zip: not there": (lambda f, _: f / "a.zip", "cannot be read: No such file"),
     "zip: no class folders": (
         lambda f, png: zipped(f / "a.zip", {"a.png": png}),
-        "holds 1 images but no class folders",
+        "holds 1 image but no class folders",
     ),
     "zip: wrapped splits": (
         lambda f, png: zipped(
@@ -135,6 +135,10 @@ REFUSED: dict[str, tuple[Callable[[Path, bytes], Path], str]] = {
     "tar: out of it": (
         lambda f, png: tarred(f / "a.tar", {"../a.png": png}),
         "'../a.png' in .* has a name that is no path below the archive",
+    ),
+    "tar: a long name": (
+        lambda f, png: tarred(f / "a.tar", {f"cat/{'deep/' * 900}a.png": png}),
+        "has a name that is no path below the archive",
     ),
     "tar: absolute": (
         lambda f, png: tarred(f / "a.tar", {"/cat/a.png": png}),

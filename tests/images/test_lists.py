@@ -181,6 +181,7 @@ MALFORMED: dict[str, tuple[str, str | bytes, str]] = {
     ),
     "an empty path": ("l.csv", "path,label\na.png,x\n,x\n", "line 3: '' is empty"),
     "an empty label": ("l.csv", "path,label\na.png,x\nb.png,\n", "line 3: 'label' is empty"),
+    "a long label": ("l.csv", f"path,label\na.png,{'x' * 4097}\n", "line 2: .* at most 4096"),
     "an empty id": ("l.csv", "path,label,id\na.png,x,\n", "line 2: 'id' is empty"),
     "a missing file": (
         "l.csv",

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.images.archives.member import DEFLATED, IN_TAR, ArchivedFile
-from featcache.images.checked_images import HELD_BYTES, CheckedImages
+from featcache.images.checked_images import HELD_BYTES
+from featcache.images.packed_images import PackedImages
 from featcache.images.splits import UnreadableImageError
 
 _LOCAL_HEADER = b"PK\x03\x04"
@@ -20,7 +21,7 @@ _LOCAL_HEADER_BYTES = 30
 
 
 @dataclass(frozen=True, eq=False)
-class ArchiveImages(CheckedImages):
+class ArchiveImages(PackedImages):
     """Image files in archives.
 
     Attributes:
@@ -56,6 +57,15 @@ class ArchiveImages(CheckedImages):
     def name_of(self, row: int) -> str:
         """Give the path in the archive."""
         return self.names[row]
+
+    @property
+    def packs(self) -> Sequence[str]:
+        """The archives."""
+        return self.archives
+
+    def place_of(self, row: int) -> tuple[int, str]:
+        """Say in which archive one image lies, and its path there."""
+        return int(self.places[row, 0]), self.names[row]
 
     def read(self, row: int) -> bytes:
         """Read one file out of its archive; a zip's checksum is compared."""

@@ -10,6 +10,7 @@ from featcache.errors import DatasetError, clipped
 from featcache.images.image_names import is_litter
 
 IN_TAR = -1
+_MOST_CHARACTERS = 4096  # of a path
 STORED, DEFLATED = 0, 8
 
 
@@ -50,7 +51,8 @@ def name_in_archive(path: str, name: str) -> str | None:
         DatasetError: If it would lie outside the folder that the archive is unpacked into.
     """
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+    is_path = len(name) <= _MOST_CHARACTERS and not name.startswith("/") and ".." not in parts
+    if not is_path or "\\" in name or "\0" in name:
         raise refused(
             path,
             name,

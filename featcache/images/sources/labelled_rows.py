@@ -13,6 +13,8 @@ from featcache.images.image_names import bytewise, is_heic_name, is_image_name
 from featcache.images.layout import SPLIT_OF, SPLIT_ORDER, listed
 from featcache.images.splits import UNLABELLED, Dataset, FileImages, Split
 
+MOST_CHARACTERS = 4096  # as of a path
+
 
 @dataclass(frozen=True)
 class LabelledRows:
@@ -55,6 +57,7 @@ class LabelledRows:
                 twice, a photo that cannot be read here; or if there is no train.
         """
         self._require_readable()
+        self._require_short()
         rows_of = self._rows_by_split()
         class_names = () if self.labels is None else self._class_names(self.labels, rows_of)
         splits = {}
@@ -86,6 +89,17 @@ class LabelledRows:
                 raise self.refusal(
                     row, f"{file!r} is a HEIC photo. To read it, install featcache[heif]."
                 )
+
+    def _require_short(self) -> None:
+        """Refuse ids and labels of which each row would have to hold as much as the longest."""
+        for texts in (self.ids, self.labels or ()):
+            for row, text in enumerate(texts):
+                if len(text) > MOST_CHARACTERS:
+                    raise self.refusal(
+                        row,
+                        f"{clipped(repr(text), 40)} is no id or label: at most {MOST_CHARACTERS} "
+                        f"characters are possible.",
+                    )
 
     def _rows_by_split(self) -> dict[str, list[int]]:
         rows_of: dict[str, list[int]] = {}
