@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -229,6 +230,24 @@ def test_a_bomb_is_a_row_with_a_reason_and_is_never_inflated(png: bytes, tmp_pat
 
         assert reason(load(path), 1) == said
         assert load(path).splits["train"].images.decode(0).size == (5, 4)
+
+
+def test_no_more_is_inflated_than_the_directory_says(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", {"cat/bomb.png": bytes(32 << 20)})
+    whole = bytearray(path.read_bytes())
+    struct.pack_into("<I", whole, whole.rindex(b"PK\x01\x02") + 24, 1000)
+    path.write_bytes(whole)
+    images = load(path).splits["train"].images
+
+    tracemalloc.start()
+    try:
+        looks = list(images.looks())
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert [look.digest for look in looks] == [b"unreadable file"]
+    assert most < 4 << 20
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
