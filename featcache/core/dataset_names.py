@@ -26,8 +26,8 @@ KINDS = (*OF_PATHS, TORCHVISION, PYTHON, IMPORTED_PREFIX)
 _COLUMNS_OF = {
     LIST: ("path", "label"),
     PARQUET: ("path", "label"),
-    TAR: ("label",),
-    ZIP: ("label",),
+    TAR: ("path", "label"),
+    ZIP: ("path", "label"),
 }
 _KIND_BY_ENDING = {
     ".csv": LIST,

@@ -99,6 +99,20 @@ def in_parquet(files: Files, folder: Path) -> str:
     return f"parquet:{folder}/*.parquet"
 
 
+def zipped(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tarred(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            add(archive, name, content)
+    return path
+
+
 CONTAINERS: dict[str, Callable[[Files, Path], str]] = {
     "folder": in_folder,
     "list": in_list,

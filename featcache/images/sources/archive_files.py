@@ -37,7 +37,7 @@ class ZipFile(FileSource):
             title=path,
             archives=(path,),
             members=list_zip(path),
-            label_column=columns_in(name).get("label"),
+            asked=columns_in(name),
         )
 
 
@@ -65,7 +65,7 @@ class TarShards(FileSource):
             title=path,
             archives=archives,
             members=members,
-            label_column=columns_in(name).get("label"),
+            asked=columns_in(name),
         )
 
     def is_there(self, name: str) -> bool:

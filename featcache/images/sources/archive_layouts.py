@@ -1,12 +1,13 @@
-"""A dataset in archives: class folders, or a label beside each image, as WebDataset has it."""
+"""A dataset in archives: class folders, a list, or a label beside each image (WebDataset)."""
 
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Mapping, Sequence
 
-from featcache.core.paths import portable
-from featcache.errors import UsageError
+from featcache.core.paths import native, portable
+from featcache.errors import UsageError, clipped
 from featcache.images.archives.images import ArchiveImages, read_member
 from featcache.images.archives.member import ArchivedFile, refused
 from featcache.images.archives.tree import ArchiveTree
@@ -14,6 +15,8 @@ from featcache.images.image_names import is_image_name
 from featcache.images.sources.class_folders import read_class_folders
 from featcache.images.sources.columns import LABEL_NAMES
 from featcache.images.sources.labelled_rows import LabelledRows
+from featcache.images.sources.list_reader import METADATA, parse_list
+from featcache.images.sources.list_rows import rows_of_list
 from featcache.images.sources.shards import splits_of_shards
 from featcache.images.splits import Dataset, UnreadableImageError
 
@@ -29,13 +32,14 @@ def read_archives(
     title: str,
     archives: tuple[str, ...],
     members: Sequence[ArchivedFile],
-    label_column: str | None,
+    asked: Mapping[str, str],
 ) -> Dataset:
     """Read the layout of archives by the names of their files; no image is opened.
 
     Where some image has a label beside it (KEY.jpg with KEY.cls or KEY.json), all must, and rows
-    keep the order of the archives. Else the folders are the classes, as with folder:PATH; the
-    folder that an archive wraps around all others does not count.
+    keep the order of the archives. Where there is one metadata.csv or its like, it says the rows.
+    Else the folders are the classes, as with folder:PATH; the folder that an archive wraps around
+    all others does not count.
 
     Args:
         name: Of the dataset, as the user gave it.
@@ -43,20 +47,24 @@ def read_archives(
         title: The path as the user gave it, for messages.
         archives: Absolute paths.
         members: Their files, in order, each name once.
-        label_column: Which key of a KEY.json holds the label; None takes the usual ones.
+        asked: Columns that the dataset's name says: keys of a KEY.json, or of the list.
 
     Raises:
-        DatasetError: If it is none of both, with the member.
-        UsageError: If a label column is named, but there are no KEY.json.
+        DatasetError: If it is none of these, with the member.
+        UsageError: If a column is named, but there is nothing that has columns.
     """
     of_labels = {_key(m.name): m for m in members if m.name.lower().endswith(_LABEL_ENDINGS)}
     images = [member for member in members if is_image_name(member.name)]
     if any(_key(member.name) in of_labels for member in images):
-        return _web_dataset(archives, images, of_labels, label_column).dataset(name, slug=slug)
-    if label_column is not None:
+        rows = _web_dataset(archives, images, of_labels, asked.get("label"))
+        return rows.dataset(name, slug=slug)
+    lists = [member for member in members if member.name.rpartition("/")[2] in METADATA]
+    if len(lists) == 1:
+        return _listed(archives, members, lists[0], asked).dataset(name, slug=slug)
+    if asked:
         raise UsageError(
-            f"{title!r} has no KEY.json beside an image, so --label-column {label_column!r} means "
-            f"nothing. Nothing was extracted. Leave it out."
+            f"{title!r} has neither KEY.json beside an image nor one {METADATA[0]}, so a column "
+            f"means nothing. Nothing was extracted. Leave it out."
         )
     tree = ArchiveTree.of(title, tuple(member.name for member in members))
     by_name = {member.name: member for member in images}
@@ -68,6 +76,32 @@ def read_archives(
             archives, [by_name[tree.wrapper + path] for path in paths]
         ),
     )
+
+
+def _listed(
+    archives: tuple[str, ...],
+    members: Sequence[ArchivedFile],
+    of_rows: ArchivedFile,
+    asked: Mapping[str, str],
+) -> LabelledRows:
+    """Take the images that a list in the archive names, by paths relative to it."""
+    path = archives[of_rows.archive]
+    try:
+        content = read_member(path, of_rows)
+    except UnreadableImageError as err:
+        raise refused(path, of_rows.name, f"cannot be read ({err})", "Make it again.") from err
+    said = parse_list(f"{path}/{of_rows.name}", content)
+    folder = posixpath.dirname(of_rows.name)
+    by_name = {member.name: member for member in members}
+
+    def images_of(files: Sequence[str]) -> ArchiveImages:
+        names = [posixpath.normpath(posixpath.join(folder, native(file))) for file in files]
+        for row, name in enumerate(names):
+            if name not in by_name:
+                raise said.refusal(row, f"{clipped(repr(files[row]))} is not in the archive.")
+        return ArchiveImages.of(archives, [by_name[name] for name in names])
+
+    return rows_of_list(said, asked, images_of=images_of)
 
 
 def _web_dataset(

@@ -13,6 +13,8 @@ from typing import Any
 from featcache.errors import DatasetError, clipped
 from featcache.images.sources.labelled_rows import refused_at
 
+METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
+"""What a list is called that lies in the folder of its images."""
 _SEPARATORS = ",;\t|"
 
 
@@ -58,26 +60,35 @@ class TextList:
 
 
 def read_list(path: str) -> TextList:
-    """Read a list as a whole; by its ending it is JSON Lines, TSV or CSV.
-
-    A CSV may have commas, semicolons, tabs or bars between its columns, and a byte order mark.
-    Blank lines are passed over.
+    """Read a list as a whole, as `parse_list` does.
 
     Raises:
         DatasetError: If it cannot be read, with the line.
     """
-    text = _text(path)
-    if path.lower().endswith((".jsonl", ".ndjson")):
-        return _json_lines(repr(path), text)
-    return _csv(repr(path), text, "\t" if path.lower().endswith(".tsv") else None)
-
-
-def _text(path: str) -> str:
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             content = file.read()
     except OSError as err:
         raise DatasetError(f"List {path!r} cannot be read: {err.strerror or err}.") from err
+    return parse_list(path, content)
+
+
+def parse_list(path: str, content: bytes) -> TextList:
+    """Take the bytes of a list; by its ending it is JSON Lines, TSV or CSV.
+
+    A CSV may have commas, semicolons, tabs or bars between its columns, and a byte order mark.
+    Blank lines are passed over.
+
+    Raises:
+        DatasetError: If it is none, with the line.
+    """
+    text = _text(path, content)
+    if path.lower().endswith((".jsonl", ".ndjson")):
+        return _json_lines(repr(path), text)
+    return _csv(repr(path), text, "\t" if path.lower().endswith(".tsv") else None)
+
+
+def _text(path: str, content: bytes) -> str:
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return content.decode("utf-16" if is_utf16 else "utf-8-sig")
