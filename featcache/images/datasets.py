@@ -173,7 +173,11 @@ def _validated(dataset: Dataset) -> Dataset:
 
 def _check_labels(split: Split, where: str, *, n_classes: int) -> None:
     if split.labels is None:
-        assert n_classes == 0, "images without labels have no classes"
+        if n_classes:
+            raise DatasetError(
+                f"{where} has no labels, but the dataset names {counted(n_classes, 'class')}. "
+                f"Nothing was extracted. Give labels, or no class names."
+            )
         return
     low, high = int(split.labels.min()), int(split.labels.max())
     if low < 0 or high >= n_classes:

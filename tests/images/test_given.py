@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torchvision.transforms import RandomHorizontalFlip, ToTensor
 
 import featcache
 from featcache.errors import DatasetError, MismatchError, UsageError
+from featcache.images.datasets import load_dataset
 from featcache.images.splits import ArrayImages
 from tests.conftest import save_image
 
@@ -46,6 +48,14 @@ def pixels_of(dataset: featcache.images.splits.Dataset, split: str = "train") ->
     if isinstance(images, ArrayImages):
         return list(images.pixels)
     return [np.asarray(images.decode(row)) for row in range(len(images))]
+
+
+def test_class_names_without_labels_are_refused() -> None:
+    labelled = featcache.make_dataset((PIXELS, LABELS), name="mine")
+    unlabelled = {"train": replace(labelled.splits["train"], labels=None)}
+
+    with pytest.raises(DatasetError, match="has no labels, but the dataset names 2 classes"):
+        load_dataset(replace(labelled, splits=unlabelled), data_dir="data")
 
 
 @pytest.mark.parametrize(
