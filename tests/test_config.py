@@ -52,7 +52,7 @@ CASES: Any = [
     (featcache.reproduce, [ReproduceSpec], [RunSpec, TrainSpec, ExtractSpec], (), ()),
     (featcache.repair_cache, [], [ExtractSpec], ("dataset", "backbone", "weights"), ("path",)),
     (featcache.list_backbones, [], [ExtractSpec], (), ("names",)),
-    (featcache.describe_backbone, [], [ExtractSpec], (), ("name",)),
+    (featcache.describe_backbone, [], [ExtractSpec], (), ("name", "layer", "pool")),
 ]
 
 

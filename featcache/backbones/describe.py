@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from featcache.backbones.families import family_of
 from featcache.backbones.family import BackboneInfo
@@ -12,10 +13,19 @@ from featcache.core.backbone_names import backbone_name, backbone_names
 from featcache.core.preprocess import MOST_PIXELS
 from featcache.errors import UsageError
 
+if TYPE_CHECKING:
+    from featcache.backbones.layers import Layer
+
 __all__ = ["BackboneInfo", "describe_backbone", "list_backbones"]
 
 
-def describe_backbone(name: str, image_size: int | None = ExtractSpec.image_size) -> BackboneInfo:
+def describe_backbone(
+    name: str,
+    image_size: int | None = ExtractSpec.image_size,
+    *,
+    layer: str | None = ExtractSpec.layer,
+    pool: str = ExtractSpec.pool,
+) -> BackboneInfo:
     """Measure a backbone on torch's meta device, without allocating or fetching its weights.
 
     Raises:
@@ -29,7 +39,12 @@ def describe_backbone(name: str, image_size: int | None = ExtractSpec.image_size
     name = backbone_name(name)
     family = family_of(name)
     size = _size(image_size) or family.usual_size(name)
-    return family.describe(name, size)
+    info = family.describe(name, size)
+    if layer is None and pool == ExtractSpec.pool:
+        return info
+    from featcache.backbones.taking import Asked, info_of_taken  # it imports torch
+
+    return info_of_taken(info, Asked(layer, pool), lambda side: family.blank(name, side))
 
 
 def list_backbones(
@@ -51,6 +66,22 @@ def list_backbones(
         except UsageError:
             default = family_of(name).weights(name)[0]
             yield describe_backbone(name, default.preprocess.crop or image_size)
+
+
+def list_layers(name: str, image_size: int | None = ExtractSpec.image_size) -> list[Layer]:
+    """List the parts of a backbone whose output can be taken as features, in their order.
+
+    Raises:
+        UnknownNameError: If there is no such backbone.
+        UsageError: If it runs no network, or does not take this image size.
+    """
+    name = backbone_name(name)
+    family = family_of(name)
+    size = _size(image_size) or family.usual_size(name)
+    from featcache.backbones.layers import find_layers  # it imports torch
+
+    found = find_layers(lambda side: family.blank(name, side), size)
+    return [layer for layer in found.values() if not layer.refusal]
 
 
 def _size(image_size: int | None) -> int | None:

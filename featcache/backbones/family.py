@@ -148,6 +148,14 @@ class BackboneFamily(Protocol):
         """
         ...
 
+    def blank(self, name: str, image_size: int) -> nn.Module:
+        """Build the network on the meta device, for any size that its kind takes.
+
+        Raises:
+            UsageError: If there is no network, or none for this size.
+        """
+        ...
+
     def build(
         self, name: str, *, weights: str, seed: int, image_size: int, check_file: bool
     ) -> LoadedBackbone:

@@ -13,6 +13,8 @@ from featcache.core.preprocess import Preprocess
 from featcache.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from featcache.backbones.torchvision_weights import Pretrained
 
 _FLOAT_NBYTES = 4
@@ -49,6 +51,10 @@ class Pixels:
         """Count the numbers of an image."""
         n_pixels = 3 * image_size**2
         return BackboneInfo(name, image_size, n_pixels, 0, 0.0, n_pixels * _FLOAT_NBYTES, (), ())
+
+    def blank(self, name: str, image_size: int) -> nn.Module:
+        """Refuse: there is no network."""
+        raise UsageError(f"Backbone {name!r} runs no network, so it has no layers.")
 
     def build(
         self, name: str, *, weights: str, seed: int, image_size: int, check_file: bool

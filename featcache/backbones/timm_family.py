@@ -14,6 +14,8 @@ from featcache.core.preprocess import Preprocess
 from featcache.core.timm_names import check_timm_name
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from featcache.backbones.torchvision_weights import Pretrained
 
 
@@ -53,6 +55,13 @@ class Timm:
         from featcache.backbones.timm_models import describe_timm
 
         return describe_timm(name, image_size)
+
+    def blank(self, name: str, image_size: int) -> nn.Module:
+        """Build the model for any size that it can be built for."""
+        from featcache.backbones.timm_models import build_network
+        from featcache.backbones.timm_weights import find_model
+
+        return build_network(find_model(name), image_size=image_size, meta=True)
 
     def build(
         self, name: str, *, weights: str, seed: int, image_size: int, check_file: bool

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from featcache.backbones.batchnorm import has_batch_norm
 from featcache.backbones.family import BackboneInfo, LoadedBackbone
@@ -18,14 +18,13 @@ from featcache.backbones.state_dict import fill_backbone, read_state_dicts
 from featcache.backbones.timm_licences import licence_notes
 from featcache.backbones.timm_transforms import published_size
 from featcache.backbones.timm_weights import TimmModel, fetch_weights, find_model, weights_here
-from featcache.core.backbone_kinds import told_name
+from featcache.core.backbone_kinds import PRE_LOGITS, told_name
 from featcache.core.backbone_names import DEFAULT, RANDOM
 from featcache.core.process_wide import errors_alone
 from featcache.core.random_state import seeded
-from featcache.core.tensor_files import state_digest
+from featcache.core.tensor_files import state_digest, whole_state
 from featcache.errors import UsageError, WeightsError, clipped
 
-LAYER = "pre-logits"
 _CLASSIFIERS = ("head.", "head_dist.", "fc.", "classifier.")
 # timm tells there what it adapts; what matters of it is checked here.
 _quiet = errors_alone("timm")
@@ -108,7 +107,7 @@ def load_timm(name: str, *, weights: str, seed: int, image_size: int) -> LoadedB
         name=name,
         module=network,
         n_features=describe_timm(name, image_size).n_features,
-        layer=LAYER,
+        layer=PRE_LOGITS,
         weights=label,
         weights_sha256=state_digest(whole_state(network)),
         has_batchnorm=has_batch_norm(network),
@@ -130,11 +129,6 @@ def load_timm(name: str, *, weights: str, seed: int, image_size: int) -> LoadedB
         },
         notes=(f"pooling: {pooling}", *(licence_notes(model) if is_published else ())),
     )
-
-
-def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """Gather all parameters and buffers, those that a state dict leaves out included."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def own_pooling(network: nn.Module) -> str:

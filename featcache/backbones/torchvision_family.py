@@ -14,6 +14,8 @@ from featcache.core.paths import file_and_part
 from featcache.core.preprocess import Preprocess
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from featcache.backbones.torchvision_weights import Pretrained
 
 
@@ -50,6 +52,12 @@ class Torchvision:
         from featcache.backbones.torchvision_models import describe_model
 
         return describe_model(name, image_size)
+
+    def blank(self, name: str, image_size: int) -> nn.Module:
+        """Build the model for any size."""
+        from featcache.backbones.torchvision_models import build_backbone
+
+        return build_backbone(name, image_size=image_size, meta=True, any_size=True)
 
     def build(
         self, name: str, *, weights: str, seed: int, image_size: int, check_file: bool

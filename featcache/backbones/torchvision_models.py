@@ -33,7 +33,9 @@ _HAS_INIT_FLAG = frozenset({"googlenet", "inception_v3"})
 _ALLOCATORS = frozenset({torch.empty, torch.zeros, torch.ones})
 
 
-def build_backbone(name: str, *, image_size: int, meta: bool = False) -> nn.Module:
+def build_backbone(
+    name: str, *, image_size: int, meta: bool = False, any_size: bool = False
+) -> nn.Module:
     """Build a model without its classifier: (B, 3, H, W) -> (B, D), in evaluation mode.
 
     D is what enters the classifier's first linear layer; a norm or a pooling in front of that
@@ -44,6 +46,7 @@ def build_backbone(name: str, *, image_size: int, meta: bool = False) -> nn.Modu
         name: A torchvision classification model.
         image_size: Vision transformers are built for it.
         meta: Without memory for the weights, on the meta device.
+        any_size: Build a vision transformer also for a size that no published weights have.
 
     Raises:
         UsageError: If a vision transformer does not exist for `image_size`.
@@ -55,7 +58,8 @@ def build_backbone(name: str, *, image_size: int, meta: bool = False) -> nn.Modu
         # torchvision feeds its weights of these two through transform_input; so do we, always.
         options = {"init_weights": not meta, "transform_input": True}
     if name.startswith("vit_"):
-        require_exact_size(name, image_size, _exact_sizes(name), weights=None)
+        if not any_size:
+            require_exact_size(name, image_size, _exact_sizes(name), weights=None)
         options = {"image_size": image_size}
     if meta:
         with _AllocateOnMeta():

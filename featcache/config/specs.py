@@ -23,6 +23,7 @@ from featcache.errors import UsageError, counted
 IMPORTED = "imported"
 NOTEBOOK_SIZE = 224  # side of what enters the notebook's backbones, in pixels
 
+POOLS = ("default", "flatten", "avg", "max", "cls", "mean", "cls+mean")
 BN_MODES = ("frozen", "adapted")
 STORE_DTYPES = ("float32", "float16")
 MAX_PIXELS = 178_956_970  # of an image; PIL's own: 0.5 GiB of RGB
@@ -76,6 +77,17 @@ class ExtractSpec:
     )
     weights: str = option(
         "DEFAULT", "DEFAULT, the name of torchvision weights, a file, FILE#PART, or random."
+    )
+    layer: str | None = option(
+        None,
+        "Take the output of this part of the backbone; `backbones NAME --layers` lists them.",
+        unset="what enters the classifier",
+    )
+    pool: str = option(
+        "default",
+        "How that output becomes a row; default is avg for maps, mean for tokens, and without "
+        "--layer the backbone's own.",
+        choices=POOLS,
     )
     bn: str = option(
         "frozen",

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 TIMM = "timm:"
+PRE_LOGITS = "pre-logits"  # the layer that timm's models give of themselves
 _HUB, _LOCAL = "hf-hub:", "local-dir:"
 _MOST_CHARACTERS = 100
 _NOT_IN_A_SLUG = re.compile(r"[^\w.-]")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from featcache.core.identity import tensors_digest
 from featcache.errors import CorruptError, UnsafeFileError
@@ -43,6 +43,11 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return tensors_digest(
         (name, str(tensor.dtype), tensor.shape, _bytes_of(tensor)) for name, tensor in state.items()
     )
+
+
+def whole_state(module: nn.Module) -> dict[str, Tensor]:
+    """Gather all parameters and buffers, those that a state dict leaves out included."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

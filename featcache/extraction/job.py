@@ -93,7 +93,7 @@ class Job:
             image_shape=plan.image_shape,
             n_rows=plan.n_rows,
             asked=plan.spec.compile,
-            backbone=plan.identity.backbone,
+            backbone=_name_of_trials(plan),
             on_note=on_note,
         )
         how = "eager" if compiler.value is None else "compiled"
@@ -221,6 +221,12 @@ class Job:
             return InFlight(out)
         ids = split.ids[batch.span.start : batch.span.stop]
         return self.runner.launch(batch.images, out=out, blank=list(batch.reasons), ids=ids)
+
+
+def _name_of_trials(plan: Plan) -> str:
+    """Name what an engine is tried on: another layer is another network."""
+    spec, backbone = plan.spec, plan.identity.backbone
+    return backbone if spec.layer is None else f"{backbone} {spec.layer} {plan.identity['pool']}"
 
 
 def _numerics(

@@ -33,7 +33,7 @@ def check_names(spec: ExtractSpec) -> None:
 
 def _refuse_options_of_networks(spec: ExtractSpec) -> None:
     """Refuse the options that "pixels" has no use for, since it runs no network."""
-    for name in ("bn", "preprocess", "precision", "store_dtype", "compile"):
+    for name in ("layer", "pool", "bn", "preprocess", "precision", "store_dtype", "compile"):
         value = getattr(spec, name)
         if value not in (getattr(ExtractSpec, name), "notebook"):
             raise UsageError(

@@ -162,7 +162,7 @@ def make_plan(
     device, precision, choices = _choose_hardware(spec, on_note)
     family = family_of(spec.backbone)
     image_size = spec.image_size or family.usual_size(spec.backbone)
-    info = describe_backbone(spec.backbone, image_size)
+    info = describe_backbone(spec.backbone, image_size, layer=spec.layer, pool=spec.pool)
     preprocess = _preprocess(spec, image_size, on_note)
     slug = backbone_slug(spec.backbone)
     row_shape, store_dtype = _row(spec, dataset, preprocess, n_features=info.n_features)
@@ -242,6 +242,8 @@ def _load(
     backbone = load_backbone(
         spec.backbone,
         weights=spec.weights,
+        layer=spec.layer,
+        pool=spec.pool,
         seed=spec.seed,
         image_size=image_size,
         check_file=check_file,

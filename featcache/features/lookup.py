@@ -111,6 +111,8 @@ def settings_of(cache: Cache) -> str:
         parts.append(f"limit {counted(provenance.limit, 'image')} of each split")
     if provenance.weights != "none":
         parts.append(f"weights {provenance.weights}")
+    if "pool" in identity:
+        parts.append(f"layer {identity['layer']}, pooling {identity['pool']}")
     if "preprocess" in identity:
         preprocess = identity.preprocess
         size = preprocess.out_size[0]

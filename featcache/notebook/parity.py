@@ -175,6 +175,11 @@ def _comparable_cache(
         cache, dataset=None, backbone=None, cache_dir=Path(spec.cache_dir), on_note=on_note
     ).cache
     backbone = opened.identity.backbone
+    if "pool" in opened.identity:
+        raise UsageError(
+            f"{opened.path} holds the layer {opened.identity['layer']}, and parity compares what "
+            f"enters torchvision's classifiers. Nothing was compared."
+        )
     _require_comparable(backbone, opened.splits, asked)
     family_of(backbone).check_weights(backbone, spec.weights)
     require_sound(opened)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featcache.config import IMPORTED, NOTEBOOK_SIZE, ExtractSpec
+from featcache.config import IMPORTED, NOTEBOOK_SIZE, POOLS, ExtractSpec
 from featcache.core.arguments import option_name
-from featcache.core.backbone_kinds import is_timm
+from featcache.core.backbone_kinds import PRE_LOGITS, is_timm
 from featcache.core.backbone_names import PIXELS, RANDOM, weights_names
 from featcache.core.dataset_names import PYTHON
 from featcache.core.options import declared
@@ -20,6 +20,7 @@ from featcache.store.identity import Identity, Provenance
 
 _RANDOM = re.compile(rf"{RANDOM} \(seed (\d+)\)")
 _ALWAYS = ("dataset", "backbone")
+_OF_TOKENS = ("cls", "mean", "cls+mean")  # what --pool may be without --layer
 
 
 def made_with(identity: Identity, provenance: Provenance) -> dict[str, Any]:
@@ -34,6 +35,8 @@ def made_with(identity: Identity, provenance: Provenance) -> dict[str, Any]:
         **_weights(identity.backbone, provenance.weights),
         **{name: identity[name] for name in ("max_pixels", "exif_orientation") if name in identity},
     }
+    if "pool" in identity:
+        options |= _taken(identity)
     if "preprocess" in identity:
         size = identity.preprocess.out_size[0]
         is_notebook = identity.preprocess == Preprocess.notebook(size)
@@ -83,6 +86,14 @@ def command_of(path: Path, identity: Identity, provenance: Provenance, **other: 
         return "the same call in Python"
     said = {**made_with(identity, provenance), "cache_dir": path.parent.parent, **other}
     return extract_command(said)
+
+
+def _taken(identity: Identity) -> dict[str, Any]:
+    """Give the layer and the pool that were asked for, of those that say their pool."""
+    layer, pool = str(identity["layer"]), str(identity["pool"])
+    if layer == PRE_LOGITS:
+        return {"pool": pool} if pool in _OF_TOKENS else {}
+    return {"layer": layer, **({"pool": pool} if pool in POOLS else {})}
 
 
 def _weights(backbone: str, label: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def command(path: str, identity: dict[str, Any], **provenance: Any) -> list[str]
 
 
 def test_what_is_at_its_default_is_left_out_but_for_dataset_and_backbone() -> None:
-    assert extract_command({"limit": None, "image_size": 224, "cache_dir": "./cache"}) == (
+    assert extract_command({"limit": None, "image_size": None, "cache_dir": "./cache"}) == (
         "featcache extract --dataset cifar10 --backbone vgg16"
     )
 

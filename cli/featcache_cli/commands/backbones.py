@@ -13,7 +13,7 @@ from featcache.errors import UnknownNameError, counted
 from featcache_cli.console import note, show_json
 from featcache_cli.options import JsonOption, options_of, takes
 from featcache_cli.streams import flush_answer
-from featcache_cli.tables import show_row
+from featcache_cli.tables import show_row, show_table
 
 _WIDTHS = (18, 8, 7, 6, 4)
 _TIMM_WIDTHS = (52, 8, 7, 10, 20)
@@ -28,6 +28,14 @@ def backbones(
         ),
     ] = "",
     *,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            help="List what --layer takes of this one backbone.",
+            rich_help_panel="Measuring",
+        ),
+    ] = False,
     json: JsonOption = False,
     **options: Any,
 ) -> None:
@@ -36,6 +44,9 @@ def backbones(
     For each its features, parameters, GFLOP per image, and the weights on this machine. timm's are
     listed by a part of their name (timm:dinov3), with their pooling and licence.
     """
+    if layers:
+        _show_layers(name, options["image_size"], json=json)
+        return
     if is_timm(name):
         _show_timm(name, json=json)
         return
@@ -83,6 +94,20 @@ def _show_timm(part: str, *, json: bool) -> None:
             f"{n_rows} are too many to ask each for its features and pooling; name a part that "
             f"{MOST_MEASURED} or fewer have"
         )
+
+
+def _show_layers(name: str, image_size: int | None, *, json: bool) -> None:
+    from featcache.backbones.families import check_backbone_options
+
+    check_backbone_options(name, ExtractSpec.weights, image_size)
+    from featcache.backbones.describe import list_layers
+
+    found = list_layers(name, image_size)
+    if json:
+        show_json({"layers": [{"name": b.name, "shape": b.shape, "pools": b.pools} for b in found]})
+        return
+    rows = [(b.name, " x ".join(map(str, b.shape)), ", ".join(b.pools)) for b in found]
+    show_table(["layer", "shape", "pool, the usual one first"], rows)
 
 
 def _show_row(cells: Sequence[object]) -> None:
