@@ -1,29 +1,27 @@
-"""`featcache cache ls | info | verify | repair | rm`; import and export have files of their own."""
+"""`featcache cache ls | info | repair | rm`; the other commands have files of their own."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from featcache.config import ExtractSpec
-from featcache.errors import UsageError, counted
-from featcache_cli.commands import cache_export, cache_import
+from featcache.errors import counted
+from featcache_cli.commands import cache_export, cache_import, cache_verify
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.console import ProgressDisplay, ask, fail, note, reset_progress, show_json
 from featcache_cli.grammar import Command, Group
 from featcache_cli.options import CacheArgument, JsonOption, options_of, takes
 from featcache_cli.tables import show_facts, show_table
 
-if TYPE_CHECKING:
-    from featcache import ImagesReport
-
 app = typer.Typer(cls=Group, help="List, verify, repair, import, export, remove caches.")
 app.command("import", cls=Command)(cache_import.import_)
 app.command("export", cls=Command)(cache_export.export)
+app.command("verify", cls=Command)(cache_verify.verify)
 
 
 @app.command("ls", cls=Command)
@@ -105,109 +103,6 @@ def info(cache: CacheArgument, *, cache_dir: str, json: JsonOption = False) -> N
     for split in description.splits:
         for image_id, reason in split.failures.items():
             note(f"{split.name} {image_id}: {reason}")
-
-
-@app.command("verify", cls=Command)
-@takes(
-    options_of(
-        ExtractSpec,
-        "dataset",
-        help={"dataset": "Where the images are now, for --images."},
-        optional=True,
-        unset="where they were",
-    ),
-    options_of(ExtractSpec, "data_dir", "cache_dir"),
-)
-def verify(
-    cache: CacheArgument,
-    subset: Annotated[
-        str,
-        typer.Option(
-            help="Share of the blocks to read, drawn at random: 5% or 0.05.",
-            rich_help_panel="Check",
-        ),
-    ] = "100%",
-    images: Annotated[
-        bool,
-        typer.Option(
-            "--images",
-            help="Read the images too, and name those that changed.",
-            rich_help_panel="Check",
-        ),
-    ] = False,
-    *,
-    dataset: str | None,
-    data_dir: str,
-    cache_dir: str,
-    json: JsonOption = False,
-) -> None:
-    """Check every digest of a cache; with --images, also those of the images.
-
-    Exit 13 if a byte is not what was written, 10 if rows are still to be computed, 12 if the images
-    are not those that the cache was made from.
-    """
-    from featcache.store import command_of, find_cache, read_state, verify_cache
-
-    share = _share(subset)
-    if dataset is not None and not images:
-        raise UsageError("--dataset says where the images are for --images, which was not given.")
-    path = find_cache(cache, cache_dir=cache_dir)
-    note(f"checking {path}")
-    display = ProgressDisplay()
-    report = verify_cache(
-        path,
-        subset=share,
-        on_progress=lambda done, total: display.show("blocks", done, total),
-    )
-    reset_progress()
-    found = None
-    if images and report.is_sound:
-        from featcache import verify_images
-
-        found = verify_images(
-            path,
-            dataset=dataset,
-            data_dir=data_dir,
-            on_progress=lambda done, total: display.show("images", done, total),
-            on_note=note,
-        )
-        reset_progress()
-    if json:
-        of_images = {} if found is None else {"images": {**vars(found), "are_same": found.are_same}}
-        show_json({**vars(report), "is_sound": report.is_sound, **of_images})
-    else:
-        facts = {
-            "cache": report.path,
-            "checked": f"{report.n_blocks_checked} of {counted(report.n_blocks, 'block')}, "
-            f"{report.n_rows_checked} of {counted(report.n_rows, 'row')}",
-            "result": "sound" if report.is_sound else "DAMAGED",
-        }
-        if found is not None:
-            facts["images"] = (
-                f"{found.n_images} of {found.dataset}, "
-                f"{'as they were' if found.are_same else 'CHANGED'}"
-            )
-        show_facts(facts)
-    for damage in report.damages:
-        fail(
-            f"{damage.split} rows {damage.first_row} to {damage.last_row} (block {damage.block}): "
-            f"{damage.what}",
-            kind="damaged",
-        )
-    if not report.is_sound:
-        note(f"Mend it with: {report.mend_with}")
-        raise typer.Exit(13)
-    if report.n_missing:
-        manifest = read_state(report.path).manifest
-        command = command_of(report.path, manifest.identity, manifest.provenance)
-        note(
-            f"It is incomplete: {report.n_missing} of {counted(report.n_blocks, 'block')} are not "
-            f"written yet. To go on from there: {command}"
-        )
-        raise typer.Exit(10)
-    if found is not None and not found.are_same:
-        _tell_changed(found)
-        raise typer.Exit(12)
 
 
 @app.command("repair", cls=Command)
@@ -313,15 +208,6 @@ def rm(
         show_facts({"removed": ", ".join(map(str, removed))})
 
 
-def _tell_changed(found: ImagesReport) -> None:
-    for image in found.changed:
-        row = "" if image.row is None else f" (row {image.row})"
-        fail(f"{image.split} {image.id}{row}: {image.what}", kind="changed")
-    if found.difference:
-        fail(found.difference, kind="changed")
-    note("The cache itself is sound. Put the images back, or extract them into another cache.")
-
-
 def _words(value: object) -> str:
     """Write a value of the manifest for people: "resize 224x224, interpolation bilinear, ..."."""
     if isinstance(value, Mapping):
@@ -330,10 +216,3 @@ def _words(value: object) -> str:
         is_size = all(isinstance(item, int) for item in value)
         return ("x" if is_size else " ").join(map(str, value))
     return str(value)
-
-
-def _share(text: str) -> float:
-    try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError as err:
-        raise UsageError(f"--subset is {text!r}, but must be like 5% or 0.05.") from err

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from featcache.config import ExtractSpec, RunSpec
 from featcache.errors import counted
 from featcache_cli.commands import cache
+from featcache_cli.commands.cache_verify import verify
 from featcache_cli.commands.evaluate import evaluate
 from featcache_cli.commands.extract import extract
 from featcache_cli.commands.train_head import train_head
@@ -18,6 +19,7 @@ from featcache_cli.tables import show_facts
 if TYPE_CHECKING:
     from featcache.extraction.cost import CostAccount
     from featcache.heads.run_files import HeadRun
+    from featcache.training.train_head import TrainResult
 
 _BACKBONE, _IMAGE_SIZE = "vgg16", 64
 _LR, _MAX_EPOCHS = 1e-3, 8
@@ -56,17 +58,13 @@ def demo(*, cache_dir: str, runs_dir: str) -> None:
     cache.info(str(features.path))
     for path in (pixels.path, features.path):
         _tell("cache", "verify", str(path))
-        cache.verify(str(path))
+        verify(str(path))
 
-    trained = []
-    for path in (pixels.path, features.path):
-        for reg in ("none", "dropout"):
-            options = ["--reg", reg, "--lr", str(_LR), "--max-epochs", str(_MAX_EPOCHS)]
-            _tell("train-head", "--cache", str(path), *options, "--runs-dir", runs_dir)
-            result = train_head(
-                cache=str(path), reg=reg, lr=_LR, max_epochs=_MAX_EPOCHS, runs_dir=runs_dir
-            )
-            trained.append(result)
+    trained = [
+        _trained(str(path), reg, runs_dir)
+        for path in (pixels.path, features.path)
+        for reg in ("none", "dropout")
+    ]
     of_the_backbone = str(trained[2].path)
     _tell("eval", of_the_backbone)
     evaluate([of_the_backbone])
@@ -90,6 +88,15 @@ def demo(*, cache_dir: str, runs_dir: str) -> None:
             "next": "featcache extract --dataset cifar10 --backbone vgg16",
         }
     )
+
+
+def _trained(cache: str, reg: str, runs_dir: str) -> TrainResult:
+    options = ["--reg", reg, "--lr", str(_LR), "--max-epochs", str(_MAX_EPOCHS)]
+    _tell("train-head", "--cache", cache, *options, "--runs-dir", runs_dir)
+    result: TrainResult = train_head(
+        cache=cache, reg=reg, lr=_LR, max_epochs=_MAX_EPOCHS, runs_dir=runs_dir
+    )
+    return result
 
 
 def _cost(account: CostAccount, runs: list[HeadRun]) -> str:
