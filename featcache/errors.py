@@ -125,7 +125,7 @@ def counted(n: int, noun: str) -> str:
     """Write a count before its noun, which is in the plural but for 1: "1 class", "0 images"."""
     if n == 1:
         return f"1 {noun}"
-    if noun.endswith(("s", "x", "ch", "sh")):
+    if noun.endswith(("s", "x", "tch", "sh")):
         return f"{n} {noun}es"
     return f"{n} {noun.removesuffix('y')}ies" if noun.endswith("ty") else f"{n} {noun}s"
 

@@ -36,14 +36,14 @@ def test_an_error_goes_to_another_process_and_back(kind: type[FeatcacheError]) -
 
 
 def test_a_count_stands_before_a_noun_in_its_number() -> None:
-    nouns = ("row", "class", "probability", "HEIC file")
+    nouns = ("row", "class", "probability", "HEIC file", "epoch", "batch")
 
     told = {n: [counted(n, noun) for noun in nouns] for n in (0, 1, 2)}
 
     assert told == {
-        0: ["0 rows", "0 classes", "0 probabilities", "0 HEIC files"],
-        1: ["1 row", "1 class", "1 probability", "1 HEIC file"],
-        2: ["2 rows", "2 classes", "2 probabilities", "2 HEIC files"],
+        0: ["0 rows", "0 classes", "0 probabilities", "0 HEIC files", "0 epochs", "0 batches"],
+        1: ["1 row", "1 class", "1 probability", "1 HEIC file", "1 epoch", "1 batch"],
+        2: ["2 rows", "2 classes", "2 probabilities", "2 HEIC files", "2 epochs", "2 batches"],
     }
 
 
