@@ -99,7 +99,10 @@ def test_version_is_the_package_version(run: Run) -> None:
         (["extrct"], "No such command 'extrct'. Did you mean 'extract'?"),
         (["cache", "verfy"], "No such command 'verfy'. Did you mean 'verify'?"),
         (["extract", "--bakbone", "x"], "No such option: --bakbone. Did you mean --backbone"),
-        (["extract", "--image-size", "big"], "--image-size is 'big', but must be a whole number."),
+        (
+            ["extract", "--image-size", "big"],
+            "--image-size is 'big', but must be a whole number or auto.",
+        ),
         (["extract", "--limit", "1.5"], "--limit is '1.5', but must be a whole number."),
         (["train-head", "--l1", "much"], "--l1 is 'much', but must be a number."),
         (["extract", "--image-size", "9" * 5000], "--image-size is '999"),
@@ -158,30 +161,29 @@ def test_options_are_the_keywords_of_the_library(
 
 
 @pytest.mark.parametrize(
-    ("command", "function"),
+    ("command", "functions"),
     [
-        (["cache", "ls"], featcache.list_caches),
-        (["cache", "info"], featcache.find_cache),
-        (["cache", "verify"], featcache.verify_cache),
-        (["cache", "repair"], featcache.repair_cache),
-        (["cache", "rm"], featcache.find_cache),
-        (["datasets"], featcache.list_datasets),
-        (["backbones"], featcache.list_backbones),
-        (["eval"], featcache.evaluate),
+        (["cache", "ls"], [featcache.list_caches]),
+        (["cache", "info"], [featcache.find_cache]),
+        (["cache", "verify"], [featcache.verify_cache, featcache.verify_images]),
+        (["cache", "repair"], [featcache.repair_cache]),
+        (["cache", "rm"], [featcache.find_cache]),
+        (["datasets"], [featcache.list_datasets]),
+        (["backbones"], [featcache.list_backbones]),
+        (["eval"], [featcache.evaluate]),
     ],
 )
-def test_options_of_a_command_are_keywords_of_its_function(
-    command: list[str], function: Callable[..., object]
+def test_options_of_a_command_are_keywords_of_its_functions(
+    command: list[str], functions: list[Callable[..., object]]
 ) -> None:
     options = options_of(*command)
-    # A file is an argument, found by its name below --cache-dir; a filter of names is one too.
-    other = {"cache", "cache_dir", "name", "yes", "runs", "plot"}
+    # A file is an argument, found by its name below --cache-dir; a filter of names is one too. The
+    # others say whether a function is called at all.
+    other = {"cache", "cache_dir", "name", "yes", "runs", "plot", "images"}
 
-    keywords = inspect.signature(function).parameters
-    assert set(options) - other <= set(keywords)
-    missing = (
-        set(keywords) - set(options) - {"path", "name", "names", "run", "on_progress", "on_note"}
-    )
+    keywords = {name for one in functions for name in inspect.signature(one).parameters}
+    assert set(options) - other <= keywords
+    missing = keywords - set(options) - {"path", "name", "names", "run", "on_progress", "on_note"}
     assert missing == set()
 
 
