@@ -192,6 +192,31 @@ class BackboneRunner:
         rows: npt.NDArray[np.float32] = self.launch(images).rows().numpy()
         return rows
 
+    def eager_features(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Run a few images of the module's own size one by one, by the module itself.
+
+        No engine has a part in it, and neither has the batch size: what comes out tells which
+        function the module is.
+
+        Args:
+            images: (n, H, W, 3) of `out_size`.
+
+        Returns:
+            (n, D) float32.
+
+        Raises:
+            DeviceError: If the device fails or has no memory left.
+        """
+        prepare = BatchPreprocessor(
+            self._preprocess.after_resize, in_size=self.out_size, device=torch.device(self.device)
+        )
+        layout = _MEMORY_FORMATS[self.memory_format]
+        with self.running():
+            inputs = prepare(torch.from_numpy(images).to(self.device))
+            rows = [self.eager(one[None].contiguous(memory_format=layout)) for one in inputs]
+            features: npt.NDArray[np.float32] = torch.cat(rows).float().cpu().numpy()
+        return features
+
     def host_rows(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Make room for rows on the host, to which the device can copy on its own.
 

@@ -13,6 +13,12 @@ OF_PRECISION: Mapping[str, float] = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2, "
 fp32 differs by the order of its sums. The others round the operands of every layer to 10, 7 and 10
 bits of fraction, and the layers of a backbone add that up (docs/benchmarks.md has what was seen).
 """
+REFERENCE_TOLERANCE: Mapping[str, float] = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2, "fp16": 5e-2}
+"""The largest difference of reference rows that are of the same function, likewise by precision.
+
+It is wider than that of rows: they are compared from machine to machine, and over the years. A
+function that was changed on purpose differs by far more.
+"""
 
 
 def feature_tolerance(precision: str, store_dtype: str = "float32") -> float:

@@ -275,6 +275,10 @@ def _is_complete(plan: Plan) -> bool:
     """Tell whether the cache is there; refuse a file of another identity in its place."""
     if not (plan.path.exists() or plan.path.is_symlink()):
         return False
-    open_cache(plan.path)  # refuses what is not complete
+    cache = open_cache(plan.path)  # refuses what is not complete
     require_same_file(plan.path, read_state(plan.path).manifest, plan)
+    if not family_of(plan.spec.backbone).is_known_by_files:
+        from featcache.extraction.reference_rows import require_its_function
+
+        require_its_function(cache, plan.backbone, device=plan.device, precision=plan.precision)
     return True

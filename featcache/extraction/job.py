@@ -187,13 +187,14 @@ class Job:
         return FilePlan(
             identity=plan.identity,
             numerics=self.numerics,
-            provenance=_provenance(plan),
+            provenance=provenance_of(plan),
             class_names=plan.dataset.class_names,
             rows_per_block=self.pace.rows_per_block(
                 plan.row_nbytes, self.batch_size, gflop=plan.info.gflop
             ),
             splits=plan.splits(),
             statistics=plan.statistics(),
+            reference=plan.reference(),
         )
 
     def load(
@@ -250,16 +251,24 @@ def _numerics(
     return NumericClass.from_json(decoders | of_network)
 
 
-def _provenance(plan: Plan) -> Provenance:
+def provenance_of(plan: Plan) -> Provenance:
+    """Say where a cache of this plan is from, were it made now."""
     said = {
         "dataset": portable(plan.dataset.name),
         "limit": plan.spec.limit,
         "weights": portable(plan.backbone.weights),
         **{name: portable(said) for name, said in plan.backbone.told.items()},
+        **library_versions(),
+        **plan.dataset.told,
+    }
+    return Provenance.from_json(said)
+
+
+def library_versions() -> dict[str, str]:
+    """Name the versions, installed here, of what every network's rows are computed by."""
+    return {
         "featcache": __version__,
         "torch": torch.__version__,
         "torchvision": version("torchvision"),
         "pillow": version("pillow"),
-        **plan.dataset.told,
     }
-    return Provenance.from_json(said)

@@ -46,6 +46,7 @@ DTYPES_IN_FILE = {"float32": "<f4", "float16": "<f2", "uint8": "|u1"}
 # batch is the notebook's.
 ADAPT_BATCH_SIZE = 64
 ADAPT_SEED = 0
+N_REFERENCE = 2
 _ADAPTATION = {"mode": "adapted", "batch_size": ADAPT_BATCH_SIZE, "seed": ADAPT_SEED}
 
 
@@ -130,6 +131,10 @@ class Plan:
         assert self.backbone.module is not None, "only a network has BatchNorm"
         tensors = batch_norm_statistics(self.backbone.module).items()
         return tuple((name, tuple(tensor.shape)) for name, tensor in tensors)
+
+    def reference(self) -> tuple[int, int] | None:
+        """Give the shape of the reference rows in the file; None where no network runs."""
+        return (N_REFERENCE, self.info.n_features) if self.has_backbone else None
 
 
 @plain_torch()

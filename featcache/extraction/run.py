@@ -16,6 +16,7 @@ from featcache.extraction.job import Job
 from featcache.extraction.plan import Plan
 from featcache.extraction.prepare import adapt, check_canaries, rows_not_decoded
 from featcache.extraction.progress import Progress, ProgressCallback
+from featcache.extraction.reference_rows import compare_reference, complete_reference
 from featcache.store import (
     CacheWriter,
     near_misses,
@@ -139,12 +140,14 @@ def _target(begun: _Begun, writer: CacheWriter, *, on_note: NoteCallback) -> Tar
     """Make the backbone ready, and see that it is the one that began the file."""
     if begun.job.plan.spec.bn == "adapted":
         adapt(begun.job, writer)
+    compare_reference(begun.job, writer)
     if begun.job.is_resumed:
         n_same = check_canaries(begun.job, writer)
         on_note(
             f"resuming: {counted(begun.n_rows_before, 'row')} kept, {n_same} recomputed and found "
             f"the same"
         )
+    complete_reference(begun.job, writer)  # not before its rows are known to be of this backbone
     return Target(begun.job, writer)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from featcache.backbones.load import load_backbone
 from featcache.config import ExtractSpec, HeadSpec, ParitySpec, TrainSpec
 from featcache.errors import MismatchError
+from featcache.extraction.reference_rows import require_its_function
 from featcache.extraction.whereabouts import dataset_of
 from featcache.features.listing import listing_difference
 from featcache.features.rows import preprocess_of
@@ -95,4 +96,5 @@ def _backbone_state(cache: Cache, *, weights: str) -> dict[str, Tensor]:
     state = dict(backbone.module.state_dict())
     for name, values in read_trunk_statistics(cache.path).items():
         state[name] = torch.from_numpy(values.copy()).to(state[name].dtype)
+    require_its_function(cache, backbone, device="cpu", precision="fp32")
     return state
