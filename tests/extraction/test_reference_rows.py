@@ -138,6 +138,32 @@ def test_a_patched_forward_does_not_reuse(
     assert path.read_bytes() == before
 
 
+def test_a_patched_forward_of_timm_does_not_reuse(
+    extract: Extract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timm = pytest.importorskip("timm", reason="the extra timm is not installed; `dev` has it")
+    asked = {"backbone": "timm:test_vit", "image_size": None, "batch_size": 4, "limit": 4}
+    path = extract(**asked).path
+    assert extract(**asked).outcome == "reused"
+    before = path.read_bytes()
+    monkeypatch.setattr(nn.GELU, "forward", lambda self, inputs: torch.relu(inputs))
+
+    with pytest.raises(MismatchError, match=rf"{OTHER} .* timm {timm.__version__}\b"):
+        extract(**asked)
+    assert path.read_bytes() == before
+
+
+def test_a_patched_forward_is_not_compared_by_parity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"backbone": SMALL_BACKBONE, "weights": "random", "image_size": 32, "limit": 8}
+    path = featcache.extract("digits", **options, cache_dir=tmp_path).path
+    monkeypatch.setattr(nn.Hardswish, "forward", lambda self, inputs: torch.relu(inputs))
+
+    with pytest.raises(MismatchError, match=OTHER):
+        featcache.parity(path, levels=(1,))
+
+
 def test_a_run_that_stopped_before_them_writes_them_when_it_goes_on(
     extract: Extract, tmp_path: Path
 ) -> None:
