@@ -110,7 +110,9 @@ def test_a_reused_cache_and_an_evaluation_import_no_lightning(
 ) -> None:
     (_, _, of_extract), (_, _, of_eval) = imported(spawn, [pixels, ["eval", "--split", "val"]])
 
-    assert of_extract == ["torch"]  # pixels have no backbone, so no torchvision either
+    # None if the files were two seconds old when they were read, so that they are known. pixels
+    # have no backbone, so no torchvision either.
+    assert of_extract in ([], ["torch"])
     assert "torchmetrics" in of_eval
     assert "pytorch_lightning" not in of_eval
 
