@@ -13,9 +13,11 @@ from featcache.version import __version__ as __version__
 if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.backbones.describe import describe_backbone as describe_backbone
     from featcache.backbones.describe import list_backbones as list_backbones
+    from featcache.backbones.own import Backbone as Backbone
     from featcache.config import ExtractSpec as ExtractSpec
     from featcache.config import HeadSpec as HeadSpec
     from featcache.config import TrainSpec as TrainSpec
+    from featcache.core.preprocess import Preprocess as Preprocess
     from featcache.errors import FeatcacheError as FeatcacheError
     from featcache.evaluation.evaluate import Comparison as Comparison
     from featcache.evaluation.evaluate import Evaluation as Evaluation
@@ -71,7 +73,9 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
 
 _NAMES = {
     "backbones.describe": ("describe_backbone", "list_backbones"),
+    "backbones.own": ("Backbone",),
     "config": ("ExtractSpec", "HeadSpec", "TrainSpec"),
+    "core.preprocess": ("Preprocess",),
     "errors": ("FeatcacheError",),
     "evaluation.evaluate": ("Comparison", "Evaluation", "compare", "evaluate"),
     "extraction.extract": ("extract", "extract_all"),

@@ -108,6 +108,16 @@ def test_the_examples_of_the_guide_to_export_run(
     assert named <= {*parquet.read_schema("features.parquet").names}
 
 
+def test_the_example_of_the_guide_to_own_backbones_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    exec(compile(python_block("docs/guides/your-own-backbone.md"), "own.md", "exec"), {})
+
+    assert capsys.readouterr().out == "192 own-means\n"
+
+
 def test_the_file_map_of_the_readme_is_true() -> None:
     listed = set(re.findall(r"^  (\w+)(?:\.py|/) ", (ROOT / "README.md").read_text(), re.MULTILINE))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from featcache.backbones.family import BackboneFamily
+from featcache.backbones.own import Own
 from featcache.backbones.pixels import Pixels
 from featcache.backbones.timm_family import Timm
 from featcache.backbones.torchvision_family import Torchvision
@@ -10,7 +11,7 @@ from featcache.core.backbone_names import backbone_name
 
 # In the order in which they are listed. Their names stand in core/backbone_names.py too, where
 # those who know no backbones look them up.
-FAMILIES: tuple[BackboneFamily, ...] = (Pixels(), Torchvision(), Timm())
+FAMILIES: tuple[BackboneFamily, ...] = (Pixels(), Torchvision(), Timm(), Own())
 
 
 def family_of(name: str) -> BackboneFamily:

@@ -41,28 +41,35 @@ def measure(backbone: nn.Module, *, name: str, image_size: int, made_for: int) -
         raise too_small(name, image_size, smallest=smallest, made_for=made_for) from err
 
 
-def cost(backbone: nn.Module, image_size: int) -> Measured:
+def cost(backbone: nn.Module, image_size: int, *, device: str = "meta") -> Measured:
     """Push one empty image through a backbone, and count.
 
     Args:
-        backbone: (B, 3, H, W) -> (B, D), on the meta device.
+        backbone: (B, 3, H, W) -> (B, D).
         image_size: Side of the image in pixels.
+        device: Where the backbone is: the meta device, where nothing is computed, or the CPU.
 
     Raises:
         Exception: Whatever the backbone says of this size.
     """
     layer_sizes: list[int] = []
-    for layer in backbone.modules():
-        if not list(layer.children()):
-            layer.register_forward_hook(lambda _, x, y: layer_sizes.append(_n_values(x, y)))
+    hooks = [
+        layer.register_forward_hook(lambda _, x, y: layer_sizes.append(_n_values(x, y)))
+        for layer in backbone.modules()
+        if not list(layer.children())
+    ]
     counter = FlopCounterMode(display=False)
-    with counter:
-        n_features = int(_meta_forward(backbone, image_size).shape[1])
+    try:
+        with counter:
+            n_features = int(_forward(backbone, image_size, device).shape[1])
+    finally:
+        for hook in hooks:
+            hook.remove()
     return Measured(
         n_features=n_features,
         n_params=sum(p.numel() for p in backbone.parameters()),
         gflop=counter.get_total_flops() / 1e9,
-        activation_bytes_per_image=max(layer_sizes) * FLOAT_NBYTES,
+        activation_bytes_per_image=max(layer_sizes, default=n_features) * FLOAT_NBYTES,
     )
 
 
@@ -71,9 +78,9 @@ def _n_values(inputs: tuple[Tensor, ...], output: Tensor) -> int:
     return sum(t.numel() for t in tensors)
 
 
-def _meta_forward(backbone: nn.Module, image_size: int) -> Tensor:
+def _forward(backbone: nn.Module, image_size: int, device: str) -> Tensor:
     with torch.no_grad():
-        out: Tensor = backbone(torch.empty(1, 3, image_size, image_size, device="meta"))
+        out: Tensor = backbone(torch.zeros(1, 3, image_size, image_size, device=device))
     return out
 
 
@@ -82,7 +89,7 @@ def _smallest_size(backbone: nn.Module, works: int) -> int:
     while works - fails > 1:
         middle = (works + fails) // 2
         try:
-            _meta_forward(backbone, middle)
+            _forward(backbone, middle, "meta")
             works = middle
         except (RuntimeError, AssertionError, ValueError):
             fails = middle

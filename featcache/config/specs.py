@@ -73,7 +73,9 @@ class ExtractSpec:
         group="Images",
     )
     backbone: str = option(
-        "vgg16", "The frozen network: a torchvision classification model, timm:NAME, or pixels."
+        "vgg16",
+        "The frozen network: a torchvision classification model, timm:NAME, "
+        "PACKAGE.MODULE:FUNCTION, or pixels.",
     )
     weights: str = option(
         "DEFAULT", "DEFAULT, the name of torchvision weights, a file, FILE#PART, or random."

@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 TIMM = "timm:"
 PRE_LOGITS = "pre-logits"  # the layer that timm's models give of themselves
+PYTHON_OBJECT = "python:"  # a module that was handed over in Python
 _HUB, _LOCAL = "hf-hub:", "local-dir:"
 _MOST_CHARACTERS = 100
+_OWN = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _NOT_IN_A_SLUG = re.compile(r"[^\w.-]")
 
 
@@ -32,6 +34,11 @@ def is_timm(name: str) -> bool:
     return name[: len(TIMM)].lower() == TIMM
 
 
+def is_own(name: str) -> bool:
+    """Tell whether a backbone is the user's own: `pkg.mod:function`, or given in Python."""
+    return name.startswith(PYTHON_OBJECT) or (not is_timm(name) and bool(_OWN.fullmatch(name)))
+
+
 def timm_name(name: str) -> TimmName:
     """Read `timm:NAME`, `timm:hf-hub:ORG/NAME@REVISION` or `timm:local-dir:PATH`."""
     rest = name[len(TIMM) :]
@@ -45,6 +52,8 @@ def timm_name(name: str) -> TimmName:
 
 def written_name(name: str) -> str:
     """Write the name of a backbone as all of them are written; case counts in places alone."""
+    if is_own(name):
+        return name
     if not is_timm(name):
         return name.lower()
     kind, rest, revision = timm_name(name)
@@ -65,6 +74,8 @@ def backbone_slug(name: str) -> str:
 
     That of torchvision's and of `pixels` is their own.
     """
+    if is_own(name):
+        return _slug("own", name.rpartition(":")[2])
     if not is_timm(name):
         return name
     kind, rest, _ = timm_name(name)

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from featcache.core.backbone_kinds import is_timm, written_name
+from featcache.core.backbone_kinds import is_own, is_timm, written_name
 from featcache.core.paths import file_and_part
 from featcache.core.timm_names import check_timm_name
 from featcache.errors import UnknownNameError, UsageError
@@ -68,6 +68,8 @@ def backbone_name(name: str) -> str:
     if is_timm(name):
         check_timm_name(written_name(name))
         return written_name(name)
+    if is_own(name):
+        return name
     known = backbone_names()
     if "," in name:
         raise UsageError(

@@ -6,10 +6,12 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.backbones.families import family_of
+from featcache.backbones.own import Backbone, given_backbone
 from featcache.config import ExtractSpec
 from featcache.core.arguments import text
 from featcache.core.backbone_names import backbone_name
@@ -27,6 +29,8 @@ from featcache.images.stat_index import KnownFiles
 from featcache.store import locked, open_cache, read_state
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from featcache.extraction.plan import Plan
     from featcache.extraction.progress import ProgressCallback
     from featcache.extraction.run import Made
@@ -46,7 +50,7 @@ _OF_THE_IMAGES = (
 def extract(
     dataset: str | os.PathLike[str] | Dataset = ExtractSpec.dataset,
     *,
-    backbone: str = ExtractSpec.backbone,
+    backbone: str | Backbone | nn.Module = ExtractSpec.backbone,
     weights: str | os.PathLike[str] = ExtractSpec.weights,
     layer: str | None = ExtractSpec.layer,
     pool: str = ExtractSpec.pool,
@@ -81,6 +85,7 @@ def extract(
     Args:
         dataset: A name as in `ExtractSpec`, the Path of a folder of images, a list or an archive,
             or what `featcache.make_dataset` makes of arrays and torch Datasets.
+        backbone: A name, or a network of one's own: a `featcache.Backbone` or a module.
         on_progress: Called after each batch.
         on_note: Called with a sentence for each choice that was made.
 
@@ -97,9 +102,9 @@ def extract(
         ('computed', 128)
     """
     given = dataset if isinstance(dataset, Dataset) else None
-    spec = ExtractSpec(
+    make_spec = partial(
+        ExtractSpec,
         dataset=dataset.name if isinstance(dataset, Dataset) else dataset_name(dataset),
-        backbone=backbone,
         weights=text("--weights", weights),
         layer=layer,
         pool=pool,
@@ -124,7 +129,9 @@ def extract(
         skip_undecodable=skip_undecodable,
         rehash=rehash,
     )
-    [result] = _extract([spec], on_progress or silent, on_note or silent, given)
+    with given_backbone(backbone) as name:
+        spec = make_spec(backbone=name)
+        [result] = _extract([spec], on_progress or silent, on_note or silent, given)
     return result
 
 

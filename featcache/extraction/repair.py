@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.backbones.families import family_of
+from featcache.backbones.own import Backbone, given_backbone
 from featcache.config import IMPORTED, ExtractSpec
-from featcache.core.backbone_kinds import is_timm, timm_name
+from featcache.core.backbone_kinds import is_own, is_timm, timm_name
 from featcache.core.paths import expanded
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.side_files import finished_path, lock_path
@@ -37,6 +39,8 @@ from featcache.store import (
 )
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from featcache.extraction.progress import ProgressCallback
 
 _WAY_OUT = "Say where the right ones are with --dataset, --data-dir or --weights."
@@ -71,7 +75,7 @@ def repair_cache(
     path: str | os.PathLike[str],
     *,
     dataset: str | Dataset | None = None,
-    backbone: str | None = None,
+    backbone: str | Backbone | nn.Module | None = None,
     weights: str | None = None,
     device: str = ExtractSpec.device,
     n_workers: int | None = ExtractSpec.n_workers,
@@ -92,8 +96,8 @@ def repair_cache(
         dataset: Where its images are now, or what `featcache.make_dataset` made of them; None takes
             what the cache names. A relative path is looked for beside the cache and above it before
             the working directory.
-        backbone: What the cache was made with, where it names no backbone that can be had: a folder
-            of timm's.
+        backbone: What the cache was made with, where it names none that can be had: a folder of
+            timm's, a function or a module of one's own.
         weights: What fills the backbone; None takes what the cache names, which for a file is only
             its name.
         mix_numerics: Compute the damaged rows though this machine is of another numeric class, so
@@ -117,7 +121,8 @@ def repair_cache(
         pass  # nothing is made beside a file that is not there
     progress, note = on_progress or silent, on_note or silent
     is_new = not lock_path(path).exists()
-    with locked(path):
+    with locked(path), contextlib.ExitStack() as stack:
+        named = None if backbone is None else stack.enter_context(given_backbone(backbone))
         present = path if path.exists() else partial_path(path)
         try:
             mended = mend_structure(present)
@@ -136,7 +141,7 @@ def repair_cache(
         note(_told(report, n_not_decoded))
         asked: dict[str, Any] = {
             "dataset": dataset.name if isinstance(dataset, Dataset) else dataset,
-            "backbone": backbone,
+            "backbone": named,
             "weights": weights,
             "data_dir": os.fspath(data_dir),
             "device": device,
@@ -209,6 +214,11 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
 def _backbone_of(state: CacheState, path: Path) -> str:
     """Name the backbone that made a cache, unless only its maker knows where it is."""
     name = state.manifest.provenance.backbone or state.manifest.identity.backbone
+    if is_own(name):  # code is run because the user names it, never because a file does
+        raise UsageError(
+            f"{path} was made with the backbone {name!r}, which is its maker's own code. Nothing "
+            f"was run or computed. If you trust it, name it: --backbone PACKAGE.MODULE:FUNCTION."
+        )
     if is_timm(name) and timm_name(name).kind == "local-dir":
         raise UsageError(
             f"{path} was made with a model in a folder {timm_name(name).rest!r}, and does not know "

@@ -11,6 +11,8 @@ from featcache.backbones.families import FAMILIES, check_backbone_options, famil
 from featcache.core.backbone_names import backbone_names
 from featcache.errors import UnknownNameError, UsageError
 
+OWN = "torch.nn:Flatten"  # a function without arguments that gives a module
+
 
 def test_the_names_that_the_options_take_are_those_of_the_families() -> None:
     of_families = [name for family in FAMILIES for name in family.names()]
@@ -21,10 +23,13 @@ def test_the_names_that_the_options_take_are_those_of_the_families() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_family_builds_is_what_it_describes(family) -> None:
-    name = next(name for name in ("pixels", "squeezenet1_1", "timm:test_vit") if family.owns(name))
+    name = next(
+        name for name in ("pixels", "squeezenet1_1", "timm:test_vit", OWN) if family.owns(name)
+    )
     if name.startswith("timm:"):
         pytest.importorskip("timm", reason="the extra timm is not installed; `dev` has it")
     weights = "random" if family.runs_network else "none"
+    weights = "DEFAULT" if name == OWN else weights
 
     described = family.describe(name, 64)
     built = family.build(name, weights=weights, seed=0, image_size=64, check_file=True)

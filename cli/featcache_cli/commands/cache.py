@@ -117,7 +117,7 @@ def info(cache: CacheArgument, *, cache_dir: str, json: JsonOption = False) -> N
     options_of(
         ExtractSpec,
         "backbone",
-        help={"backbone": "The backbone, where the cache names a folder's: timm:local-dir:PATH."},
+        help={"backbone": "The backbone, if it is a folder or a function of your own."},
         optional=True,
         unset="the one it was made with",
     ),
