@@ -16,7 +16,7 @@ from featcache.store.exports.npz_file import write_npz
 from featcache.store.exports.parquet_file import require_pyarrow, write_parquet
 from featcache.store.exports.safetensors_file import write_safetensors
 from featcache.store.exports.table import Table, table_of
-from featcache.store.reader import open_cache, read_state
+from featcache.store.reader import open_cache, state_of
 from featcache.store.verify import require_sound
 
 _WRITERS: Mapping[str, Callable[[Table, BinaryIO], None]] = {
@@ -89,7 +89,7 @@ def export_features(
         )
     require_sound(cache)
     names = [split] if split is not None else list(cache.splits)
-    table = table_of(cache, read_state(cache.path), names)
+    table = table_of(cache, state_of(cache.file.fd, cache.path), names)
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, lambda file: _WRITERS[format](table, file))
     return ExportResult(

@@ -15,7 +15,7 @@ from featcache.core.files import read_at
 from featcache.core.identity import canonical_json
 from featcache.core.stopping import stop_if_asked
 from featcache.store.manifest import Extent, Manifest
-from featcache.store.reader import Cache, CacheState, opened_readonly
+from featcache.store.reader import Cache, CacheState
 from featcache.store.split import CacheSplit
 
 ABOUT = "featcache"
@@ -56,10 +56,10 @@ class Table:
 
     @property
     def names(self) -> list[str]:
-        """The columns of the cache that it has, "split" and "class_name" beside them."""
-        of_file = {name for split in self.splits for name in split.columns}
-        made = {"split"} | ({"class_name"} if "labels" in of_file else set())
-        return [name for name in NAMES if name in of_file | made]
+        """The columns that all its splits have, "split" and "class_name" beside them."""
+        shared = set.intersection(*(set(split.columns) for split in self.splits))
+        made = {"split"} | ({"class_name"} if "labels" in shared else set())
+        return [name for name in NAMES if name in shared | made]
 
     def extent(self, name: str) -> Extent:
         """Give type and shape of a column; one split may have longer ids than another."""
@@ -142,11 +142,10 @@ def _split_json(manifest: Manifest, name: str) -> dict[str, Any]:
 def _parts(cache: Cache, manifest: Manifest) -> dict[str, list[str]]:
     """Read what has a slot of its own beside the blocks: base64 and SHA-256 by name."""
     parts = {}
-    with opened_readonly(cache.path) as fd:
-        for name, (_, extent) in manifest.parts.items():
-            content = read_at(fd, extent.nbytes, extent.offset)
-            sha256 = hashlib.sha256(content).hexdigest()
-            parts[name] = [base64.b64encode(content).decode(), sha256]
+    for name, (_, extent) in manifest.parts.items():
+        content = read_at(cache.file.fd, extent.nbytes, extent.offset)
+        sha256 = hashlib.sha256(content).hexdigest()
+        parts[name] = [base64.b64encode(content).decode(), sha256]
     return parts
 
 

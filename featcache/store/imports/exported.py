@@ -79,9 +79,9 @@ class Claims:
 
     @property
     def columns(self) -> list[str]:
-        """The columns of the cache, features last."""
-        there = {name for split in self.plan.splits.values() for name in split.columns()}
-        return [name for name in (*_BEFORE_FEATURES, "features") if name in there]
+        """The columns that all splits of the cache have, features last."""
+        shared = set.intersection(*(set(s.columns()) for s in self.plan.splits.values()))
+        return [name for name in (*_BEFORE_FEATURES, "features") if name in shared]
 
     @property
     def keys(self) -> TableKeys:

@@ -66,7 +66,10 @@ def main() -> None:
         _fail("unsafe", "it needs more memory than the 2 GiB it is allowed")
     except Exception as err:
         if "file signature not found" in str(err):
-            _fail("usage", "it is not an HDF5 file (no HDF5 signature)")
+            _fail(
+                "usage",
+                "it is not an HDF5 file (no HDF5 signature), nor Parquet, npz or .safetensors",
+            )
         else:
             _fail("corrupt", f"{type(err).__name__}: {str(err)[:500]}")
     os._exit(0)  # closing a damaged file may crash
