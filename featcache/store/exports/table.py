@@ -32,7 +32,7 @@ NAMES = {
     "image_sha256": "image_sha256",
     "features": "features",
 }
-_ROWS_AT_ONCE = 1 << 16
+_BYTES_AT_ONCE = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,11 @@ class Table:
         widest = max(extents, key=lambda extent: extent.row_nbytes)
         return widest._replace(shape=(self.n_rows, *widest.shape[1:]))
 
-    def parts(self, name: str, *, n_rows: int = _ROWS_AT_ONCE) -> Iterator[npt.NDArray[Any]]:
-        """Yield a column in parts of at most `n_rows`, none of two splits."""
-        dtype = np.dtype(self.extent(name).dtype)
+    def parts(self, name: str, *, n_rows: int | None = None) -> Iterator[npt.NDArray[Any]]:
+        """Yield a column in parts of at most `n_rows`, or of about 8 MiB, none of two splits."""
+        extent = self.extent(name)
+        dtype = np.dtype(extent.dtype)
+        n_rows = n_rows or max(1, _BYTES_AT_ONCE // extent.row_nbytes)
         for split in self.splits:
             for start in range(0, split.n_rows, n_rows):
                 stop_if_asked()
