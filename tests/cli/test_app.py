@@ -179,7 +179,7 @@ def test_options_of_a_command_are_keywords_of_its_functions(
     options = options_of(*command)
     # A file is an argument, found by its name below --cache-dir; a filter of names is one too. The
     # others say whether a function is called at all.
-    other = {"cache", "cache_dir", "name", "yes", "runs", "plot", "images"}
+    other = {"cache", "cache_dir", "name", "yes", "runs", "plot", "images", "layers"}
 
     keywords = {name for one in functions for name in inspect.signature(one).parameters}
     assert set(options) - other <= keywords
