@@ -16,7 +16,7 @@ from featcache_cli.streams import flush_answer
 from featcache_cli.tables import show_row, show_table
 
 _WIDTHS = (18, 8, 7, 6, 4)
-_TIMM_WIDTHS = (52, 8, 7, 10, 20)
+_TIMM_WIDTHS = (52, 8, 7, 10, 36)
 
 
 @takes(options_of(ExtractSpec, "image_size", group="Measuring"))
