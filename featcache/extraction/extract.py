@@ -193,8 +193,9 @@ def _extract(
     for spec in specs:
         check_names(spec)
     known = KnownFiles(rehash=specs[0].rehash, on_note=on_note)
-    files = _files_digest(specs[0], known)
-    recalled = [recall(spec, known) for spec in specs]
+    files = _files_digest(specs[0], known, given)
+    is_given = given is not None
+    recalled = [recall(spec, known, is_given=is_given) for spec in specs]
     dataset, sha256 = None, None
     if files is None and all(recalled):
         images = open_images(specs[0], on_note=on_note, given=given)
@@ -208,14 +209,17 @@ def _extract(
         return [reused(path, choices, seconds=seconds) for path, choices in found]
     dataset = dataset or open_images(specs[0], on_note=on_note, given=given)
     plans, made = _make(specs, dataset, sha256, known, on_progress=on_progress, on_note=on_note)
-    if files == _files_digest(specs[0], known):
+    if files == _files_digest(specs[0], known, given):
         for plan in plans:
-            remember(plan, files or plan.identity["dataset_sha256"], known)
+            remember(plan, files or plan.identity["dataset_sha256"], known, is_given=is_given)
         known.save()
     return [result_of(p, made.get(p.path), seconds=time.perf_counter() - started) for p in plans]
 
 
-def _files_digest(spec: ExtractSpec, known: KnownFiles) -> str | None:
+def _files_digest(spec: ExtractSpec, known: KnownFiles, given: Dataset | None) -> str | None:
+    """Hash the files that a name stands for; a dataset that is given need not hold all of them."""
+    if given is not None:
+        return None
     return files_digest(spec.dataset, data_dir=spec.data_dir, rules=rules_of(spec), known=known)
 
 
@@ -266,7 +270,8 @@ def _make(
         dataset, sha256 = plan.dataset, plan.identity["dataset_sha256"]
         plans.append(plan)
     missing = [plan for plan in plans if not _is_complete(plan)]
-    for plan in plans:  # the rows that are there are of these weights: their digest is the same
+    # Rows that exist were made with these weights, since the identity has their digest.
+    for plan in plans:
         plan.backbone.require_published(None if plan in missing else known)
     with contextlib.ExitStack() as locks:
         for plan in missing:

@@ -1,4 +1,4 @@
-"""What a command came to before, so that the same one finds its cache without importing torch.
+"""The cache that the same command found or made last time, found again without importing torch.
 
 Torch takes seconds to import and to load weights, only to compute the same identity again. So what
 decides that identity is kept with it: the options, the versions, the GPUs that are seen, and the
@@ -89,9 +89,15 @@ class Recalled:
         return path if is_it and layout_sha256(state.manifest) == self.layout_sha256 else None
 
 
-def recall(spec: ExtractSpec, known: KnownFiles) -> Recalled | None:
-    """Tell what this command came to before, with the same versions and hardware."""
-    file = _file(spec, known)
+def recall(spec: ExtractSpec, known: KnownFiles, *, is_given: bool) -> Recalled | None:
+    """Find what the same command came to last time, with the same versions and hardware.
+
+    Args:
+        spec: What is asked for.
+        known: Where it is kept.
+        is_given: Whether its images were given as a `Dataset`, which need not be all of its name's.
+    """
+    file = _file(spec, known, is_given=is_given)
     if spec.rehash or file is None:
         return None
     try:
@@ -105,9 +111,9 @@ def recall(spec: ExtractSpec, known: KnownFiles) -> Recalled | None:
         return None  # it is written again
 
 
-def remember(plan: Plan, images: str, known: KnownFiles) -> None:
+def remember(plan: Plan, images: str, known: KnownFiles, *, is_given: bool) -> None:
     """Keep what a command came to, whose cache is complete; where that fails, nothing is kept."""
-    file, weights = _file(plan.spec, known), _weights_file(plan)
+    file, weights = _file(plan.spec, known, is_given=is_given), _weights_file(plan)
     if file is None or not family_of(plan.spec.backbone).is_known_by_files:
         return
     filled = None
@@ -124,7 +130,7 @@ def remember(plan: Plan, images: str, known: KnownFiles) -> None:
         return
 
 
-def _file(spec: ExtractSpec, known: KnownFiles) -> Path | None:
+def _file(spec: ExtractSpec, known: KnownFiles, *, is_given: bool) -> Path | None:
     """Name the file of what a command came to, after all that decides it beside the files."""
     typed = path_in(spec.dataset)
     asked = {name: value for name, value in asdict(spec).items() if name not in _OF_NO_IDENTITY}
@@ -136,6 +142,7 @@ def _file(spec: ExtractSpec, known: KnownFiles) -> Path | None:
     }
     versions = {name: version(name) for name in ("torch", "torchvision")}
     decides = {**asked, **where, **versions, "featcache": __version__, "gpus": gpus_seen()}
+    decides["is_given"] = is_given
     return known.file(canonical_json(decides), "made")
 
 

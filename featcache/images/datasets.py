@@ -23,7 +23,7 @@ from featcache.images.sources.parquet import Parquet
 from featcache.images.sources.source import LISTING, DatasetInfo, Source
 from featcache.images.sources.torchvision_sets import TorchvisionSets
 from featcache.images.sources.unlabelled_folder import UnlabelledFolder
-from featcache.images.splits import Dataset, Split
+from featcache.images.splits import ArrayImages, Dataset, Split
 from featcache.images.stat_index import KnownFiles
 
 SOURCES: tuple[Source, ...] = (
@@ -151,7 +151,8 @@ def _unknown(name: str) -> UsageError:
 
 
 def _validated(dataset: Dataset) -> Dataset:
-    """Check what every source promises: rows in every split, labels in range, unique ids."""
+    """Check what every source promises: one kind of images, rows, labels in range, unique ids."""
+    _check_kind(dataset)
     for split in dataset.splits.values():
         where = f"Split {split.name!r} of dataset {dataset.name!r}"
         n_labels = len(split) if split.labels is None else len(split.labels)
@@ -169,6 +170,17 @@ def _validated(dataset: Dataset) -> Dataset:
                 f"extracted. Give each image a name of its own."
             )
     return dataset
+
+
+def _check_kind(dataset: Dataset) -> None:
+    in_memory = [n for n, s in dataset.splits.items() if isinstance(s.images, ArrayImages)]
+    others = [name for name in dataset.splits if name not in in_memory]
+    if in_memory and others:
+        raise DatasetError(
+            f"Dataset {dataset.name!r} has arrays in {', '.join(in_memory)}, and images that are "
+            f"decoded one at a time in {', '.join(others)}; expected one kind in all splits, so "
+            f"that all are prepared alike. Nothing was extracted. Make a dataset of each kind."
+        )
 
 
 def _check_labels(split: Split, where: str, *, n_classes: int) -> None:

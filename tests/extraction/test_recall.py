@@ -21,6 +21,7 @@ from featcache.images.rules import ImageRules
 from featcache.images.splits import Look
 from featcache.images.stat_index import KnownFiles
 from tests.conftest import SMALL_BACKBONE, save_image
+from tests.images.conftest import cifar
 from tests.weights_files import save_weights
 
 RECALLED = "images, weights and versions are those of the cache (--rehash reads all files)"
@@ -182,6 +183,26 @@ def test_an_index_that_was_wrong_is_found_when_an_image_is_decoded(
         pixels()
 
     assert outcome(pixels) == ("computed", False)
+
+
+@pytest.mark.parametrize("order", [("part", "whole"), ("whole", "part")])
+def test_a_part_of_a_dataset_and_the_whole_are_never_taken_for_one_another(
+    order: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cifar(tmp_path / "data", monkeypatch)
+    options = {"backbone": "pixels", "image_size": 8, "n_workers": 0}
+    run = partial(featcache.extract, cache_dir=tmp_path, data_dir=tmp_path / "data", **options)
+    whole = featcache.load_dataset("cifar10", data_dir=tmp_path / "data")
+    asked = {"part": whole.limited(1), "whole": "cifar10"}
+
+    made = {name: run(asked[name]) for name in order}
+
+    assert {name: (one.outcome, one.n_rows) for name, one in made.items()} == {
+        "part": ("computed", 2),
+        "whole": ("computed", 12),
+    }
+    assert [outcome(run, dataset=asked[name]) for name in order] == [("reused", True)] * 2
+    assert {name: run(asked[name]).path for name in order} == {n: r.path for n, r in made.items()}
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"featcache made 1\n"])

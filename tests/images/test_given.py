@@ -181,6 +181,29 @@ def test_what_is_no_dataset_of_images_is_refused_with_the_item(kind: str) -> Non
         featcache.make_dataset(given, name="mine")
 
 
+@pytest.mark.parametrize("arrays", ["train", "test"])
+def test_arrays_beside_objects_are_refused_because_they_are_prepared_differently(
+    arrays: str,
+) -> None:
+    objects = {"train": "test", "test": "train"}[arrays]
+    items = Broken([1])  # no item is asked for before
+
+    with pytest.raises(
+        UsageError, match=f"python:mine, '{arrays}' came as arrays, and '{objects}' as an object"
+    ):
+        featcache.make_dataset({arrays: (PIXELS, LABELS), objects: items}, name="mine")
+
+
+def test_a_dataset_of_two_kinds_of_images_is_refused_however_it_was_made(tmp_path: Path) -> None:
+    one = featcache.make_dataset((PIXELS, LABELS), name="mine")
+    items = list(zip(PIXELS, LABELS, strict=True))
+    other = featcache.make_dataset({"train": items, "test": items}, name="mine")
+    both = replace(other, splits={**other.splits, **one.splits})
+
+    with pytest.raises(DatasetError, match=r"has arrays in train, and images .* in test; expected"):
+        extract(both, tmp_path)
+
+
 def test_names_splits_and_options_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     items = Listed([(PIXELS[0], 0)])
 

@@ -62,7 +62,7 @@ def make_dataset(splits: Any, *, name: str, class_names: Sequence[str] | None = 
     Args:
         splits: (images, labels) with images (N, H, W, 3) or (N, H, W) uint8 and N labels, or None
             for images without labels; or an object with `__len__` and `__getitem__`; or several of
-            these by the names "train", "val" and "test". One alone is "train", or "all" without
+            one kind by the names "train", "val" and "test". One alone is "train", or "all" without
             labels.
         name: 1 to 64 letters, digits, dots, dashes and underscores; caches go by it.
         class_names: Names of the labels 0, 1, ...; None takes the object's `classes`, or the
@@ -72,7 +72,8 @@ def make_dataset(splits: Any, *, name: str, class_names: Sequence[str] | None = 
         What `extract` takes as its dataset.
 
     Raises:
-        UsageError: If there is no train, or another split than these, or a name is no name.
+        UsageError: If there is no train, or another split than these, or arrays beside objects, or
+            a name is no name.
         DatasetError: If an image or a label is not as expected.
 
     Example:
@@ -90,6 +91,7 @@ def make_dataset(splits: Any, *, name: str, class_names: Sequence[str] | None = 
             f"The splits are {', '.join(map(repr, given)) or 'none'}, but must be of "
             f"{', '.join(SPLIT_ORDER)}, with 'train' among them. Nothing was done."
         )
+    _require_one_kind(given, full_name)
     read = {
         split: _read(given[split], f"split {split!r} of {full_name}")
         for split in SPLIT_ORDER
@@ -108,6 +110,22 @@ def make_dataset(splits: Any, *, name: str, class_names: Sequence[str] | None = 
         for split, (images, labels) in read.items()
     }
     return Dataset(full_name, slug, names, made)
+
+
+def _require_one_kind(given: Mapping[str, Any], name: str) -> None:
+    arrays = [split for split in given if _is_arrays(given[split])]
+    objects = [split for split in given if split not in arrays]
+    if arrays and objects:
+        raise UsageError(
+            f"Of {name}, {' and '.join(map(repr, arrays))} came as arrays, and "
+            f"{' and '.join(map(repr, objects))} as an object; expected one kind for all splits, "
+            f"so that all are prepared alike. Nothing was done. Give list(zip(images, labels)) in "
+            f"place of (images, labels)."
+        )
+
+
+def _is_arrays(given: Any) -> bool:
+    return isinstance(given, tuple | list) and len(given) == 2 and hasattr(given[0], "shape")
 
 
 def _unlabelled(name: str, slug: str, read: Mapping[str, _Read], *, is_one: bool) -> Dataset:
@@ -130,7 +148,7 @@ def _numbered(images: ArrayImages | GivenImages) -> list[str]:
 
 def _read(given: Any, title: str) -> _Read:
     """Take the images of one split, and its labels as they are."""
-    if isinstance(given, tuple | list) and len(given) == 2 and hasattr(given[0], "shape"):
+    if _is_arrays(given):
         images, labels = given
         pixels = _pixels(images, title)
         if labels is None:
