@@ -44,7 +44,7 @@ class Maker(Protocol):
 
 
 class StoreMaker:
-    """Writes random rows and a backbone's statistics, in the steps in which `extract` does."""
+    """Writes random rows, statistics and reference rows, in the steps in which `extract` does."""
 
     name = "store"
 
@@ -60,6 +60,8 @@ class StoreMaker:
             writer.recheck()
             if recipe.statistics is not None and writer.read_statistics() is None:
                 writer.write_statistics(recipe.statistics)
+            if recipe.reference is not None and writer.read_reference() is None:
+                writer.write_reference(recipe.reference)
             for block in writer.pending()[:n_blocks]:
                 recipe.write(writer, [block])
             recipe.write(writer, writer.pending()[:n_dropped], commit=False)
@@ -73,8 +75,10 @@ class StoreMaker:
 
     def _recipe(self, home: Path) -> Recipe:
         splits = {"train": random_rows(10, 5, reasons={3: "cut"}), "test": random_rows(3, 5)}
-        statistics = np.array([1, 2, 3], np.float32)
-        return Recipe(self.path(home), splits, ROWS_PER_BLOCK, statistics=statistics)
+        statistics, reference = np.array([1, 2, 3], np.float32), np.ones((2, 5), np.float32)
+        return Recipe(
+            self.path(home), splits, ROWS_PER_BLOCK, statistics=statistics, reference=reference
+        )
 
 
 class ExtractMaker:
