@@ -134,7 +134,7 @@ class Plan:
 
     def reference(self) -> tuple[int, int] | None:
         """Give the shape of the reference rows in the file; None where no network runs."""
-        return (N_REFERENCE, self.info.n_features) if self.has_backbone else None
+        return (N_REFERENCE, self.row_shape[0]) if self.has_backbone else None
 
 
 @plain_torch()

@@ -12,6 +12,7 @@ import featcache
 from featcache.backbones import families
 from featcache.backbones.load import load_backbone
 from featcache.backbones.torchvision_family import Torchvision
+from featcache.core.random_state import seeded
 from featcache.errors import InterruptedRunError, MismatchError
 from featcache.extraction.progress import Progress
 from featcache.extraction.reference_rows import reference_images, require_same_function
@@ -101,6 +102,24 @@ def test_a_patched_forward_does_not_resume_and_the_right_one_does(
 _right_forward = nn.Hardswish.forward
 
 
+def test_damaged_ones_are_not_made_again_by_a_patched_forward(
+    extract: Extract, tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = extract(cache_dir=tmp_path / "whole").path.read_bytes()
+    interrupt(extract, 4)
+    [partial] = (tmp_path / "cache").rglob("*.partial")
+    with partial.open("r+b") as file:
+        file.seek(read_state(partial).manifest.parts["reference"].extent.offset)
+        file.write(b"\xff")
+    with monkeypatch.context() as patched:
+        patched.setattr(nn.Hardswish, "forward", lambda self, inputs: torch.relu(inputs))
+
+        with pytest.raises(MismatchError, match="holds other features for train rows"):
+            extract()
+
+    assert extract().path.read_bytes() == whole
+
+
 def test_a_patched_forward_does_not_repair(
     extract: Extract, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +170,40 @@ def test_a_patched_forward_of_timm_does_not_reuse(
     with pytest.raises(MismatchError, match=rf"{OTHER} .* timm {timm.__version__}\b"):
         extract(**asked)
     assert path.read_bytes() == before
+
+
+class Net(nn.Module):
+    """(B, 3, s, s) -> (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with seeded(0):
+            self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.conv(batch).mean((2, 3))
+
+
+class Edited(Net):
+    """The same weights."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.conv(batch).amax((2, 3))
+
+
+def test_a_function_of_ones_own_that_was_edited_does_not_reuse(tmp_path: Path) -> None:
+    def extract(module: nn.Module) -> featcache.ExtractResult:
+        backbone = featcache.Backbone(module, name="net")
+        options = {"image_size": 8, "limit": 4, "cache_dir": tmp_path}
+        return featcache.extract("digits", backbone=backbone, **options)
+
+    path = extract(Net()).path
+    before = path.read_bytes()
+
+    with pytest.raises(MismatchError, match=rf"{OTHER} .* {LITTLE}"):
+        extract(Edited())
+    assert path.read_bytes() == before
+    assert extract(Net()).outcome == "reused"
 
 
 def test_a_patched_forward_is_not_compared_by_parity(
