@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.core.backbone_kinds import timm_name
 from featcache.core.paths import expanded
-from featcache.core.process_wide import WhileAnyInside
+from featcache.core.process_wide import WhileAnyInside, errors_alone
 from featcache.core.stopping import breakable, working
 from featcache.core.timm_names import unknown_timm_name
 from featcache.errors import UsageError, WeightsError, WeightsUnavailableError, clipped
@@ -242,7 +245,8 @@ def _fetched(name: str, repository: str, file: str, *, revision: str) -> Path:
     if found is not None:
         return found
     try:
-        with working(), breakable(), _no_bars():
+        _require_name_of_hub()
+        with working(), breakable(), _no_bars(), _quiet():
             return Path(
                 hf_hub_download(
                     repository, file, cache_dir=_hub_folder(), revision=revision or None
@@ -288,3 +292,18 @@ def _without_bars() -> Iterator[None]:
 
 
 _no_bars = WhileAnyInside(_without_bars)
+_quiet = errors_alone("huggingface_hub")  # it tells each retry
+
+
+def _require_name_of_hub() -> None:
+    """Fail at once where the hub's name is not known: its client would try for half a minute.
+
+    Behind a proxy the name need not be known here.
+
+    Raises:
+        OSError: If it is not.
+    """
+    from huggingface_hub import constants
+
+    if not urllib.request.getproxies():
+        socket.getaddrinfo(urllib.parse.urlsplit(str(constants.ENDPOINT)).hostname, 443)

@@ -168,6 +168,30 @@ def test_a_module_of_python_makes_a_cache_and_stays_as_it_was(extract: Extract) 
     assert own.conv._forward_hooks == {}
 
 
+class Shifted(Small):
+    """Adds a number that its state dict leaves out."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return super().forward(batch) + self.shift
+
+
+def test_two_modules_that_differ_in_a_buffer_outside_the_state_dict_have_two_caches(
+    extract: Extract,
+) -> None:
+    make = partial(extract, weights="DEFAULT", image_size=8, limit=4)
+
+    first, second = make(backbone=Shifted(0.0)), make(backbone=Shifted(1.0))
+
+    assert first.path != second.path
+    assert second.outcome == "computed"
+    rows = [featcache.open_cache(one.path)["test"].features[:] for one in (first, second)]
+    assert np.allclose(rows[1] - rows[0], 1, atol=1e-5)
+
+
 def test_its_own_preprocessing_decides_the_size(extract: Extract) -> None:
     preprocess = featcache.Preprocess(resize=12, crop=10, interpolation="bicubic")
     backbone = featcache.Backbone(Small(), preprocess=preprocess)
