@@ -79,6 +79,63 @@ def test_a_label_of_json_may_have_another_name(png: bytes, tmp_path: Path) -> No
         load_dataset(f"zip:{plain}#label=breed", data_dir=tmp_path)
 
 
+def test_a_label_column_is_that_of_the_json_whatever_lies_beside_it(
+    png: bytes, tmp_path: Path
+) -> None:
+    said = b'{"label": 1, "breed": "pug"}'
+    files = {"1.jpg": png, "1.json": said, "1.cls": b"7", "1.caption.json": b'{"breed": "caption"}'}
+    both = tarred(tmp_path / "both.tar", files)
+    reversed_ = tarred(tmp_path / "reversed.tar", dict(reversed(files.items())))
+    plain = tarred(tmp_path / "plain.tar", {"1.jpg": png, "1.cls": b"7"})
+    lacking = tarred(tmp_path / "lacking.tar", {**files, "2.jpg": png, "2.cls": b"7"})
+    dotted = tarred(tmp_path / "dotted.tar", {"a.b.jpg": png, "a.b.json": said})
+
+    for path in (both, reversed_, dotted):
+        dataset = load_dataset(f"tar:{path}#label=breed", data_dir=tmp_path)
+        assert dataset.class_names == ("pug",)
+    with pytest.raises(DatasetError, match=r"'1\.jpg' in .* has 2 labels beside it, '1\..*--label"):
+        load(both)
+    with pytest.raises(
+        DatasetError, match=r"'2\.jpg' in .* has no KEY\.json with a 'breed' beside"
+    ):
+        load_dataset(f"tar:{lacking}#label=breed", data_dir=tmp_path)
+    with pytest.raises(UsageError, match=r"there is no KEY\.json, so --label-column means nothing"):
+        load_dataset(f"tar:{plain}#label=breed", data_dir=tmp_path)
+    with pytest.raises(UsageError, match="are those of the archive, so --path-column means noth"):
+        load_dataset(f"tar:{both}#path=file", data_dir=tmp_path)
+
+
+def test_shards_called_like_splits_are_splits_in_every_layout(png: bytes, tmp_path: Path) -> None:
+    for i, shard in enumerate(("train-0", "train-1", "val-0")):
+        tarred(tmp_path / f"{shard}.tar", {f"{c}/{c}{i}.png": png for c in ("9", "10")})
+    (tmp_path / "listed").mkdir()
+    rows = b"path,label\na.png,x\nb.png,x\n"
+    tarred(tmp_path / "listed" / "train.tar", {"b.png": png, "metadata.csv": rows})
+    tarred(tmp_path / "listed" / "test.tar", {"a.png": png})
+    (tmp_path / "folders").mkdir()
+    tarred(tmp_path / "folders" / "train.tar", {"train/x/a.png": png, "test/x/b.png": png})
+    tarred(tmp_path / "folders" / "val.tar", {"train/x/c.png": png})
+
+    classes = load_dataset(f"tar:{tmp_path}/*.tar", data_dir=tmp_path)
+    listed = load_dataset(f"tar:{tmp_path}/listed/*.tar", data_dir=tmp_path)
+    folders = load_dataset(f"tar:{tmp_path}/folders/*.tar", data_dir=tmp_path)
+
+    assert classes.class_names == ("10", "9")
+    assert {name: list(split.ids) for name, split in classes.splits.items()} == {
+        "train": ["10/100.png", "10/101.png", "9/90.png", "9/91.png"],
+        "val": ["10/102.png", "9/92.png"],
+    }
+    assert classes.splits["val"].labels.tolist() == [0, 1]
+    assert {name: list(s.ids) for name, s in listed.splits.items()} == {
+        "train": ["b.png"],
+        "test": ["a.png"],
+    }
+    assert {name: len(split) for name, split in folders.splits.items()} == {"train": 2, "test": 1}
+    tarred(tmp_path / "more.tar", {"9/z.png": png})
+    with pytest.raises(DatasetError, match=r"member '9/z\.png' of .*more\.tar.*the split is '\?'"):
+        load_dataset(f"tar:{tmp_path}/*.tar", data_dir=tmp_path)
+
+
 def test_a_metadata_file_in_an_archive_says_its_rows(png: bytes, tmp_path: Path) -> None:
     files = {
         "pets/img/b.png": png,

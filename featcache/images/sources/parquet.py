@@ -150,7 +150,7 @@ class _Table:
         else:
             ids = names
         of_files = splits_of_shards(self.files)
-        splits = [of_files[i] for i in self.places[:, 0]] if len({*of_files}) > 1 else None
+        splits = None if of_files is None else [of_files[i] for i in self.places[:, 0]]
         images: FileImages
         if self.is_bytes:
             images = ParquetImages(self.files, self.image, tuple(names), self.places)

@@ -45,14 +45,14 @@ def shards_exist(pattern: str) -> bool:
         return False
 
 
-def splits_of_shards(paths: Sequence[str]) -> list[str]:
-    """Tell the split of each file by the words of its name; one kind alone is "train".
+def splits_of_shards(paths: Sequence[str]) -> list[str] | None:
+    """Tell the split of each file by the words of its name; None if they mean one at most.
 
     A file whose split cannot be told among others has "?".
     """
     meant = [splits_meant(Path(path).stem) for path in paths]
     if len({split for splits in meant for split in splits}) < 2:
-        return ["train"] * len(paths)
+        return None
     return [min(splits) if len(splits) == 1 else "?" for splits in meant]
 
 
