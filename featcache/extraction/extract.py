@@ -289,8 +289,8 @@ def _is_complete(plan: Plan) -> bool:
         return False
     cache = open_cache(plan.path)  # refuses what is not complete
     require_same_file(plan.path, read_state(plan.path).manifest, plan)
-    if not family_of(plan.spec.backbone).is_known_by_files:
-        from featcache.extraction.reference_rows import require_its_function
+    from featcache.extraction.reference_rows import is_of_other_versions, require_its_function
 
+    if not family_of(plan.spec.backbone).is_known_by_files or is_of_other_versions(cache):
         require_its_function(cache, plan.backbone, device=plan.device, precision=plan.precision)
     return True

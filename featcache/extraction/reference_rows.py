@@ -80,6 +80,12 @@ def complete_reference(job: Job, writer: CacheWriter) -> None:
         writer.write_reference(reference_rows(job.runner), job.numerics)
 
 
+def is_of_other_versions(cache: Cache) -> bool:
+    """Tell whether a cache was made with another torch or torchvision than those here."""
+    now = library_versions()
+    return any(cache.provenance.get(name) != now[name] for name in ("torch", "torchvision"))
+
+
 @plain_torch()
 def require_its_function(
     cache: Cache, backbone: LoadedBackbone, *, device: str, precision: str

@@ -14,6 +14,7 @@ from featcache.backbones.load import load_backbone
 from featcache.backbones.torchvision_family import Torchvision
 from featcache.core.random_state import seeded
 from featcache.errors import InterruptedRunError, MismatchError
+from featcache.extraction import job
 from featcache.extraction.progress import Progress
 from featcache.extraction.reference_rows import reference_images, require_same_function
 from featcache.store import partial_path, read_reference, read_state
@@ -155,6 +156,20 @@ def test_a_patched_forward_does_not_reuse(
     with pytest.raises(MismatchError, match=rf"{OTHER} .* {LITTLE}"):
         extract(limit=70, bn=bn)
     assert path.read_bytes() == before
+
+
+def test_another_torchvision_that_computes_something_else_does_not_reuse(
+    extract: Extract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {**job.library_versions(), "torchvision": "0.1"}
+    with monkeypatch.context() as earlier:
+        earlier.setattr(job, "library_versions", lambda: before)  # in provenance alone
+        extract(limit=4)
+    assert extract(limit=4, rehash=True).outcome == "reused"
+    monkeypatch.setattr(nn.Hardswish, "forward", lambda self, inputs: torch.relu(inputs))
+
+    with pytest.raises(MismatchError, match=rf"{OTHER} .* torchvision was 0\.1 then and is"):
+        extract(limit=4, rehash=True)
 
 
 def test_a_patched_forward_of_timm_does_not_reuse(
