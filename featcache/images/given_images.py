@@ -28,12 +28,14 @@ class GivenImages:
         items: The object.
         rows: N indices of items.
         title: What it is called in messages.
-        expected: N SHA-256 of the pixels as they were first given, 32 bytes each.
+        sizes: (N, 2) int64, height and width of each as it was first given.
+        expected: N SHA-256 of the (H, W, 3) pixels as they were first given, 32 bytes each.
     """
 
     items: Any
     rows: npt.NDArray[np.int64]
     title: str
+    sizes: npt.NDArray[np.int64]
     expected: bytes = field(repr=False)
 
     def __len__(self) -> int:
@@ -41,8 +43,8 @@ class GivenImages:
 
     def take(self, rows: npt.NDArray[np.int64]) -> Self:
         """Keep these rows, in this order."""
-        digests = np.frombuffer(self.expected, np.uint8).reshape(-1, _DIGEST_BYTES)
-        return replace(self, rows=self.rows[rows], expected=digests[rows].tobytes())
+        expected = b"".join(self._expected_of(int(row)) for row in rows)
+        return replace(self, rows=self.rows[rows], sizes=self.sizes[rows], expected=expected)
 
     def following(self, rules: ImageRules) -> Self:
         """Give them as they are.
@@ -71,9 +73,9 @@ class GivenImages:
         return self
 
     def looks(self, known: KnownFiles | None = None) -> Iterator[Look]:
-        """Yield the digest of each image as it was first given."""
-        for start in range(0, len(self.expected), _DIGEST_BYTES):
-            yield Look(self.expected[start : start + _DIGEST_BYTES])
+        """Yield size and digest of each image as it was first given."""
+        for row, size in enumerate(self.sizes.tolist()):
+            yield Look(repr(size).encode() + self._expected_of(row))
 
     def decode(self, row: int) -> Image.Image:
         """Ask for one image again.
@@ -84,14 +86,17 @@ class GivenImages:
         """
         image, _ = item_of(self.items, int(self.rows[row]), self.title)
         pixels = rgb_pixels(image, what=self.path_of(row))
-        at = row * _DIGEST_BYTES
-        if pixel_digest(pixels) != self.expected[at : at + _DIGEST_BYTES]:
+        is_size = pixels.shape[:2] == tuple(self.sizes[row])
+        if not is_size or pixel_digest(pixels) != self._expected_of(row):
             raise MismatchError(
-                f"{self.path_of(row)} gives another image the second time than the first. Its row "
-                f"would be one of many. All acknowledged rows are kept. Take random transforms "
+                f"{self.path_of(row)} gives another image the second time than the first. Nobody "
+                f"could make its row again. All acknowledged rows are kept. Take random transforms "
                 f"out of the dataset, and run the same command again."
             )
         return Image.fromarray(pixels)
+
+    def _expected_of(self, row: int) -> bytes:
+        return self.expected[row * _DIGEST_BYTES : (row + 1) * _DIGEST_BYTES]
 
 
 def item_of(items: Any, index: int, title: str) -> tuple[Any, Any]:
@@ -154,10 +159,8 @@ def rgb_pixels(image: Any, *, what: str) -> npt.NDArray[np.uint8]:
 
 
 def pixel_digest(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """Hash the size and the pixels of an image."""
-    sha = hashlib.sha256(repr(pixels.shape).encode())
-    sha.update(pixels.data)
-    return sha.digest()
+    """Hash the (H, W, 3) pixels of an image, and not its size: as `image_sha256` of an array."""
+    return hashlib.sha256(pixels.data).digest()
 
 
 def _are_levels(levels: npt.NDArray[Any]) -> bool:

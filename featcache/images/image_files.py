@@ -120,10 +120,10 @@ class _Reading:
             if not stat.S_ISREG(status.st_mode):
                 return Look(UNREADABLE)
             if self.index is None:
-                return self._read(path, status)
+                return self._read(path)[0]
             look = self.index.known(name, status, reader=self.reader)
             if look is None:
-                look = self._read(path, status)
+                look, status = self._read(path)
                 self.index.add(name, status, look, reader=self.reader)
             return look
         except OSError as err:
@@ -131,15 +131,17 @@ class _Reading:
                 raise StorageError(f"{path} cannot be read: {err}. Nothing was changed.") from err
             return Look(UNREADABLE)
 
-    def _read(self, path: str, status: os.stat_result) -> Look:
+    def _read(self, path: str) -> tuple[Look, os.stat_result]:
+        """Hash one file; the stat is of the file that is read, wherever a link leads meanwhile."""
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            status = os.fstat(file.fileno())
             if status.st_size < _WHOLE_READ_BYTES:
                 content = file.read()
                 sha256 = hashlib.sha256(content).digest()
-                return Look(sha256, read_header(content, None, self.rules))
+                return Look(sha256, read_header(content, None, self.rules)), status
             sha256 = hashlib.file_digest(file, "sha256").digest()
             file.seek(0)
-            return Look(sha256, read_header(b"", file, self.rules))
+            return Look(sha256, read_header(b"", file, self.rules)), status
 
 
 def _open(path: str) -> io.FileIO:

@@ -171,7 +171,8 @@ class Split:
     def image_sha256(self) -> npt.NDArray[np.uint8]:
         """Give the SHA-256 of each image, (N, 32), once the dataset is `identified`.
 
-        It is that of a file's bytes, zeros if it could not be read, or of an array's pixels.
+        It is that of a file's bytes, zeros if it could not be read, or of the (H, W, 3) pixels of
+        an image from Python.
         """
         if isinstance(self.images, ArrayImages):
             digests = b"".join(hashlib.sha256(image).digest() for image in self.images.pixels)

@@ -4,8 +4,8 @@ An index as git has one. It holds, for each file, the digest and the stat that t
 was read: device, inode, size, and both times in nanoseconds. A file with the same stat is not read.
 Any program that writes to a file changes its ctime, also one that puts size and mtime back.
 
-Two files of one stat are told apart only if the clock moved between them. So an entry counts only
-if both of its times are at least two seconds older than the start of the reading that made it; the
+Two files of one stat are told apart only if the clock moved between them. So an entry is used only
+if the file was last changed at least two seconds before the command that read it began. The
 coarsest clock of a file system has steps of that size.
 """
 
@@ -56,7 +56,10 @@ class FileIndex:
     def _parse(self, content: bytes) -> None:
         started_ns, n_files, names_bytes = struct.unpack_from("<qqq", content)
         start = struct.calcsize("<qqq")
-        named, *names = os.fsdecode(content[start : start + names_bytes]).split("\0")
+        try:
+            named, *names = _decoded(content[start : start + names_bytes]).split("\0")
+        except UnicodeDecodeError as err:
+            raise CorruptError("its names are not those of any locale") from err
         self._entries = content[start + names_bytes :]
         if named != self.folder or len(names) != n_files:
             raise CorruptError(f"it is the index of {named!r}")
@@ -94,20 +97,22 @@ class FileIndex:
         return Look(digest, Header(bool(is_clipped), bool(is_turned)))
 
     def add(self, name: str, status: os.stat_result, look: Look, *, reader: bytes = b"") -> None:
-        """Keep what was seen of a file whose stat was taken before it was read."""
+        """Keep a file's digest with the stat that the opened file had before it was read."""
         seen = _SEEN.pack(look.digest, reader, look.header.is_clipped, look.header.is_turned)
         self._fresh[name] = _packed(status) + seen
 
     def to_bytes(self) -> bytes:
         """Write all that is known; what is no longer as it was is left out."""
         kept = dict(self._fresh)
-        is_pack = os.path.isfile(self.folder)  # noqa: PTH113 - the pathlib one raises
+        pack = _stat_of(self.folder)
+        is_pack = pack is not None and stat.S_ISREG(pack.st_mode)
         for name, at in self._places.items():
-            path = self.folder if is_pack else f"{self.folder}/{name}"
-            with contextlib.suppress(OSError):
-                if name not in kept and self.known(name, os.stat(path)):  # noqa: PTH116 - a fifth of the time
-                    kept[name] = self._entries[at : at + _ENTRY_BYTES]
-        names = os.fsencode("\0".join([self.folder, *kept]))
+            if name in kept:
+                continue
+            status = pack if is_pack else _stat_of(f"{self.folder}/{name}")
+            if status is not None and self.known(name, status):
+                kept[name] = self._entries[at : at + _ENTRY_BYTES]
+        names = _encoded("\0".join([self.folder, *kept]))
         head = struct.pack("<qqq", self._started_ns, len(kept), len(names))
         return b"".join([head, names, *kept.values()])
 
@@ -154,6 +159,7 @@ class KnownFiles:
                 return known.digest
             if stat.S_ISREG(status.st_mode):
                 with path.open("rb", buffering=0) as file:
+                    status = os.fstat(file.fileno())
                     look = Look(hashlib.file_digest(file, "sha256").digest())
                 index.add(name, status, look)
                 return look.digest
@@ -195,7 +201,7 @@ class KnownFiles:
         """Name a file of what is known, by its key; None where nothing can be kept."""
         if self._folder is None:
             return None
-        return self._folder / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.{kind}"
+        return self._folder / f"{hashlib.sha256(_encoded(key)).hexdigest()[:32]}.{kind}"
 
     def _own_folder(self) -> Path | None:
         caches = user_cache_folder()
@@ -220,6 +226,22 @@ class KnownFiles:
                 with contextlib.suppress(OSError):
                     file.unlink()
         return FileIndex(folder, started_ns=self.started_ns)
+
+
+def _encoded(names: str) -> bytes:
+    """Write names of any locale, and those of columns, so that `_decoded` gives the same."""
+    return names.encode(errors="surrogatepass")
+
+
+def _decoded(content: bytes) -> str:
+    return content.decode(errors="surrogatepass")
+
+
+def _stat_of(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)  # noqa: PTH116 - a fifth of the time
+    except OSError:
+        return None
 
 
 def _packed(status: os.stat_result) -> bytes:

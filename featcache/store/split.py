@@ -77,7 +77,8 @@ class CacheSplit:
         """SHA-256 of each image, (N, 32) uint8; None if the cache does not hold them.
 
         Of an image file, it is that of the file's bytes, and zeros if it could not be read. Of an
-        array, it is that of its (H, W, 3) uint8 pixels. Equal rows are exact duplicates.
+        image from Python, it is that of its (H, W, 3) uint8 pixels, without their size. Equal rows
+        are exact duplicates, unless they are zeros or of images that differ in size.
         """
         if "image_sha256" not in self._columns:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,29 @@ def test_all_that_holds_the_same_pixels_gives_them_unchanged(images: Any) -> Non
     assert dataset.class_names == ("zero", "one")
     assert dataset.splits["train"].labels.tolist() == LABELS
     np.testing.assert_array_equal(pixels_of(dataset), PIXELS)
+
+
+def test_equal_pixels_have_one_digest_as_an_array_and_as_an_object() -> None:
+    items = Listed([(Image.fromarray(p), k) for p, k in zip(PIXELS, LABELS, strict=True)])
+
+    arrays = featcache.make_dataset((PIXELS, LABELS), name="mine").limited(4).splits["train"]
+    objects = featcache.make_dataset(items, name="mine").limited(4).splits["train"]
+
+    of_pixels = [list(hashlib.sha256(PIXELS[i].tobytes()).digest()) for i in (0, 2, 5, 7)]
+    assert arrays.image_sha256().tolist() == of_pixels
+    assert objects.image_sha256().tolist() == of_pixels
+
+
+def test_images_of_the_same_bytes_and_another_size_are_others(tmp_path: Path) -> None:
+    turned = Listed([(np.zeros((2, 3), np.uint8), 0)])
+    dataset = featcache.make_dataset(turned, name="mine")
+    wide = dataset.digest()
+
+    turned.items = [(np.zeros((3, 2), np.uint8), 0)]
+
+    assert featcache.make_dataset(turned, name="mine").digest() != wide
+    with pytest.raises(MismatchError, match=r"another image the second time .* Nobody could make"):
+        extract(dataset, tmp_path)
 
 
 def test_arrays_of_decoded_files_have_another_digest_and_equal_pixels(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -337,6 +338,79 @@ def test_two_processes_at_once_leave_a_whole_index(many: Path) -> None:
     for name, look in zip(("7.jpg", "499.jpg"), truth, strict=True):
         assert index.known(name, (many / name).stat()) == look
     assert not index.is_changed
+
+
+class OneIndex(KnownFiles):
+    """Known files that are all in one index, which acts in the moment after a stat was taken."""
+
+    def __init__(self, index: FileIndex) -> None:
+        super().__init__()
+        self.index = index
+
+    def below(self, folder: str) -> FileIndex:
+        return self.index
+
+
+class Switching(FileIndex):
+    """An index in whose folder the link "x.jpg" leads to another file once it was asked for."""
+
+    def known(self, name: str, status: os.stat_result, *, reader: bytes = b"") -> Look | None:
+        look = super().known(name, status, reader=reader)
+        link_to(Path(self.folder), "b.jpg")
+        return look
+
+
+def link_to(folder: Path, name: str) -> None:
+    (folder / "x.jpg").unlink(missing_ok=True)
+    (folder / "x.jpg").symlink_to(name)
+
+
+@pytest.mark.parametrize("is_image", [True, False])
+def test_a_link_that_is_switched_meanwhile_gives_no_file_the_digest_of_another(
+    folder: Path, is_image: bool
+) -> None:
+    link_to(folder, "a.jpg")
+    index = Switching(str(folder), started_ns=time.time_ns() + LATER_NS)
+    known = OneIndex(index)
+
+    if is_image:
+        [*FolderImages(str(folder), ("x.jpg",)).looks(known)]
+    else:
+        known.sha256_below(str(folder), "x.jpg")
+
+    assert index.known("x.jpg", (folder / "a.jpg").stat()) is None
+    seen = index.known("x.jpg", (folder / "b.jpg").stat())
+    assert seen is not None
+    assert seen.digest == hashlib.sha256(b"content of b.jpg").digest()
+
+
+def test_one_stat_tells_of_all_that_an_archive_holds(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = folder / "a.jpg"
+    known = later()
+    for i in range(9):
+        known.below(str(pack)).add(f"{i}.png", pack.stat(), Look(POISON))
+    known.save()
+    index = later().below(str(pack))
+    stats: list[object] = []
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **how: stats.append(path) or stat(path, **how))
+
+    index.to_bytes()
+
+    assert stats == [str(pack)]
+    assert index.known("8.png", pack.stat()) is not None
+
+
+def test_names_that_no_locale_can_write_are_known_too(folder: Path) -> None:
+    pack, name = folder / "a.jpg", "\ud800 bild_ä/0/1"  # a column of a table may be called so
+    known = later()
+    known.below(str(pack)).add(name, pack.stat(), Look(POISON))
+
+    known.save()
+
+    assert later().below(str(pack)).known(name, pack.stat()) == Look(POISON)
 
 
 def test_an_index_that_is_empty_knows_nothing(folder: Path) -> None:

@@ -166,12 +166,15 @@ def _read(given: Any, title: str) -> _Read:
             f"{title} is {type(given).__name__}; expected arrays (images, labels), or an object "
             f"with __len__ and __getitem__. Nothing was extracted."
         ) from err
-    digests, labels = [], []
+    sizes, digests, labels = [], [], []
     for i in range(n):
         image, label = item_of(given, i, title)
-        digests.append(pixel_digest(rgb_pixels(image, what=f"Item {i} of {title}")))
+        pixels = rgb_pixels(image, what=f"Item {i} of {title}")
+        sizes.append(pixels.shape[:2])
+        digests.append(pixel_digest(pixels))
         labels.append(_label(label, title))
-    return GivenImages(given, np.arange(n, dtype=np.int64), title, b"".join(digests)), labels
+    rows, all_sizes = np.arange(n, dtype=np.int64), np.array(sizes, np.int64).reshape(n, 2)
+    return GivenImages(given, rows, title, all_sizes, b"".join(digests)), labels
 
 
 def _pixels(images: Any, title: str) -> npt.NDArray[np.uint8]:
