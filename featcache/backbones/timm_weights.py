@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +37,7 @@ _NOT_OF_A_MODEL = frozenset(
         "in_chans",
     }
 )
+_HUB_TIMEOUT_S = 5.0
 _COMMIT = re.compile(r"snapshots[/\\]([0-9a-f]{40})[/\\]")
 
 
@@ -245,8 +243,8 @@ def _fetched(name: str, repository: str, file: str, *, revision: str) -> Path:
     if found is not None:
         return found
     try:
-        _require_name_of_hub()
         with working(), breakable(), _no_bars(), _quiet():
+            _require_hub()
             return Path(
                 hf_hub_download(
                     repository, file, cache_dir=_hub_folder(), revision=revision or None
@@ -263,7 +261,7 @@ def _fetched(name: str, repository: str, file: str, *, revision: str) -> Path:
 def _unavailable(
     name: str, repository: str, file: str, revision: str, err: Exception
 ) -> WeightsUnavailableError:
-    said = clipped(str(err).strip().partition("\n")[0]) or type(err).__name__
+    said = clipped(str(err).strip().partition("\n")[0], 400) or type(err).__name__
     at = f" --revision {revision}" if revision else ""
     return WeightsUnavailableError(
         f"{name} is not on this machine: {file} of {repository} was looked for in "
@@ -295,15 +293,13 @@ _no_bars = WhileAnyInside(_without_bars)
 _quiet = errors_alone("huggingface_hub")  # it tells each retry
 
 
-def _require_name_of_hub() -> None:
-    """Fail at once where the hub's name is not known: its client would try for half a minute.
-
-    Behind a proxy the name need not be known here.
+def _require_hub() -> None:
+    """Ask the hub once, by the user's proxies: `hf_hub_download` asks six times, in half a minute.
 
     Raises:
-        OSError: If it is not.
+        Exception: What its client raises where no answer comes.
     """
     from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
 
-    if not urllib.request.getproxies():
-        socket.getaddrinfo(urllib.parse.urlsplit(str(constants.ENDPOINT)).hostname, 443)
+    get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT_S)

@@ -117,6 +117,7 @@ def _flat(tree: Tree, top: Sequence[str]) -> Layout:
     alike = [name for name in classes if is_split_name(name)]
     if classes and all(map(is_split_name, top)):
         raise _without_train(tree, top)
+    _refuse_splits_within(tree, found)
     _refuse_wrapped(tree, found)
     notes = [f"{name}/ holds images directly, so it is a class and no split." for name in alike]
     return Layout({"train": found}, {}, tuple(notes))
@@ -133,13 +134,39 @@ def is_split_name(folder: str) -> bool:
     return folder.lower() in SPLIT_OF or folder.lower() in _AMBIGUOUS
 
 
+def _refuse_splits_within(tree: Tree, found: FoundFiles) -> None:
+    """Refuse classes that hold whole splits (pets/train/CLASS), whatever lies beside those.
+
+    Their images would all be of one class, those to test on too. Among several classes one folder
+    called like a split proves nothing (vehicles/train/steam); two in one place do.
+    """
+    n_least = 2 if len(found.class_names) > 1 else 1
+    for name in found.class_names:
+        splits: dict[str, dict[str, str]] = {}
+        for path in found.images[name]:
+            folders = path.split("/")[:-1]
+            for i in range(1, len(folders) - 1):
+                if split := SPLIT_OF.get(folders[i].lower()):
+                    splits.setdefault("/".join(folders[:i]), {})[split] = folders[i]
+        holders = [folder for folder in splits if len(splits[folder]) >= n_least]
+        if not holders:
+            continue
+        holder = min(holders, key=lambda folder: folder.count("/"))
+        within = splits[holder]
+        works = holder if "train" in within else f"{holder}/{next(iter(within.values()))}"
+        raise DatasetError(
+            f"{name!r} in {tree.place()} would be taken for a class, but {holder}/ holds "
+            f"{listed(sorted(within.values()))} with folders with images. Nothing was extracted. "
+            f"{tree.way_to(works)}."
+        )
+
+
 def _refuse_wrapped(tree: Tree, found: FoundFiles, *, below: str | None = None) -> None:
     """Refuse folders that only wrap the class folders, and say which folder would work.
 
     A wrapper holds folders with images and no image directly. So does a class with subfolders; what
-    tells them apart is that it stands alone (data/train/CLASS), holds whole splits (data/train and
-    data/test), or is called like a split, or like the one folder in it, beside others of its kind
-    (seg_train/seg_train/CLASS).
+    tells them apart is that it stands alone (data/CLASS), or is called like a split, or like the
+    one folder in it, beside others of its kind (seg_train/seg_train/CLASS).
     """
     holders = {}
     for name in found.class_names:
@@ -150,10 +177,8 @@ def _refuse_wrapped(tree: Tree, found: FoundFiles, *, below: str | None = None) 
     meant = {split: name for name in holders for split in splits_meant(name)}
     if len(found.class_names) > 1 or not holders:
         all_wrap = len(holders) == len(found.class_names)
-        is_wrapped = (
-            len(meant) > 1
-            or any(_holds_splits(holders[name], found.images[name]) for name in holders)
-            or (all_wrap and (bool(meant) or all(h == f"{n}/{n}" for n, h in holders.items())))
+        is_wrapped = len(meant) > 1 or (
+            all_wrap and (bool(meant) or all(h == f"{n}/{n}" for n, h in holders.items()))
         )
         if below is not None or not holders or not is_wrapped:
             return
@@ -181,13 +206,6 @@ def _class_holder(start: str, paths: Sequence[str]) -> tuple[str, bool]:
         if len(folders) > 1 or is_split_name(min(folders)):
             return start, True
         start = f"{start}/{folders.pop()}"
-
-
-def _holds_splits(folder: str, paths: Sequence[str]) -> bool:
-    """Tell whether a folder holds two splits at least, with class folders in each."""
-    parts = (path.removeprefix(f"{folder}/").split("/") for path in paths)
-    deep = {part[0].lower() for part in parts if len(part) > 2}
-    return len({SPLIT_OF[name] for name in deep if name in SPLIT_OF}) > 1
 
 
 def splits_meant(name: str) -> set[str]:

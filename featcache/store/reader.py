@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from featcache.errors import (
     StorageError,
     UnknownSplitError,
     UnsafeFileError,
+    UsageError,
     counted,
 )
 from featcache.store.digest import read_part, skeleton_digest
@@ -49,7 +50,7 @@ from featcache.store.split import CacheSplit, OpenedFile
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """A complete cache file.
+    """A complete cache file; like a mapping, it gives each split by its name.
 
     Attributes:
         path: The file, absolute: the rows are read from it whenever they are asked for.
@@ -72,11 +73,29 @@ class Cache:
     file: OpenedFile = field(repr=False)
 
     def __getitem__(self, split: str) -> CacheSplit:
+        if not isinstance(split, str):
+            raise UsageError(
+                f"A cache gives its splits by name, not by {split!r}. It has "
+                f"{', '.join(map(repr, self.splits))}."
+            )
         try:
             return self.splits[split]
         except KeyError:
             listing = f"featcache cache info {shlex.quote(str(self.path))}"
             raise UnknownSplitError("split", split, self.splits, listing=listing) from None
+
+    def __contains__(self, split: object) -> bool:
+        return split in self.splits
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.splits)
+
+    def __len__(self) -> int:
+        return len(self.splits)
+
+    def keys(self) -> KeysView[str]:
+        """Give the names of the splits, in their order."""
+        return self.splits.keys()
 
 
 @dataclass(frozen=True)

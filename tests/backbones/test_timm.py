@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 pytest.importorskip("timm", reason="the extra timm is not installed; `dev` has it")
 
 import timm
+from huggingface_hub.utils import get_session
 from timm.data import create_transform, resolve_data_config
 from timm.models import list_models, list_pretrained
 from timm.models._hub import save_for_hf
@@ -230,6 +232,26 @@ def test_without_a_network_the_error_says_what_is_missing_and_both_ways_out(
     assert f"of {repository} was looked for in {hub}" in text
     assert f"`hf download {repository}" in text
     assert "timm:local-dir:FOLDER" in text
+
+
+def test_a_hub_that_gives_no_answer_is_asked_once_and_quietly(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = type(get_session())
+    errors = sys.modules[client.__module__.partition(".")[0]]  # which library it is of, it decides
+    asked = []
+
+    def send(_: object, request: Any, **options: Any) -> None:
+        asked.append(request.url)
+        raise errors.ConnectError("no route to it")
+
+    monkeypatch.setattr(client, "send", send)
+
+    with pytest.raises(WeightsUnavailableError, match=r"did not give it \(no route to it\)"):
+        load_backbone(VIT)
+
+    assert len(asked) == 1
+    assert "etry" not in "".join(capfd.readouterr())
 
 
 def test_a_folder_whose_weights_lack_a_tensor_is_refused(tmp_path: Path) -> None:

@@ -36,6 +36,14 @@ def test_what_operating_systems_leave_behind_is_passed_over(png: bytes, tmp_path
     assert dataset.notes == ("Files without an image extension left out: 1, e.g. 'LICENSE'.",)
 
 
+def test_splits_beside_a_stray_image_are_no_class(png: bytes, tmp_path: Path) -> None:
+    names = [f"pets/{split}/{c}/a.png" for split in ("train", "test") for c in ("cat", "dog")]
+    path = zipped(tmp_path / "a.zip", dict.fromkeys([*names, "pets/logo.png"], png))
+
+    with pytest.raises(DatasetError, match=r"taken for a class.* with the path of 'pets'"):
+        load(path)
+
+
 def test_names_that_do_not_say_that_they_are_utf8_are_read_so(png: bytes, tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", {"ete/aaa.png": png})
     whole = path.read_bytes().replace(b"ete/aaa.png", "\u732b/\u732b.png".encode())

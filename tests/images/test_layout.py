@@ -126,8 +126,29 @@ def test_splits_that_lie_one_folder_deeper_are_refused_with_the_path(tmp_path: P
 
     message = refusal(tmp_path)
 
-    assert f"'data' in '{tmp_path}' would be taken for classes" in message
+    assert f"'data' in '{tmp_path}' would be taken for a class" in message
     assert list(advised(message).splits) == ["train", "test"]
+
+
+@pytest.mark.parametrize("beside", ["pets/logo.jpg", "pets/docs/1.jpg", "other/1.jpg"])
+@pytest.mark.parametrize("deep", ["pets", "pets/v2"])
+def test_splits_in_a_class_are_refused_with_the_path_whatever_lies_beside(
+    tmp_path: Path, deep: str, beside: str
+) -> None:
+    put(tmp_path, *(f"{deep}/{s}/{c}/1.png" for s in ("Train", "test") for c in ("cat", "dog")))
+    put(tmp_path, beside)
+
+    message = refusal(tmp_path)
+
+    assert f"'pets' in '{tmp_path}' would be taken for a class" in message
+    assert f"{deep}/ holds 'Train', 'test' with folders with images. Nothing was ext" in message
+    assert list(advised(message).splits) == ["train", "test"]
+
+
+def test_a_lone_test_split_in_a_class_is_refused_with_a_path_that_works(tmp_path: Path) -> None:
+    put(tmp_path, "pets/test/cat/1.png", "pets/test/dog/2.png", "pets/logo.jpg")
+
+    assert advised(refusal(tmp_path)).class_names == ("cat", "dog")
 
 
 @pytest.mark.parametrize("deep", ["data", "archive/data", "archive/archive"])
@@ -203,6 +224,8 @@ def test_a_folder_within_train_that_holds_the_classes_is_refused(tmp_path: Path)
         ("dog/1.png", "train_station/2020/2.png", "train_station/2021/3.png"),
         ("dog/2020/1.png", "cat/2020/2.png"),
         ("dog/2020/1.png",),
+        ("vehicles/train/steam/1.png", "vehicles/car/2.png", "dog/3.png"),
+        ("dog/train/1.png", "dog/test/2.png", "cat/train/3.png", "cat/test/4.png"),
     ],
 )
 def test_classes_with_subfolders_stay_classes(tmp_path: Path, paths: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ from featcache.errors import (
     StorageError,
     UnknownSplitError,
     UnsafeFileError,
+    UsageError,
     counted,
 )
 from featcache.store import (
@@ -204,6 +205,29 @@ def test_a_split_that_is_not_there_is_named_with_the_nearest(built: Path) -> Non
     assert isinstance(caught.value, KeyError)
     assert str(caught.value) == (
         f"Unknown split 'tran'. Did you mean 'train'? List all with: featcache cache info {built}"
+    )
+
+
+def test_a_cache_gives_its_splits_as_a_mapping_does(built: Path) -> None:
+    cache = open_cache(built)
+
+    assert list(cache) == list(cache.keys()) == ["train", "test"]
+    assert dict(cache) == cache.splits
+    assert len(cache) == 2
+    assert "train" in cache
+    assert "val" not in cache
+    assert 0 not in cache
+
+
+@pytest.mark.parametrize("key", [0, None, slice(3), ("train",), ["train"]])
+def test_a_split_is_asked_for_by_name_only(built: Path, key: object) -> None:
+    cache = open_cache(built)
+
+    with pytest.raises(UsageError) as caught:
+        cache[key]  # type: ignore[index]
+
+    assert str(caught.value) == (
+        f"A cache gives its splits by name, not by {key!r}. It has 'train', 'test'."
     )
 
 
