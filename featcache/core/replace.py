@@ -1,4 +1,4 @@
-"""Replace a file so that it is whole, or as it was before, whatever happens."""
+"""Write a file so that it is whole, or as it was before, whatever happens."""
 
 from __future__ import annotations
 
@@ -25,16 +25,57 @@ def replace_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
     Raises:
         StorageError: If the file cannot be written; DiskFullError if there is no room.
     """
-    with working(), named_failures(path, kept="What was there before is as it was."):
-        remove_leftovers(path.parent, glob.escape(path.name))
-        with _newborn(path) as (new, file):
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                _written(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-            new.replace(path)  # while it is locked
+    with (
+        working(),
+        named_failures(path, kept="What was there before is as it was."),
+        _whole(path, content) as new,
+    ):
+        new.replace(path)  # while it is locked
+
+
+def write_new_file(path: Path, content: Callable[[BinaryIO], object]) -> bool:
+    """Write a file so that it is whole or not there, and replaces nothing.
+
+    Args:
+        path: The file.
+        content: What writes it into an open file.
+
+    Returns:
+        Whether it was written; False if something lies there by now, which is left as it is.
+
+    Raises:
+        StorageError: If the file cannot be written; DiskFullError if there is no room.
+    """
+    with (
+        working(),
+        named_failures(path, kept="Nothing was written."),
+        _whole(path, content) as new,
+    ):
+        try:
+            path.hardlink_to(new)
+        except FileExistsError:
+            return False
+        except OSError:  # no hard links here: an empty file takes the name first
+            try:
+                path.open("xb").close()
+            except FileExistsError:
+                return False
+            new.replace(path)
+        return True
+
+
+@contextlib.contextmanager
+def _whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> Iterator[Path]:
+    """Write a file beside `path` that is whole and on the disk; it is gone afterwards."""
+    remove_leftovers(path.parent, glob.escape(path.name))
+    with _newborn(path) as (new, file):
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            _written(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+        yield new
 
 
 def remove_leftovers(folder: Path, names: str) -> None:

@@ -22,10 +22,11 @@ from featcache.images.rules import ImageRules
 from featcache.images.splits import Dataset, Split
 from featcache.store import Cache, CacheSplit, open_cache, read_state, require_fields
 
-_UNKNOWN = (
-    "the bytes of its images differ; a cache of format version 1 does not say of which. Extract "
-    "again to know it from then on"
+_UNKNOWN_OF_1 = (
+    "some image changed. A cache of format version 1 cannot say which. A new extract makes one "
+    "that can"
 )
+_UNKNOWN = "some image has another size now, and the same bytes. A cache cannot say which"
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class ImagesReport:
         path: The cache.
         dataset: Where its images are.
         n_images: Images that are there now.
-        changed: Those that are others, gone or new, in the order of the cache.
-        difference: What else differs, or all that is known of a cache of format version 1; empty if
-            nothing does.
+        changed: Those that are others, gone, new, or of another label, in the order of the cache.
+        difference: What differs beside single images, or all that is known of a cache of format
+            version 1; empty if nothing does.
     """
 
     path: Path
@@ -110,30 +111,53 @@ def verify_images(
     difference = ""
     if sha256 != cache.identity["dataset_sha256"]:
         changed = tuple(_changed(cache, images))
-        difference = "" if changed else listing_difference(listing, cache) or _UNKNOWN
+        if not changed or not _is_of_same_kind(listing, cache):
+            difference = listing_difference(listing, cache) or _unknown(cache)
     n_images = sum(len(split) for split in images.splits.values())
     return ImagesReport(cache.path, name, n_images, changed, difference)
 
 
+def _is_of_same_kind(listing: Dataset, cache: Cache) -> bool:
+    """Tell whether classes and splits are the same, so that single images say all."""
+    return listing.class_names == cache.class_names and list(listing.splits) == list(cache.splits)
+
+
+def _unknown(cache: Cache) -> str:
+    has_digests = all(rows.image_sha256 is not None for rows in cache.splits.values())
+    return _UNKNOWN if has_digests else _UNKNOWN_OF_1
+
+
 def _changed(cache: Cache, images: Dataset) -> Iterator[ChangedImage]:
+    has_same_classes = images.class_names == cache.class_names
     for name, rows in cache.splits.items():
         if rows.image_sha256 is not None and name in images.splits:
-            yield from _changed_in(rows, rows.image_sha256, images.splits[name])
+            labels = rows.labels if has_same_classes else None
+            yield from _changed_in(rows, rows.image_sha256, labels, images.splits[name])
 
 
 def _changed_in(
-    rows: CacheSplit, kept: npt.NDArray[np.uint8], split: Split
+    rows: CacheSplit,
+    kept: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64] | None,
+    split: Split,
 ) -> Iterator[ChangedImage]:
-    """Compare two splits image by image, by their ids."""
+    """Compare two splits image by image, by their ids; labels only where both mean the same."""
     there = {image_id: i for i, image_id in enumerate(split.ids)}
     now = split.image_sha256()
+    there_labels = None if labels is None else split.labels
     for row, image_id in enumerate(rows.ids):
         i = there.pop(image_id, None)
         what = "it is gone" if i is None else _what_changed(kept[row], now[i])
+        if i is not None and _label_of(labels, row) != _label_of(there_labels, i):
+            what = f"{what}, and has another label" if what else "it has another label now"
         if what:
             yield ChangedImage(rows.name, row, image_id, what)
     for image_id in there:
         yield ChangedImage(rows.name, None, image_id, "it is new")
+
+
+def _label_of(labels: npt.NDArray[np.int64] | None, row: int) -> int | None:
+    return None if labels is None else int(labels[row])
 
 
 def _what_changed(kept: npt.NDArray[np.uint8], now: npt.NDArray[np.uint8]) -> str:

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from featcache.core.preprocess import Preprocess
 from featcache.core.stopping import stop_if_asked
-from featcache.errors import CorruptError
 from featcache.features.trainable import labels_of
 from featcache.images.transform import BatchPreprocessor
-from featcache.store import Cache, CacheSplit, require_fields
+from featcache.store import Cache, CacheSplit, require_classes, require_fields
 
 _BYTES_PER_COPY = 64 << 20
 
@@ -116,15 +115,8 @@ def require_labels(cache: Cache, split: str) -> None:
         CorruptError: If there are any.
         UsageError: If there are no labels.
     """
-    labels = labels_of(cache, split)
-    n_classes = len(cache.class_names)
-    wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
-    if len(wrong):
-        raise CorruptError(
-            f"{cache.path}: labels of split {split!r} ({len(wrong)} of them) are not within "
-            f"0..{n_classes - 1} (row {wrong[0]} has {labels[wrong[0]]}). Nothing was "
-            f"trained. Extract it again."
-        )
+    labels_of(cache, split)
+    require_classes(cache, split)
 
 
 def preprocessor_of(cache: Cache, split: str, device: torch.device) -> BatchPreprocessor | None:

@@ -34,7 +34,13 @@ from featcache.store.reader import (
 )
 from featcache.store.split import CacheSplit
 from featcache.store.structure_repair import mend_structure
-from featcache.store.verify import Damage, VerifyReport, require_sound, verify_cache
+from featcache.store.verify import (
+    Damage,
+    VerifyReport,
+    require_classes,
+    require_sound,
+    verify_cache,
+)
 from featcache.store.writer import CacheWriter
 
 __all__ = [
@@ -83,6 +89,7 @@ __all__ = [
     "remove_cache",
     "remove_leftovers",
     "replace_file",
+    "require_classes",
     "require_fields",
     "require_identity",
     "require_sound",

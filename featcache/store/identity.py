@@ -18,7 +18,7 @@ from featcache.core.preprocess import Preprocess
 from featcache.store.json_values import count, mapping, text
 
 _BACKBONE_NAME = re.compile(r"\w[\w.-]{0,99}")  # it will name folders
-_TEXTS = ("layer", "weights_sha256", "precision", "store_dtype", "dataset_sha256")
+_TEXTS = ("layer", "pool", "weights_sha256", "precision", "store_dtype", "dataset_sha256")
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from featcache.config import IMPORTED
@@ -77,6 +78,24 @@ class VerifyReport:
     def is_sound(self) -> bool:
         """Whether all that was checked is what was written."""
         return not self.damages
+
+
+def require_classes(cache: Cache, split: str) -> None:
+    """Refuse labels that name no class. Bytes that are whole may say anything.
+
+    Raises:
+        CorruptError: If there are any.
+    """
+    labels, n_classes = cache[split].labels, len(cache.class_names)
+    if labels is None:
+        return
+    wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
+    if len(wrong):
+        raise CorruptError(
+            f"{cache.path}: labels of split {split!r} ({len(wrong)} of them) are not within "
+            f"0..{n_classes - 1} (row {wrong[0]} has {labels[wrong[0]]}). Nothing was done. "
+            f"Extract it again."
+        )
 
 
 @starting(*ANY_START)

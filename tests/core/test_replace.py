@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import BinaryIO
 import pytest
 import torch
 
+from featcache.core.replace import write_new_file
 from featcache.errors import DiskFullError, StorageError
 from featcache.store import remove_leftovers, replace_file
 
@@ -125,3 +127,30 @@ def test_another_error_of_what_writes_is_not_taken_for_the_disks(tmp_path: Path)
 
     assert not isinstance(err.value, StorageError)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(params=["hard links", "no hard links"])
+def links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system with hard links, and one without."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if request.param == "no hard links":
+        monkeypatch.setattr(os, "link", refused)
+
+
+@pytest.mark.usefixtures("links")
+def test_a_new_file_is_whole_and_never_takes_the_place_of_another(tmp_path: Path) -> None:
+    path, theirs = tmp_path / "new.bin", tmp_path / "theirs.bin"
+
+    def write_late(file: BinaryIO) -> None:
+        file.write(b"mine")
+        theirs.write_bytes(b"theirs")
+
+    assert write_new_file(path, lambda file: file.write(b"mine"))
+    assert not write_new_file(theirs, write_late)
+
+    assert path.read_bytes() == b"mine"
+    assert theirs.read_bytes() == b"theirs"
+    assert sorted(tmp_path.iterdir()) == [path, theirs]

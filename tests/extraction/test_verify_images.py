@@ -60,6 +60,44 @@ def test_each_image_that_changed_is_named(cache: Path, image_folder: Path) -> No
     ]
 
 
+def test_an_image_and_the_label_of_another_are_both_named(tmp_path: Path) -> None:
+    for i in range(4):
+        save_image(tmp_path / f"{i}.png", i)
+    table = tmp_path / "pets.csv"
+    rows = ["path,label", "0.png,cat", "1.png,dog", "2.png,cat", "3.png,dog"]
+    table.write_text("\n".join(rows))
+    options = {"backbone": "pixels", "image_size": 8, "n_workers": 0}
+    path = featcache.extract(f"list:{table}", cache_dir=tmp_path / "cache", **options).path
+
+    save_image(tmp_path / "0.png", 9)
+    save_image(tmp_path / "3.png", 9)
+    table.write_text("\n".join([*rows[:3], "2.png,dog", "3.png,cat"]))
+
+    assert changes(path) == [
+        ("train", 0, "0.png", "it holds other bytes now"),
+        ("train", 2, "2.png", "it has another label now"),
+        ("train", 3, "3.png", "it holds other bytes now, and has another label"),
+    ]
+    table.write_text("\n".join([*rows[:4], "3.png,emu"]))
+    report = featcache.verify_images(path)
+    assert [image.row for image in report.changed] == [0, 3]
+    assert report.difference.startswith("class 2 is 'emu' there, and missing in the cache")
+
+
+def test_another_size_of_the_same_bytes_is_told_though_not_of_which_image(tmp_path: Path) -> None:
+    flat, tall = np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8)
+    before = featcache.make_dataset([(flat, 0), (flat, 0)], name="flat")
+    path = featcache.extract(
+        before, backbone="pixels", image_size=8, n_workers=0, cache_dir=tmp_path
+    ).path
+
+    now = featcache.make_dataset([(flat, 0), (tall, 0)], name="flat")
+    report = featcache.verify_images(path, dataset=now)
+
+    assert (report.changed, report.are_same) == ((), False)
+    assert report.difference.startswith("some image has another size now, and the same bytes")
+
+
 def test_an_image_that_became_readable_or_unreadable_is_named(
     make: Make, image_folder: Path
 ) -> None:
@@ -116,7 +154,9 @@ def test_a_cache_of_version_1_says_that_something_changed_and_not_what(
     report = featcache.verify_images(old)
 
     assert (report.are_same, report.changed) == (False, ())
-    assert report.difference.startswith("the bytes of its images differ; a cache of format version")
+    assert report.difference.startswith(
+        "some image changed. A cache of format version 1 cannot say"
+    )
 
 
 def test_an_imported_cache_has_no_images(tmp_path: Path) -> None:

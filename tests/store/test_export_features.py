@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +112,38 @@ def test_the_same_cache_gives_the_same_bytes(rich: Recipe) -> None:
 
     for format in EXPORT_FORMATS:
         assert exported(path, format).read_bytes() == exported(path, format).read_bytes()
+
+
+@pytest.mark.parametrize("label", [3, -1])
+@pytest.mark.parametrize("format", EXPORT_FORMATS)
+def test_a_label_that_names_no_class_is_refused(rich: Recipe, format: str, label: int) -> None:
+    labels = rich.splits["train"].labels
+    assert labels is not None
+    labels[4] = label
+    path = build(rich)
+
+    with pytest.raises(
+        CorruptError, match=rf"'train' \(1 of them\) are not within 0\.\.2 \(row 4 has {label}\)"
+    ):
+        exported(path, format)
+    assert not path.with_name(f"toy.{format}").exists()
+
+
+def test_a_file_that_was_made_meanwhile_is_not_overwritten(
+    rich: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = build(rich)
+    out, fsync = path.with_name("toy.npz"), os.fsync
+
+    def late(fd: int) -> None:
+        out.write_bytes(b"theirs")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", late)
+
+    with pytest.raises(UsageError, match=r"toy\.npz exists\. Nothing was written\. Remove it"):
+        featcache.export_features(path, format="npz", out=out)
+    assert out.read_bytes() == b"theirs"
 
 
 def test_npz_is_read_by_numpy_alone(rich: Recipe) -> None:

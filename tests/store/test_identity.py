@@ -56,6 +56,7 @@ def test_an_identity_is_a_mapping_of_all_its_fields() -> None:
     [
         ({"backbone": 7}, "7 where text was expected"),
         ({"backbone": "../vgg16"}, "no name of a backbone"),
+        ({"pool": ["avg"]}, "where text was expected"),
         ({"weights_sha256": 5}, "5 where text was expected"),
         ({"dataset_sha256": None}, "None where text was expected"),
         ({"precision": ["fp32"]}, "where text was expected"),

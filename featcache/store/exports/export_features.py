@@ -10,14 +10,14 @@ from typing import BinaryIO
 
 from featcache.core.arguments import one_of
 from featcache.core.paths import expanded
-from featcache.core.replace import replace_file
+from featcache.core.replace import write_new_file
 from featcache.errors import UsageError, did_you_mean
 from featcache.store.exports.npz_file import write_npz
 from featcache.store.exports.parquet_file import require_pyarrow, write_parquet
 from featcache.store.exports.safetensors_file import write_safetensors
 from featcache.store.exports.table import Table, table_of
 from featcache.store.reader import open_cache, state_of
-from featcache.store.verify import require_sound
+from featcache.store.verify import require_classes, require_sound
 
 _WRITERS: Mapping[str, Callable[[Table, BinaryIO], None]] = {
     "parquet": write_parquet,
@@ -70,7 +70,7 @@ def export_features(
 
     Raises:
         UsageError: If the file exists, the split does not, or pyarrow is not installed.
-        CorruptError: If the cache is damaged.
+        CorruptError: If the cache is damaged, or a label names no class.
         DiskFullError: If the disk cannot hold the file; nothing is left behind.
     """
     format = one_of("--format", format, EXPORT_FORMATS)
@@ -78,9 +78,7 @@ def export_features(
         require_pyarrow()
     out = expanded(out)
     if out.exists() or out.is_symlink():
-        raise UsageError(
-            f"{out} exists. Nothing was written. Remove it first, or give another --out."
-        )
+        raise _exists(out)
     cache = open_cache(path)
     if split is not None and split not in cache.splits:
         raise UsageError(
@@ -89,9 +87,12 @@ def export_features(
         )
     require_sound(cache)
     names = [split] if split is not None else list(cache.splits)
+    for name in names:
+        require_classes(cache, name)
     table = table_of(cache, state_of(cache.file.fd, cache.path), names)
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(out, lambda file: _WRITERS[format](table, file))
+    if not write_new_file(out, lambda file: _WRITERS[format](table, file)):
+        raise _exists(out)
     return ExportResult(
         path=out,
         format=format,
@@ -101,3 +102,7 @@ def export_features(
         fingerprint=cache.fingerprint,
         nbytes=out.stat().st_size,
     )
+
+
+def _exists(out: Path) -> UsageError:
+    return UsageError(f"{out} exists. Nothing was written. Remove it first, or give another --out.")

@@ -201,7 +201,10 @@ def restore(
         if is_sound(target, plan):
             slots = read_state(target).slots.values()
             if {s.sha256 for s in slots}.isdisjoint(sha for sha, _ in claims.digests.values()):
-                on_note(f"{target.name} was computed elsewhere: its last digits differ; it stays")
+                on_note(
+                    f"{target.name} holds the same features, computed on another machine; last "
+                    f"digits differ. It was not replaced"
+                )
             return target, "reused"
         with working():
             target.unlink(missing_ok=True)
