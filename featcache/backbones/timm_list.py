@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from featcache.backbones.measure import cost
@@ -63,7 +63,10 @@ def timm_rows(part: str) -> Iterator[TimmInfo]:
     Raises:
         UnknownNameError: If there are none.
     """
-    names = timm_names(part)
+    return _described(timm_names(part))  # no generator: an unknown part is told at the call
+
+
+def _described(names: Sequence[str]) -> Iterator[TimmInfo]:
     for name in names:
         model = find_model(name)
         _, height, width = model.data["input_size"]

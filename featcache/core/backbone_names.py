@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from featcache.core.backbone_kinds import is_own, is_timm, written_name
+from featcache.core.backbone_kinds import TIMM, is_own, is_timm, timm_name, written_name
 from featcache.core.paths import file_and_part
-from featcache.core.timm_names import check_timm_name
+from featcache.core.timm_names import check_timm_name, is_known_to_timm
 from featcache.errors import UnknownNameError, UsageError
 
 PIXELS = "pixels"
@@ -65,19 +65,22 @@ def backbone_name(name: str) -> str:
         UnknownNameError: If it is not in the list, with the nearest three.
         UsageError: If it names several.
     """
+    is_folder = is_timm(name) and timm_name(name).kind == "local-dir"
+    if "," in name and not is_folder and not is_own(name):
+        raise UsageError(
+            f"--backbone is {name!r}, but must be one backbone. Nothing was started. extract takes "
+            f"the option several times (--backbone vgg16 --backbone resnet18); other commands take "
+            f"one backbone a call."
+        )
     if is_timm(name):
         check_timm_name(written_name(name))
         return written_name(name)
     if is_own(name):
         return name
     known = backbone_names()
-    if "," in name:
-        raise UsageError(
-            f"--backbone is {name!r}, but must be one backbone. Nothing was started. extract takes "
-            f"the option several times (--backbone vgg16 --backbone resnet18); other commands take "
-            f"one backbone a call."
-        )
     if name.lower() not in known:
+        if is_known_to_timm(name):
+            known = [f"{TIMM}{name.lower()}"]
         raise UnknownNameError("backbone", name, known, listing=LISTING)
     return name.lower()
 

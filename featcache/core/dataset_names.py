@@ -42,6 +42,12 @@ _SAID = re.compile(r"#((?:path|label)=[^#]*)\Z")
 
 def dataset_name(value: Any) -> str:
     """Take the name of a dataset, in any case; a path is that of a folder, a list, an archive."""
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(
+            f"The dataset is {type(value).__name__}, but must be a name, a path, or what "
+            f"featcache.make_dataset made. Nothing was started. For arrays and torch Datasets, "
+            f"give featcache.make_dataset((images, labels), name=...) in its place."
+        )
     name = text("--dataset", value)
     kind, separator, rest = name.partition(":")
     if f"{kind.lower()}:" in KINDS and separator:
@@ -104,15 +110,19 @@ def name_of_path(path: str) -> str | None:
     return f"{kind}{path}" if kind is not None and os.path.isfile(path) else None  # noqa: PTH113
 
 
-def imported_slug(name: str) -> str:
+def imported_slug(name: str, *, said_by: str = "--name") -> str:
     """Take the name of an imported dataset, which is also the folder of its caches and runs.
+
+    Args:
+        name: As it was given.
+        said_by: The option or argument that gave it, for the message.
 
     Raises:
         UsageError: If it has other characters than letters, digits, dots, dashes and underscores.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise UsageError(
-            f"--name is {name!r}, but must be 1 to 64 letters, digits, dots, dashes and "
+            f"{said_by} is {name!r}, but must be 1 to 64 letters, digits, dots, dashes and "
             f"underscores. Nothing was written."
         )
     return name

@@ -59,6 +59,13 @@ def check_timm_name(name: str) -> None:
         raise unknown_timm_name(name)
 
 
+def is_known_to_timm(name: str) -> bool:
+    """Tell whether timm, if it is installed, has a model of this name, written without `timm:`."""
+    architecture, dot, tag = name.lower().partition(".")
+    tags = _in_sources().get(architecture)
+    return tags is not None and (not dot or tag in tags)
+
+
 def unknown_timm_name(name: str) -> UnknownNameError:
     """Say that timm has no such model, or no such weights of it."""
     tagged = [f"{model}.{tag}" for model, tags in _in_sources().items() for tag in tags]

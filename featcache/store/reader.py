@@ -261,10 +261,13 @@ def read_manifest(fd: int, *, name: str) -> Manifest:
     """Read and check the manifest of an open file."""
     file_size = os.fstat(fd).st_size
     if os.pread(fd, len(HDF5_SIGNATURE), 0) != HDF5_SIGNATURE:
+        way_out = "."
+        if ".h5" in Path(name).suffixes:  # as every cache is called
+            way_out = "; if this is one, its first bytes are damaged. Mend it with: "
+            way_out += f"featcache cache repair {shlex.quote(name)}"
         raise CorruptError(
             f"{name} is not an HDF5 file ({counted(file_size, 'byte')}, no HDF5 signature). "
-            f"Nothing was changed. Give a file that featcache wrote; if this is one, its first "
-            f"bytes are damaged. Mend it with: featcache cache repair {shlex.quote(name)}"
+            f"Nothing was changed. Give a file that featcache wrote{way_out}"
         )
     header = parse_header(os.pread(fd, HEADER_LENGTH, MANIFEST_OFFSET), name=name)
     body = os.pread(fd, header.length, MANIFEST_OFFSET + HEADER_LENGTH)

@@ -179,6 +179,7 @@ def test_verify_of_a_flipped_bit_names_split_and_rows(run: Run, cache_file: Path
     assert "damaged: train rows 4 to 7 (block 1): " in result.stderr
     assert f"featcache cache repair {cache_file}" in result.stderr
     assert answer["is_sound"] is False
+    assert answer["mend_with"].startswith("featcache cache repair ")
     assert [(d["split"], d["first_row"], d["last_row"]) for d in answer["damages"]] == [
         ("train", 4, 7)
     ]
@@ -194,12 +195,13 @@ def test_verify_with_images_names_the_one_that_changed(run: Run, cache_file: Pat
     image.write_bytes(image.read_bytes() + b"\0")
 
     changed = run("cache", "verify", "pets", "--images")
-    answer = json.loads(run("cache", "verify", "pets", "--images", "--json").stdout)["images"]
+    answer = json.loads(run("cache", "verify", "pets", "--images", "--json").stdout)
 
     assert (same.exit_code, changed.exit_code) == (0, 12)
     assert "as they were" in same.stdout
     assert f"changed: train {image_id} (row 1): it holds other bytes now" in changed.stderr
-    assert (answer["are_same"], answer["changed"][0]["id"]) == (False, image_id)
+    assert (answer["images"]["are_same"], answer["images"]["changed"][0]["id"]) == (False, image_id)
+    assert "mend_with" not in answer  # a repair brings no image back
 
 
 def test_verify_of_a_dataset_without_images_is_a_usage_error(run: Run, cache_file: Path) -> None:

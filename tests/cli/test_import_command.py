@@ -62,6 +62,25 @@ def test_the_next_command_and_the_one_that_mends_are_quoted_for_a_shell(run: Run
     assert run(*shlex.split(line)[2:]).exit_code == 0
 
 
+def test_the_next_command_is_one_that_works_without_labels_too(run: Run) -> None:
+    imported = run("cache", "import", str(make()), "--features", "x")
+    [line] = [line for line in imported.stderr.splitlines() if line.startswith("next: ")]
+
+    shown = run(*shlex.split(line)[2:])
+
+    assert line.startswith("next: featcache cache info ")
+    assert shown.exit_code == 0
+
+
+def test_a_list_of_images_is_answered_with_extract(run: Run) -> None:
+    Path("my pets.csv").write_text("file,label\na.png,cat\n")
+
+    result = run("cache", "import", "my pets.csv", "--features", "x")
+
+    assert result.exit_code == 2
+    assert "featcache extract --dataset 'list:my pets.csv'" in result.stderr
+
+
 def test_ids_of_fixed_length_come_in(run: Run) -> None:
     with h5py.File("clip.h5", "w") as h5:
         h5["x"], h5["y"] = np.ones((20, 2)), np.arange(20) % 2

@@ -47,6 +47,15 @@ def test_backbones_as_json_tell_dimension_and_weights(run: Run) -> None:
     assert backbone["weights_on_disk"] == []
 
 
+def test_an_unknown_name_of_timms_is_told_before_any_row(run: Run) -> None:
+    pytest.importorskip("timm", reason="the extra timm is not installed; `dev` has it")
+
+    result = run("backbones", "timm:nix")
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "error: Unknown backbone 'timm:nix'." in result.stderr
+
+
 @pytest.mark.parametrize(("name", "hint"), [("vgg61", "Did you mean 'vgg"), ("[red]", "[red]")])
 def test_an_unknown_backbone_is_exit_2(run: Run, name: str, hint: str) -> None:
     result = run("backbones", name)

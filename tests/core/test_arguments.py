@@ -184,7 +184,7 @@ def test_a_grid_that_means_nothing_is_refused_by_name_and_value(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: featcache.extract(3), "--dataset is 3, but must be text"),  # type: ignore[arg-type]
+        (lambda: featcache.extract(3), "The dataset is int, but must be a name, a path"),  # type: ignore[arg-type]
         (lambda: featcache.extract("digits", data_dir=""), "--data-dir is empty. Nothing was"),
         (
             lambda: featcache.extract("digits", image_size=8.5),  # type: ignore[arg-type]

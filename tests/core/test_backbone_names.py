@@ -6,6 +6,7 @@ import pytest
 from torchvision import models
 
 from featcache.core import backbone_names
+from featcache.errors import UnknownNameError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +39,17 @@ def test_sources_of_which_one_model_is_not_understood_are_not_believed(
 
     assert backbone_names._in_sources() == {}
     assert "vgg16" in backbone_names.backbone_names()
+
+
+@pytest.mark.parametrize("names", ["vgg16,resnet18", "timm:a,timm:b", "vgg16,timm:a"])
+def test_several_names_in_one_are_answered_with_how_to_give_several(names: str) -> None:
+    with pytest.raises(UsageError, match="takes the option several times"):
+        backbone_names.backbone_name(names)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "Test_ViT", "test_vit.r160_in1k"])
+def test_a_name_that_timm_knows_is_answered_with_how_to_write_it(name: str) -> None:
+    pytest.importorskip("timm", reason="the extra timm is not installed; `dev` has it")
+
+    with pytest.raises(UnknownNameError, match=f"Did you mean 'timm:{name.lower()}'"):
+        backbone_names.backbone_name(name)

@@ -106,7 +106,7 @@ REFUSED: dict[str, tuple[Callable[[Path, bytes], Path], str]] = {
         lambda f, png: Path(f / "one.png").rename(f / "a.zip"),
         "is no zip archive",
     ),
-    "zip: not there": (lambda f, _: f / "a.zip", "cannot be read: No such file"),
+    "zip: not there": (lambda f, _: f / "a.zip", "a.zip' does not exist. Nothing was"),
     "zip: no class folders": (
         lambda f, png: zipped(f / "a.zip", {"a.png": png}),
         "holds 1 image but no class folders",

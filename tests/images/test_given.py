@@ -228,10 +228,35 @@ def test_a_dataset_of_two_kinds_of_images_is_refused_however_it_was_made(tmp_pat
         extract(both, tmp_path)
 
 
+def test_class_names_that_name_nothing_or_one_class_twice_are_refused() -> None:
+    with pytest.raises(UsageError, match="class_names names 1 class, but python:mine has no label"):
+        featcache.make_dataset({"train": (PIXELS, None)}, name="mine", class_names=["a"])
+    with pytest.raises(UsageError, match="The class 'a' is named twice"):
+        featcache.make_dataset((PIXELS, LABELS), name="mine", class_names=["a", "a"])
+
+
+def test_splits_may_be_called_as_folders_may() -> None:
+    images = PIXELS, LABELS
+
+    dataset = featcache.make_dataset({"TEST": images, "Training": images}, name="mine")
+
+    assert list(dataset.splits) == ["train", "test"]
+    with pytest.raises(UsageError, match="Of the splits 'train', 'Train', two mean the same one"):
+        featcache.make_dataset({"train": images, "Train": images}, name="mine")
+
+
+def test_an_array_in_place_of_a_dataset_is_answered_with_make_dataset() -> None:
+    with pytest.raises(UsageError) as caught:
+        featcache.extract(PIXELS)  # type: ignore[arg-type]
+
+    assert str(caught.value).startswith("The dataset is ndarray, but must be a name, a path, or ")
+    assert "give featcache.make_dataset((images, labels), name=...)" in str(caught.value)
+
+
 def test_names_splits_and_options_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     items = Listed([(PIXELS[0], 0)])
 
-    with pytest.raises(UsageError, match="--name is 'a/b'"):
+    with pytest.raises(UsageError, match=r"^name is 'a/b'"):
         featcache.make_dataset(items, name="a/b")
     with pytest.raises(UsageError, match="The splits are 'test', but must be of train, val, test"):
         featcache.make_dataset({"test": items}, name="mine")

@@ -265,6 +265,19 @@ def test_a_file_that_is_not_hdf5_is_refused_with_its_size(tmp_path: Path, conten
     assert f"({counted(len(content), 'byte')}, no HDF5" in str(caught.value)
 
 
+def test_only_what_is_called_as_a_cache_is_advised_to_be_repaired(tmp_path: Path) -> None:
+    listing, cache = tmp_path / "x.csv", tmp_path / "x.h5"
+    refusals = []
+    for path in (listing, cache):
+        path.write_text("file,label\n")
+        with pytest.raises(CorruptError, match="is not an HDF5 file") as caught:
+            open_cache(path)
+        refusals.append(str(caught.value))
+
+    assert refusals[0].endswith("Give a file that featcache wrote.")
+    assert refusals[1].endswith(f"Mend it with: featcache cache repair {cache}")
+
+
 def test_a_plain_hdf5_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "plain.h5"
     with h5py.File(path, "w") as h5:

@@ -76,6 +76,7 @@ def import_(
     A process with limits on memory and time reads the file.
     """
     from featcache import import_features
+    from featcache.store import open_cache
 
     note(f"reading {path}")
     result = import_features(
@@ -100,4 +101,7 @@ def import_(
     n_features, n_classes = result.n_features, len(result.class_names)
     rows = f"{result.n_rows} of {counted(n_features, 'feature')}, {counted(n_classes, 'class')}"
     show_facts({result.outcome: result.path, "rows": rows})
-    note(f"next: featcache train-head --cache {shlex.quote(str(result.path))}")
+    quoted = shlex.quote(str(result.path))
+    # A head needs labels to learn, and a split to learn from.
+    can_train = bool(result.class_names) and "train" in open_cache(result.path)
+    note(f"next: featcache {'train-head --cache' if can_train else 'cache info'} {quoted}")

@@ -83,7 +83,10 @@ def verify(
         reset_progress()
     if json:
         of_images = {} if found is None else {"images": {**vars(found), "are_same": found.are_same}}
-        show_json({**vars(report), "is_sound": report.is_sound, **of_images})
+        answer = {**vars(report), "is_sound": report.is_sound, **of_images}
+        if report.is_sound:
+            del answer["mend_with"]  # changed images are not mended by a repair
+        show_json(answer)
     else:
         _show(report, found)
     if not report.is_sound:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from featcache.core.dataset_names import TAR, ZIP, columns_in
 from featcache.core.paths import expanded
+from featcache.errors import DatasetError
 from featcache.images.archives.member import require_no_duplicates
 from featcache.images.archives.tar_members import list_tar
 from featcache.images.archives.zip_members import list_zip
@@ -31,6 +32,8 @@ class ZipFile(FileSource):
         """
         slug = self.slug(name)
         path = os.path.abspath(expanded(self.path_in(name)))  # noqa: PTH100 (keeps links)
+        if not os.path.lexists(path):
+            raise DatasetError(f"Archive {path!r} does not exist. Nothing was extracted.")
         return read_archives(
             name,
             slug=slug,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from featcache.core.dataset_names import PYTHON, imported_slug
 from featcache.errors import DatasetError, UsageError, clipped, counted
 from featcache.images.given_images import GivenImages, item_of, pixel_digest, rgb_pixels
-from featcache.images.layout import SPLIT_ORDER
+from featcache.images.layout import SPLIT_OF, SPLIT_ORDER
 from featcache.images.sources.source import DatasetInfo, Source
 from featcache.images.splits import UNLABELLED, ArrayImages, Dataset, Split
 
@@ -32,7 +33,7 @@ class Given(Source):
         Raises:
             UsageError: If it cannot be the name of a folder.
         """
-        return f"python-{imported_slug(name.partition(':')[2])}"
+        return f"python-{imported_slug(name.partition(':')[2], said_by='name')}"
 
     def listed(self, *, data_dir: str | Path | None) -> list[DatasetInfo]:
         """Describe none: there is nothing that a name alone opens."""
@@ -62,8 +63,8 @@ def make_dataset(splits: Any, *, name: str, class_names: Sequence[str] | None = 
     Args:
         splits: (images, labels) with images (N, H, W, 3) or (N, H, W) uint8 and N labels, or None
             for images without labels; or an object with `__len__` and `__getitem__`; or several of
-            one kind by the names "train", "val" and "test". One alone is "train", or "all" without
-            labels.
+            one kind by the names "train", "val" and "test", or as folders may be called. One
+            alone is "train", or "all" without labels.
         name: 1 to 64 letters, digits, dots, dashes and underscores; caches go by it.
         class_names: Names of the labels 0, 1, ...; None takes the object's `classes`, or the
             numbers. Labels may be these names instead.
@@ -85,7 +86,13 @@ def make_dataset(splits: Any, *, name: str, class_names: Sequence[str] | None = 
     """
     full_name = f"{PYTHON}{name}"
     slug = Given().slug(full_name)
-    given = dict(splits) if isinstance(splits, Mapping) else {"train": splits}
+    by_name = splits if isinstance(splits, Mapping) else {"train": splits}
+    given = {SPLIT_OF.get(str(said).lower(), said): images for said, images in by_name.items()}
+    if len(given) < len(by_name):
+        raise UsageError(
+            f"Of the splits {', '.join(map(repr, by_name))}, two mean the same one. Nothing was "
+            f"done. Leave one of them out."
+        )
     if "train" not in given or set(given) - set(SPLIT_ORDER):
         raise UsageError(
             f"The splits are {', '.join(map(repr, given)) or 'none'}, but must be of "
@@ -98,6 +105,11 @@ def make_dataset(splits: Any, *, name: str, class_names: Sequence[str] | None = 
         if split in given
     }
     if any(labels is None for _, labels in read.values()):
+        if class_names:
+            raise UsageError(
+                f"class_names names {counted(len(class_names), 'class')}, but {full_name} has no "
+                f"labels. Nothing was done. Give labels, or no class_names."
+            )
         return _unlabelled(full_name, slug, read, is_one=not isinstance(splits, Mapping))
     names = _class_names(class_names, given["train"], [labels or [] for _, labels in read.values()])
     made = {
@@ -208,11 +220,17 @@ def _class_names(
     """Name the classes: as said, as the object has them, or by the labels themselves."""
     known = getattr(train, "classes", None) if said is None else said
     if known is not None:
-        return tuple(map(str, known))
+        names = tuple(map(str, known))
+        if twice := [name for name, n in Counter(names).items() if n > 1]:
+            raise UsageError(
+                f"The class {clipped(repr(twice[0]), 60)} is named twice. Nothing was done. Give "
+                f"each class a name of its own with class_names."
+            )
+        return names
     there = {label for of_split in labels for label in of_split}
-    names = sorted(label for label in there if isinstance(label, str))
+    texts = sorted(label for label in there if isinstance(label, str))
     numbers = [label for label in there if isinstance(label, int)]
-    return tuple(names) if names else tuple(str(k) for k in range(max(numbers, default=-1) + 1))
+    return tuple(texts) if texts else tuple(str(k) for k in range(max(numbers, default=-1) + 1))
 
 
 def _numbers(

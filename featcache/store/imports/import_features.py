@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from featcache.config import IMPORTED, ExtractSpec
 from featcache.core.arguments import several, text, whole_number
-from featcache.core.dataset_names import imported_slug
+from featcache.core.dataset_names import LIST, imported_slug, name_of_path
 from featcache.core.paths import expanded, healed, portable
 from featcache.core.reporting import silent
 from featcache.core.starting import ANY_START, starting
@@ -104,6 +105,12 @@ def import_features(
     source = expanded(path)
     if not (source.exists() or source.is_symlink()):
         raise UsageError(f"There is no file {source}. {KEPT} Give the file to import.")
+    if (images := name_of_path(str(source))) and images.startswith(LIST):
+        raise UsageError(
+            f"{source} is a list, which may name images; features are in HDF5, Parquet, npz or "
+            f"safetensors files. {KEPT} Extract the features of its images with: featcache extract "
+            f"--dataset {shlex.quote(images)}"
+        )
     format = format_of(source)
     of_test = {"features": test_features, "labels": test_labels, "ids": test_ids}
     stem = re.sub(r"[^A-Za-z0-9.-]+", "_", source.stem).strip("._-")
