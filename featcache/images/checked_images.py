@@ -21,7 +21,6 @@ from PIL import Image
 from featcache.core.starting import starting
 from featcache.errors import FeatcacheError, MismatchError, StorageError
 from featcache.images.decode import decode_image, reason_of
-from featcache.images.headers import read_header
 from featcache.images.image_names import is_heic_name
 from featcache.images.rules import ImageRules
 from featcache.images.splits import Look, UnreadableImageError
@@ -188,28 +187,25 @@ class CheckedImages(ABC):
             while ahead:
                 yield from ahead.popleft().result()
 
+    @abstractmethod
     def looking(self, known: KnownFiles | None) -> Callable[[int], Look]:
         """Give what looks at one row. What lies in files can be known by their stat."""
-        return self.look
 
-    def look(self, row: int) -> Look:
-        """Hash one image, and read its header.
+    @contextlib.contextmanager
+    def disk_told(self, row: int) -> Iterator[None]:
+        """Say that the disk failed before anything was computed.
 
         Raises:
-            DatasetError: If what it lies in is damaged.
-            StorageError: If the disk fails.
+            StorageError: Naming the image.
         """
         try:
-            content = self.read(row)
-        except UnreadableImageError:
-            return Look(UNREADABLE)
+            yield
         except FeatcacheError:  # some are OSErrors
             raise
         except OSError as err:
             raise StorageError(
                 f"{self.path_of(row)} cannot be read: {err}. Nothing was changed."
             ) from err
-        return Look(hashlib.sha256(content).digest(), read_header(content, None, self.rules))
 
 
 def _looks_at(look: Callable[[int], Look], rows: range) -> list[Look]:

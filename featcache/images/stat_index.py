@@ -89,7 +89,7 @@ class FileIndex:
             entry = self._entries[at : at + _ENTRY_BYTES]
         if max(status.st_mtime_ns, status.st_ctime_ns) >= counts_before_ns:
             return None
-        if entry[: _STAT.size] != _packed(status):
+        if entry[: _STAT.size] != stat_bytes(status):
             return None
         digest, read_by, is_clipped, is_turned = _SEEN.unpack_from(entry, _STAT.size)
         if reader and read_by != reader:
@@ -99,7 +99,7 @@ class FileIndex:
     def add(self, name: str, status: os.stat_result, look: Look, *, reader: bytes = b"") -> None:
         """Keep a file's digest with the stat that the opened file had before it was read."""
         seen = _SEEN.pack(look.digest, reader, look.header.is_clipped, look.header.is_turned)
-        self._fresh[name] = _packed(status) + seen
+        self._fresh[name] = stat_bytes(status) + seen
 
     def to_bytes(self) -> bytes:
         """Write all that is known; what is no longer as it was is left out."""
@@ -244,7 +244,8 @@ def _stat_of(path: str) -> os.stat_result | None:
         return None
 
 
-def _packed(status: os.stat_result) -> bytes:
+def stat_bytes(status: os.stat_result) -> bytes:
+    """Write what tells one state of a file from another."""
     return _STAT.pack(
         status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
     )

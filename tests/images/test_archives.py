@@ -75,6 +75,31 @@ def compressed(path: Path, png: bytes) -> Path:
     return path
 
 
+def zip64(path: Path, png: bytes, *, at: int) -> Path:
+    """Say a number of 64 bits that is none of this file: 0 is the size, 16 the offset."""
+    whole = bytearray(zipped(path, {"cat/a.png": png}, zipfile.ZIP_STORED).read_bytes())
+    start = whole.index(b"PK\x01\x02")
+    numbers = [len(png), len(png), 0]
+    numbers[at // 8] = 2**63
+    extra = struct.pack("<HHQQQ", 1, 24, *numbers)
+    struct.pack_into("<II", whole, start + 20, 2**32 - 1, 2**32 - 1)
+    struct.pack_into("<H", whole, start + 30, len(extra))
+    struct.pack_into("<I", whole, start + 42, 2**32 - 1)
+    name_end = start + 46 + len("cat/a.png")
+    whole[name_end:name_end] = extra
+    end = whole.index(b"PK\x05\x06")
+    struct.pack_into("<I", whole, end + 12, end - start)
+    path.write_bytes(whole)
+    return path
+
+
+def with_huge_header(path: Path) -> Path:
+    info = tarfile.TarInfo("cat/a.png")
+    info.type, info.size = tarfile.XHDTYPE, 2**60
+    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
+    return path
+
+
 REFUSED: dict[str, tuple[Callable[[Path, bytes], Path], str]] = {
     "zip: out of it": (
         lambda f, png: zipped(f / "a.zip", {"cat/../../a.png": png}),
@@ -101,6 +126,18 @@ REFUSED: dict[str, tuple[Callable[[Path, bytes], Path], str]] = {
     "zip: cut short": (
         lambda f, png: cut(zipped(f / "a.zip", {"cat/a.png": png}), 10),
         "is no zip archive, or is cut short or damaged",
+    ),
+    "zip: a size beyond any file": (
+        lambda f, png: zip64(f / "a.zip", png, at=0),
+        "'cat/a.png' in .* is said to lie beyond any file",
+    ),
+    "zip: a place beyond any file": (
+        lambda f, png: zip64(f / "a.zip", png, at=16),
+        "'cat/a.png' in .* is said to lie beyond any file",
+    ),
+    "tar: a huge header": (
+        lambda f, _: with_huge_header(f / "a.tar"),
+        "is no tar archive, or is cut short or damaged",
     ),
     "zip: no archive": (
         lambda f, png: Path(f / "one.png").rename(f / "a.zip"),

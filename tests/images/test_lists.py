@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -131,7 +132,7 @@ def test_columns_of_other_names_are_said_in_the_name_or_by_options(
         "list:p.csv#label=label&path="
     )
     assert rows(dataset) == {"train": [("a.png", "cat"), ("b.png", "dog")]}
-    with pytest.raises(UsageError, match=r"no column 'bred' \(--label-column\).* mean 'breed'"):
+    with pytest.raises(UsageError, match=r"no column 'bred'.* mean 'breed'\? .* --label-column"):
         load(content, columns="#path=Bild%20%26%20Text&label=bred")
     with pytest.raises(UsageError, match=r"--label-column is for list: and .*'folder:x'"):
         ExtractSpec(dataset="folder:x", label_column="breed")
@@ -186,11 +187,11 @@ MALFORMED: dict[str, tuple[str, str | bytes, str]] = {
     "a missing file": (
         "l.csv",
         "path,label\n\na.png,x\nz.png,x\n",
-        "line 4: 'z.png' cannot be found",
+        "line 4: 'z.png' does not exist",
     ),
     "a folder": ("l.csv", "path,label\n.,x\n", "line 2: '.' is no file"),
     "a URL": ("l.csv", "path,label\nhttp://x/a.png,x\n", "line 2: 'http://x/a.png' is a URL"),
-    "a zero byte": ("l.csv", "path,label\na\0.png,x\n", "line 2: 'a\\\\x00.png' cannot be found"),
+    "a zero byte": ("l.csv", "path,label\na\0.png,x\n", "line 2: 'a\\\\x00.png' does not exist"),
     "a path twice": ("l.csv", "path,label\na.png,x\na.png,y\n", "line 3: 'a.png' is there already"),
     "an unknown split": (
         "l.csv",
@@ -203,7 +204,7 @@ MALFORMED: dict[str, tuple[str, str | bytes, str]] = {
         "path,label,split\na.png,x,train\nb.png,y,test\n",
         "line 3: the class is 'y', of which train has no image; train's classes are 'x'",
     ),
-    "no column of labels": ("l.csv", "path,kind\na.png,x\n", "line 1: there is no column 'label'"),
+    "no column of labels": ("l.csv", "path,kind\na.png,x\n", "line 1, has no column 'label'"),
     "a column twice": ("l.csv", "path,label,label\na.png,x,y\n", "has 2 columns 'label'"),
     "no rows": ("l.csv", "path,label\n", "line 1: the list names columns, but no image"),
     "nothing": ("l.csv", "", "line 1: the list is empty"),
@@ -218,6 +219,26 @@ MALFORMED: dict[str, tuple[str, str | bytes, str]] = {
         "l.jsonl",
         '{"path": "a.png", "label": "x"}\n{"path": "b.png"}',
         "line 2: 'label' is empty",
+    ),
+    "half a character as a label": (
+        "l.jsonl",
+        '{"path": "a.png", "label": "\\ud800"}',
+        r"line 1: '\\ud800' is no id or label: it has half of a character",
+    ),
+    "half a character as an id": (
+        "l.jsonl",
+        '{"path": "a.png", "label": "x", "id": "\\udfff"}',
+        r"line 1: '\\udfff' is no id or label",
+    ),
+    "half a character as a path": (
+        "l.jsonl",
+        '{"path": "\\ud800.png", "label": "x"}',
+        r"line 1: '\\ud800.png' does not exist",
+    ),
+    "a huge value": (
+        "l.csv",
+        f"path,label\n{'x' * 200_000},x\n",
+        r"line 2: field larger .*\)\. Not",
     ),
     "deep JSON": ("l.jsonl", "[" * 100_000, "line 1: no JSON"),
 }
@@ -248,6 +269,28 @@ def test_a_list_that_is_not_there_says_so(load: Callable[..., Dataset], tmp_path
         load_dataset(f"list:{tmp_path}/no.csv", data_dir=tmp_path)
     with pytest.raises(UsageError, match=r"Write it as: list:FILE"):
         load_dataset("list:", data_dir=tmp_path)
+
+
+def test_a_pipe_or_a_list_without_end_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with (tmp_path / "long.csv").open("wb") as file:
+        file.truncate(2**30 + 1)
+
+    for name, said in (("pipe", "is no regular file"), ("long", "at most 1073741824 are read")):
+        with pytest.raises(DatasetError, match=rf"{name}\.csv'.* {said}.* Nothing was extracted"):
+            load_dataset(f"list:{tmp_path}/{name}.csv", data_dir=tmp_path)
+
+
+def test_a_list_of_one_column_keeps_its_paths_whole(
+    load: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").rename(tmp_path / "a,b.png")
+
+    dataset = load("path\na,b.png\n'c.png'\n".replace("'", '"'), columns="#label=")
+
+    assert list(dataset.splits["all"].ids) == ["a,b.png", "c.png"]
+    with pytest.raises(DatasetError, match=r"line 2: 'b\.png,tabby' does not exist"):
+        load("path\nb.png,tabby\n", columns="#label=")
 
 
 def test_a_hundred_thousand_rows_are_planned_in_two_seconds(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featcache.errors import MismatchError
 from featcache.images.datasets import load_dataset
 from featcache.images.packed_images import PackedImages
 from featcache.images.splits import Look
@@ -46,8 +47,7 @@ def digests(images: PackedImages, known: KnownFiles | None = None) -> list[bytes
 
 def poison(images: PackedImages, row: int) -> Path:
     """Write an index that has a wrong digest of a row: whoever gives it did not read the image."""
-    number, name = images.place_of(row)
-    pack = Path(images.packs[number])
+    pack, name = Path(images.pack_of(row).path), images.place_of(row)
     known = later()
     known.below(str(pack)).add(name, pack.stat(), Look(POISON), reader=READER)
     known.save()
@@ -79,3 +79,43 @@ def test_what_a_part_of_the_rows_left_known_stays_known(load: Load) -> None:
 
     assert part == truth[4:]
     assert whole == [POISON, *truth[1:]]
+
+
+def test_a_file_that_changed_between_its_directory_and_its_images_is_refused(load: Load) -> None:
+    images = load()
+    pack = Path(images.pack_of(0).path)
+    pack.write_bytes(pack.read_bytes())
+
+    for known in (None, later()):
+        with pytest.raises(MismatchError, match="is another file than when the dataset was opened"):
+            digests(images, known)
+
+
+def test_a_link_that_is_switched_before_the_file_is_opened_is_seen(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = load()
+    pack = Path(images.pack_of(0).path)
+    real, switched = os.stat, pack.with_name("switched")
+    switched.write_bytes(pack.read_bytes())
+
+    def stat_then_switch(path: str, **options: bool) -> os.stat_result:
+        status = real(path, **options)
+        if path == str(pack) and switched.exists():
+            switched.replace(pack)
+        return status
+
+    monkeypatch.setattr(os, "stat", stat_then_switch)
+
+    with pytest.raises(MismatchError, match="is another file than when the dataset was opened"):
+        digests(images, later())
+
+
+def test_no_row_is_taken_from_the_file_that_was_there_before(load: Load) -> None:
+    images = load()
+    pack = Path(images.pack_of(0).path)
+    images.read(0)
+    pack.rename(pack.with_name("before"))
+
+    with pytest.raises(FileNotFoundError):
+        images.read(1)

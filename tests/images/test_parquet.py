@@ -17,6 +17,7 @@ from featcache.core.preprocess import Preprocess
 from featcache.errors import DatasetError, FeatcacheError, MismatchError, UsageError
 from featcache.images.batches import Span, load_batches
 from featcache.images.datasets import load_dataset
+from featcache.images.sources.parquet_schema import read_texts
 from featcache.images.splits import Dataset, UnreadableImageError
 from tests.conftest import save_image
 
@@ -160,16 +161,18 @@ def test_an_image_that_changed_or_is_missing_is_no_row(pngs: list[bytes], tmp_pa
 
 
 MALFORMED: dict[str, tuple[dict[str, list[Any]], str]] = {
-    "no images": ({"label": [1]}, "has no column 'image' or 'path'; its columns are 'label'"),
+    "no images": ({"label": [1]}, "has no column 'image'; its columns are 'label'"),
     "no labels": ({"image": [b"x"]}, "has no column 'label'; its columns are 'image'"),
     "numbers": ({"image": [1], "label": [1]}, "Column 'image' of .* holds int64; expected bytes"),
     "a missing label": ({"image": [b"x"] * 2, "label": [1, None]}, "row 1: the label is missing"),
-    "a fraction": ({"image": [b"x"], "label": [1.5]}, "row group 0, row 0: the label is 1.5, but"),
+    "a fraction": ({"image": [b"x"], "label": [1.5]}, "Column 'label' of .* holds double; expec"),
+    "a list": ({"image": [b"x"], "label": [[1]]}, "Column 'label' of .* holds list<.*; expected t"),
+    "a long label": ({"image": [b"x"], "label": ["x" * 4097]}, "row 0: the label has 4097 charac"),
     "an id twice": (
         {"image": [b"x"] * 2, "label": [1, 1], "id": ["a", "a"]},
         "row group 0, row 1: 'a' is there already, at row group 0, row 0",
     ),
-    "a missing file": ({"path": ["no.png"], "label": [1]}, "row 0: 'no.png' cannot be found"),
+    "a missing file": ({"path": ["no.png"], "label": [1]}, "row 0: 'no.png' does not exist"),
     "no rows": (
         {"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())},
         "no image",
@@ -189,6 +192,30 @@ def test_a_table_that_is_no_dataset_is_refused_with_the_row(kind: str, tmp_path:
     assert str(path) in str(caught.value)
 
 
+def test_a_table_that_says_more_rows_than_it_can_hold_is_refused(
+    pngs: list[bytes], tmp_path: Path
+) -> None:
+    n = 200_000
+    alike = pa.DictionaryArray.from_arrays(pa.array([0] * n, pa.int32()), [pngs[0]])
+    columns = {"image": alike, "label": [0] * n}
+    path = write(tmp_path / "rows.parquet", columns, group=n, store_schema=False)
+
+    with pytest.raises(DatasetError, match=rf"bytes, but says that it has {n} rows"):
+        load(path)
+
+
+def test_a_text_that_stands_in_many_rows_is_held_once(pngs: list[bytes], tmp_path: Path) -> None:
+    label = "x" * 4000
+    structs = [{"bytes": png, "path": None if i else "0.png"} for i, png in enumerate(pngs)]
+    path = write(tmp_path / "a.parquet", {"image": [*structs[:-1], None], "label": [label] * 9})
+
+    of = read_texts(str(path), 0, ["image.path", "label"])
+
+    assert of == {"image.path": ["0.png", None, None, None], "label": [label] * 4}
+    assert len({id(text) for text in of["label"]}) == 1
+    assert read_texts(str(path), 2, ["image.path"]) == {"image.path": [None]}
+
+
 def test_files_that_are_no_parquet_cut_short_or_of_another_kind_are_refused(
     pngs: list[bytes], tmp_path: Path
 ) -> None:
@@ -202,7 +229,7 @@ def test_files_that_are_no_parquet_cut_short_or_of_another_kind_are_refused(
         load(path)
     with pytest.raises(DatasetError, match="There is no file"):
         load(tmp_path / "c.parquet")
-    with pytest.raises(UsageError, match=r"no column 'breed' \(--label-column\)"):
+    with pytest.raises(UsageError, match=r"no column 'breed'; .* Say which it is with --label"):
         load(tmp_path / "b.parquet", "#label=breed")
 
 

@@ -47,7 +47,7 @@ def list_tar(path: str, *, number: int = 0) -> Iterator[ArchivedFile]:
         raise
     except OSError as err:
         raise DatasetError(f"{path!r} cannot be read: {err.strerror or err}.") from err
-    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as err:
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError) as err:
         raise DatasetError(
             f"{path!r} is no tar archive, or is cut short or damaged: {err}. Nothing was "
             f"extracted. Copy or download it again; tar tf lists it."

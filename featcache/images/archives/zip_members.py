@@ -24,6 +24,8 @@ _DAMAGED = (
     NotImplementedError,
     EOFError,
     IndexError,
+    MemoryError,
+    OverflowError,
     ValueError,
     struct.error,
     zlib.error,
@@ -31,6 +33,7 @@ _DAMAGED = (
 # Source: PKWARE's APPNOTE.TXT, 4.4.5.
 _OTHER_METHODS = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstandard", 95: "xz"}
 _ENCRYPTED, _NAME_IS_UTF8 = 0x1, 0x800
+_BEYOND_ANY_FILE = 2**63
 
 
 def list_zip(path: str) -> list[ArchivedFile]:
@@ -63,6 +66,10 @@ def _member(path: str, info: zipfile.ZipInfo) -> ArchivedFile | None:
         _require_readable(path, info)
     method = info.compress_type
     nbytes, size, offset = info.compress_size, info.file_size, info.header_offset
+    if max(nbytes, size, offset) >= _BEYOND_ANY_FILE:
+        raise refused(
+            path, name, "is said to lie beyond any file", "Copy or download the archive again."
+        )
     return ArchivedFile(name, 0, offset, nbytes, size, method, info.CRC)
 
 

@@ -11,6 +11,7 @@ from featcache.errors import DatasetError
 from featcache.images.archives.member import require_no_duplicates
 from featcache.images.archives.tar_members import list_tar
 from featcache.images.archives.zip_members import list_zip
+from featcache.images.packed_images import Pack
 from featcache.images.sources.archive_layouts import read_archives
 from featcache.images.sources.shards import expand_shards, shards_exist
 from featcache.images.sources.source import FileSource
@@ -34,11 +35,12 @@ class ZipFile(FileSource):
         path = os.path.abspath(expanded(self.path_in(name)))  # noqa: PTH100 (keeps links)
         if not os.path.lexists(path):
             raise DatasetError(f"Archive {path!r} does not exist. Nothing was extracted.")
+        archive = Pack.at(path)
         return read_archives(
             name,
             slug=slug,
             title=path,
-            archives=(path,),
+            archives=(archive,),
             members=list_zip(path),
             asked=columns_in(name),
         )
@@ -59,9 +61,10 @@ class TarShards(FileSource):
         """
         slug = self.slug(name)
         path = os.path.abspath(expanded(self.path_in(name)))  # noqa: PTH100 (keeps links)
-        archives = expand_shards(path)
-        members = [m for i, shard in enumerate(archives) for m in list_tar(shard, number=i)]
-        require_no_duplicates(archives, members)
+        shards = expand_shards(path)
+        archives = tuple(map(Pack.at, shards))
+        members = [m for i, shard in enumerate(shards) for m in list_tar(shard, number=i)]
+        require_no_duplicates(shards, members)
         return read_archives(
             name,
             slug=slug,

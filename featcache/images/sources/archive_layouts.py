@@ -12,6 +12,7 @@ from featcache.images.archives.images import ArchiveImages, read_member
 from featcache.images.archives.member import ArchivedFile, refused
 from featcache.images.archives.tree import ArchiveTree
 from featcache.images.image_names import is_image_name
+from featcache.images.packed_images import Pack
 from featcache.images.sources.class_folders import read_class_folders
 from featcache.images.sources.labelled_rows import LabelledRows
 from featcache.images.sources.list_reader import METADATA, parse_list
@@ -31,7 +32,7 @@ def read_archives(
     *,
     slug: str,
     title: str,
-    archives: tuple[str, ...],
+    archives: tuple[Pack, ...],
     members: Sequence[ArchivedFile],
     asked: Mapping[str, str],
 ) -> Dataset:
@@ -46,7 +47,7 @@ def read_archives(
         name: Of the dataset, as the user gave it.
         slug: The name as a folder name.
         title: The path as the user gave it, for messages.
-        archives: Absolute paths.
+        archives: The archives.
         members: Their files, in order, each name once.
         asked: Columns that the dataset's name says: keys of a KEY.json, or of the list.
 
@@ -56,7 +57,7 @@ def read_archives(
     """
     files = label_files(members)
     images = [member for member in members if is_image_name(member.name)]
-    splits = splits_of_shards(archives)
+    splits = splits_of_shards([archive.path for archive in archives])
     if any(labels_beside(image, files) for image in images):
         rows = read_web_dataset(archives, images, files, title=title, asked=asked, splits=splits)
         return rows.dataset(name, slug=slug)
@@ -80,7 +81,7 @@ def read_archives(
     return _parted(dataset, archives, splits)
 
 
-def _parted(dataset: Dataset, archives: tuple[str, ...], splits: Sequence[str]) -> Dataset:
+def _parted(dataset: Dataset, archives: tuple[Pack, ...], splits: Sequence[str]) -> Dataset:
     """Part the images of class folders by the splits that their archives are called after."""
     whole = dataset.splits["train"]
     images, labels = whole.images, whole.labels
@@ -105,14 +106,14 @@ def _splits_of_rows(images: ArchiveImages, splits: Sequence[str]) -> list[str]:
 
 
 def _listed(
-    archives: tuple[str, ...],
+    archives: tuple[Pack, ...],
     members: Sequence[ArchivedFile],
     of_rows: ArchivedFile,
     asked: Mapping[str, str],
     splits: Sequence[str] | None,
 ) -> LabelledRows:
     """Take the images that a list in the archive names, by paths relative to it."""
-    path = archives[of_rows.archive]
+    path = archives[of_rows.archive].path
     try:
         content = read_member(path, of_rows)
     except UnreadableImageError as err:

@@ -32,8 +32,26 @@ def find_column(
             return found[0]
     if asked is None:
         return None
-    shown = ", ".join(map(repr, names))
     hint = did_you_mean(asked, names, show=repr)
-    raise UsageError(
-        f"{where} has no column {asked!r} ({option}); its columns are {clipped(shown)}.{hint}"
+    raise _lacking(names, asked, where, f"{hint} Say which it is with {option}.")
+
+
+def require_column(
+    names: Sequence[str], asked: str | None, usual: Sequence[str], *, option: str, where: str
+) -> str:
+    """Find a column as `find_column` does.
+
+    Raises:
+        UsageError: If none is there.
+    """
+    found = find_column(names, asked, usual, option=option, where=where)
+    if found is None:
+        raise _lacking(names, usual[0], where, f" Say which it is with {option}.")
+    return found
+
+
+def _lacking(names: Sequence[str], name: str, where: str, way_out: str) -> UsageError:
+    return UsageError(
+        f"{where} has no column {name!r}; its columns are {clipped(', '.join(map(repr, names)))}. "
+        f"Nothing was extracted.{way_out}"
     )

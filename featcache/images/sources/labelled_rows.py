@@ -57,7 +57,7 @@ class LabelledRows:
                 twice, a photo that cannot be read here; or if there is no train.
         """
         self._require_readable()
-        self._require_short()
+        self._require_texts()
         rows_of = self._rows_by_split()
         class_names = () if self.labels is None else self._class_names(self.labels, rows_of)
         splits = {}
@@ -90,10 +90,16 @@ class LabelledRows:
                     row, f"{file!r} is a HEIC photo. To read it, install featcache[heif]."
                 )
 
-    def _require_short(self) -> None:
-        """Refuse ids and labels of which each row would have to hold as much as the longest."""
+    def _require_texts(self) -> None:
+        """Refuse ids and labels that are no text, or so long that all rows need as much room."""
         for texts in (self.ids, self.labels or ()):
             for row, text in enumerate(texts):
+                if not _is_text(text):
+                    raise self.refusal(
+                        row,
+                        f"{clipped(ascii(text), 60)} is no id or label: it has half of a character "
+                        f"(a surrogate).",
+                    )
                 if len(text) > MOST_CHARACTERS:
                     raise self.refusal(
                         row,
@@ -151,3 +157,14 @@ def refused_at(where: str, place: str, what: str) -> DatasetError:
 def _is_number(name: str) -> bool:
     """Tell whether a name is a whole number as it is usually written."""
     return name.isascii() and name.isdigit() and (name == "0" or name[0] != "0")
+
+
+def _is_text(text: str) -> bool:
+    """Tell whether a text has bytes: JSON can hold characters that UTF-8 cannot."""
+    if text.isascii():
+        return True
+    try:
+        text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -6,6 +6,8 @@ import codecs
 import csv
 import io
 import json
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,7 @@ from featcache.images.sources.labelled_rows import refused_at
 METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 """What a list is called that lies in the folder of its images."""
 _SEPARATORS = ",;\t|"
+_MOST_BYTES = 2**30  # of which rows take ten times as much
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,21 @@ def read_list(path: str) -> TextList:
     """Read a list as a whole, as `parse_list` does.
 
     Raises:
-        DatasetError: If it cannot be read, with the line.
+        DatasetError: If it is a pipe, has more than 1 GiB, or cannot be read, with the line.
     """
     try:
+        status = os.stat(path)  # noqa: PTH116 - before the opening, since a pipe blocks
+        if not stat.S_ISREG(status.st_mode):
+            raise DatasetError(f"List {path!r} is no regular file. Nothing was extracted.")
+        if status.st_size > _MOST_BYTES:
+            raise DatasetError(
+                f"List {path!r} has {status.st_size} bytes; at most {_MOST_BYTES} are read. "
+                f"Nothing was extracted. Make several lists of it."
+            )
         with open(path, "rb") as file:  # noqa: PTH123
             content = file.read()
+    except DatasetError:  # which is an OSError
+        raise
     except OSError as err:
         raise DatasetError(f"List {path!r} cannot be read: {err.strerror or err}.") from err
     return parse_list(path, content)
@@ -112,7 +125,8 @@ def _csv(where: str, text: str, separator: str | None) -> TextList:
                 columns = [name.strip() for name in record]
             elif record and (len(record) == len(columns) or len(columns) == 1):
                 lines.append(line)
-                rows.append(record)
+                # One column alone has no separator, so what looks like one belongs to the text.
+                rows.append([separator.join(record)] if len(columns) == 1 else record)
             elif record:
                 raise refused_at(
                     where,
@@ -122,7 +136,9 @@ def _csv(where: str, text: str, separator: str | None) -> TextList:
                 )
             line = reader.line_num + 1
     except csv.Error as err:
-        raise refused_at(where, f"line {line}", f"{err}. Double quotes do not match.") from err
+        is_quotes = "expected after" in str(err) or "unexpected end" in str(err)
+        hint = " Double quotes do not match." if is_quotes else ""
+        raise refused_at(where, f"line {line}", f"{err}.{hint}") from err
     return _checked(TextList(where, tuple(columns or ()), lines, rows))
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from featcache.errors import UsageError, clipped
-from featcache.images.sources.columns import LABEL_NAMES, PATH_NAMES, find_column
+from featcache.images.sources.columns import LABEL_NAMES, PATH_NAMES, find_column, require_column
 from featcache.images.sources.labelled_rows import LabelledRows
 from featcache.images.sources.list_reader import TextList
 from featcache.images.splits import FileImages
@@ -28,16 +27,15 @@ def rows_of_list(
         DatasetError: If a value is not as expected, with the line.
         UsageError: If a column is not there.
     """
-
-    def column(usual: Sequence[str], asked: str | None = None, option: str = "") -> str | None:
-        return find_column(said.columns, asked, usual, option=option, where=said.where)
-
-    of_paths = column(PATH_NAMES, asked.get("path"), "--path-column")
-    if of_paths is None:
-        raise _lacks(said, "path", "--path-column")
+    where = f"{said.where}, line 1,"
+    of_paths = require_column(
+        said.columns, asked.get("path"), PATH_NAMES, option="--path-column", where=where
+    )
     files = said.column(of_paths)
     images = images_of(files)
-    ids, splits = column(["id"]), column(["split"])
+    ids, splits = (
+        find_column(said.columns, None, [name], option="", where=where) for name in ("id", "split")
+    )
     return LabelledRows(
         where=said.where,
         place=lambda row: f"line {said.lines[row]}",
@@ -49,23 +47,12 @@ def rows_of_list(
     )
 
 
-def _lacks(said: TextList, what: str, option: str) -> UsageError:
-    names = clipped(", ".join(map(repr, said.columns)))
-    return UsageError(
-        f"{said.where}, line 1: there is no column {what!r}; the columns are {names}. Nothing was "
-        f"extracted. Say which it is with {option}."
-    )
-
-
 def _labels(said: TextList, asked: str | None) -> list[str] | None:
     """Give the labels; None if there are none, because all are empty or it was said so."""
     if asked == "":
         return None
-    column = find_column(
-        said.columns, asked, LABEL_NAMES, option="--label-column", where=said.where
-    )
-    if column is None:
-        raise _lacks(said, "label", "--label-column ('' for images without labels)")
+    option, where = "--label-column ('' for images without labels)", f"{said.where}, line 1,"
+    column = require_column(said.columns, asked, LABEL_NAMES, option=option, where=where)
     return _filled(said, column) if any(said.column(column)) else None
 
 

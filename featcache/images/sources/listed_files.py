@@ -47,5 +47,5 @@ def _fault(said: str, path: str) -> str:
         return ""
     except (OSError, ValueError) as err:
         why = getattr(err, "strerror", None) or str(err)
-        return f"cannot be found below the folder of the list ({why})"
+        return f"does not exist ({why})"
     return "" if stat.S_ISREG(status.st_mode) else "is no file"

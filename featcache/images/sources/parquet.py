@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,25 @@ import numpy as np
 
 from featcache.core.dataset_names import PARQUET, columns_in
 from featcache.core.paths import expanded
-from featcache.errors import DatasetError, UsageError, clipped
-from featcache.images.parquet_images import ParquetImages, read_group
-from featcache.images.sources.columns import LABEL_NAMES, find_column
-from featcache.images.sources.labelled_rows import LabelledRows, refused_at
+from featcache.errors import DatasetError, clipped
+from featcache.images.packed_images import Pack
+from featcache.images.parquet_images import ParquetImages
+from featcache.images.sources.columns import LABEL_NAMES, find_column, require_column
+from featcache.images.sources.labelled_rows import MOST_CHARACTERS, LabelledRows, refused_at
 from featcache.images.sources.listed_files import listed_files
 from featcache.images.sources.parquet_schema import (
     group_lengths,
     image_column,
     names_of_classes,
     read_schema,
-    values_of,
+    read_texts,
+    require_text,
 )
 from featcache.images.sources.shards import expand_shards, shards_exist, splits_of_shards
 from featcache.images.sources.source import FileSource
 from featcache.images.splits import Dataset, FileImages
+
+_MOST_ROWS = 2**26  # of which the ids and places alone take ten gigabytes
 
 
 class Parquet(FileSource):
@@ -70,7 +75,7 @@ class _Table:
     """The columns of Parquet files, but for the images.
 
     Attributes:
-        files: Absolute paths.
+        packs: The files.
         image: The column of images, as pyarrow finds it: "image.bytes", "image", "path".
         is_bytes: Whether it holds bytes, and no paths.
         of: The values of each other column that counts, by what it is: label, id, split, name.
@@ -78,7 +83,7 @@ class _Table:
         places: (N, 3) int64, as `ParquetImages` has them.
     """
 
-    files: tuple[str, ...]
+    packs: tuple[Pack, ...]
     image: str
     is_bytes: bool
     of: dict[str, list[Any]]
@@ -88,39 +93,38 @@ class _Table:
     @classmethod
     def opened(cls, files: tuple[str, ...], asked: dict[str, str]) -> _Table:
         """Read what counts of all row groups."""
+        packs = tuple(map(Pack.at, files))
         schema = read_schema(files[0])
         image, is_bytes, file_name = image_column(schema, asked.get("path"), files[0])
-        columns = {"name": file_name} if file_name else {}
-        for kind, usual in (("label", LABEL_NAMES), ("id", ("id",)), ("split", ("split",))):
-            option = f"--{kind}-column"
-            if asked.get(kind) == "":
-                continue
-            found = find_column(
-                schema.names, asked.get(kind), usual, option=option, where=repr(files[0])
-            )
-            if found is not None:
-                columns[kind] = found
-        if "label" not in columns and asked.get("label") != "":
-            raise UsageError(
-                f"{files[0]!r} has no column 'label'; its columns are "
-                f"{clipped(', '.join(map(repr, schema.names)))}. Nothing was extracted. Say which "
-                f"it is with --label-column ('' for images without labels)."
-            )
+        columns = _columns(schema, asked, files[0])
+        for column in columns.values():
+            require_text(schema, column, files[0])
+        if file_name:
+            columns["name"] = file_name
         of: dict[str, list[Any]] = {kind: [] for kind in columns}
-        places = []
+        places = [np.empty((0, 3), np.int64)]
+        read = sorted(set(columns.values()))
         for i, path in enumerate(files):
             if not read_schema(path).equals(schema):
                 raise DatasetError(
                     f"{path!r} has other columns than {files[0]!r}. Nothing was extracted. Name "
                     f"files of one kind."
                 )
-            for group, n_rows in enumerate(group_lengths(path, image)):
-                table = read_group(path, group, sorted(set(columns.values())))
+            lengths = group_lengths(path, {image, *read})
+            _require_few(sum(map(len, places)) + sum(lengths), files)
+            for group, n_rows in enumerate(lengths):
+                values = read_texts(path, group, read)
                 for kind, column in columns.items():
-                    of[kind] += values_of(table, column)
-                places += [(i, group, at) for at in range(n_rows)]
+                    of[kind] += values[column]
+                where = np.array([(i, group)]).repeat(n_rows, 0)
+                places.append(np.column_stack([where, np.arange(n_rows)]))
         names = names_of_classes(schema, columns["label"]) if "label" in columns else ()
-        return cls(files, image, is_bytes, of, names, np.array(places, np.int64).reshape(-1, 3))
+        return cls(packs, image, is_bytes, of, names, np.concatenate(places))
+
+    @property
+    def files(self) -> list[str]:
+        """The absolute paths of the files."""
+        return [pack.path for pack in self.packs]
 
     @property
     def where(self) -> str:
@@ -140,6 +144,7 @@ class _Table:
     def rows(self) -> LabelledRows:
         """Say all that is known of each row."""
         n = len(self.places)
+        self._require_short()
         names = [name or "" for name in self.of.get("name", [None] * n)]
         notes: tuple[str, ...] = ()
         if "id" in self.of:
@@ -153,7 +158,9 @@ class _Table:
         splits = None if of_files is None else [of_files[i] for i in self.places[:, 0]]
         images: FileImages
         if self.is_bytes:
-            images = ParquetImages(self.files, self.image, tuple(names), self.places)
+            images = ParquetImages(
+                packs=self.packs, names=tuple(names), places=self.places, column=self.image
+            )
         else:
             folder = os.path.dirname(self.files[0])  # noqa: PTH120
             images = listed_files(names, folder, refusal=self.refusal)
@@ -168,6 +175,17 @@ class _Table:
             class_names=self.class_names,
             notes=notes,
         )
+
+    def _require_short(self) -> None:
+        """Refuse texts so long that a copy for each row would fill the memory."""
+        for kind, values in self.of.items():
+            for row, value in enumerate(values):
+                if isinstance(value, str) and len(value) > MOST_CHARACTERS:
+                    raise self.refusal(
+                        row,
+                        f"the {kind} has {len(value)} characters; at most {MOST_CHARACTERS} are "
+                        f"possible.",
+                    )
 
     def _labels(self) -> list[str] | None:
         if all(label is None for label in self.of.get("label", ())):
@@ -192,3 +210,26 @@ class _Table:
                 )
             texts.append(str(value))
         return texts
+
+
+def _columns(schema: Any, asked: Mapping[str, str], path: str) -> dict[str, str]:
+    """Find the columns beside the images, by what they are."""
+
+    def find(kind: str) -> str | None:
+        return find_column(schema.names, None, [kind], option="", where=repr(path))
+
+    columns = {kind: found for kind in ("id", "split") if (found := find(kind)) is not None}
+    if asked.get("label") != "":
+        option = "--label-column ('' for images without labels)"
+        columns["label"] = require_column(
+            schema.names, asked.get("label"), LABEL_NAMES, option=option, where=repr(path)
+        )
+    return columns
+
+
+def _require_few(n_rows: int, files: Sequence[str]) -> None:
+    if n_rows > _MOST_ROWS:
+        raise DatasetError(
+            f"{len(files)} Parquet files from {files[0]!r} on have more than {_MOST_ROWS} rows, "
+            f"which is the most that are read. Nothing was extracted. Name fewer files."
+        )

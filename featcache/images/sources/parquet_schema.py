@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from featcache.errors import DatasetError, FeatcacheError, UsageError, clipped
-from featcache.images.parquet_images import damage_told
-from featcache.images.sources.columns import PATH_NAMES, find_column
+from featcache.images.parquet_images import damage_told, require_small
+from featcache.images.sources.columns import PATH_NAMES, require_column
 
 _IMAGE_NAMES = ("image", "img", "jpg", "png", "bytes", *PATH_NAMES)
-_MOST_GROUP_BYTES = 2**31
 
 
 def read_schema(path: str) -> Any:
@@ -33,22 +33,87 @@ def read_schema(path: str) -> Any:
         raise DatasetError(f"{path!r} cannot be read: {err.strerror or err}.") from err
 
 
-def group_lengths(path: str, image: str) -> list[int]:
-    """Count the rows of each row group; one that would fill the memory is refused."""
+def group_lengths(path: str, columns: Collection[str]) -> list[int]:
+    """Count the rows of each row group; what would fill the memory is refused.
+
+    Args:
+        path: The file.
+        columns: Those that will be read; "image.bytes" is a field of a struct.
+
+    Raises:
+        DatasetError: If the file is damaged, or says more than it can hold.
+    """
     from pyarrow import parquet
 
     with damage_told(_damaged(path)), parquet.ParquetFile(path) as file:
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         for i, group in enumerate(groups):
             parts = (group.column(c) for c in range(group.num_columns))
-            nbytes = sum(p.total_uncompressed_size for p in parts if p.path_in_schema == image)
-            if nbytes > _MOST_GROUP_BYTES:
-                raise DatasetError(
-                    f"{path!r}, row group {i}, has {nbytes} bytes of images; at most "
-                    f"{_MOST_GROUP_BYTES} are held in memory. Nothing was extracted. Write the "
-                    f"file again with fewer rows in a group (row_group_size=100)."
-                )
-        return [group.num_rows for group in groups]
+            sizes = (p.total_uncompressed_size for p in parts if p.path_in_schema in columns)
+            require_small(path, i, sum(sizes))
+        lengths = [group.num_rows for group in groups]
+        n_bytes = os.path.getsize(path)  # noqa: PTH202
+        # A few bytes can say any number of equal rows; different images take a byte each at least.
+        if min(lengths, default=0) < 0 or sum(lengths) > n_bytes:
+            raise DatasetError(
+                f"{path!r} has {n_bytes} bytes, but says that it has {sum(lengths)} rows. No such "
+                f"file holds images. Nothing was extracted."
+            )
+        return lengths
+
+
+def read_texts(path: str, group: int, columns: Sequence[str]) -> dict[str, list[Any]]:
+    """Read columns of one row group as Python values; a field of a struct is such a column too.
+
+    A text that stands in many rows is held once, so rows take no more than the file has.
+
+    Raises:
+        DatasetError: If it is damaged, with the file and the row group.
+    """
+    from pyarrow import parquet
+
+    with (
+        damage_told(f"{path!r}, row group {group}, is damaged"),
+        parquet.ParquetFile(
+            path, read_dictionary=list(columns), page_checksum_verification=True
+        ) as file,
+    ):
+        table = file.read_row_group(group, columns=list(columns), use_threads=False)
+        return {column: _values(table, column) for column in columns}
+
+
+def _values(table: Any, column: str) -> list[Any]:
+    from pyarrow import compute, types
+
+    name, _, inside = column.partition(".")
+    is_field = column not in table.column_names and name in table.column_names
+    found = compute.struct_field(table[name], inside) if is_field else table[column]
+    values: list[Any] = []
+    for chunk in found.chunks:
+        if not types.is_dictionary(chunk.type):
+            values += chunk.to_pylist()
+            continue
+        texts = chunk.dictionary.to_pylist()
+        values += [None if i is None else texts[i] for i in chunk.indices.to_pylist()]
+    return values
+
+
+def require_text(schema: Any, column: str, path: str) -> None:
+    """Refuse a column that is neither text nor whole numbers before it is read.
+
+    Raises:
+        UsageError: If it holds lists, say, of which one row may hold any number.
+    """
+    from pyarrow import types
+
+    kind = schema.field(column).type
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    tests = (types.is_string, types.is_large_string, types.is_integer, types.is_null)
+    if not any(test(kind) for test in (*tests, types.is_string_view)):
+        raise UsageError(
+            f"Column {column!r} of {path!r} holds {clipped(str(kind), 60)}; expected text or whole "
+            f"numbers. Nothing was extracted."
+        )
 
 
 def _damaged(path: str) -> str:
@@ -66,15 +131,9 @@ def image_column(schema: Any, asked: str | None, path: str) -> tuple[str, bool, 
     def is_bytes(kind: Any) -> bool:
         return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
-    column = find_column(
+    column = require_column(
         schema.names, asked, _IMAGE_NAMES, option="--path-column", where=repr(path)
     )
-    if column is None:
-        known = clipped(", ".join(map(repr, schema.names)))
-        raise UsageError(
-            f"{path!r} has no column 'image' or 'path'; its columns are {known}. Nothing was "
-            f"extracted. Say which it is with --path-column."
-        )
     kind = schema.field(column).type
     if types.is_struct(kind) and "bytes" in (inside := [field.name for field in kind]):
         named = f"{column}.path" if "path" in inside else None
@@ -87,15 +146,6 @@ def image_column(schema: Any, asked: str | None, path: str) -> tuple[str, bool, 
         f"Column {column!r} of {path!r} holds {clipped(str(kind), 60)}; expected bytes, a struct "
         f"of bytes and path, or paths. Nothing was extracted. Say which it is with --path-column."
     )
-
-
-def values_of(table: Any, column: str) -> list[Any]:
-    """Take a column as Python values; a field of a struct comes inside it."""
-    name, _, inside = column.partition(".")
-    if name in table.column_names and inside and column not in table.column_names:
-        return [None if value is None else value[inside] for value in table[name].to_pylist()]
-    values: list[Any] = table[column].to_pylist()
-    return values
 
 
 def names_of_classes(schema: Any, column: str) -> tuple[str, ...]:

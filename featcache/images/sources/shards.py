@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -27,9 +28,13 @@ def expand_shards(pattern: str) -> tuple[str, ...]:
     """
     if os.path.lexists(pattern):
         return (pattern,)
+    names = list(itertools.islice(_braces_expanded(pattern), _MOST + 1))
+    if not 0 < len(names) <= _MOST:
+        what = f"more than {_MOST} files" if names else "no file, since it counts downwards"
+        raise DatasetError(f"{pattern!r} means {what}. Nothing was extracted.")
     found: dict[str, None] = {}
-    for i, name in enumerate(_braces_expanded(pattern)):
-        there = sorted(glob.glob(name), key=bytewise) if i < _MOST else []  # noqa: PTH207
+    for name in names:
+        there = sorted(glob.glob(name), key=bytewise)  # noqa: PTH207
         if not there:
             more = f" (of {pattern!r})" if name != pattern else ""
             raise DatasetError(f"There is no file {name!r}{more}. Nothing was extracted.")

@@ -10,6 +10,7 @@ from featcache.core.paths import portable
 from featcache.errors import UsageError, clipped
 from featcache.images.archives.images import ArchiveImages, read_member
 from featcache.images.archives.member import ArchivedFile, refused
+from featcache.images.packed_images import Pack
 from featcache.images.sources.columns import LABEL_NAMES
 from featcache.images.sources.labelled_rows import LabelledRows
 from featcache.images.splits import UnreadableImageError
@@ -42,7 +43,7 @@ def labels_beside(image: ArchivedFile, files: LabelFiles) -> list[ArchivedFile]:
 
 
 def read_web_dataset(
-    archives: tuple[str, ...],
+    archives: tuple[Pack, ...],
     images: Sequence[ArchivedFile],
     files: LabelFiles,
     *,
@@ -53,7 +54,7 @@ def read_web_dataset(
     """Read the label beside each image; rows keep the order of the archives.
 
     Args:
-        archives: Absolute paths.
+        archives: The archives.
         images: The images in them.
         files: What `label_files` found.
         title: The path as the user gave it, for messages.
@@ -77,14 +78,14 @@ def read_web_dataset(
     labels = []
     seen: dict[str, str] = {}
     for image, found in zip(images, beside, strict=True):
-        key, path = _key(image.name), archives[image.archive]
+        key, path = _key(image.name), archives[image.archive].path
         if key in seen:
             raise refused(path, image.name, f"has the key of {seen[key]!r}", _HOW)
         seen[key] = image.name
         of_label = _only_label(path, image, found, column)
-        labels.append(_label(archives[of_label.archive], of_label, column))
+        labels.append(_label(archives[of_label.archive].path, of_label, column))
     return LabelledRows(
-        where=repr(archives[0]) if len(archives) == 1 else f"{len(archives)} archives",
+        where=repr(archives[0].path) if len(archives) == 1 else f"{len(archives)} archives",
         place=lambda row: place_of(images[row].name, images[row].archive, archives),
         images=ArchiveImages.of(archives, images),
         files=[image.name for image in images],
@@ -94,9 +95,9 @@ def read_web_dataset(
     )
 
 
-def place_of(name: str, archive: int, archives: Sequence[str]) -> str:
+def place_of(name: str, archive: int, archives: Sequence[Pack]) -> str:
     """Say where a member is, for messages."""
-    of = "" if len(archives) == 1 else f" of {archives[archive]!r}"
+    of = "" if len(archives) == 1 else f" of {archives[archive].path!r}"
     return f"member {name!r}{of}"
 
 
