@@ -16,7 +16,7 @@ import pytest
 import featcache
 from featcache.core.paths import healed, native, portable
 from featcache.images.datasets import load_dataset
-from featcache.images.sources import folder
+from featcache.images.sources import class_folders
 from tests.conftest import save_image
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -119,7 +119,7 @@ def test_a_cache_that_was_made_without_a_locale_is_still_the_cache(
 ) -> None:
     place = {"image_size": 8, "n_workers": 0, "cache_dir": tmp_path / "cache"}
     with monkeypatch.context() as before:  # names as such a process reads them
-        before.setattr(folder, "portable", without_locale)
+        before.setattr(class_folders, "portable", without_locale)
         made = featcache.extract(f"folder:{pets}", backbone="pixels", **place)
 
     again = featcache.extract(f"folder:{pets}", backbone="pixels", **place)

@@ -82,7 +82,7 @@ class Option:
 
     def value(self, typed: Any) -> Any:
         """Read what was typed, as the library takes it."""
-        if typed is None or typed == []:
+        if typed is None or typed == [] or typed == self.typed_default == AUTO:
             return self.default
         return typed if self.reads is None else self.reads(option_name(self.name), typed)
 

@@ -89,5 +89,5 @@ def test_a_broken_list_is_refused_before_torch_is_imported(spawn: Spawn, tmp_pat
 
     ended = spawn(code=code)
 
-    assert "line 2: 'no.png' cannot be found" in ended.stderr
+    assert "line 2: 'no.png' does not exist" in ended.stderr
     assert ended.stdout == "False\n"
