@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+import mmap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from featcache.images.transform import BatchPreprocessor
 from featcache.store import Cache, CacheSplit, require_classes, require_fields
 
 _BYTES_PER_COPY = 64 << 20
+_MAPPED_FROM = 32 << 20  # bytes; glibc maps no smaller ones either
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +172,29 @@ def rows_to_fill(out: Tensor, start: int, stop: int) -> Iterator[npt.NDArray[Any
 def room_for(rows: CacheSplit, *, device: torch.device, residence: str) -> Tensor:
     """Make an empty tensor for all features of a split, on the device or in memory."""
     none = _no_rows(rows)
-    where = device if residence == "gpu" else torch.device("cpu")
-    return torch.empty((len(rows), *none.shape[1:]), dtype=none.dtype, device=where)
+    shape = (len(rows), *none.shape[1:])
+    if residence == "gpu":
+        return torch.empty(shape, dtype=none.dtype, device=device)
+    if math.prod(shape) * none.element_size() < _MAPPED_FROM:
+        return torch.empty(shape, dtype=none.dtype)
+    return _mapped(shape, none.dtype)
+
+
+def _mapped(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Make an empty tensor in memory that goes back to the system with the tensor.
+
+    The command line lets glibc keep freed memory. Features of several heads, one set after the
+    other, would then pile up there: `reproduce` of three systems held 6 GB three times.
+    """
+    nbytes = math.prod(shape) * dtype.itemsize
+    try:
+        memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as err:
+        raise MemoryError(f"{nbytes} bytes of memory are not to be had: {err}") from err
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(*shape)
 
 
 def _no_rows(rows: CacheSplit) -> Tensor:

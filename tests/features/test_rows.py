@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +24,25 @@ from tests.faults.hostile_files import resigned
 from tests.feature_caches import MakeCache, learnable_rows
 from tests.memory_limits import leave_memory
 from tests.reference_transform import reference_transform
+from tests.store.conftest import Rows
 
 CPU = torch.device("cpu")
+_LOADED_AND_FREED = """
+import sys
+import torch
+import featcache
+from featcache.core.allocator import keep_freed_memory
+from featcache.features.rows import load_rows
+def resident_bytes():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+keep_freed_memory()
+cache = featcache.open_cache(sys.argv[1])
+before = resident_bytes()
+rows = load_rows(cache, "train", device=torch.device("cpu"), residence="memory")
+loaded = resident_bytes()
+del rows
+print(loaded - before, resident_bytes() - before)
+"""
 
 
 @pytest.mark.parametrize(("n", "n_val", "fraction"), [(50_000, 10_000, 0.2), (1437, 287, 0.2)])
@@ -194,3 +214,21 @@ def test_a_super_batch_holds_the_same_batches(cache: featcache.Cache) -> None:
     for (features, labels), (other_features, other_labels) in zip(singles, inside, strict=True):
         assert torch.equal(features, other_features)
         assert torch.equal(labels, other_labels)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what glibc does with freed memory")
+def test_features_go_back_to_the_system_where_freed_memory_is_kept(make_cache: MakeCache) -> None:
+    # The command line keeps freed memory, so the features of several systems piled up.
+    features = np.ones((2800, 4096), np.float32)
+    labels = np.arange(len(features)) % 3
+    path = make_cache(
+        splits={"train": Rows(features, labels, list(map(str, range(len(features)))))}
+    )
+
+    said = subprocess.run(
+        [sys.executable, "-c", _LOADED_AND_FREED, str(path)], capture_output=True, check=True
+    ).stdout
+
+    loaded, freed = map(int, said.split())
+    assert loaded > features.nbytes // 2
+    assert freed < features.nbytes // 2
