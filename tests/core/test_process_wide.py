@@ -161,10 +161,11 @@ def test_overlapping_threads_leave_the_filters_of_warnings() -> None:
     assert list(warnings.filters) == before
 
 
-def test_warnings_are_ignored_inside() -> None:
+def test_warnings_are_ignored_inside(recwarn: pytest.WarningsRecorder) -> None:
     with warnings_ignored(DeprecationWarning):
         warnings.warn("old", DeprecationWarning, stacklevel=1)
 
+    assert recwarn.list == []
     with pytest.warns(UserWarning, match="new"), warnings_ignored(DeprecationWarning):
         warnings.warn("new", stacklevel=1)
 
