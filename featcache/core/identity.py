@@ -12,6 +12,8 @@ from featcache.errors import clipped
 IDENTITY_FORMAT = 1
 """What every identity says its `format` is; a file's own version is `featcache.store`'s."""
 
+SHA256_BYTES = 32
+
 _MOST_DIFFERENCES = 20
 
 

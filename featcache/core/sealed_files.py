@@ -6,10 +6,9 @@ import hashlib
 import os
 from pathlib import Path
 
+from featcache.core.identity import SHA256_BYTES
 from featcache.core.replace import replace_file
 from featcache.errors import CorruptError
-
-_DIGEST_BYTES = 32
 
 
 def write_sealed(path: Path, kind: bytes, content: bytes) -> None:
@@ -38,7 +37,7 @@ def read_sealed(path: Path, kind: bytes) -> bytes | None:
             found = file.read()
     except FileNotFoundError:
         return None
-    start = len(kind) + _DIGEST_BYTES
+    start = len(kind) + SHA256_BYTES
     content = found[start:]
     if found[:start] != kind + hashlib.sha256(content).digest():
         raise CorruptError(f"{path} is damaged, or of another version")

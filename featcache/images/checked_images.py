@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from featcache.core.identity import SHA256_BYTES
 from featcache.core.starting import starting
 from featcache.errors import FeatcacheError, MismatchError, StorageError
 from featcache.images.decode import decode_image, reason_of
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from featcache.images.stat_index import KnownFiles
 
 UNREADABLE = b"unreadable file"
-_DIGEST_BYTES = 32
 _IMAGES_PER_TASK = 128
 _TASKS_AHEAD = 16
 # The pixels of the largest image that is allowed by default are 512 MiB. A larger file is another
@@ -102,12 +102,12 @@ class CheckedImages(ABC):
 
     def expecting(self, digests: Sequence[bytes]) -> Self:
         """Compare every image that is decoded with what `digests` said of it."""
-        known = (bytes(_DIGEST_BYTES) if d == UNREADABLE else d for d in digests)
+        known = (bytes(SHA256_BYTES) if d == UNREADABLE else d for d in digests)
         return replace(self, expected=b"".join(known))
 
     def expected_at(self, rows: npt.NDArray[np.int64]) -> bytes:
         """Give `expected` of these rows, in this order."""
-        digests = np.frombuffer(self.expected, np.uint8).reshape(-1, _DIGEST_BYTES)
+        digests = np.frombuffer(self.expected, np.uint8).reshape(-1, SHA256_BYTES)
         return digests[rows].tobytes() if self.expected else b""
 
     def decode(self, row: int) -> Image.Image:
@@ -162,7 +162,7 @@ class CheckedImages(ABC):
             raise
 
     def _expected_of(self, row: int) -> bytes:
-        return self.expected[row * _DIGEST_BYTES : (row + 1) * _DIGEST_BYTES]
+        return self.expected[row * SHA256_BYTES : (row + 1) * SHA256_BYTES]
 
     def looks(self, known: KnownFiles | None = None) -> Iterator[Look]:
         """Yield the SHA-256 of each image's bytes and what its header says, in order.

@@ -12,12 +12,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from featcache.core.arguments import option_name
+from featcache.core.identity import SHA256_BYTES
 from featcache.errors import DatasetError, MismatchError, UsageError
 from featcache.images.rules import ImageRules
 from featcache.images.splits import Look
 from featcache.images.stat_index import KnownFiles
-
-_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +95,7 @@ class GivenImages:
         return Image.fromarray(pixels)
 
     def _expected_of(self, row: int) -> bytes:
-        return self.expected[row * _DIGEST_BYTES : (row + 1) * _DIGEST_BYTES]
+        return self.expected[row * SHA256_BYTES : (row + 1) * SHA256_BYTES]
 
 
 def item_of(items: Any, index: int, title: str) -> tuple[Any, Any]:

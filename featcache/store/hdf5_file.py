@@ -15,6 +15,7 @@ import numpy as np
 from h5py import h5d, h5f, h5p, h5s, h5t
 
 from featcache.core.files import preallocate, read_at, write_at
+from featcache.core.identity import SHA256_BYTES
 from featcache.errors import StorageError
 from featcache.store.identity import Identity, NumericClass, Provenance
 from featcache.store.ledger import SLOT_BYTES
@@ -25,7 +26,6 @@ from featcache.store.manifest import (
     HEADER_LENGTH,
     MANIFEST_OFFSET,
     REASON_BYTES,
-    SHA256_BYTES,
     BackboneStatistics,
     Extent,
     Manifest,

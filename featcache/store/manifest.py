@@ -21,7 +21,6 @@ HEADER_LENGTH = len(HEADER.format(version=1, length=0, sha256="0" * 64))
 FILE_VERSION = 2
 """The version of a new file. Version 1 is read, resumed and repaired as it is."""
 COLUMNS = ("features", "labels", "valid", "reason", "ids", "image_sha256")
-SHA256_BYTES = 32
 REASON_BYTES = 80
 TRUNK, REFERENCE = "trunk", "reference"
 PARTS = {TRUNK: "the backbone's running statistics", REFERENCE: "the backbone's reference rows"}

@@ -8,6 +8,7 @@ import re
 import shlex
 from typing import Any, NamedTuple
 
+from featcache.core.identity import SHA256_BYTES
 from featcache.errors import CorruptError, MismatchError, clipped, counted
 from featcache.store.identity import Identity, NumericClass, Provenance
 from featcache.store.json_values import count, text
@@ -17,7 +18,6 @@ from featcache.store.manifest import (
     HDF5_SIGNATURE,
     HEADER_LENGTH,
     MANIFEST_OFFSET,
-    SHA256_BYTES,
     BackboneStatistics,
     Extent,
     Manifest,
