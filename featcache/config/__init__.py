@@ -1,27 +1,30 @@
 """Every option with its default, help text and limits, once; no torch.
 
-`specs` has those of an extraction, of a head and of its training; `calls` has those of a whole
-call. The two of `reproduce` alone stand in training/notebook_systems.py, beside what they name.
+`specs` has those of an extraction, `head_specs` those of a head and of its training; `calls` has
+those of a whole call. The two of `reproduce` alone stand in training/notebook_systems.py, beside
+what they name.
 """
 
 from featcache.config.calls import EvaluateSpec, ParitySpec, RunSpec
+from featcache.config.head_specs import (
+    NOTEBOOK_VALUES,
+    OF_THE_RECIPE,
+    OPTIONS_OF_REG,
+    REGULARISATIONS,
+    VAL_FRACTION,
+    HeadSpec,
+    TrainSpec,
+)
 from featcache.config.specs import (
     BN_MODES,
     EXIF_ORIENTATIONS,
     IMPORTED,
     MAX_PIXELS,
     NOTEBOOK_SIZE,
-    NOTEBOOK_VALUES,
-    OF_THE_RECIPE,
-    OPTIONS_OF_REG,
     POOLS,
-    REGULARISATIONS,
     SPLITS,
     TOLD_OF_HEADERS,
-    VAL_FRACTION,
     ExtractSpec,
-    HeadSpec,
-    TrainSpec,
 )
 
 __all__ = [

@@ -153,6 +153,11 @@ class FeatureDataModule(pl.LightningDataModule):
             "val": (self.val_split, len(self.val_rows)),
         }
 
+    @property
+    def train_labels(self) -> torch.Tensor:
+        """The labels of the training rows, (N,) int64 in memory."""
+        return torch.from_numpy(labels_of(self.cache, self.train_split))[self.train_rows]
+
     def train_dataloader(self) -> ShuffledBatches:
         """Make the shuffled training batches."""
         return ShuffledBatches(

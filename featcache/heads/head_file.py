@@ -271,7 +271,7 @@ def _describe(head: TrainedHead) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "head": asdict(head.spec),
-        "train": asdict(head.train),
+        "train": head.train.to_json(),
         "n_features": head.n_features,
         "class_names": list(head.class_names),
         "split": dict(head.split),

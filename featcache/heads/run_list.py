@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from featcache.config import TrainSpec
 from featcache.core.paths import expanded
 from featcache.errors import FeatcacheError, clipped
 from featcache.heads.head_file import HEAD_FILE, read_description
@@ -17,6 +18,7 @@ from featcache.heads.runs import RESULT_FILE, list_runs
 
 _HEAD = ("reg", "l1", "weight_decay", "dropout", "hidden")
 _TRAINING = ("lr", "batch_size", "max_epochs", "patience", "select", "seed")
+_LATER = ("class_weight", "label_smoothing")  # a head says them where they are not at their default
 _FIGURES = ("val_loss", "val_acc", "test_loss", "test_acc", "seconds")
 
 
@@ -32,7 +34,7 @@ class RunSummary:
         dataset: Its dataset.
         backbone: Its backbone.
         settings: reg, l1, weight_decay, dropout, hidden; lr, batch_size, max_epochs, patience,
-            select, seed.
+            select, seed, class_weight, label_smoothing.
         n_epochs: Epochs that were trained, so far if it was stopped.
         kept_epoch: The epoch whose weights are kept, from 1.
         figures: val_loss, val_acc, test_loss, test_acc, seconds; None where there is none.
@@ -81,7 +83,8 @@ def _described(path: Path) -> RunSummary:
             dataset=str(said["dataset"]),
             backbone=str(said["cache"]["identity"]["backbone"]),
             settings={name: said["head"][name] for name in _HEAD}
-            | {name: said["train"][name] for name in _TRAINING},
+            | {name: said["train"][name] for name in _TRAINING}
+            | {name: said["train"].get(name, getattr(TrainSpec, name)) for name in _LATER},
             n_epochs=int((figures if is_finished else said)["n_epochs"]),
             kept_epoch=int(said["n_epochs"]),  # epochs that the head has seen
             figures={name: _number(figures.get(name)) for name in _FIGURES},

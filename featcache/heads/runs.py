@@ -30,7 +30,7 @@ def run_path(runs_dir: Path, cache: Cache, head: HeadSpec, train: TrainSpec) -> 
     Raises:
         CorruptError: If the cache is of no dataset.
     """
-    training = asdict(train)
+    training = train.to_json()
     for name in ("order_seed", "window_rows"):
         if training[name] is None:
             del training[name]

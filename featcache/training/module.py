@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.arguments import count
@@ -18,6 +18,7 @@ from featcache.heads.history import EpochRow, history_from_json
 from featcache.heads.mlp import build_head, l1_norm
 from featcache.training.cuda_graphs import ReplayedStep, replayed_step
 from featcache.training.lightning_steps import StepCount
+from featcache.training.loss import TrainingLoss
 
 
 class HeadModule(pl.LightningModule):
@@ -50,6 +51,7 @@ class HeadModule(pl.LightningModule):
         head: HeadSpec | None = None,
         lr: float = TrainSpec.lr,
         seed: int = TrainSpec.seed,
+        loss: TrainingLoss | None = None,
     ) -> None:
         """Build the head with seeded initial weights.
 
@@ -59,12 +61,14 @@ class HeadModule(pl.LightningModule):
             head: Its shape and regularisation; None is the notebook's plain head.
             lr: Learning rate of Adam.
             seed: Seeds the initial weights.
+            loss: What training minimises beside the L1 penalty; None is the plain cross-entropy.
         """
         super().__init__()
         self.automatic_optimization = False
         self.spec = head or HeadSpec()
         asked = TrainSpec(lr=lr, seed=seed)
         self.lr = asked.lr
+        self.loss = loss or TrainingLoss()
         self.head = build_head(
             self.spec,
             n_features=count("n_features", n_features),
@@ -206,7 +210,7 @@ class HeadModule(pl.LightningModule):
         self._evaluate("test", batch)
 
     def _loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        loss = nn.functional.cross_entropy(self.head(features), labels)
+        loss = self.loss(self.head(features), labels)
         if self.spec.l1:
             loss = loss + self.spec.l1 * l1_norm(self.head.parameters())
         return loss

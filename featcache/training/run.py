@@ -44,6 +44,7 @@ from featcache.heads.run_files import (
 from featcache.heads.run_folder import begin_folder, finish_folder
 from featcache.heads.runs import run_path
 from featcache.store import Cache, is_there, locked, named_failures
+from featcache.training.loss import TrainingLoss
 from featcache.training.module import HeadModule
 from featcache.training.trainer import (
     LAST,
@@ -163,12 +164,15 @@ class HeadJob:
     def _train(
         self, folder: Path, train: TrainSpec, batches: FeatureDataModule, resumed: Path | None
     ) -> HeadRun:
+        n_classes = len(self.cache.class_names)
+        labels = batches.train_labels.to(self.device)
         module = HeadModule(
             n_features=n_inputs(self.cache),
-            n_classes=len(self.cache.class_names),
+            n_classes=n_classes,
             head=self.head,
             lr=train.lr,
             seed=train.seed,
+            loss=TrainingLoss.of(train, labels, n_classes=n_classes),
         )
         # nn.Dropout draws from the default generators; without it runs may go side by side.
         draws = seeded(train.seed, device=self.device) if self.head.dropout else nullcontext()

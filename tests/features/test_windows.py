@@ -99,7 +99,7 @@ def test_only_windows_have_a_word_in_the_identity_of_a_run(cache: featcache.Cach
         for n in (None, 300)
     ]
 
-    training = asdict(TrainSpec(patience=0))
+    training = TrainSpec(patience=0).to_json()
     del training["order_seed"], training["window_rows"]
     identity = {"cache": cache.fingerprint, "head": asdict(head), "train": training}
     in_windows = {**identity, "train": {**training, "window_rows": 300}}

@@ -38,6 +38,8 @@ def test_a_run_tells_its_settings_and_figures(train: Train, tmp_path: Path) -> N
         "patience": 0,
         "select": "last",
         "seed": 3,
+        "class_weight": "none",
+        "label_smoothing": 0.0,
     }
     assert (found.n_epochs, found.kept_epoch) == (run.n_epochs, run.kept_epoch) == (4, 4)
     names = ("val_loss", "val_acc", "test_loss", "test_acc", "seconds")

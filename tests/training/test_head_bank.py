@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from featcache.config import REGULARISATIONS, HeadSpec
+from featcache.config import REGULARISATIONS, HeadSpec, TrainSpec
 from featcache.features.order import stream_seed
 from featcache.heads.mlp import build_head, l1_norm
+from featcache.training.loss import TrainingLoss
 from featcache.training.sweeps.head_bank import HeadBank, Member, MemberState
 
 N_FEATURES, N_CLASSES, BATCH_SIZE = 24, 5, 16
@@ -21,9 +22,9 @@ def rows() -> tuple[torch.Tensor, torch.Tensor]:
     return features, torch.randint(0, N_CLASSES, (100,), generator=generator)
 
 
-def new_bank(members: list[Member]) -> HeadBank:
+def new_bank(members: list[Member], loss: TrainingLoss | None = None) -> HeadBank:
     states = [MemberState.initial(m, n_features=N_FEATURES, n_classes=N_CLASSES) for m in members]
-    return HeadBank(members, states, device=CPU)
+    return HeadBank(members, states, device=CPU, loss=loss)
 
 
 def train(bank: HeadBank, rows: tuple[torch.Tensor, torch.Tensor], epochs: range) -> torch.Tensor:
@@ -35,7 +36,11 @@ def train(bank: HeadBank, rows: tuple[torch.Tensor, torch.Tensor], epochs: range
     return torch.stack(losses)
 
 
-def train_alone(member: Member, rows: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def train_alone(
+    member: Member,
+    rows: tuple[torch.Tensor, torch.Tensor],
+    loss_of: TrainingLoss = TrainingLoss(),  # noqa: B008 - the plain one, which never changes
+) -> torch.Tensor:
     """Two epochs with autograd, `nn.Dropout` and torch's own Adam."""
     spec = member.spec
     head = build_head(spec, n_features=N_FEATURES, n_classes=N_CLASSES, seed=member.seed)
@@ -45,7 +50,7 @@ def train_alone(member: Member, rows: tuple[torch.Tensor, torch.Tensor]) -> torc
         torch.manual_seed(stream_seed("dropout", member.seed, epoch))
         for part in torch.arange(len(rows[0])).split(BATCH_SIZE):
             adam.zero_grad()
-            loss = torch.nn.functional.cross_entropy(head(rows[0][part]), rows[1][part])
+            loss = loss_of(head(rows[0][part]), rows[1][part])
             if spec.l1:
                 loss = loss + spec.l1 * l1_norm(head.parameters())
             loss.backward()
@@ -80,6 +85,25 @@ def test_each_head_has_the_losses_of_one_trained_alone(
 
     for k, member in enumerate(bank.members):
         torch.testing.assert_close(losses[:, k], train_alone(member, rows), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
+def test_each_head_minimises_the_loss_that_is_asked_for(
+    rows: tuple[torch.Tensor, torch.Tensor], class_weight: str, label_smoothing: float
+) -> None:
+    train_spec = TrainSpec(class_weight=class_weight, label_smoothing=label_smoothing)
+    rows = rows[0], (rows[1] * rows[1]) // 4  # classes of very different sizes
+    loss = TrainingLoss.of(train_spec, rows[1], n_classes=N_CLASSES)
+    regs = ("none", "l1l2", "dropout")
+    members = [Member(reg, HeadSpec(reg=reg, hidden=(9, 6)), 1e-1, 0) for reg in regs]
+    bank = new_bank(members, loss)
+
+    losses = train(bank, rows, range(2))
+
+    for k, member in enumerate(bank.members):
+        alone = train_alone(member, rows, loss)
+        torch.testing.assert_close(losses[:, k], alone, rtol=1e-5, atol=1e-6)
 
 
 def test_heads_taken_out_and_put_together_again_go_on_as_before(

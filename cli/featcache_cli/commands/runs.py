@@ -90,8 +90,11 @@ def _settings(run: RunSummary) -> str:
     told = run.settings
     values = [_cell(told[name]) for name in ("l1", "weight_decay", "dropout") if told[name]]
     shape = _cell(told["hidden"]) if told["hidden"] else "linear"
+    loss = ["balanced"] if told["class_weight"] == "balanced" else []
+    if told["label_smoothing"]:
+        loss.append(f"smoothing {_cell(told['label_smoothing'])}")
     return " ".join(
-        [told["reg"], *values, f"lr {_cell(told['lr'])}", shape, f"seed {told['seed']}"]
+        [told["reg"], *values, *loss, f"lr {_cell(told['lr'])}", shape, f"seed {told['seed']}"]
     )
 
 

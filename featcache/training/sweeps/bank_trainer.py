@@ -26,6 +26,7 @@ from featcache.heads.mlp import build_head
 from featcache.heads.run_files import head_of, run_of, write_figures, write_metrics
 from featcache.heads.run_folder import begin_folder, finish_folder
 from featcache.store import locked
+from featcache.training.loss import TrainingLoss
 from featcache.training.sweeps.entry import Entry, EntryState, SweepCheckpoint
 from featcache.training.sweeps.head_bank import HeadBank, Member, MemberState
 
@@ -76,7 +77,7 @@ class BankRun:
         on_progress: SweepProgressCallback,
         on_note: NoteCallback,
     ) -> None:
-        """Take heads that share all but head, learning rate and seed.
+        """Take heads that share all but head, learning rate and seed, so also the loss.
 
         Args:
             entries: The heads, none of which is finished.
@@ -99,6 +100,9 @@ class BankRun:
         self.epoch = 0
         self._saved_at = time.perf_counter()
         self._unsaved: SweepCheckpoint | None = None
+        labels = batches.train_labels.to(device)
+        n_classes = len(batches.cache.class_names)
+        self._loss = TrainingLoss.of(self.alive[0].train, labels, n_classes=n_classes)
         self._build(self._initial() if kept is None else self._restored(kept))
 
     def run(self) -> None:
@@ -225,7 +229,7 @@ class BankRun:
         for entry in self.alive:
             by_shape.setdefault(entry.member.spec.hidden, []).append(entry.member)
         self._banks = [
-            HeadBank(members, [states[m.key] for m in members], device=self.device)
+            HeadBank(members, [states[m.key] for m in members], device=self.device, loss=self._loss)
             for members in by_shape.values()
         ]
 

@@ -19,6 +19,7 @@ from featcache.config import HeadSpec
 from featcache.features.order import stream_seed
 from featcache.heads.mlp import build_head
 from featcache.training.cuda_graphs import replayed_step
+from featcache.training.loss import TrainingLoss
 
 # float32: the parameter, its gradient, Adam's two moments; and copies of all but the gradient, on
 # the CPU, while an epoch is kept.
@@ -75,7 +76,12 @@ class HeadBank:
     """
 
     def __init__(
-        self, members: Sequence[Member], states: Sequence[MemberState], *, device: torch.device
+        self,
+        members: Sequence[Member],
+        states: Sequence[MemberState],
+        *,
+        device: torch.device,
+        loss: TrainingLoss | None = None,
     ) -> None:
         """Take heads with their states, all after as many steps.
 
@@ -83,7 +89,9 @@ class HeadBank:
             members: K heads of one `hidden`.
             states: Theirs.
             device: Where they are trained.
+            loss: What all minimise beside their L1 penalty; None is the plain cross-entropy.
         """
+        self.loss = loss or TrainingLoss()
         paired = sorted(zip(members, states, strict=True), key=lambda pair: _order(pair[0]))
         self.members = [member for member, _ in paired]
         states = [state for _, state in paired]
@@ -111,7 +119,7 @@ class HeadBank:
             labels: (B,) int64.
 
         Returns:
-            (K,) losses, before the step: cross-entropy, and the L1 penalty where there is one.
+            (K,) losses, before the step: that of all, and the L1 penalty where there is one.
         """
         if self._replayed is None:
             losses = self._step(features, labels)
@@ -124,17 +132,31 @@ class HeadBank:
         masks = self._masks.draw(len(labels))
         outputs = self._forward(features, masks)
         logits = outputs.pop()
-        log_p = logits.log_softmax(1)
-        target = labels.expand(len(self.members), 1, -1)
-        losses = -log_p.gather(1, target).mean((1, 2))
-        delta = log_p.exp_()
-        column = torch.arange(len(labels), device=labels.device)
-        # Not scatter_add_, which torch.use_deterministic_algorithms refuses on CUDA.
-        delta[:, labels, column] -= 1
-        self._backward(features, outputs, masks, delta.div_(len(labels)))
+        losses, delta = self._loss(logits, labels)
+        self._backward(features, outputs, masks, delta)
         losses = self._penalise(losses)
         self._adam.step()
         return losses
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the (K,) losses as `TrainingLoss` does, and their (K, C, B) derivatives."""
+        smoothing, weights = self.loss.label_smoothing, self.loss.class_weights
+        log_p = logits.log_softmax(1)
+        target = labels.expand(len(self.members), 1, -1)
+        of_rows = -log_p.gather(1, target)
+        if smoothing:
+            of_rows.mul_(1 - smoothing).sub_(log_p.mean(1, keepdim=True), alpha=smoothing)
+        delta = log_p.exp_()
+        column = torch.arange(len(labels), device=labels.device)
+        # Not scatter_add_, which torch.use_deterministic_algorithms refuses on CUDA.
+        delta[:, labels, column] -= 1 - smoothing
+        if smoothing:
+            delta.sub_(smoothing / delta.shape[1])
+        if weights is not None:
+            of_row = weights[labels]
+            of_rows.mul_(of_row)
+            delta.mul_(of_row)
+        return of_rows.mean((1, 2)), delta.div_(len(labels))
 
     def logits(self, features: Tensor) -> Tensor:
         """Compute (K, C, B) logits of (B, D) features, in evaluation mode."""

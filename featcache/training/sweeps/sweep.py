@@ -41,6 +41,8 @@ def sweep(
     val_fraction: float | None = TrainSpec.val_fraction,
     split_seed: int = TrainSpec.split_seed,
     select: str | None = None,
+    class_weight: str = TrainSpec.class_weight,
+    label_smoothing: float = TrainSpec.label_smoothing,
     seed: int = TrainSpec.seed,
     seeds: int = RunSpec.seeds,
     max_memory: int | None = RunSpec.max_memory,
@@ -98,6 +100,8 @@ def sweep(
         min_delta=min_delta,
         val_fraction=val_fraction,
         split_seed=split_seed,
+        class_weight=class_weight,
+        label_smoothing=label_smoothing,
         seed=seed,
         **pace,
     )
