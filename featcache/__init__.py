@@ -19,9 +19,9 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.config import TrainSpec as TrainSpec
     from featcache.core.preprocess import Preprocess as Preprocess
     from featcache.errors import FeatcacheError as FeatcacheError
-    from featcache.evaluation.evaluate import Comparison as Comparison
+    from featcache.evaluation.compare import Comparison as Comparison
+    from featcache.evaluation.compare import compare as compare
     from featcache.evaluation.evaluate import Evaluation as Evaluation
-    from featcache.evaluation.evaluate import compare as compare
     from featcache.evaluation.evaluate import evaluate as evaluate
     from featcache.extraction.extract import extract as extract
     from featcache.extraction.extract import extract_all as extract_all
@@ -77,7 +77,8 @@ _NAMES = {
     "config": ("ExtractSpec", "HeadSpec", "TrainSpec"),
     "core.preprocess": ("Preprocess",),
     "errors": ("FeatcacheError",),
-    "evaluation.evaluate": ("Comparison", "Evaluation", "compare", "evaluate"),
+    "evaluation.compare": ("Comparison", "compare"),
+    "evaluation.evaluate": ("Evaluation", "evaluate"),
     "extraction.extract": ("extract", "extract_all"),
     "extraction.progress": ("Progress",),
     "extraction.repair": ("RepairReport", "repair_cache"),

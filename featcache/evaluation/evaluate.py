@@ -1,11 +1,11 @@
-"""What a head is worth: figures with intervals, predictions, and heads compared on one another."""
+"""What a head is worth: figures with intervals, and predictions."""
 
 from __future__ import annotations
 
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,17 @@ from featcache.core.arguments import place
 from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.starting import ANY_START, starting
-from featcache.errors import MismatchError
 from featcache.evaluation.metrics import (
     ClassFigures,
     Estimate,
     IntArray,
+    are_unequal,
     auroc,
+    balanced_accuracy,
     bootstrap,
     calibration_error,
     confusion_cells,
     macro_f1,
-    mcnemar_p,
     per_class,
 )
 from featcache.evaluation.remarks import majority_remark
@@ -53,6 +53,8 @@ class Evaluation:
         acc: Share of right predictions, as the notebook's test_acc.
         loss: Mean cross-entropy, as the notebook's test_loss.
         macro_f1: F1, averaged over the classes.
+        balanced_acc: Recall, averaged over the classes that have images; None where they have about
+            as many each, as it is the accuracy then.
         top_k: Share of images whose class is among the k most probable; None where that says next
             to nothing, as all classes but one are.
         k: That k: 5.
@@ -77,6 +79,7 @@ class Evaluation:
     acc: Estimate
     loss: Estimate
     macro_f1: Estimate
+    balanced_acc: Estimate | None
     top_k: Estimate | None
     k: int
     train_acc: float | None
@@ -96,38 +99,11 @@ class Evaluation:
         A matrix of 3,000 classes would be 81 MB of JSON.
         """
         figures = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("acc", "loss", "macro_f1", "top_k"):
+        for name in ("acc", "loss", "macro_f1", "balanced_acc", "top_k"):
             figures[name] = asdict(figures[name]) if figures[name] is not None else None
         are_shown = len(self.classes) <= SHOWN_CLASSES
         figures["classes"] = [asdict(c) for c in self.classes] if are_shown else None
         return figures
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two heads on the same images.
-
-    Attributes:
-        first: Folder of the first head.
-        second: Folder of the second head.
-        split: The split.
-        n_images: Its images.
-        acc_difference: Accuracy of the first less that of the second, by paired bootstrap.
-        n_only_first: Images that only the first gets right.
-        n_only_second: Images that only the second gets right.
-        p_value: McNemar's exact test, two-sided.
-        evaluations: Each head's own figures, written beside it as `evaluate` does.
-    """
-
-    first: Path
-    second: Path
-    split: str
-    n_images: int
-    acc_difference: Estimate
-    n_only_first: int
-    n_only_second: int
-    p_value: float
-    evaluations: Sequence[Evaluation]
 
 
 @starting(*ANY_START)
@@ -173,26 +149,24 @@ def evaluate(
         cache_dir=place("--cache-dir", cache_dir),
         on_note=note,
     )
-    evaluation = _evaluation(outputs, asked)
+    evaluation = evaluation_of(outputs, asked)
     for remark in evaluation.remarks:
         note(remark)
     return evaluation
 
 
-def _evaluation(outputs: Outputs, asked: EvaluateSpec) -> Evaluation:
-    """Compute and write the figures of one head."""
+def evaluation_of(outputs: Outputs, asked: EvaluateSpec) -> Evaluation:
+    """Compute and write the figures of a head that was run over a split."""
     path, split = outputs.run, outputs.split
     labels, predictions = outputs.labels, outputs.predictions
     names = outputs.head.class_names
     trained_on = outputs.trained_on
 
+    def estimate(statistic: Callable[[IntArray], float]) -> Estimate:
+        return bootstrap(statistic, len(labels), n_draws=asked.draws, seed=asked.seed)
+
     def of(per_row: npt.NDArray[np.generic]) -> Estimate:
-        return bootstrap(
-            lambda rows: float(per_row[rows].mean()),
-            len(labels),
-            n_draws=asked.draws,
-            seed=asked.seed,
-        )
+        return estimate(lambda rows: float(per_row[rows].mean()))
 
     acc, classes = of(labels == predictions), per_class(labels, predictions, names)
     shares = {k: figures.n / len(labels) for k, figures in enumerate(classes)}
@@ -205,12 +179,12 @@ def _evaluation(outputs: Outputs, asked: EvaluateSpec) -> Evaluation:
         n_images=len(labels),
         acc=acc,
         loss=of(outputs.losses),
-        macro_f1=bootstrap(
-            lambda rows: macro_f1(labels[rows], predictions[rows], len(names)),
-            len(labels),
-            n_draws=asked.draws,
-            seed=asked.seed,
-        ),
+        macro_f1=estimate(lambda rows: macro_f1(labels[rows], predictions[rows], len(names))),
+        balanced_acc=estimate(
+            lambda rows: balanced_accuracy(labels[rows], predictions[rows], len(names))
+        )
+        if are_unequal([figures.n for figures in classes])
+        else None,
         top_k=of(outputs.ranks < TOP_K) if len(names) > TOP_K + 1 else None,
         k=TOP_K,
         train_acc=float(trained_on.mean()) if len(trained_on) else None,
@@ -251,85 +225,3 @@ def _matrix(cells: IntArray, n_classes: int) -> list[list[int]]:
     matrix[cells[:, 0], cells[:, 1]] = cells[:, 2]
     rows: list[list[int]] = matrix.tolist()
     return rows
-
-
-@starting(*ANY_START)
-def compare(
-    first: str | os.PathLike[str],
-    second: str | os.PathLike[str],
-    *,
-    split: str | None = EvaluateSpec.split,
-    draws: int = EvaluateSpec.draws,
-    seed: int = EvaluateSpec.seed,
-    device: str = ExtractSpec.device,
-    cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
-    runs_dir: str | os.PathLike[str] = RunSpec.runs_dir,
-    on_note: NoteCallback | None = None,
-) -> Comparison:
-    """Compare two heads on the same images of a split; their backbones may differ.
-
-    Args:
-        first: Folder of a run, or part of its name.
-        second: Folder of another.
-        split: "test", "val" or "train"; None is "test", or "val" where there is no test split.
-        draws: Bootstrap samples of the difference.
-        seed: Seeds them.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        cache_dir: Folder of all caches.
-        runs_dir: Folder of all runs.
-        on_note: Called with a sentence for each choice that was made.
-
-    Raises:
-        MismatchError: If they were not given the same images.
-    """
-    note = on_note or silent
-    asked = EvaluateSpec(split=split, draws=draws, seed=seed)
-    outputs: list[Outputs] = []
-    for run in (first, second):
-        one = outputs_of(
-            find_run(run, runs_dir=runs_dir),
-            split=asked.split,
-            cache=None,
-            device=device,
-            cache_dir=place("--cache-dir", cache_dir),
-            on_note=note,
-            sound=[other.cache.path for other in outputs],
-        )
-        outputs.append(one)
-    a, b = outputs
-    _require_same_rows(a, b)
-    evaluations = tuple(_evaluation(one, asked) for one in outputs)
-    for evaluation in evaluations:
-        for remark in evaluation.remarks:
-            note(f"{evaluation.run.name}: {remark}")
-    right_a, right_b = a.labels == a.predictions, b.labels == b.predictions
-    gained = right_a.astype(np.int64) - right_b
-    n_only_first, n_only_second = int((gained > 0).sum()), int((gained < 0).sum())
-    return Comparison(
-        first=a.run,
-        second=b.run,
-        split=a.split,
-        n_images=len(gained),
-        acc_difference=bootstrap(
-            lambda rows: float(gained[rows].mean()),
-            len(gained),
-            n_draws=asked.draws,
-            seed=asked.seed,
-        ),
-        n_only_first=n_only_first,
-        n_only_second=n_only_second,
-        p_value=mcnemar_p(n_only_first, n_only_second),
-        evaluations=evaluations,
-    )
-
-
-def _require_same_rows(a: Outputs, b: Outputs) -> None:
-    same = a.split == b.split and list(a.ids) == list(b.ids) and np.array_equal(a.labels, b.labels)
-    same = same and a.cache.identity.get("dataset_sha256") == b.cache.identity.get("dataset_sha256")
-    if not same:
-        raise MismatchError(
-            f"{a.run} and {b.run} cannot be compared: split {a.split!r} of the one and {b.split!r} "
-            f"of the other hold different images ({len(a.labels)} and {len(b.labels)}). Nothing "
-            f"was compared. Give two heads of one dataset, and of one --split-seed for train and "
-            f"val."
-        )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 N_BINS = 15
 _TAIL_PERCENT = 2.5
+_UNEQUAL = 1.1
 _NEGLIGIBLE = 1e-18
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
@@ -200,6 +201,21 @@ def macro_f1(labels: IntArray, predictions: IntArray, n_classes: int) -> float:
     right, images, given = class_counts(labels, predictions, n_classes)
     total = images + given
     return float(np.mean(2 * right[total > 0] / total[total > 0]))
+
+
+def balanced_accuracy(labels: IntArray, predictions: IntArray, n_classes: int) -> float:
+    """Average the recall over the classes that occur in the labels (Brodersen et al. 2010)."""
+    right, images, _ = class_counts(labels, predictions, n_classes)
+    return float(np.mean(right[images > 0] / images[images > 0]))
+
+
+def are_unequal(counts: Sequence[int]) -> bool:
+    """Tell whether the largest class has over 1.1 times the images of the smallest that has any.
+
+    The balanced accuracy is then another figure than the accuracy.
+    """
+    present = [n for n in counts if n]
+    return max(present, default=0) > _UNEQUAL * min(present, default=0)
 
 
 def auroc(is_of_class: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64]) -> float:

@@ -15,7 +15,8 @@ from featcache_cli.options import JsonOption, options_of, takes
 from featcache_cli.tables import show_facts, show_table
 
 if TYPE_CHECKING:
-    from featcache.evaluation.evaluate import Comparison, Evaluation
+    from featcache.evaluation.compare import Comparison
+    from featcache.evaluation.evaluate import Evaluation
     from featcache.evaluation.metrics import Estimate
 
 _MATRIX_COLUMNS = 80
@@ -58,7 +59,7 @@ def evaluate(
 
     Writes the figures, and a prediction for each image, into the run's folder.
     """
-    from featcache.evaluation.evaluate import compare
+    from featcache.evaluation.compare import compare
     from featcache.evaluation.evaluate import evaluate as run
     from featcache.evaluation.plots import plot_evaluation, require_matplotlib
     from featcache.heads.runs import find_run, newest_run
@@ -118,6 +119,7 @@ def _show(evaluation: Evaluation) -> None:
         f"{split}_acc": _with_interval(evaluation.acc),
         f"{split}_loss": _with_interval(evaluation.loss),
         "macro_f1": _with_interval(evaluation.macro_f1),
+        "balanced_acc": evaluation.balanced_acc and _with_interval(evaluation.balanced_acc),
         f"top{evaluation.k}_acc": evaluation.top_k and _with_interval(evaluation.top_k),
         **_of_training(evaluation),
         "auroc": "undefined" if evaluation.auroc is None else f"{evaluation.auroc:.4f}",
