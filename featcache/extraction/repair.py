@@ -30,6 +30,7 @@ from featcache.store import (
     locked,
     made_with,
     mend_structure,
+    named_backbone,
     opened_readonly,
     partial_path,
     read_state,
@@ -213,7 +214,7 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
 
 def _backbone_of(state: CacheState, path: Path) -> str:
     """Name the backbone that made a cache, unless only its maker knows where it is."""
-    name = state.manifest.provenance.backbone or state.manifest.identity.backbone
+    name = named_backbone(state.manifest.identity, state.manifest.provenance)
     if is_own(name):  # code is run because the user names it, never because a file does
         raise UsageError(
             f"{path} was made with the backbone {name!r}, which is its maker's own code. Nothing "

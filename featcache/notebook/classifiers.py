@@ -1,7 +1,8 @@
-"""Where torchvision's models have their classifier; no torch."""
+"""Where models have their classifier, so that it can be replaced; no torch."""
 
 from __future__ import annotations
 
+from featcache.core.backbone_kinds import is_timm, timm_name
 from featcache.errors import UsageError
 
 # Families whose classifier stands right behind the features, and what torchvision calls it.
@@ -20,7 +21,23 @@ _CLASSIFIERS = {
 }
 
 
-def require_known_classifier(name: str) -> str:
+def require_whole_model(name: str) -> None:
+    """Refuse a backbone that parity cannot build with a classifier.
+
+    Raises:
+        UsageError: If it is neither a torchvision model whose classifier stands right behind its
+            features nor a model of timm's own list.
+    """
+    if not is_timm(name):
+        known_classifier(name)
+    elif timm_name(name).kind != "registry":
+        raise UsageError(
+            f"parity builds timm's models by their name in timm's own list, and {name} is from a "
+            f"repository or a folder. Nothing was compared."
+        )
+
+
+def known_classifier(name: str) -> str:
     """Name the part of a torchvision model that is its classifier.
 
     Raises:
@@ -30,6 +47,6 @@ def require_known_classifier(name: str) -> str:
         if name.startswith(family):
             return part
     raise UsageError(
-        f"parity knows where the classifier is in {', '.join(_CLASSIFIERS)} only, not in {name}. "
-        f"Nothing was compared."
+        f"parity knows where the classifier is in timm's models and in torchvision's "
+        f"{', '.join(_CLASSIFIERS)}, not in {name}. Nothing was compared."
     )

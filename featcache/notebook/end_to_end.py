@@ -1,8 +1,8 @@
 """The other side of parity: the notebook's way, written apart from the fast path.
 
-PIL transforms per image, a DataLoader, the whole torchvision model with its classifier replaced,
-plain Lightning with plain Adam. Nothing of pixels, forward, features or headmodule is used; what is
-shared is the reading of image files.
+PIL transforms per image, a DataLoader, the whole model as torchvision or timm builds it with its
+classifier replaced, plain Lightning with plain Adam. Nothing of pixels, forward, features or
+headmodule is used; what is shared is the reading of image files.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
 from featcache.config import HeadSpec
+from featcache.core.backbone_kinds import is_timm, timm_name
 from featcache.core.preprocess import Preprocess
+from featcache.errors import UsageError
 from featcache.images.splits import ArrayImages, Split
-from featcache.notebook.classifiers import require_known_classifier
+from featcache.notebook.classifiers import known_classifier
 
 
 class ImageRows(Dataset[tuple[Tensor, int]]):
@@ -113,26 +115,50 @@ class WholeModel(pl.LightningModule):
         return torch.cat(parts)
 
 
-def whole_model(name: str, backbone: Mapping[str, Tensor], head: nn.Module) -> nn.Module:
-    """Build a torchvision model with a backbone's weights and another classifier.
+def whole_model(
+    name: str, backbone: Mapping[str, Tensor], head: nn.Module, *, fixed_size: int | None = None
+) -> nn.Module:
+    """Build a model of torchvision or timm with a backbone's weights and another classifier.
 
     Args:
-        name: The model.
+        name: The model, as in `vgg16` or `timm:efficientnet_lite0`.
         backbone: The state dict of all but its classifier.
         head: Goes where the classifier was; (B, D) -> (B, K).
+        fixed_size: Pixels of a model of timm's that is built for one size, where that is not the
+            size of its weights.
 
     Raises:
         UsageError: If the model's classifier is not one module behind its features.
     """
-    part = require_known_classifier(name)
-    with torch.device("meta"):  # no time for initial weights that are replaced at once
-        model = models.get_model(name, weights=None)
-    setattr(model, part, nn.Identity())
+    model, part = _timm(name, fixed_size) if is_timm(name) else _torchvision(name)
+    model.set_submodule(part, nn.Identity())
     model.load_state_dict(dict(copy.deepcopy(backbone)), strict=True, assign=True)
     model.requires_grad_(False)
-    setattr(model, part, head)
-    model.eval()
-    return model  # type: ignore[no-any-return]
+    model.set_submodule(part, head)
+    return model.eval()
+
+
+def _torchvision(name: str) -> tuple[nn.Module, str]:
+    """Build a model whose weights will be replaced, and name its classifier."""
+    part = known_classifier(name)
+    with torch.device("meta"):  # no time for initial weights that are replaced at once
+        return models.get_model(name, weights=None), part
+
+
+def _timm(name: str, fixed_size: int | None) -> tuple[nn.Module, str]:
+    """Build a model whose weights will be replaced, and name its classifier."""
+    from timm import create_model
+
+    sizes = {} if fixed_size is None else {"img_size": fixed_size}
+    # Not on the meta device: timm keeps some buffers out of the state dict.
+    model: nn.Module = create_model(timm_name(name).rest, num_classes=1, **sizes)
+    part: Any = model.pretrained_cfg["classifier"]
+    if not isinstance(part, str):
+        raise UsageError(
+            f"{name} has several classifiers ({', '.join(part)}), and parity replaces one. Nothing "
+            f"was compared."
+        )
+    return model, part
 
 
 def _mode(preprocess: Preprocess) -> transforms.InterpolationMode:

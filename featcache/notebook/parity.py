@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.backbones.families import check_backbone_options, family_of
-from featcache.config import BN_MODES, NOTEBOOK_SIZE, ExtractSpec, HeadSpec, ParitySpec, TrainSpec
+from featcache.config import BN_MODES, ExtractSpec, HeadSpec, ParitySpec, TrainSpec
 from featcache.core.arguments import option_name, text
+from featcache.core.backbone_kinds import PRE_LOGITS
 from featcache.core.backbone_names import PIXELS, backbone_name
 from featcache.core.dataset_names import dataset_name
 from featcache.core.reporting import NoteCallback, silent
@@ -21,8 +22,8 @@ from featcache.extraction.extract import extract
 from featcache.features.lookup import the_cache
 from featcache.images.datasets import load_dataset
 from featcache.images.splits import Dataset
-from featcache.notebook.classifiers import require_known_classifier
-from featcache.store import require_sound
+from featcache.notebook.classifiers import require_whole_model
+from featcache.store import Cache, named_backbone, require_sound
 
 if TYPE_CHECKING:
     from featcache.extraction.progress import ProgressCallback
@@ -83,10 +84,10 @@ def parity(
     """Compare training on a cache with training end to end, on the CPU.
 
     Takes a cache that is there, or extracts `limit` images of each split, and sets against it: PIL
-    transforms per image, a DataLoader, the whole torchvision model with its classifier replaced,
-    plain Lightning. Level 1 compares features, one image at a time. Level 2 starts both from one
-    head with one order of batches, and compares the loss of every step and the predictions for
-    the test images. Level 3 does so for several seeds, and compares the mean accuracies.
+    transforms per image, a DataLoader, the whole model of torchvision or timm with its classifier
+    replaced, plain Lightning. Level 1 compares features, one image at a time. Level 2 starts both
+    from one head with one order of batches, and compares the loss of every step and the predictions
+    for the test images. Level 3 does so for several seeds, and compares the mean accuracies.
 
     A backbone with adapted BatchNorm runs with the statistics of the cache on both sides. The other
     arguments are those of `featcache.config.ParitySpec`, `ExtractSpec`, `HeadSpec` and `TrainSpec`.
@@ -94,8 +95,8 @@ def parity(
     Args:
         cache: Path or part of the name of a cache; None extracts one in fp32.
         dataset: As for `extract`; beside a cache, where its images are now.
-        backbone: A torchvision backbone whose classifier stands right behind its features; a cache
-            says this and `bn`, `preprocess` and `image_size` itself.
+        backbone: A torchvision backbone whose classifier stands right behind its features, or one
+            of timm's; a cache says this and `bn`, `preprocess` and `image_size` itself.
         weights: As for `extract`; they must be those of the cache.
         lr: Higher than the notebook's by default, so that a few steps show a difference.
         as_notebook: Also train as the notebook does, with the backbone in training mode, and tell
@@ -174,16 +175,28 @@ def _comparable_cache(
     opened = the_cache(
         cache, dataset=None, backbone=None, cache_dir=Path(spec.cache_dir), on_note=on_note
     ).cache
-    backbone = opened.identity.backbone
-    if "pool" in opened.identity:
+    backbone = named_backbone(opened.identity, opened.provenance)
+    if "pool" in opened.identity and not _is_what_enters_timms_classifier(opened):
         raise UsageError(
-            f"{opened.path} holds the layer {opened.identity['layer']}, and parity compares what "
-            f"enters torchvision's classifiers. Nothing was compared."
+            f"{opened.path} holds the layer {opened.identity['layer']} by the pooling "
+            f"{opened.identity['pool']}, and parity compares what enters a model's own classifier. "
+            f"Nothing was compared."
         )
     _require_comparable(backbone, opened.splits, asked)
     family_of(backbone).check_weights(backbone, spec.weights)
     require_sound(opened)
     return opened.path
+
+
+def _is_what_enters_timms_classifier(cache: Cache) -> bool:
+    """Tell whether a cache holds what one of timm's models gives of itself."""
+    if cache.identity.get("library") != "timm" or cache.identity["layer"] != PRE_LOGITS:
+        return False
+    from featcache.backbones.timm_models import own_pooling
+
+    name = named_backbone(cache.identity, cache.provenance)
+    blank = family_of(name).blank(name, cache.identity.preprocess.out_size[0])
+    return own_pooling(blank) == cache.identity["pool"]
 
 
 def _name_of(dataset: str | Dataset | None) -> str:
@@ -218,7 +231,7 @@ def _refuse_beside_a_cache(names: Sequence[str]) -> None:
 def _require_backbone(backbone: str) -> None:
     if backbone == PIXELS:
         raise UsageError("The backbone 'pixels' runs no network, so there is nothing to compare.")
-    require_known_classifier(backbone)
+    require_whole_model(backbone)
 
 
 def _require_comparable(backbone: str, splits: Container[str], asked: ParitySpec) -> None:
@@ -233,10 +246,10 @@ def _require_comparable(backbone: str, splits: Container[str], asked: ParitySpec
 
 def _require_drift(spec: ExtractSpec) -> None:
     from featcache.backbones.batchnorm import has_batch_norm
-    from featcache.backbones.torchvision_models import build_backbone
 
-    image_size = spec.image_size or NOTEBOOK_SIZE
-    if not has_batch_norm(build_backbone(spec.backbone, image_size=image_size, meta=True)):
+    family = family_of(spec.backbone)
+    image_size = spec.image_size or family.usual_size(spec.backbone)
+    if not has_batch_norm(family.blank(spec.backbone, image_size)):
         raise UsageError(
             f"--as-notebook leaves BatchNorm in training mode, but {spec.backbone} has none. "
             f"Nothing was started. Leave the option out: level 2 is the notebook's training."

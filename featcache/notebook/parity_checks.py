@@ -16,7 +16,7 @@ from featcache.errors import counted
 from featcache.evaluation.metrics import Spread
 from featcache.features.rows import bn_mode
 from featcache.features.split import valid_rows
-from featcache.notebook.end_to_end import ImageRows, whole_model
+from featcache.notebook.end_to_end import ImageRows
 from featcache.notebook.parity_training import Sides, Trained, spaced, train_end_to_end
 
 # What rounding leaves in the losses, predictions and accuracies of heads, where both sides compute
@@ -108,7 +108,7 @@ def checks_of(
 @plain_torch()
 def compare_features(sides: Sides) -> list[ParityCheck]:
     """Level 1: rows against fresh forwards, one image at a time."""
-    model = whole_model(sides.cache.identity.backbone, sides.backbone, nn.Identity())
+    model = sides.whole_model(nn.Identity())
     largest, differences, cosines = [], [], []
     n_labels = 0
     for name, split in sides.cache.splits.items():

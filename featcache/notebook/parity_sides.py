@@ -19,7 +19,14 @@ from featcache.images.rules import ImageRules
 from featcache.images.splits import Dataset
 from featcache.images.stat_index import KnownFiles
 from featcache.notebook.parity_training import Sides
-from featcache.store import Cache, open_cache, read_state, read_trunk_statistics, require_fields
+from featcache.store import (
+    Cache,
+    named_backbone,
+    open_cache,
+    read_state,
+    read_trunk_statistics,
+    require_fields,
+)
 
 
 def open_sides(
@@ -85,7 +92,8 @@ def _backbone_state(cache: Cache, *, weights: str) -> dict[str, Tensor]:
     made_with = cache.provenance.weights
     if made_with.startswith("random") and weights == ExtractSpec.weights:
         weights = "random"  # no other are meant, and nothing needs to be fetched to refuse them
-    backbone = load_backbone(cache.identity.backbone, weights=weights, image_size=image_size)
+    name = named_backbone(cache.identity, cache.provenance)
+    backbone = load_backbone(name, weights=weights, image_size=image_size)
     if backbone.weights_sha256 != cache.identity["weights_sha256"]:
         raise MismatchError(
             f"{cache.path.name} was made with the weights {made_with}, not with "

@@ -23,7 +23,7 @@ from featcache.features.split import valid_rows
 from featcache.heads.mlp import build_head
 from featcache.images.splits import Dataset
 from featcache.notebook.end_to_end import ImageRows, WholeModel, whole_model
-from featcache.store import Cache
+from featcache.store import Cache, named_backbone
 from featcache.training.module import HeadModule
 from featcache.training.trainer import EpochSeed, quiet_lightning
 
@@ -74,6 +74,16 @@ class Sides:
             seed=seed,
         )
 
+    def whole_model(self, head: nn.Module) -> nn.Module:
+        """Build the model whose backbone made the cache, with a head where its classifier was."""
+        arguments = self.cache.identity.get("architecture", {}).get("arguments", {})
+        return whole_model(
+            named_backbone(self.cache.identity, self.cache.provenance),
+            self.backbone,
+            head,
+            fixed_size=arguments.get("img_size"),
+        )
+
 
 def spaced(rows: Tensor, n: int) -> Tensor:
     """Take `n` of the rows, or all if there are fewer, evenly spaced."""
@@ -113,7 +123,7 @@ def train_cached(sides: Sides, seed: int) -> Trained:
 def train_end_to_end(sides: Sides, seed: int, *, backbone_trains: bool = False) -> Trained:
     """Train with the backbone in the loop; in evaluation mode unless `backbone_trains`."""
     head = sides.new_head(seed)
-    model = whole_model(sides.cache.identity.backbone, sides.backbone, head)
+    model = sides.whole_model(head)
     module = WholeModel(
         model, head, sides.head, lr=sides.lr, backbone_trains=backbone_trains
     ).train()

@@ -21,7 +21,7 @@ from featcache.store.columns import SplitRows, encode_id
 from featcache.store.describe import CacheDescription, SplitDescription, describe_cache
 from featcache.store.extract_command import command_of, extract_command, made_with
 from featcache.store.hdf5_file import FilePlan, SplitPlan, was_made_from
-from featcache.store.identity import Identity, NumericClass, Provenance
+from featcache.store.identity import Identity, NumericClass, Provenance, named_backbone
 from featcache.store.manifest import FILE_VERSION, PARTS, Block, Extent, Manifest, rows_per_block
 from featcache.store.reader import (
     Cache,
@@ -78,6 +78,7 @@ __all__ = [
     "locked",
     "made_with",
     "mend_structure",
+    "named_backbone",
     "named_failures",
     "near_misses",
     "open_cache",

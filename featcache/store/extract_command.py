@@ -16,7 +16,7 @@ from featcache.core.dataset_names import PYTHON
 from featcache.core.options import declared
 from featcache.core.paths import native, settled
 from featcache.core.preprocess import Preprocess
-from featcache.store.identity import Identity, Provenance
+from featcache.store.identity import Identity, Provenance, named_backbone
 
 _RANDOM = re.compile(rf"{RANDOM} \(seed (\d+)\)")
 _ALWAYS = ("dataset", "backbone")
@@ -30,7 +30,7 @@ def made_with(identity: Identity, provenance: Provenance) -> dict[str, Any]:
     """
     options: dict[str, Any] = {
         "dataset": native(provenance.dataset),
-        "backbone": provenance.backbone or identity.backbone,
+        "backbone": named_backbone(identity, provenance),
         "limit": provenance.limit,
         **_weights(identity.backbone, provenance.weights),
         **{name: identity[name] for name in ("max_pixels", "exif_orientation") if name in identity},

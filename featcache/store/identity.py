@@ -165,3 +165,8 @@ class Provenance(_Said):
     def weights(self) -> str:
         """What filled the backbone; "none" for pixels, or if the cache does not say."""
         return str(self.get("weights", "none"))
+
+
+def named_backbone(identity: Identity, provenance: Provenance) -> str:
+    """Name the backbone of a cache as --backbone takes it."""
+    return provenance.backbone or identity.backbone

@@ -105,6 +105,40 @@ def test_adapted_batch_norm_holds_in_its_own_mode(tmp_path: Path) -> None:
     assert report.bn == "adapted"
 
 
+@pytest.mark.parametrize("backbone", ["timm:test_resnet", "timm:test_vit", "timm:test_convnext"])
+def test_it_holds_for_timms_models_at_another_size(tmp_path: Path, backbone: str) -> None:
+    report = featcache.parity(
+        dataset="digits",
+        backbone=backbone,
+        weights="random",
+        image_size=96,
+        cache_dir=tmp_path,
+        **_QUICK,
+    )
+
+    assert report.holds
+    assert figure(report, "largest feature").tolerance == 1e-4
+
+
+def test_a_layer_that_enters_no_classifier_is_refused(tmp_path: Path) -> None:
+    made = featcache.extract(
+        "digits",
+        backbone="timm:test_vit",
+        weights="random",
+        pool="mean",
+        limit=4,
+        cache_dir=tmp_path,
+    )
+
+    with pytest.raises(UsageError, match="layer pre-logits by the pooling mean"):
+        featcache.parity(cache=made.path, levels=(1,))
+
+
+def test_a_repository_of_the_hub_is_refused_before_anything_is_asked() -> None:
+    with pytest.raises(UsageError, match="from a repository or a folder"):
+        featcache.parity(dataset="digits", backbone="timm:hf-hub:org/net")
+
+
 def rows_of(*, preprocess: Preprocess, changed: bool) -> npt.NDArray[np.float32]:
     """Compute the training rows end to end, with other preprocessing or one other weight."""
     module = load_backbone(BACKBONE, weights="random", image_size=SIZE).module

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
         optional=True,
         help={
             "dataset": "Dataset. With --cache: where its images are.",
-            "backbone": "A torchvision model whose classifier directly follows its features (vgg, "
-            "resnet, mobilenet, ...).",
+            "backbone": "A model of timm, or a torchvision model whose classifier directly follows "
+            "its features (vgg, resnet, mobilenet, ...).",
         },
     ),
     options_of(ExtractSpec, "weights"),
