@@ -151,8 +151,8 @@ def _timm(name: str, fixed_size: int | None) -> tuple[nn.Module, str]:
 
     sizes = {} if fixed_size is None else {"img_size": fixed_size}
     # Not on the meta device: timm keeps some buffers out of the state dict.
-    model: nn.Module = create_model(timm_name(name).rest, num_classes=1, **sizes)
-    part: Any = model.pretrained_cfg["classifier"]
+    model: Any = create_model(timm_name(name).rest, num_classes=1, **sizes)
+    part = model.pretrained_cfg["classifier"]
     if not isinstance(part, str):
         raise UsageError(
             f"{name} has several classifiers ({', '.join(part)}), and parity replaces one. Nothing "

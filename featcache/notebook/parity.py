@@ -196,7 +196,8 @@ def _is_what_enters_timms_classifier(cache: Cache) -> bool:
 
     name = named_backbone(cache.identity, cache.provenance)
     blank = family_of(name).blank(name, cache.identity.preprocess.out_size[0])
-    return own_pooling(blank) == cache.identity["pool"]
+    is_own: bool = own_pooling(blank) == cache.identity["pool"]
+    return is_own
 
 
 def _name_of(dataset: str | Dataset | None) -> str:
