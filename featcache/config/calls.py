@@ -10,6 +10,8 @@ from featcache.core.options import check_fields, option, options_in
 from featcache.core.paths import expanded
 from featcache.errors import UsageError
 
+MOST_FOLDS = 1000  # of one setting; each trains a head
+
 
 @options_in("Runs")
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,15 @@ class RunSpec:
         most=MOST_SEEDS,
         group="Training",
     )
+    folds: int | None = option(
+        None,
+        "Also tell how good such a head is by cross-validation: train this many heads, each "
+        "without a part of the images, and test it on that part.",
+        least=2,
+        most=MOST_FOLDS,
+        unset="none",
+        group="Validation",
+    )
     max_memory: int | None = option(
         None,
         "Memory for features; more is read in windows.",
@@ -53,6 +64,11 @@ class RunSpec:
         object.__setattr__(self, "device", device_name(self.device))
         for name in ("runs_dir", "cache_dir"):
             object.__setattr__(self, name, str(expanded(getattr(self, name))))
+        if self.folds is not None and self.seeds > 1:
+            raise UsageError(
+                f"--folds {self.folds} is of one seed, but --seeds is {self.seeds}. Nothing was "
+                f"started. Give one of them."
+            )
 
 
 @options_in("Figures")

@@ -98,6 +98,35 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class MeanEstimate:
+    """A mean of several trials with its 95% interval.
+
+    Attributes:
+        mean: The mean.
+        sd: The sample standard deviation of the trials (n - 1); None for one.
+        low: mean - t(n - 1, 0.975) sd / sqrt(n), with Student's t; None for one.
+        high: mean + the same.
+        n: How many trials.
+    """
+
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    @classmethod
+    def of(cls, figures: Sequence[float]) -> MeanEstimate:
+        """Estimate the mean from figures, at least one."""
+        n, mean = len(figures), statistics.fmean(figures)
+        if n == 1:
+            return cls(mean, None, None, None, n)
+        sd = statistics.stdev(figures)
+        reach = student_t(0.975, n - 1) * sd / math.sqrt(n)
+        return cls(mean, sd, mean - reach, mean + reach, n)
+
+
+@dataclass(frozen=True)
 class ClassFigures:
     """One line of the per-class table.
 

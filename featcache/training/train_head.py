@@ -12,9 +12,11 @@ from featcache.config import ExtractSpec, HeadSpec, RunSpec, TrainSpec
 from featcache.core.arguments import text
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.starting import ANY_START, starting
+from featcache.errors import UsageError
 from featcache.heads.run_files import HeadRun, reusable_run
 from featcache.heads.runs import run_path
 from featcache.store import Cache
+from featcache.training.folds.cross_validation import CrossValidation, folds_file, read_folds
 from featcache.training.remarks import remarks_on, reused
 from featcache.training.training_cache import load_to_train, open_to_train
 
@@ -33,12 +35,14 @@ class TrainResult:
         remarks: What the figures do not say by themselves: a cache that was made from another
             folder than the one that was named, a head that is no better than the majority class,
             or whose last epoch was still the best.
+        folds: What cross-validation says of such heads, where it was asked for.
     """
 
     runs: tuple[HeadRun, ...]
     cache: Path
     choices: Mapping[str, str]
     remarks: tuple[str, ...] = ()
+    folds: CrossValidation | None = None
 
     @property
     def path(self) -> Path:
@@ -71,6 +75,7 @@ def train_head(
     seed: int = TrainSpec.seed,
     order_seed: int | None = TrainSpec.order_seed,
     seeds: int = RunSpec.seeds,
+    folds: int | None = RunSpec.folds,
     max_memory: int | None = RunSpec.max_memory,
     device: str = ExtractSpec.device,
     resume: bool = RunSpec.resume,
@@ -96,6 +101,9 @@ def train_head(
         hidden: None leaves it to the recipe; so it does for `lr`, `max_epochs`, `patience` and
             `select`.
         dropout: One number is for all hidden layers.
+        folds: Besides, train a head for each of so many folds of all images that are not of the
+            split "test", and test it on that fold; the result then has `folds`. Their heads are
+            not kept.
         max_memory: Bytes of features to keep in memory; where there are more, windows of the file
             are read one after the other and shuffled within. None keeps all where they fit.
         on_progress: Called after every few steps.
@@ -138,6 +146,7 @@ def train_head(
     asked = RunSpec(
         recipe=recipe,
         seeds=seeds,
+        folds=folds,
         max_memory=max_memory,
         resume=resume,
         runs_dir=text("--runs-dir", runs_dir),
@@ -151,18 +160,20 @@ def train_head(
     [(head, train)] = taken.completed([(head, train)], given={*shape, *pace}, on_note=note)
     of_each = range(train.seed, train.seed + asked.seeds)
     trains = [replace(train, seed=s, order_seed=order_seed) for s in of_each]
+    _require_all_rows(train, asked)
     choices = {"recipe": taken.recorded}
     runs = _reusable(opened, head, trains, Path(asked.runs_dir))
-    if not runs:
-        runs, chosen = _trained(
-            opened, head, trains, asked, on_progress=on_progress or silent, on_note=note
+    kept = _kept_folds(opened, head, trains[0], asked)
+    if not runs or (asked.folds and kept is None):
+        runs, kept, chosen = _trained(
+            opened, head, trains, asked, kept, on_progress=on_progress or silent, on_note=note
         )
         choices |= chosen
     remarks = remarks_on(runs, opened, train, recipe=taken)
     for told in (*reused(runs), *remarks):
         note(told)
     remarks = (*found.remarks, *remarks)  # the first are told already
-    return TrainResult(runs=runs, cache=opened.path, choices=choices, remarks=remarks)
+    return TrainResult(runs=runs, cache=opened.path, choices=choices, remarks=remarks, folds=kept)
 
 
 def _reusable(
@@ -178,16 +189,36 @@ def _reusable(
     return tuple(runs)
 
 
+def _require_all_rows(train: TrainSpec, asked: RunSpec) -> None:
+    """Refuse folds of what does not fit into memory."""
+    if asked.folds and train.window_rows is not None:
+        raise UsageError(
+            f"--folds is for sets that fit into memory, but --max-memory {asked.max_memory} keeps "
+            f"{train.window_rows} rows of them. Nothing was started. Leave one of both out."
+        )
+
+
+def _kept_folds(
+    cache: Cache, head: HeadSpec, train: TrainSpec, asked: RunSpec
+) -> CrossValidation | None:
+    """Read what cross-validation found before, if it is asked for and there."""
+    if not asked.folds:
+        return None
+    run = run_path(Path(asked.runs_dir), cache, head, train)
+    return read_folds(folds_file(run, asked.folds), asked.folds)
+
+
 def _trained(
     cache: Cache,
     head: HeadSpec,
     trains: Sequence[TrainSpec],
     asked: RunSpec,
+    folds: CrossValidation | None,
     *,
     on_progress: TrainProgressCallback,
     on_note: NoteCallback,
-) -> tuple[tuple[HeadRun, ...], Mapping[str, str]]:
-    """Load the cache and train what is missing; the runs, and what was chosen for them."""
+) -> tuple[tuple[HeadRun, ...], CrossValidation | None, Mapping[str, str]]:
+    """Load the cache and train what is missing; runs, folds, and what was chosen for them."""
     device, resident = load_to_train(
         cache,
         device=asked.device,
@@ -207,7 +238,20 @@ def _trained(
         on_note=on_note,
     )
     runs = tuple(map(job.run, trains))
-    return runs, {"device": device.recorded, **job.choices}
+    if asked.folds and folds is None:
+        from featcache.training.folds.cross_validate import cross_validate
+
+        folds = cross_validate(
+            cache,
+            head,
+            trains[0],
+            resident,
+            n_folds=asked.folds,
+            file=folds_file(runs[0].path, asked.folds),
+            on_progress=on_progress,
+            on_note=on_note,
+        )
+    return runs, folds, {"device": device.recorded, **job.choices}
 
 
 def by_hand(**values: Any) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class TrainProgress:
         n_total: Steps of all epochs.
         left_s: Seconds left, if it is not stopped early.
         figures: The last epoch's train_loss, val_loss and val_acc.
+        fold: Which fold of how many, like "2/5"; empty for a run.
     """
 
     seed: int
@@ -55,6 +56,7 @@ class TrainProgress:
     n_total: int
     left_s: float
     figures: dict[str, float]
+    fold: str = ""
 
 
 TrainProgressCallback = Callable[[TrainProgress], None]

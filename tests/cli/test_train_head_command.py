@@ -123,6 +123,23 @@ def test_several_seeds_give_mean_and_sd(run: Run, digits: list[str]) -> None:
     assert line.endswith("n 3")
 
 
+def test_folds_are_a_table_with_mean_and_interval(run: Run, digits: list[str]) -> None:
+    command = [*digits, *QUICK, "--folds", "3"]
+
+    shown, answer = run(*command), json.loads(run(*command, "--json").stdout)
+
+    lines = shown.stdout.splitlines()
+    [title] = [i for i, line in enumerate(lines) if line.startswith("fold  trained on")]
+    told = answer["folds"]
+    assert lines[title + 1].split()[:4] == ["1", "160", "40", "100"]
+    mean = f"{told['acc']['mean']:.4f}  sd {told['acc']['sd']:.4f}  95% interval "
+    [of_acc] = [line for line in lines if line.startswith("mean acc ")]
+    assert of_acc.removeprefix("mean acc").strip().startswith(mean)
+    assert told["outcome"] == "reused"
+    assert len(told["folds"]) == 3
+    assert lines[-1].split() == ["folds", told["file"]]
+
+
 def test_json_is_one_object(run: Run, digits: list[str]) -> None:
     result = run(*digits, *QUICK, "--json")
 

@@ -21,10 +21,11 @@ from featcache_cli.options import (
     options_of,
     takes,
 )
-from featcache_cli.tables import show_facts
+from featcache_cli.tables import show_facts, show_table
 
 if TYPE_CHECKING:
     from featcache.heads.run_files import HeadRun
+    from featcache.training.folds.cross_validation import CrossValidation
     from featcache.training.train_head import TrainResult
     from featcache.training.trainer import TrainProgress
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     of_the_cache(),
     options_of(RunSpec, "recipe"),
     left_to_the_recipe(*options_of(HeadSpec), *options_of(TrainSpec)),
-    options_of(RunSpec, "seeds", "max_memory"),
+    options_of(RunSpec, "seeds", "folds", "max_memory"),
     options_of(ExtractSpec, "device"),
     options_of(RunSpec, "resume"),
     options_of(ExtractSpec, "cache_dir"),
@@ -69,7 +70,8 @@ def show_training(display: ProgressDisplay, progress: TrainProgress) -> None:
     detail = f"{duration(progress.left_s)} left"
     if figures:
         detail += f", train_loss {figures['train_loss']:.4f} val_loss {figures['val_loss']:.4f}"
-    stage = f"seed {progress.seed} epoch {progress.epoch + 1}/{progress.max_epochs}, step"
+    whose = f"fold {progress.fold}" if progress.fold else f"seed {progress.seed}"
+    stage = f"{whose} epoch {progress.epoch + 1}/{progress.max_epochs}, step"
     display.show(stage, progress.n_done, progress.n_total, detail)
 
 
@@ -78,6 +80,8 @@ def _show(result: TrainResult) -> None:
         show_facts(_facts(run) | ({"seed": run.seed} if len(result.runs) > 1 else {}))
     if len(result.runs) > 1:
         _show_spread(result)
+    if result.folds is not None:
+        _show_folds(result.folds)
     tell_remarks(result.remarks)
     run = result.runs[-1]
     split = " --split val" if run.test_acc is None else ""  # there is no split "test"
@@ -109,3 +113,24 @@ def _show_spread(result: TrainResult) -> None:
                     f"range {spread.low:.4f} to {spread.high:.4f}  n {spread.n}"
                 }
             )
+
+
+def _show_folds(found: CrossValidation) -> None:
+    balanced = found.balanced_acc is not None
+    show_table(
+        ["#fold", "#trained on", "#validated on", "#tested on", "#epochs", "#acc", "#loss"]
+        + ["#balanced_acc"] * balanced,
+        (
+            (k, f.n_train, f.n_val, f.n_test, f.n_epochs, f"{f.acc:.4f}", f"{f.loss:.4f}")
+            + (f"{f.balanced_acc:.4f}",) * balanced
+            for k, f in enumerate(found.folds, start=1)
+        ),
+    )
+    means = {"acc": found.acc, "balanced_acc": found.balanced_acc, "loss": found.loss}
+    facts: dict[str, object] = {
+        f"mean {name}": f"{mean.mean:.4f}  sd {mean.sd:.4f}  95% interval {mean.low:.4f} to "
+        f"{mean.high:.4f}"
+        for name, mean in means.items()
+        if mean is not None
+    }
+    show_facts({**facts, "folds": found.file})

@@ -1,0 +1,128 @@
+"""K heads of one setting, each tested on the rows that it did not see."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from featcache.config import VAL_FRACTION, HeadSpec, TrainSpec
+from featcache.core.arithmetic import head_arithmetic
+from featcache.core.failures import device_failures_named
+from featcache.core.plain_torch import plain_torch
+from featcache.core.reporting import NoteCallback
+from featcache.errors import clipped, counted
+from featcache.evaluation.metrics import are_unequal, balanced_accuracy
+from featcache.features.batches import OrderedBatches
+from featcache.features.resident import Resident
+from featcache.features.rows import FeatureRows, n_inputs
+from featcache.heads.figures import SumsOfBatches, measure
+from featcache.store import Cache
+from featcache.training.folds.cross_validation import (
+    CrossValidation,
+    FoldFigures,
+    summed_up,
+    write_folds,
+)
+from featcache.training.folds.divide import FoldRows, divide
+from featcache.training.folds.fold_head import FoldHead, train_fold
+from featcache.training.folds.pool import pooled_rows
+from featcache.training.trainer import TrainProgressCallback
+
+
+@torch.no_grad()
+@plain_torch()
+def cross_validate(
+    cache: Cache,
+    head: HeadSpec,
+    train: TrainSpec,
+    resident: Resident,
+    *,
+    n_folds: int,
+    file: Path,
+    on_progress: TrainProgressCallback,
+    on_note: NoteCallback,
+) -> CrossValidation:
+    """Train and test a head for each fold of the rows that are not of the split "test".
+
+    Args:
+        cache: The cache, which was verified.
+        head: Shape and regularisation.
+        train: The training; its `split_seed` seeds the folds.
+        resident: What is loaded of the cache.
+        n_folds: How many folds.
+        file: Where the figures are kept.
+        on_progress: Called after every few steps.
+        on_note: Told of classes that are too small for the folds.
+
+    Raises:
+        UsageError: If there are too few rows.
+        NonFiniteError: If a loss is no number.
+    """
+    started, device = time.perf_counter(), str(resident.device)
+    n_classes, figures = len(cache.class_names), []
+    failures = device_failures_named(device, "Cross-validation", kept=lambda: "Runs are kept.")
+    with head_arithmetic(device), failures:
+        rows, index = pooled_rows(cache, resident)
+        labels = rows.labels.cpu()[index]
+        share = VAL_FRACTION if train.val_fraction is None else train.val_fraction
+        folds = divide(labels, n_folds=n_folds, val_fraction=share, seed=train.split_seed)
+        counts = torch.bincount(labels, minlength=n_classes).tolist()
+        _tell_small_classes(counts, cache.class_names, n_folds, on_note)
+        for k, parts in enumerate(folds, start=1):
+            fold = FoldRows(index[parts.train], index[parts.val], index[parts.test])
+            trained = train_fold(
+                rows,
+                fold,
+                head,
+                train,
+                n_features=n_inputs(cache),
+                n_classes=n_classes,
+                name=f"{k}/{n_folds}",
+                on_progress=on_progress,
+            )
+            figures.append(_tested(rows, fold, trained, n_classes))
+    seconds = time.perf_counter() - started
+    found = summed_up(figures, file, seconds, has_balanced=are_unequal(counts))
+    write_folds(found)
+    return found
+
+
+def _tested(rows: FeatureRows, fold: FoldRows, trained: FoldHead, n_classes: int) -> FoldFigures:
+    """Test the head of a fold on the rows that it did not see."""
+    sums, given, labels = SumsOfBatches(), list[Tensor](), list[Tensor]()
+
+    def take(logits: Tensor, of_batch: Tensor) -> None:
+        sums(logits, of_batch)
+        given.append(logits.argmax(1).cpu())
+        labels.append(of_batch.cpu())
+
+    measure(OrderedBatches(rows, fold.test), (trained.module, take))
+    return FoldFigures(
+        n_train=len(fold.train),
+        n_val=len(fold.val),
+        n_test=len(fold.test),
+        n_epochs=trained.n_epochs,
+        kept_epoch=trained.kept_epoch,
+        acc=sums.figures.acc,
+        balanced_acc=balanced_accuracy(
+            torch.cat(labels).numpy(), torch.cat(given).numpy(), n_classes
+        ),
+        loss=sums.figures.loss,
+    )
+
+
+def _tell_small_classes(
+    counts: Sequence[int], names: Sequence[str], n_folds: int, on_note: NoteCallback
+) -> None:
+    """Tell that some folds have nothing of a class to test."""
+    small = [k for k, n in enumerate(counts) if 0 < n < n_folds]
+    if small:
+        k = min(small, key=lambda k: counts[k])
+        on_note(
+            f"{counted(len(small), 'class')} with fewer images than there are folds, such as "
+            f"{clipped(names[k])!r} ({counts[k]}): some folds have none of them to test"
+        )

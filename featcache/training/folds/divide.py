@@ -1,0 +1,73 @@
+"""Divide rows into folds of the same classes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featcache.errors import UsageError, counted
+
+
+@dataclass(frozen=True, eq=False)
+class FoldRows:
+    """The rows of one fold, (n,) int64 each, ascending.
+
+    Attributes:
+        train: Rows that train its head.
+        val: Rows by which that training is watched.
+        test: Rows that it is tested on, which no other fold tests.
+    """
+
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+
+def divide(labels: Tensor, *, n_folds: int, val_fraction: float, seed: int) -> list[FoldRows]:
+    """Divide rows into folds, so that the rows of a class differ by one between folds at most.
+
+    Args:
+        labels: (N,) int64.
+        n_folds: How many.
+        val_fraction: Share of the rows that a fold does not test which validate; of each class
+            about the same share.
+        seed: Seeds which rows these are.
+
+    Raises:
+        UsageError: If a fold would have nothing to test, to validate or to learn.
+    """
+    n = len(labels)
+    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]  # dealt out one by one
+    fold_of = torch.arange(n) % n_folds
+    folds = []
+    for k in range(n_folds):
+        rest = by_class[fold_of != k]
+        n_val = math.floor(len(rest) * val_fraction)
+        is_val = torch.zeros(len(rest), dtype=torch.bool)
+        is_val[((torch.arange(n_val) + 0.5) * len(rest) / max(1, n_val)).long()] = True
+        fold = FoldRows(
+            *(rows.sort().values for rows in (rest[~is_val], rest[is_val], by_class[fold_of == k]))
+        )
+        _require_use(fold, labels, n_folds)
+        folds.append(fold)
+    return folds
+
+
+def _require_use(fold: FoldRows, labels: Tensor, n_folds: int) -> None:
+    lacks = [
+        f"no row to {what}"
+        for what, r in (("test", fold.test), ("validate", fold.val))
+        if not len(r)
+    ]
+    if len(labels[fold.train].unique()) < 2:
+        lacks.append("fewer than two classes to learn")
+    if lacks:
+        raise UsageError(
+            f"--folds is {n_folds}, but {counted(len(labels), 'image')} are too few for that: a "
+            f"fold would have {' and '.join(lacks)}. Nothing was trained for it. Use fewer folds, "
+            f"or more images."
+        )
