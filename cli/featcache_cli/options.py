@@ -142,6 +142,8 @@ def options_of(
             kind, reads, text = str, read.n_bytes, f"{text} Such as 8GB."
         if said["unset"] == AUTO:
             kind, reads = str, read.number_or_auto
+        if said["words"]:
+            reads = _or_word(said["words"], reads)
         option = Option(
             name=name,
             kind=kind,
@@ -156,6 +158,16 @@ def options_of(
             option = replace(option, default=None, unset=unset or option.unset or str(default))
         options.append(option)
     return tuple(options)
+
+
+def _or_word(words: Mapping[str, Any], reads: Reader | None) -> Reader:
+    """Read a word that stands for values, or else the values."""
+
+    def read_one(option: str, text: Any) -> Any:
+        known = words.get(str(text).strip().lower())
+        return known if known is not None or reads is None else reads(option, text)
+
+    return read_one
 
 
 def repeated(option: Option, hint: str) -> Option:

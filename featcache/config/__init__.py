@@ -1,7 +1,7 @@
 """Every option with its default, help text and limits, once; no torch.
 
-`specs` has those of an extraction, `head_specs` those of a head and of its training; `calls` has
-those of a whole call. The two of `reproduce` alone stand in training/notebook_systems.py, beside
+`specs` has those of an extraction, `head_specs` those of a head and of its training; `solver_specs`
+says how a head is found; `calls` has those of a whole call. The two of `reproduce` alone stand in training/notebook_systems.py, beside
 what they name.
 """
 
@@ -15,6 +15,7 @@ from featcache.config.head_specs import (
     HeadSpec,
     TrainSpec,
 )
+from featcache.config.solver_specs import SOLVERS, TREATMENTS, SolverSpec
 from featcache.config.specs import (
     BN_MODES,
     EXIF_ORIENTATIONS,
@@ -38,13 +39,16 @@ __all__ = [
     "OPTIONS_OF_REG",
     "POOLS",
     "REGULARISATIONS",
+    "SOLVERS",
     "SPLITS",
     "TOLD_OF_HEADERS",
+    "TREATMENTS",
     "VAL_FRACTION",
     "EvaluateSpec",
     "ExtractSpec",
     "HeadSpec",
     "ParitySpec",
     "RunSpec",
+    "SolverSpec",
     "TrainSpec",
 ]

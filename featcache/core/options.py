@@ -55,6 +55,7 @@ def option(
     unset: str = "",
     unit: str = "",
     group: str = "",
+    words: Mapping[str, Any] | None = None,
 ) -> T:
     """Declare a field of a spec, once for the library and for the terminal.
 
@@ -67,11 +68,13 @@ def option(
         unset: What None stands for. Where that is "auto", the word may be given too.
         unit: Of a number that is typed with a unit: "bytes".
         group: Of options in the help; that of the spec where none is named.
+        words: What words stand for that may be given in place of a value.
     """
     if not all(re.search(rf"\b{choice}\b", help) for choice in choices):
         help = f"{help} One of {', '.join(choices)}."
     said: dict[str, Any] = {"help": help, "choices": choices, "unset": unset, "unit": unit}
-    return field(default=default, metadata={**said, "least": least, "most": most, "group": group})
+    said |= {"least": least, "most": most, "group": group, "words": words or {}}
+    return field(default=default, metadata=said)
 
 
 def declared(spec: type) -> dict[str, Field[Any]]:
@@ -122,6 +125,8 @@ def check_fields(spec: Any) -> None:
         if said.get("unset") == AUTO and isinstance(value, str) and value == AUTO:
             value = None
         else:
+            if isinstance(value, str):
+                value = said.get("words", {}).get(value.lower(), value)
             value = _KINDS[kind](name, value)
             if one.name in PATHS:
                 not_empty(name, value)
