@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.backbones.own import Backbone as Backbone
     from featcache.config import ExtractSpec as ExtractSpec
     from featcache.config import HeadSpec as HeadSpec
+    from featcache.config import SolverSpec as SolverSpec
     from featcache.config import TrainSpec as TrainSpec
     from featcache.core.preprocess import Preprocess as Preprocess
     from featcache.errors import FeatcacheError as FeatcacheError
@@ -34,12 +35,12 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.extraction.verify_images import ImagesReport as ImagesReport
     from featcache.extraction.verify_images import verify_images as verify_images
     from featcache.features.datamodule import FeatureDataModule as FeatureDataModule
-    from featcache.heads.head_file import TrainedHead as TrainedHead
     from featcache.heads.head_file import load_head as load_head
     from featcache.heads.run_files import HeadRun as HeadRun
     from featcache.heads.run_list import RunSummary as RunSummary
     from featcache.heads.run_list import describe_runs as describe_runs
     from featcache.heads.runs import list_runs as list_runs
+    from featcache.heads.trained_head import TrainedHead as TrainedHead
     from featcache.images.datasets import list_datasets as list_datasets
     from featcache.images.datasets import load_dataset as load_dataset
     from featcache.images.sources.given import make_dataset as make_dataset
@@ -74,7 +75,7 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
 _NAMES = {
     "backbones.describe": ("describe_backbone", "list_backbones"),
     "backbones.own": ("Backbone",),
-    "config": ("ExtractSpec", "HeadSpec", "TrainSpec"),
+    "config": ("ExtractSpec", "HeadSpec", "SolverSpec", "TrainSpec"),
     "core.preprocess": ("Preprocess",),
     "errors": ("FeatcacheError",),
     "evaluation.compare": ("Comparison", "compare"),
@@ -85,10 +86,11 @@ _NAMES = {
     "extraction.result": ("ExtractResult", "Failure"),
     "extraction.verify_images": ("ChangedImage", "ImagesReport", "verify_images"),
     "features.datamodule": ("FeatureDataModule",),
-    "heads.head_file": ("TrainedHead", "load_head"),
+    "heads.head_file": ("load_head",),
     "heads.run_files": ("HeadRun",),
     "heads.run_list": ("RunSummary", "describe_runs"),
     "heads.runs": ("list_runs",),
+    "heads.trained_head": ("TrainedHead",),
     "images.datasets": ("list_datasets", "load_dataset"),
     "images.sources.given": ("make_dataset",),
     "notebook.parity": ("ParityReport", "parity"),

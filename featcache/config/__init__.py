@@ -1,8 +1,8 @@
 """Every option with its default, help text and limits, once; no torch.
 
-`specs` has those of an extraction, `head_specs` those of a head and of its training; `solver_specs`
-says how a head is found; `calls` has those of a whole call. The two of `reproduce` alone stand in training/notebook_systems.py, beside
-what they name.
+`specs` has those of an extraction, `head_specs` those of a head and of its training, `solver_specs`
+those of other solvers; `calls` has those of a whole call. The two of `reproduce` alone stand in
+training/notebook_systems.py, beside what they name.
 """
 
 from featcache.config.calls import EvaluateSpec, ParitySpec, RunSpec

@@ -124,6 +124,12 @@ class SolverSpec:
         return self.solver == MLP
 
     @property
+    def treatment(self) -> str:
+        """The treatment of the features."""
+        assert self.features is not None, "settled before"
+        return self.features
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What of it stands in the identity of a run: nothing for an MLP on raw features."""
         own = OPTIONS_OF_SOLVER[self.solver]

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from featcache.config import HeadSpec, TrainSpec
-from featcache.core.identity import canonical_json, differing_fields, tensors_digest
-from featcache.core.paths import expanded, native, portable
+from featcache.core.identity import canonical_json, tensors_digest
+from featcache.core.paths import expanded
 from featcache.errors import (
     CacheMissingError,
     CorruptError,
@@ -29,92 +25,15 @@ from featcache.errors import (
     UnsafeFileError,
     clipped,
 )
-from featcache.store import Cache, replace_file
-from featcache.version import __version__
-
-# Heads are read without torch, which takes seconds to import.
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from featcache.heads.description import describe, parse, require_weights
+from featcache.heads.trained_head import TrainedHead
+from featcache.store import replace_file
 
 HEAD_FILE = "head.safetensors"
 DESCRIPTION_FILE = "head.json"
-FORMAT = 1
 _KEY = "featcache"
 _DIGEST = "sha256"
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-
-
-@dataclass(frozen=True, eq=False)
-class TrainedHead:
-    """A head with everything that says what it is for.
-
-    Attributes:
-        path: Its file; None before it is saved.
-        spec: Shape and regularisation.
-        train: How it was trained.
-        n_features: D.
-        class_names: K names; output k is class_names[k].
-        split: Which rows trained and validated: names and numbers of rows.
-        dataset: Name of the dataset.
-        cache_path: Where the cache was.
-        cache_fingerprint: Its fingerprint.
-        cache_identity: What that is the hash of.
-        n_epochs: Epochs that its weights have seen.
-        is_finished: Whether training ended as planned; a stopped run can be resumed.
-        arrays: Names and weights, as of the Sequential that `module` builds.
-        versions: What made it.
-    """
-
-    path: Path | None
-    spec: HeadSpec
-    train: TrainSpec
-    n_features: int
-    class_names: tuple[str, ...]
-    split: Mapping[str, Any]
-    dataset: str
-    cache_path: Path
-    cache_fingerprint: str
-    cache_identity: Mapping[str, Any]
-    n_epochs: int
-    is_finished: bool
-    arrays: Mapping[str, npt.NDArray[Any]]
-    versions: Mapping[str, str]
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """The weights as tensors, by name."""
-        import torch
-
-        return {name: torch.from_numpy(array) for name, array in self.arrays.items()}
-
-    @property
-    def backbone(self) -> str:
-        """The backbone of its cache."""
-        return str(self.cache_identity["backbone"])
-
-    def module(self) -> nn.Sequential:
-        """Build the head with its weights, in evaluation mode: (B, D) -> (B, K) logits."""
-        from featcache.heads.mlp import build_head
-
-        module = build_head(
-            self.spec, n_features=self.n_features, n_classes=len(self.class_names), seed=0
-        )
-        module.load_state_dict(self.state)
-        return module.eval()
-
-    def require_fit(self, cache: Cache) -> None:
-        """Refuse a cache that holds other features than the head was trained on.
-
-        Raises:
-            MismatchError: Naming the fields that differ.
-        """
-        if cache.fingerprint != self.cache_fingerprint:
-            differing = differing_fields(cache.identity, self.cache_identity)
-            raise MismatchError(
-                f"The head {self.path} was trained on other features than {cache.path} holds: "
-                f"{'; '.join(differing)}. Nothing was evaluated. Give the cache it was trained on "
-                f"({self.cache_path}), or train a head on this one."
-            )
 
 
 def save_head(folder: Path, head: TrainedHead) -> Path:
@@ -128,13 +47,13 @@ def save_head(folder: Path, head: TrainedHead) -> Path:
     Raises:
         StorageError: If the folder cannot be written.
     """
-    description = _describe(head)
+    description = describe(head)
     arrays = {name: np.ascontiguousarray(array) for name, array in head.arrays.items()}
     signed = {**description, _DIGEST: _digest(description, arrays)}
     # One key: safetensors writes several in an order of chance.
     content = safetensors.numpy.save(arrays, metadata={_KEY: canonical_json(signed)})
     replace_file(folder / HEAD_FILE, content)
-    layers = [str(layer) for layer in head.module()]
+    layers = [str(layer) for layer in head.module()] if head.has_layers else []
     readable = json.dumps({**description, "layers": layers}, indent=2) + "\n"
     replace_file(folder / DESCRIPTION_FILE, readable.encode())
     return folder / HEAD_FILE
@@ -172,10 +91,10 @@ def load_head(path: str | os.PathLike[str]) -> TrainedHead:
     try:
         description = json.loads(metadata[_KEY])
         signature = description.pop(_DIGEST, None)
-        head = _parse(path, description, arrays)
+        head = parse(path, description, arrays)
         if signature != _digest(description, arrays):
             raise ValueError("its SHA-256 differs")
-        _require_weights(head)
+        require_weights(head)
     except (
         FeatcacheError,
         LookupError,
@@ -213,42 +132,11 @@ def read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def versions(device: str) -> dict[str, str]:
-    """Name what decides the last digits of a head: versions, device, the precision of its sums.
-
-    Args:
-        device: Where it was trained; a CPU is not named.
-    """
-    import torch
-
-    kind = device.partition(":")[0]
-    return {
-        **({} if kind == "cpu" else {"device": kind}),
-        "precision": "fp32",
-        "featcache": __version__,
-        "torch": torch.__version__,
-        "pytorch_lightning": version("pytorch_lightning"),
-    }
-
-
 def _require_plain_file(path: Path) -> None:
     if not path.exists():
         raise CacheMissingError(f"There is no head at {path}. Train one with: featcache train-head")
     if not path.is_file():
         raise UnsafeFileError(f"{path} is not a regular file, so it is not read.")
-
-
-def _require_weights(head: TrainedHead) -> None:
-    """Compare the weights with the description, before memory is taken for what that promises."""
-    widths = (head.n_features, *head.spec.hidden, len(head.class_names))
-    layers_between = 3 if head.spec.dropout else 2  # ReLU, and Dropout
-    wanted: dict[str, tuple[int, ...]] = {}
-    for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
-        wanted[f"{layers_between * i}.weight"] = (n_out, n_in)
-        wanted[f"{layers_between * i}.bias"] = (n_out,)
-    found = {name: array.shape for name, array in head.arrays.items()}
-    if wanted != found or any(array.dtype != np.float32 for array in head.arrays.values()):
-        raise ValueError(f"the shapes of its tensors ({len(found)}) are not those of its layers")
 
 
 def _not_safetensors(path: Path, err: Exception) -> FeatcacheError:
@@ -267,26 +155,6 @@ def _not_safetensors(path: Path, err: Exception) -> FeatcacheError:
     )
 
 
-def _describe(head: TrainedHead) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "head": asdict(head.spec),
-        "train": head.train.to_json(),
-        "n_features": head.n_features,
-        "class_names": list(head.class_names),
-        "split": dict(head.split),
-        "dataset": head.dataset,
-        "cache": {
-            "path": portable(str(head.cache_path)),
-            "fingerprint": head.cache_fingerprint,
-            "identity": dict(head.cache_identity),
-        },
-        "n_epochs": head.n_epochs,
-        "is_finished": head.is_finished,
-        "versions": dict(head.versions),
-    }
-
-
 def _digest(description: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> str:
     """SHA-256 of a head's description and of its weights by name, as 64 hex digits."""
     weights = tensors_digest(
@@ -294,41 +162,3 @@ def _digest(description: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any
         for name, array in sorted(arrays.items())
     )
     return hashlib.sha256(f"{canonical_json(description)}\n{weights}".encode()).hexdigest()
-
-
-def _parse(
-    path: Path, description: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]
-) -> TrainedHead:
-    if description["format"] != FORMAT:
-        raise MismatchError(
-            f"{path} is a head of format {clipped(str(description['format']))}, and this featcache "
-            f"reads format {FORMAT}. Nothing was loaded. Use the featcache that wrote it "
-            f"({clipped(str(description['versions'].get('featcache')))}), or train it again."
-        )
-    shape: dict[str, Any] = dict(description["head"])
-    for name in ("hidden", "dropout"):
-        shape[name] = tuple(shape[name])
-    said = description["cache"]
-    for text in (description["dataset"], said["path"], said["fingerprint"]):
-        if not isinstance(text, str):
-            raise TypeError(f"{text!r} where text was expected")
-    if not isinstance(description["versions"], dict):
-        raise TypeError(f"{description['versions']!r} where versions were expected")
-    if not isinstance(said["identity"], dict):
-        raise TypeError(f"{said['identity']!r} where an identity was expected")
-    return TrainedHead(
-        path=path,
-        spec=HeadSpec(**shape),
-        train=TrainSpec(**description["train"]),
-        n_features=int(description["n_features"]),
-        class_names=tuple(description["class_names"]),
-        split=description["split"],
-        dataset=description["dataset"],
-        cache_path=Path(native(said["path"])),
-        cache_fingerprint=said["fingerprint"],
-        cache_identity=said["identity"],
-        n_epochs=int(description["n_epochs"]),
-        is_finished=bool(description["is_finished"]),
-        arrays=arrays,
-        versions=description["versions"],
-    )

@@ -1,4 +1,4 @@
-"""The head: an MLP on features, and its L1 penalty."""
+"""The layers of a head: an MLP on features; and its L1 penalty."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from featcache.config import HeadSpec
 from featcache.core.memory import free_memory
 from featcache.errors import UsageError, counted
+from featcache.heads.treatment import treatment_layers
 from featcache.store import human_bytes
 
 _BYTES_PER_PARAMETER = 16  # float32: the parameter, its gradient, Adam's two moments
 
 
-def build_head(spec: HeadSpec, *, n_features: int, n_classes: int, seed: int) -> nn.Sequential:
+def build_head(
+    spec: HeadSpec, *, n_features: int, n_classes: int, seed: int, features: str = "raw"
+) -> nn.Sequential:
     """Build a head with torch's default initial weights: Linear, ReLU, Dropout, ..., Linear.
 
     Args:
@@ -25,6 +28,7 @@ def build_head(spec: HeadSpec, *, n_features: int, n_classes: int, seed: int) ->
         n_features: D.
         n_classes: K.
         seed: Seeds the initial weights; the global random state stays as it is.
+        features: Their treatment, a layer before all others unless it is "raw".
 
     Returns:
         (B, D) float32 -> (B, K) logits.
@@ -34,7 +38,7 @@ def build_head(spec: HeadSpec, *, n_features: int, n_classes: int, seed: int) ->
         >>> [type(layer).__name__ for layer in head]
         ['Linear', 'ReLU', 'Dropout', 'Linear', 'ReLU', 'Dropout', 'Linear']
     """
-    layers: list[nn.Module] = []
+    layers: list[nn.Module] = [*treatment_layers(features, n_features)]
     width = n_features
     generator = torch.Generator().manual_seed(seed)
     for i, n_hidden in enumerate(spec.hidden):

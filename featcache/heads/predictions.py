@@ -17,7 +17,8 @@ from featcache.core.reporting import NoteCallback
 from featcache.errors import CacheMissingError, UsageError, clipped
 from featcache.features.lookup import settings_of
 from featcache.features.trainable import labels_of, require_labelled
-from featcache.heads.head_file import TrainedHead, load_head
+from featcache.heads.head_file import load_head
+from featcache.heads.trained_head import TrainedHead
 from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
 
 if TYPE_CHECKING:

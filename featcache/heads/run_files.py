@@ -10,13 +10,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.config import HeadSpec, TrainSpec
+from featcache.config import HeadSpec, SolverSpec, TrainSpec
 from featcache.core.from_file import from_file
 from featcache.core.paths import resolved
 from featcache.errors import CorruptError
-from featcache.heads.head_file import TrainedHead, load_head, versions
+from featcache.heads.head_file import load_head
 from featcache.heads.history import History, history_from_json
 from featcache.heads.runs import METRICS_FILE, RESULT_FILE
+from featcache.heads.trained_head import TrainedHead, versions
 from featcache.store import Cache, locked, replace_file
 
 # Runs are read without torch, which takes seconds to import.
@@ -150,6 +151,8 @@ def head_of(
     n_epochs: int,
     device: str,
     is_finished: bool = True,
+    solver: SolverSpec | None = None,
+    found: Mapping[str, Any] | None = None,
 ) -> TrainedHead:
     """Describe a head, to be saved.
 
@@ -162,9 +165,12 @@ def head_of(
         n_epochs: Epochs that the weights have seen.
         device: Where it was trained.
         is_finished: Whether training ended as planned.
+        solver: How it was found; None is an MLP on raw features.
+        found: What the solver found beside the weights.
     """
     from featcache.features.rows import n_inputs
 
+    solver = solver or SolverSpec()
     return TrainedHead(
         path=None,
         spec=head,
@@ -179,7 +185,9 @@ def head_of(
         n_epochs=n_epochs,
         is_finished=is_finished,
         arrays={name: tensor.detach().cpu().numpy() for name, tensor in state.items()},
-        versions=versions(device),
+        versions=versions(device, lightning=solver.is_mlp),
+        solver=solver,
+        found=found or {},
     )
 
 

@@ -1,4 +1,4 @@
-"""The folders of trained heads: runs/<dataset>/<backbone>-<reg>-<8 hex>/."""
+"""The folders of trained heads: runs/<dataset>/<backbone>-<reg or solver>-<8 hex>/."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from featcache.config import HeadSpec, TrainSpec
+from featcache.config import HeadSpec, SolverSpec, TrainSpec
 from featcache.core.find_by_part import find_by_part
 from featcache.core.identity import fingerprint
 from featcache.core.paths import expanded, native
@@ -24,18 +25,34 @@ METRICS_FILE = "metrics.csv"
 RUN_FILES = (HEAD_FILE, DESCRIPTION_FILE, METRICS_FILE, RESULT_FILE)
 
 
-def run_path(runs_dir: Path, cache: Cache, head: HeadSpec, train: TrainSpec) -> Path:
-    """Name the folder of a run; the 8 hex digits hash its cache, its head and its training.
+def run_path(
+    runs_dir: Path,
+    cache: Cache,
+    head: HeadSpec,
+    train: TrainSpec,
+    solver: SolverSpec | None = None,
+) -> Path:
+    """Name the folder of a run; the 8 hex digits hash its cache and all that decides its head.
+
+    That is head and training of an MLP. Of another solver it is its own settings, and which rows
+    validate.
 
     Raises:
         CorruptError: If the cache is of no dataset.
     """
-    training = train.to_json()
+    solver, training = solver or SolverSpec(), train.to_json()
     for name in ("order_seed", "window_rows"):
         if training[name] is None:
             del training[name]
-    identity = {"cache": cache.fingerprint, "head": asdict(head), "train": training}
-    name = f"{cache.identity.backbone}-{head.reg}-{fingerprint(identity)[:8]}"
+    identity: dict[str, Any] = {"cache": cache.fingerprint}
+    kind = head.reg if solver.is_mlp else solver.solver
+    if solver.is_mlp:
+        identity |= {"head": asdict(head), "train": training}
+    else:
+        identity["train"] = {name: training[name] for name in ("val_fraction", "split_seed")}
+    if solver.identity:
+        identity["solver"] = solver.identity
+    name = f"{cache.identity.backbone}-{kind}-{fingerprint(identity)[:8]}"
     dataset = cache.provenance.dataset
     try:
         slug = dataset_slug(native(dataset))

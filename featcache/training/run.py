@@ -30,7 +30,7 @@ from featcache.features.order import EpochOrder
 from featcache.features.resident import Resident
 from featcache.features.rows import n_inputs
 from featcache.heads.figures import Figures, MeansOfBatches, figures_on_test
-from featcache.heads.head_file import TrainedHead, save_head
+from featcache.heads.head_file import save_head
 from featcache.heads.mlp import require_room
 from featcache.heads.run_files import (
     HeadRun,
@@ -43,6 +43,7 @@ from featcache.heads.run_files import (
 )
 from featcache.heads.run_folder import begin_folder, finish_folder
 from featcache.heads.runs import run_path
+from featcache.heads.trained_head import TrainedHead
 from featcache.store import Cache, is_there, locked, named_failures
 from featcache.training.loss import TrainingLoss
 from featcache.training.module import HeadModule

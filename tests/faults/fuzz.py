@@ -26,8 +26,9 @@ import torch
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.identity import canonical_json
 from featcache.errors import FeatcacheError
-from featcache.heads.head_file import HEAD_FILE, TrainedHead, load_head, save_head
+from featcache.heads.head_file import HEAD_FILE, load_head, save_head
 from featcache.heads.mlp import build_head
+from featcache.heads.trained_head import TrainedHead
 from featcache.store import describe_cache, open_cache, verify_cache
 from featcache.store.ledger import SLOT_BYTES, Slot, pack_slot
 from featcache.store.manifest import Manifest

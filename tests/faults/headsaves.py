@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 import featcache
 from featcache.errors import FeatcacheError, InterruptedRunError
-from featcache.heads.head_file import TrainedHead, load_head, save_head
+from featcache.heads.head_file import load_head, save_head
+from featcache.heads.trained_head import TrainedHead
 from featcache_cli import app
 from tests.faults.claims import Claim
 from tests.faults.intercept import Child, Fault, run

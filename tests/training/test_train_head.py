@@ -12,7 +12,8 @@ import torch
 import featcache
 import featcache.training.run
 from featcache.errors import LockedError, UsageError
-from featcache.heads.head_file import load_head, save_head, versions
+from featcache.heads.head_file import load_head, save_head
+from featcache.heads.trained_head import versions
 from featcache.store import locked
 from featcache.training.train_head import TrainResult
 from tests.memory_limits import leave_memory
