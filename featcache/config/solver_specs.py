@@ -141,5 +141,5 @@ class SolverSpec:
     @classmethod
     def from_identity(cls, said: Mapping[str, Any]) -> SolverSpec:
         """Read what an identity says; what it does not say is at its default."""
-        read = {n: tuple(v) if isinstance(v, list) else v for n, v in said.items()}
+        read: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in said.items()}
         return cls(**read)
