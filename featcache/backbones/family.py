@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from featcache.backbones.torchvision_weights import Pretrained
     from featcache.images.stat_index import KnownFiles
 
+WEIGHTS_FILE = "weights_file"
+"""Under which name `LoadedBackbone.told` says the file of the weights, as it was typed."""
+
 
 @dataclass(frozen=True)
 class BackboneInfo:
@@ -59,7 +62,8 @@ class LoadedBackbone:
         has_batchnorm: Whether `adapt_batch_norm` has something to adapt.
         published: torchvision's published weights that it has; None for others.
         identity: Fields of a cache's identity beside those that every backbone has.
-        told: What provenance keeps of it beside `weights`: the full name, versions, licence.
+        told: What provenance keeps of it beside `weights`: the full name, versions, licence, the
+            file of the weights.
         notes: Sentences for people.
     """
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from featcache.backbones.batchnorm import has_batch_norm
-from featcache.backbones.family import BackboneInfo, LoadedBackbone
+from featcache.backbones.family import WEIGHTS_FILE, BackboneInfo, LoadedBackbone
 from featcache.backbones.measure import cost
 from featcache.backbones.state_dict import fill_backbone, read_state_dicts
 from featcache.backbones.timm_licences import licence_notes
@@ -89,7 +89,7 @@ def describe_timm(name: str, image_size: int) -> BackboneInfo:
 def load_timm(name: str, *, weights: str, seed: int, image_size: int) -> LoadedBackbone:
     """Build a frozen model with its weights, on the CPU; `load_backbone` says how."""
     model = find_model(name)
-    note = ""
+    note, typed = "", {}
     if weights.lower() == RANDOM:
         with seeded(seed):
             network = build_network(model, image_size=image_size)
@@ -100,7 +100,7 @@ def load_timm(name: str, *, weights: str, seed: int, image_size: int) -> LoadedB
     else:
         network = build_network(model, image_size=image_size)
         note = fill_backbone(network, weights, name=name, ignored=_CLASSIFIERS)
-        label = Path(weights).name
+        label, typed = Path(weights).name, {WEIGHTS_FILE: weights}
     is_published = label == DEFAULT
     pooling = own_pooling(network)
     return LoadedBackbone(
@@ -123,6 +123,7 @@ def load_timm(name: str, *, weights: str, seed: int, image_size: int) -> LoadedB
         told={
             "backbone": told_name(name),
             "timm": version("timm"),
+            **typed,
             **({"hub": model.hub_id} if is_published and model.hub_id else {}),
             **({"revision": model.revision} if is_published and model.revision else {}),
             **({"licence": model.published.license or "unknown"} if is_published else {}),

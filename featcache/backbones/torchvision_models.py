@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from featcache.backbones.batchnorm import has_batch_norm
-from featcache.backbones.family import BackboneInfo, LoadedBackbone
+from featcache.backbones.family import WEIGHTS_FILE, BackboneInfo, LoadedBackbone
 from featcache.backbones.measure import Measured, measure
 from featcache.backbones.sizes import require_exact_size
 from featcache.backbones.state_dict import fill_backbone
@@ -94,7 +94,7 @@ def load_model(
     """Build a frozen model with its weights, on the CPU; `load_backbone` says how."""
     entry = find_pretrained(name, weights)
     measured = _measured(name, image_size)
-    note = ""
+    note, told = "", {}
     if weights.lower() == RANDOM:
         with seeded(seed):
             module = build_backbone(name, image_size=image_size)
@@ -105,7 +105,7 @@ def load_model(
     else:
         module = build_backbone(name, image_size=image_size, meta=True)
         note = fill_backbone(module, weights, name=name, ignored=_classifier_prefixes())
-        label = Path(weights).name
+        label, told = Path(weights).name, {WEIGHTS_FILE: weights}
     return LoadedBackbone(
         name=name,
         module=module,
@@ -116,6 +116,7 @@ def load_model(
         has_batchnorm=has_batch_norm(module),
         published=entry,
         note=note,
+        told=told,
     )
 
 

@@ -145,23 +145,24 @@ def require_same_function(
         MismatchError: With the difference, and the versions then and now.
     """
     tolerance = REFERENCE_TOLERANCE[precision]
-    difference = _difference(stored, fresh)
+    difference = rows_difference(stored, fresh)
     if difference <= tolerance:
         return
     quoted = shlex.quote(str(path))
     raise MismatchError(
         f"{path} was made by a backbone that computes something else now, from the same weights: "
         f"its reference rows differ by {difference:.2g} of their largest feature, expected at most "
-        f"{tolerance:g}. {_versions(then, now)} Nothing was changed. Go back to what made them, or "
-        f"make the cache anew: remove it (featcache cache rm {quoted}) and run extract again."
+        f"{tolerance:g}. {versions_told(then, now)} Nothing was changed. Go back to what made "
+        f"them, or make the cache anew: remove it (featcache cache rm {quoted}) and run extract "
+        f"again."
     )
 
 
-def _difference(stored: Rows, fresh: Rows) -> float:
-    """Largest difference in units of the largest stored feature; infinite where one is no number.
+def rows_difference(stored: Rows, fresh: Rows) -> float:
+    """Give the largest difference, in units of the largest stored feature.
 
-    Features of these images may overflow in fp16 where those of photographs do not: what is no
-    number on both sides is equal.
+    It is infinite where one of both is no number. Features of these images may overflow in fp16
+    where those of photographs do not: what is no number on both sides is equal.
     """
     if stored.shape != fresh.shape:
         return float("inf")
@@ -176,15 +177,19 @@ def _difference(stored: Rows, fresh: Rows) -> float:
     return float(difference / largest)
 
 
-def _versions(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say which versions are others."""
-    names = [name for name in _LIBRARIES if name in then or name in now]
+def versions_told(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say which versions are others, or that none is."""
+    if others := other_versions(then, now):
+        return others
+    same = ", ".join(f"{name} {now[name]}" for name in _LIBRARIES if name in now)
+    return f"The versions are the same ({same}), so the backbone's own code was changed."
+
+
+def other_versions(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say which versions of libraries are others now, in a sentence; empty if none is."""
     said = [
         f"{name} was {then.get(name, 'not there')} then and is {now.get(name, 'not there')} now"
-        for name in names
+        for name in _LIBRARIES
         if then.get(name) != now.get(name)
     ]
-    if said:
-        return f"{'; '.join(said)}."
-    same = ", ".join(f"{name} {now[name]}" for name in names)
-    return f"The versions are the same ({same}), so the backbone's own code was changed."
+    return f"{'; '.join(said)}." if said else ""
