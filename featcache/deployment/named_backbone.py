@@ -23,7 +23,7 @@ from featcache.errors import (
     clipped,
 )
 from featcache.heads.backbone_record import BackboneRecord
-from featcache.heads.head_file import TrainedHead
+from featcache.heads.trained_head import TrainedHead
 from featcache.store import Identity, Provenance, find_fingerprint, is_there, made_with, open_cache
 
 _NEEDED = ("layer", "weights_sha256", "bn", "preprocess", "precision", "store_dtype")
@@ -121,6 +121,8 @@ def _record_of(
     head: TrainedHead, identity: Identity, cache_dir: str | os.PathLike[str]
 ) -> BackboneRecord:
     """Take what the head keeps of its backbone; of an older head, what its cache does."""
+    if head.record is not None:
+        return head.record
     path = head.cache_path if _has_fingerprint(head) else None
     path = path or find_fingerprint(Path(cache_dir), head.cache_fingerprint)
     if path is not None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from featcache.config import HeadSpec, SolverSpec, TrainSpec
 from featcache.core.paths import native, portable
 from featcache.errors import MismatchError, clipped
+from featcache.heads.backbone_record import BackboneRecord, is_of_the_backbone
 from featcache.heads.trained_head import TrainedHead
 
 FORMAT = 1
@@ -40,6 +41,7 @@ def describe(head: TrainedHead) -> dict[str, Any]:
             "fingerprint": head.cache_fingerprint,
             "identity": dict(head.cache_identity),
         },
+        **({"backbone": head.record.describe()} if head.record else {}),
         "n_epochs": head.n_epochs,
         "is_finished": head.is_finished,
         "versions": dict(head.versions),
@@ -61,6 +63,10 @@ def parse(
             f"reads format {FORMAT}. Nothing was loaded. Use the featcache that wrote it "
             f"({clipped(str(description['versions'].get('featcache')))}), or train it again."
         )
+    record = None
+    if "backbone" in description:
+        record = BackboneRecord.of_head(description["backbone"], arrays)
+        arrays = {name: a for name, a in arrays.items() if not is_of_the_backbone(name)}
     shape: dict[str, Any] = dict(description["head"])
     for name in ("hidden", "dropout"):
         shape[name] = tuple(shape[name])
@@ -87,6 +93,7 @@ def parse(
         versions=description["versions"],
         solver=SolverSpec.from_identity(description.get("solver", {})),
         found=_found(description.get("found", {})),
+        record=record,
     )
 
 

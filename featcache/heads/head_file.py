@@ -48,7 +48,8 @@ def save_head(folder: Path, head: TrainedHead) -> Path:
         StorageError: If the folder cannot be written.
     """
     description = describe(head)
-    arrays = {name: np.ascontiguousarray(array) for name, array in head.arrays.items()}
+    held = {**head.arrays, **(head.record.arrays() if head.record else {})}
+    arrays = {name: np.asarray(array, order="C") for name, array in held.items()}
     signed = {**description, _DIGEST: _digest(description, arrays)}
     # One key: safetensors writes several in an order of chance.
     content = safetensors.numpy.save(arrays, metadata={_KEY: canonical_json(signed)})

@@ -14,6 +14,7 @@ from featcache.config import HeadSpec, SolverSpec, TrainSpec
 from featcache.core.from_file import from_file
 from featcache.core.paths import resolved
 from featcache.errors import CorruptError
+from featcache.heads.backbone_record import BackboneRecord
 from featcache.heads.head_file import load_head
 from featcache.heads.history import History, history_from_json
 from featcache.heads.runs import METRICS_FILE, RESULT_FILE
@@ -188,6 +189,7 @@ def head_of(
         versions=versions(device, lightning=solver.is_mlp),
         solver=solver,
         found=found or {},
+        record=BackboneRecord.of_cache(cache),
     )
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from featcache.config import HeadSpec, SolverSpec, TrainSpec
 from featcache.core.identity import differing_fields
 from featcache.errors import MismatchError, UsageError
+from featcache.heads.backbone_record import BackboneRecord
 from featcache.store import Cache
 from featcache.version import __version__
 
@@ -44,6 +45,7 @@ class TrainedHead:
         found: What the solver found beside the weights: "C", "converged", "n_iterations",
             "refitted", "k", "alpha", "shrinkage", "temperature". A temperature of None says that
             nothing was there to fit one on.
+        record: What is kept of its backbone, for new images; None of heads of 0.1.
     """
 
     path: Path | None
@@ -62,6 +64,7 @@ class TrainedHead:
     versions: Mapping[str, str]
     solver: SolverSpec = field(default_factory=SolverSpec)
     found: Mapping[str, Any] = field(default_factory=dict)
+    record: BackboneRecord | None = None
 
     @property
     def state(self) -> dict[str, Tensor]:

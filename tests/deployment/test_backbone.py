@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from featcache.backbones.load import load_backbone
 from featcache.backbones.runner import BackboneRunner
 from featcache.core.random_state import seeded
 from featcache.deployment.backbone import RebuiltBackbone, precision_on, rebuild_backbone
-from featcache.errors import MismatchError, UsageError, WeightsError
+from featcache.errors import CacheMissingError, MismatchError, UsageError, WeightsError
 from tests.conftest import SMALL_BACKBONE
 from tests.deployment.conftest import Extract
 from tests.deployment.heads import save_random_head
@@ -79,9 +80,11 @@ def test_the_backbone_gives_the_rows_of_the_cache(of_digits: Extract, tmp_path: 
     assert notes == [f"backbone {SMALL_BACKBONE} with the weights random"]
 
 
-def test_adapted_statistics_are_put_back(of_digits: Extract, tmp_path: Path) -> None:
+def test_adapted_statistics_travel_with_the_head(of_digits: Extract, tmp_path: Path) -> None:
     path = of_digits(bn="adapted").path
     head = save_random_head(path, tmp_path / "run")
+    rows = featcache.open_cache(path)["test"].features[:4]
+    shutil.rmtree(tmp_path / "cache")
     images = (
         featcache.load_dataset("digits", data_dir="data")
         .limited(8)
@@ -91,8 +94,36 @@ def test_adapted_statistics_are_put_back(of_digits: Extract, tmp_path: Path) -> 
 
     rebuilt = rebuild_backbone(head)
 
-    rows = featcache.open_cache(path)["test"].features[:4]
+    assert rebuilt.is_compared
     assert features_by(rebuilt, images).tobytes() == rows.tobytes()
+
+
+def test_an_older_head_takes_adapted_statistics_from_its_cache_and_asks_for_that(
+    of_digits: Extract, tmp_path: Path
+) -> None:
+    path = of_digits(bn="adapted").path
+    head = replace(save_random_head(path, tmp_path / "run"), record=None)
+    moved = tmp_path / "moved" / "digits" / path.name
+    moved.parent.mkdir(parents=True)
+    shutil.move(path, moved)
+
+    with pytest.raises(CacheMissingError, match=r"kept the adapted BatchNorm .*--cache-dir"):
+        rebuild_backbone(head, cache_dir=tmp_path / "cache")
+
+    assert rebuild_backbone(head, cache_dir=tmp_path / "moved").is_compared
+
+
+def test_of_an_older_head_without_its_cache_only_the_weights_are_compared(
+    of_digits: Extract, tmp_path: Path
+) -> None:
+    head = replace(save_random_head(of_digits().path, tmp_path / "run"), record=None)
+    shutil.rmtree(tmp_path / "cache")
+    notes: list[str] = []
+
+    rebuilt = rebuild_backbone(head, weights="random", on_note=notes.append)
+
+    assert not rebuilt.is_compared
+    assert notes[-1].startswith("the weights are those of the features; nothing was kept")
 
 
 def test_pixels_have_no_network(of_digits: Extract, tmp_path: Path) -> None:

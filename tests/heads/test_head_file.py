@@ -15,7 +15,9 @@ from torch import nn
 
 import featcache
 from featcache.errors import CacheMissingError, CorruptError, MismatchError, UnsafeFileError
+from featcache.heads.backbone_record import sampled
 from featcache.heads.head_file import load_head, save_head
+from featcache.heads.trained_head import TrainedHead
 from featcache.training.train_head import TrainResult
 from tests.feature_caches import CLASS_NAMES, N_FEATURES
 
@@ -163,3 +165,45 @@ def test_a_fifo_is_not_read(tmp_path: Path) -> None:
 
     with pytest.raises(UnsafeFileError, match="is not a regular file"):
         load_head(path)
+
+
+ADAPTED = {"norm.running_mean": torch.ones(2).numpy(), "norm.running_var": torch.ones(2).numpy()}
+
+
+def with_record(run: Path, **changes: Any) -> TrainedHead:
+    """Save the head with adapted statistics of a backbone, and reference rows."""
+    head = load_head(run)
+    assert head.record is not None
+    reference = torch.arange(6.0).view(2, 3).numpy()
+    record = replace(head.record, statistics=ADAPTED, reference=reference, **changes)
+    save_head(run, replace(head, record=record))
+    return load_head(run)
+
+
+def test_a_head_keeps_what_builds_its_backbone_again(run: Path, cache: featcache.Cache) -> None:
+    head = with_record(run)
+
+    assert head.record is not None
+    assert head.record.provenance == cache.provenance
+    assert {name: array.tolist() for name, array in head.record.statistics.items()} == {
+        "norm.running_mean": [1, 1],
+        "norm.running_var": [1, 1],
+    }
+    assert head.record.reference is not None
+    assert head.record.reference.tolist() == [[0, 1, 2], [3, 4, 5]]
+    tensors = safetensors.torch.load_file(run / "head.safetensors")
+    assert {n for n in tensors if n not in head.state} == {f"backbone.{n}" for n in ADAPTED}
+
+
+def test_of_many_reference_features_some_evenly_spaced_ones_are_kept() -> None:
+    rows = sampled(torch.arange(2000.0).view(2, 1000).numpy())
+
+    assert rows.shape == (2, 256)
+    assert rows[0, :3].tolist() == [0, 3, 7]
+    assert rows[1, -1] == 1996
+
+
+def test_a_head_without_a_record_of_its_backbone_is_one_of_0_1(run: Path) -> None:
+    save_head(run, replace(load_head(run), record=None))
+
+    assert load_head(run).record is None
