@@ -1,7 +1,17 @@
 """What a family of backbones is: backbones that are named, built and filled in one way.
 
-A family is a file with a class of the methods of `BackboneFamily`, and an entry in
-`featcache.backbones.families`. Its backbones are named in `featcache.core.backbone_names` too.
+To add a family:
+
+1. Write a class with the methods of `BackboneFamily` in a file of this folder, and add it to
+   `FAMILIES` in backbones/families.py.
+2. Make its names known to those who may not import a backbone: `backbone_name` in
+   core/backbone_names.py checks a name, and `backbone_names` lists those that can be listed.
+3. If its names are spelled differently from torchvision's, add how they are recognised and written,
+   and what their files are called, to core/backbone_kinds.py.
+4. Read the places that treat a single family differently, and add the new one if it needs it:
+   store/extract_command.py (the command that makes a cache again), extraction/repair.py and
+   deployment/named_backbone.py (a name that a file alone cannot give), notebook/classifiers.py and
+   notebook/end_to_end.py (parity), and `featcache backbones` (featcache_cli/commands/backbones.py).
 """
 
 from __future__ import annotations

@@ -6,6 +6,11 @@ While there is `working`, it only leaves a request here. Each loop of the work a
 that, and raise an InterruptedRunError (exit code 130) that says what is kept: `extraction/run.py`
 the rows acknowledged so far, `training/run.py` the head of the last epoch,
 `training/sweeps/bank_trainer.py` all heads as of the last epoch. The same command goes on there.
+Blocks that were complete by then are still written.
+
+In the terminal, a second signal that comes more than a second after the first ends the process at
+once (`featcache_cli.signals`). The same happens if the process has not ended 8 s after the first.
+What was acknowledged by then is kept.
 
 The handler does not raise. An exception from a handler starts wherever the interpreter is, also in
 a hook of `os.fork` or in a weakref callback. There Python ignores it, and the request would be

@@ -1,4 +1,8 @@
-"""A cache as training, validation and test batches: the LightningDataModule."""
+"""A cache as training, validation and test batches: the LightningDataModule.
+
+It keeps the features in memory while a head trains. `residence` chose where, and `resident` loaded
+them.
+"""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ The order is chosen first, before torch is there: all rows, or windows of so man
 a head learns, so windows stand in the identity of a run (`window_rows`); all rows have no word
 there. Where rows stay decides nothing but the time.
 
-Here is only the choice. `resident` loads the rows that stay in memory, `windows` reads the others
-from the file, and `datamodule` keeps both for a training.
+Here is only the choice. `resident` loads the rows that stay in memory, and `windows` reads the
+others from the file. `datamodule` keeps both while a head trains.
 """
 
 from __future__ import annotations

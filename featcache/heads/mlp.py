@@ -88,7 +88,8 @@ def l1_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Sum |p| over all parameters, biases among them, as the notebook's penalty does.
 
     The notebook also sums over its frozen backbone: a constant in the logged loss, without
-    gradient. Here the head is all there is, so that constant is missing. A sweep has a sum of its
-    own (`featcache.training.sweeps.head_bank`), for all heads at once and with its gradient.
+    gradient. Here the head is all there is, so that constant is missing. `training/module.py`
+    multiplies the sum by `--l1` and adds it to the training loss. A sweep has a sum of its own
+    (`training/sweeps/head_bank.py`), for all heads at once and with its gradient.
     """
     return torch.stack([p.abs().sum() for p in parameters]).sum()

@@ -1,4 +1,4 @@
-"""What a head says of the rows of a split: logits and what follows from them, by blocks."""
+"""What a head says of the rows of a cached split: logits and what follows from them, by blocks."""
 
 from __future__ import annotations
 

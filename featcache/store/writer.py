@@ -1,6 +1,7 @@
 """Write rows so that an acknowledged row is never lost.
 
-The order is: write the rows, sync, write the ledger slot, sync.
+The order is: write the rows, sync, write the ledger slot, sync. A row counts as saved when the slot
+of its block is on the disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Early stopping, for a head that is trained alone and for those of a sweep."""
+"""Early stopping: when the validation loss has not become better for too long.
+
+Two callers ask it after each epoch: `trainer.StopEarly` for a head that is trained alone, and
+`sweeps/entry.py` for each head of a sweep. `recipes` chooses how many epochs it waits.
+"""
 
 from __future__ import annotations
 

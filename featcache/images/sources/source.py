@@ -56,9 +56,15 @@ class Files(NamedTuple):
 class Source(ABC):
     """One kind of dataset: which names belong to it, and how a dataset of it is opened.
 
-    To add a kind, write a subclass in a file here, and name it in `SOURCES` (images/datasets.py).
-    A prefix is declared in core/dataset_names.py. Import the kind's library inside `load`, because
-    all kinds are listed where none of their libraries is installed.
+    To add a kind:
+
+    1. Write a subclass in a file here. Import the kind's library inside `load`, because all kinds
+       are listed where none of their libraries is installed.
+    2. Add it to `SOURCES` in images/datasets.py.
+    3. If its names have a prefix, declare the prefix in core/dataset_names.py: in `KINDS`, or in
+       `OF_PATHS` if a path follows it. `_COLUMNS_OF` and `_KIND_BY_ENDING` there are for lists and
+       tables with named columns, and for files that are known by their ending.
+    4. Name it in the help text of `ExtractSpec.dataset` (config/specs.py).
     """
 
     names: tuple[str, ...] = ()
