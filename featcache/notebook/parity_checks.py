@@ -141,7 +141,7 @@ def compare_features(sides: Sides) -> list[ParityCheck]:
 @plain_torch()
 def compare_trajectory(sides: Sides, cached: Trained, end_to_end: Trained) -> list[ParityCheck]:
     """Level 2: one initial head, one order of batches; every loss, and the predictions."""
-    losses, predicted = end_to_end[0], end_to_end[1].argmax(1)
+    losses, predicted = end_to_end.losses, end_to_end.logits.argmax(1)
     cached_loss, loss = _test_loss(sides, cached), _test_loss(sides, end_to_end)
     n_train = len(sides.train_rows)
     return [
@@ -152,7 +152,7 @@ def compare_trajectory(sides: Sides, cached: Trained, end_to_end: Trained) -> li
             _allowed(sides, LOSS_TOLERANCE),
             False,
             f"{counted(len(losses), 'step')} over {counted(n_train, 'image')}; last losses "
-            f"{cached[0][-1]:.6f} and {losses[-1]:.6f}",
+            f"{cached.losses[-1]:.6f} and {losses[-1]:.6f}{_parting(cached, end_to_end)}",
         ),
         ParityCheck(
             2,
@@ -234,17 +234,30 @@ def _allowed(sides: Sides, of_rounding: float) -> float:
     return max(of_rounding, feature_tolerance(identity["precision"], identity["store_dtype"]))
 
 
-def _loss_difference(cached: Trained, other: Trained) -> float:
-    return float(((cached[0] - other[0]).abs() / other[0].abs()).max())
+def _loss_difference(cached: Trained, other: Trained, *, n_steps: int | None = None) -> float:
+    ours, theirs = cached.losses[:n_steps], other.losses[:n_steps]
+    return float(((ours - theirs).abs() / theirs.abs()).max())
+
+
+def _parting(cached: Trained, other: Trained) -> str:
+    """Say where the two part by more than rounding, as `active_units` explains."""
+    step = cached.active.first_difference(other.active)
+    if step is None:
+        return ""
+    until = _loss_difference(cached, other, n_steps=step)
+    return (
+        f"; at step {step} a hidden unit is on for an image on one side only, and until then the "
+        f"losses differ by {until:.1e}"
+    )
 
 
 def _agreement(cached: Trained, other: Trained) -> float:
-    return float((cached[1].argmax(1) == other[1].argmax(1)).double().mean())
+    return float((cached.logits.argmax(1) == other.logits.argmax(1)).double().mean())
 
 
 def _test_acc(sides: Sides, trained: Trained) -> float:
-    return float((trained[1].argmax(1) == sides.test_labels).double().mean())
+    return float((trained.logits.argmax(1) == sides.test_labels).double().mean())
 
 
 def _test_loss(sides: Sides, trained: Trained) -> float:
-    return nn.functional.cross_entropy(trained[1].double(), sides.test_labels).item()
+    return nn.functional.cross_entropy(trained.logits.double(), sides.test_labels).item()

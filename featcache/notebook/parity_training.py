@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -22,6 +23,7 @@ from featcache.features.rows import load_rows
 from featcache.features.split import valid_rows
 from featcache.heads.mlp import build_head
 from featcache.images.splits import Dataset
+from featcache.notebook.active_units import ActiveUnits
 from featcache.notebook.end_to_end import ImageRows, WholeModel, whole_model
 from featcache.store import Cache, named_backbone
 from featcache.training.module import HeadModule
@@ -29,8 +31,19 @@ from featcache.training.trainer import EpochSeed, quiet_lightning
 
 _CPU = torch.device("cpu")
 
-Trained = tuple[Tensor, Tensor]
-"""The loss of every step, and (N, K) logits of the test rows."""
+
+class Trained(NamedTuple):
+    """What a training leaves.
+
+    Attributes:
+        losses: The loss of every step, float64.
+        logits: (N, K), of the test rows.
+        active: Which hidden units were on, step by step.
+    """
+
+    losses: Tensor
+    logits: Tensor
+    active: ActiveUnits
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +119,7 @@ def train_cached(sides: Sides, seed: int) -> Trained:
         lr=sides.lr,
         seed=seed,
     )
+    active = ActiveUnits(module.head)
     losses: list[Tensor] = []
 
     class Collect(Callback):
@@ -116,13 +130,14 @@ def train_cached(sides: Sides, seed: int) -> Trained:
     test = load_rows(sides.cache, "test", device=_CPU, residence="memory")
     with head_arithmetic("cpu"), torch.inference_mode():
         logits = module.eval()(test.take(sides.test_rows)[0])
-    return torch.stack(losses).double(), logits
+    return Trained(torch.stack(losses).double(), logits, active)
 
 
 @plain_torch()
 def train_end_to_end(sides: Sides, seed: int, *, backbone_trains: bool = False) -> Trained:
     """Train with the backbone in the loop; in evaluation mode unless `backbone_trains`."""
     head = sides.new_head(seed)
+    active = ActiveUnits(head)
     model = sides.whole_model(head)
     module = WholeModel(
         model, head, sides.head, lr=sides.lr, backbone_trains=backbone_trains
@@ -136,7 +151,7 @@ def train_end_to_end(sides: Sides, seed: int, *, backbone_trains: bool = False) 
     images = ImageRows(sides.dataset.splits["test"], sides.test_rows.tolist(), sides.preprocess)
     with head_arithmetic("cpu"):
         logits = module.logits(images, sides.batch_size)
-    return torch.stack(module.losses).double(), logits
+    return Trained(torch.stack(module.losses).double(), logits, active)
 
 
 def _fit(

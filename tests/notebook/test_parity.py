@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,7 @@ from featcache.backbones.load import load_backbone
 from featcache.core.preprocess import Preprocess
 from featcache.errors import MismatchError, UsageError
 from featcache.images.datasets import load_dataset
+from featcache.notebook.active_units import ActiveUnits
 from featcache.notebook.end_to_end import ImageRows, WholeModel, whole_model
 from featcache.notebook.parity import ParityReport
 from featcache.notebook.parity_checks import ParityCheck
@@ -258,6 +260,31 @@ def test_a_feature_that_is_no_number_does_not_hold(parity: Parity, column: Colum
 def test_no_number_does_not_hold() -> None:
     assert not ParityCheck(1, "x", float("nan"), 1e-4, False, "").holds
     assert not ParityCheck(2, "x", float("nan"), 0.999, True, "").holds
+
+
+def test_it_is_found_where_a_hidden_unit_is_on_in_one_training_only() -> None:
+    sides = []
+    for offset in (0.0, 1e-7):
+        head = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        torch.nn.init.ones_(head[0].weight)
+        torch.nn.init.zeros_(head[0].bias)
+        sides.append(ActiveUnits(head))
+        for x in (1.0, -1.0, offset):
+            head(torch.tensor([[x]]))
+        head.eval()(torch.tensor([[offset - 1e-8]]))
+
+    assert sides[0].first_difference(sides[1]) == 3
+    assert sides[0].first_difference(sides[0]) is None
+
+
+def test_a_training_that_parts_at_a_kink_says_at_which_step(parity: Parity, column: Column) -> None:
+    rows = column("train", "features")
+    rows[:] = rows * (1 + 1e-2 * np.random.default_rng(0).standard_normal(rows.shape))
+
+    check = figure(parity(levels=(2,), epochs=2), "step's loss")
+
+    assert re.search(r"at step [1-8] a hidden unit is on for an image on one side", check.detail)
+    assert not check.holds
 
 
 def test_the_backbone_of_the_other_side_stays_as_it_is_while_the_head_trains() -> None:
