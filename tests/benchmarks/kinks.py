@@ -41,7 +41,7 @@ def main() -> None:
         one, other = (train_cached(sides, seed) for sides in both)
         relative = (one.losses - other.losses).abs() / other.losses.abs()
         step = one.active.first_difference(other.active)
-        found = {
+        found: dict[str, Any] = {
             "seed": seed,
             "largest": float(relative.max()),
             "parts_at_step": step,
