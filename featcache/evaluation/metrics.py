@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 N_BINS = 15
 _TAIL_PERCENT = 2.5
-_UNEQUAL = 1.1
+_UNEQUAL = 1.5
 _NEGLIGIBLE = 1e-18
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
@@ -239,7 +239,7 @@ def balanced_accuracy(labels: IntArray, predictions: IntArray, n_classes: int) -
 
 
 def are_unequal(counts: Sequence[int]) -> bool:
-    """Tell whether the largest class has over 1.1 times the images of the smallest that has any.
+    """Tell whether the largest class has over 1.5 times the images of the smallest that has any.
 
     The balanced accuracy is then another figure than the accuracy.
     """

@@ -66,3 +66,14 @@ def random_split_rows(n_rows: int, *, val_fraction: float, seed: int) -> tuple[T
 def valid_rows(split: CacheSplit) -> Tensor:
     """Number the rows of a split whose images could be read, in order."""
     return torch.from_numpy(np.flatnonzero(split.valid))
+
+
+def ordered_by_class(labels: Tensor, *, seed: int) -> Tensor:
+    """Order rows by class, those of a class at random: (N,) positions of (N,) int64 labels."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    return shuffled[labels[shuffled].argsort(stable=True)]
+
+
+def evenly_spaced(n: int, n_rows: int) -> Tensor:
+    """Take n of so many positions at equal distances; of rows by class they have equal shares."""
+    return ((torch.arange(n, dtype=torch.float64) + 0.5) * n_rows / max(1, n)).long()

@@ -29,9 +29,11 @@ def test_it_is_the_mean_recall_of_the_classes_that_have_images() -> None:
 
 @pytest.mark.parametrize(
     ("counts", "unequal"),
-    [([10, 10], False), ([11, 10], False), ([12, 10], True), ([10, 0, 10], False), ([], False)],
+    [([10, 10], False), ([15, 10], False), ([16, 10], True), ([10, 0, 10], False), ([], False)],
 )
-def test_classes_are_unequal_from_a_tenth_on(counts: list[int], unequal: bool) -> None:
+def test_classes_are_unequal_if_the_largest_is_half_as_large_again(
+    counts: list[int], unequal: bool
+) -> None:
     assert are_unequal(counts) == unequal
 
 

@@ -44,16 +44,17 @@ def test_balanced_weights_are_those_of_scikit_learn_and_0_for_a_class_that_is_no
     assert float(weights[labels].mean()) == pytest.approx(1)
 
 
-def test_smoothed_and_weighted_rows_are_averaged_over_the_batch() -> None:
+@pytest.mark.parametrize("batch", [slice(0, 4), slice(0, 2), slice(2, 4)])
+def test_smoothed_and_weighted_rows_are_averaged_over_the_rows_of_a_batch(batch: slice) -> None:
     labels, logits = torch.tensor([0, 0, 0, 1]), torch.randn(4, 3)
     train = TrainSpec(class_weight="balanced", label_smoothing=0.3)
 
-    loss = TrainingLoss.of(train, labels, n_classes=3)(logits, labels)
+    loss = TrainingLoss.of(train, labels, n_classes=3)(logits[batch], labels[batch])
 
     target = 0.7 * torch.nn.functional.one_hot(labels, 3) + 0.1
     of_rows = -(target * logits.log_softmax(1)).sum(1)
     weights = torch.tensor([4 / 6, 4 / 6, 4 / 6, 4 / 2])
-    torch.testing.assert_close(loss, (of_rows * weights).mean())
+    torch.testing.assert_close(loss, (of_rows * weights)[batch].mean())
 
 
 def test_without_either_it_is_the_plain_cross_entropy_to_the_bit() -> None:

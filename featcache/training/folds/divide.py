@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from featcache.errors import UsageError, counted
+from featcache.features.split import evenly_spaced, ordered_by_class
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +40,14 @@ def divide(labels: Tensor, *, n_folds: int, val_fraction: float, seed: int) -> l
     Raises:
         UsageError: If a fold would have nothing to test, to validate or to learn.
     """
-    n = len(labels)
-    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]  # dealt out one by one
-    fold_of = torch.arange(n) % n_folds
+    by_class = ordered_by_class(labels, seed=seed)
+    fold_of = torch.arange(len(labels)) % n_folds  # dealt out one by one
     folds = []
     for k in range(n_folds):
         rest = by_class[fold_of != k]
         n_val = math.floor(len(rest) * val_fraction)
         is_val = torch.zeros(len(rest), dtype=torch.bool)
-        is_val[((torch.arange(n_val) + 0.5) * len(rest) / max(1, n_val)).long()] = True
+        is_val[evenly_spaced(n_val, len(rest))] = True
         fold = FoldRows(
             *(rows.sort().values for rows in (rest[~is_val], rest[is_val], by_class[fold_of == k]))
         )
