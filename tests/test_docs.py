@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 import featcache
@@ -81,20 +82,33 @@ def test_the_examples_of_the_guide_to_heads_run(
     assert len(seen["module"].history) == 2  # type: ignore[attr-defined]
 
 
+def folder_with_damage() -> str:
+    """Make a folder of dark and light images: one of each split is damaged, one misplaced."""
+    for split in ("train", "test"):
+        for name, grey in (("dark", 20), ("light", 220)):
+            folder = Path("pets") / split / name
+            folder.mkdir(parents=True)
+            for i in range(10):
+                Image.new("RGB", (8, 8), (grey + i, grey, grey)).save(folder / f"{i}.png")
+        Path("pets", split, "dark", "4.png").write_bytes(b"damaged")
+    Image.new("RGB", (8, 8), (220, 220, 220)).save("pets/test/dark/9.png")
+    return "folder:pets"
+
+
 def test_the_examples_of_the_guide_to_export_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     guide = (ROOT / "docs" / "guides" / "export.md").read_text()
     sklearn, pandas, polars, numpy = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    path = featcache.extract("digits", backbone="pixels", limit=100).path
+    path = featcache.extract(folder_with_damage(), backbone="pixels", image_size=8).path
     for format in ("npz", "parquet"):
         featcache.export_features(path, format=format, out=f"features.{format}")
     X, y = featcache.open_cache(path)["train"].arrays()  # noqa: N806 - as in the guide
 
     seen: dict[str, Any] = {"path": path}
     exec(compile(sklearn, "export.md", "exec"), seen)
-    assert seen["accuracy"] > 0.5
+    assert seen["wrong"] == ["test/dark/9.png"]
     for code, package in ((pandas, "pandas"), (polars, "polars"), (numpy, "numpy")):
         compiled = compile(code, "export.md", "exec")
         if importlib.util.find_spec(package) is None:
