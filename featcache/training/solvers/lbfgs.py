@@ -196,4 +196,5 @@ def _has_pairs(pairs: Sequence[_Pair], which: Tensor) -> Tensor:
 
 def _dots(a: Tensor, b: Tensor) -> Tensor:
     """Multiply (A, P) by (A, P), row by row: (A,)."""
-    return torch.linalg.vecdot(a, b)
+    products: Tensor = torch.linalg.vecdot(a, b)
+    return products

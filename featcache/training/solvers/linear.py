@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from featcache.config import SolverSpec
+from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.rows import SolverRows
+from featcache.training.solvers.solver import Fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,19 +28,19 @@ class LinearFit:
     bias: Tensor
     found: Mapping[str, Any] = field(default_factory=dict)
 
-    def scores(self, rows: SolverRows) -> Tensor:
-        """Compute the (N, K) float64 scores of rows, which are treated already."""
-        parts = [chunk @ self.weight.T + self.bias for _, chunk in rows.chunks(torch.float64)]
-        return torch.cat(parts)
+    def scores(self, features: Tensor) -> Tensor:
+        """Compute (B, K) float64 scores of (B, D) treated features."""
+        return features.double() @ self.weight.T + self.bias
 
-    def log_probabilities(self, rows: SolverRows) -> Tensor:
-        """Compute the (N, K) float64 logarithms of the probabilities of rows."""
-        return self.scores(rows).log_softmax(1)
+    def log_probabilities(self, features: Tensor) -> Tensor:
+        """Compute the logarithms of the softmax of the scores, (B, K) float64."""
+        return self.scores(features).log_softmax(1)
 
     def divided(self, temperature: float) -> LinearFit:
-        """Divide the scores by a temperature."""
-        found = {**self.found, "temperature": temperature}
-        return LinearFit(self.weight / temperature, self.bias / temperature, found)
+        """Divide the scores by a temperature, and note it."""
+        return LinearFit(self.weight / temperature, self.bias / temperature, self.found).with_found(
+            temperature=temperature
+        )
 
     def with_found(self, **found: Any) -> LinearFit:
         """Add to what was found."""
@@ -49,3 +51,19 @@ class LinearFit:
         own = {"weight": self.weight.float(), "bias": self.bias.float()}
         place = len(treatment)
         return {**treatment.state_dict(), **{f"{place}.{name}": t for name, t in own.items()}}
+
+
+class OneLinearFit:
+    """What solvers share that fit once, with nothing to choose on validation rows."""
+
+    def finish(
+        self, fits: Sequence[Fit], rows: SolverRows, *, n_classes: int, on_step: OnStep
+    ) -> Sequence[Fit]:
+        """Keep what was fitted."""
+        return fits
+
+    def remarks(self, fit: Fit, spec: SolverSpec) -> Sequence[str]:
+        """Say if conjugate gradients did not come to an end."""
+        if fit.found.get("converged", True):
+            return ()
+        return (f"{spec.solver} did not converge: its weights are exact to fewer than 6 digits.",)

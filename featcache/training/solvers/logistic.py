@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from featcache.training.solvers.centred import CentredRows
 from featcache.training.solvers.lbfgs import OnStep, minimise
 from featcache.training.solvers.linear import LinearFit
 from featcache.training.solvers.rows import SolverRows
@@ -18,6 +19,8 @@ MAX_STEPS = 1000
 TOLERANCE, EXACT = 1e-6, 1e-8
 _TOLERANCE_FLOAT32 = 1e-5  # less than that is rounding
 _MOST_HELD = 64 << 20  # numbers: 512 MB as float64; more rows are read again in each step
+
+_PORTION_VALUES = 2 << 20  # logits at a time: 16 MB, of which a few copies are needed
 
 
 def fit_logistic(
@@ -82,18 +85,17 @@ class LogisticProblems:
     ) -> None:
         """Take the rows; with `is_held` a centred copy of them stays in memory."""
         self.dtype = dtype
-        self._rows, self._labels, self._mean = rows, rows.labels, rows.mean()
+        self._rows, self._labels = CentredRows.by_mean(rows), rows.labels
+        self._n_features, self._mean = rows.n_features, self._rows.means[0]
         self._n_out = 1 if n_classes == 2 else n_classes
-        of_problems = {"dtype": torch.float64, "device": rows.device}
-        self._ridge = 1 / (torch.tensor(values, **of_problems) * len(rows))
-        self._curvature = torch.ones(len(values), self._n_out, **of_problems)
-        self._held = list(self._centred()) if is_held else None
-        self._spectrum = spectrum_of(rows, self._mean)
+        self._ridge = 1 / (self._mean.new_tensor(values) * len(rows))
+        self._curvature = self._mean.new_ones(len(values), self._n_out)
+        self._held = list(self._rows.chunks(dtype)) if is_held else None
+        self._spectrum = spectrum_of(self._rows)
 
     def zero(self) -> Tensor:
         """Give the parameters of even probabilities, (P,)."""
-        n = self._n_out * (self._rows.n_features + 1)
-        return torch.zeros(n, dtype=torch.float64, device=self._rows.device)
+        return self._mean.new_zeros(self._n_out * (self._n_features + 1))
 
     def packed(self, fit: LinearFit) -> Tensor:
         """Write a fit as parameters, (P,)."""
@@ -118,7 +120,7 @@ class LogisticProblems:
         losses = at.new_zeros(n_problems)
         curvature = at.new_zeros(n_problems, self._n_out)
         gradient = torch.zeros_like(table)
-        for part, features in self._held or self._centred():
+        for part, features in self._portions(n_problems):
             logits = (features @ weight.T).double().add_(bias).view(len(features), n_problems, -1)
             if self._n_out == 1:
                 logits = pad(logits, (1, 0))
@@ -138,14 +140,18 @@ class LogisticProblems:
         gradient[..., :-1] += ridge[:, None, None] * own
         return losses / n + 0.5 * ridge * own.square().sum((1, 2)), gradient.flatten(1)
 
+    def _portions(self, n_problems: int) -> Iterator[tuple[slice, Tensor]]:
+        """Give centred rows, so few at a time that their logits have room."""
+        step = max(1, _PORTION_VALUES // (n_problems * max(2, self._n_out)))
+        for part, features in self._held or self._rows.chunks(self.dtype):
+            for start in range(0, len(features), step):
+                some = features[start : start + step]
+                first = part.start + start
+                yield slice(first, first + len(some)), some
+
     def precondition(self, vectors: Tensor, which: Tensor) -> Tensor:
         """Divide by the Hessians as they are on average over the rows; see `Problems`."""
         tables = vectors.view(len(which), self._n_out, -1)
         scale = self._curvature[which].clamp(min=1e-12)
         weight = self._spectrum.solve(tables[..., :-1], scale, self._ridge[which])
         return torch.cat([weight, tables[..., -1:] / scale[:, :, None]], dim=2).flatten(1)
-
-    def _centred(self) -> Iterator[tuple[slice, Tensor]]:
-        mean = self._mean.to(self.dtype)
-        for part, features in self._rows.chunks(self.dtype):
-            yield part, features.sub_(mean)  # they are ours: copies of what they were taken from

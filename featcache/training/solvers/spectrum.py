@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featcache.training.solvers.rows import SolverRows
+from featcache.training.solvers.centred import CentredRows
 
 MOST_EXACT = 2048
-"""Features up to which all directions are found: 2,048 x 2,048 takes seconds."""
+"""Features, or rows, up to which matrices of that many rows and columns are decomposed: seconds."""
 _N_LARGEST = 128
 _N_PASSES = 3
 
@@ -46,39 +46,29 @@ class Spectrum:
         return vectors / of_rest + (along / of_each - along / of_rest) @ self.directions.T
 
 
-def spectrum_of(rows: SolverRows, mean: Tensor) -> Spectrum:
+def spectrum_of(rows: CentredRows) -> Spectrum:
     """Find the directions: all up to 2,048 features, else the 128 largest by subspace iteration.
 
     The largest are as exact as three passes over the rows make them (Halko, Martinsson and Tropp
-    2011); what is left out counts in `rest`. Exactness does not matter to whoever only wants to be
-    quicker.
-
-    Args:
-        rows: N rows of D features.
-        mean: (D,) float64, subtracted from each.
+    2011), and the others count in `rest`: enough to be quicker by it.
     """
-    n_features = rows.n_features
+    n_features = rows.rows.n_features
     if n_features <= MOST_EXACT:
-        covariance = torch.zeros(n_features, n_features, dtype=torch.float64, device=rows.device)
-        for _, features in rows.chunks(torch.float64):
-            centred = features - mean
-            covariance.addmm_(centred.T, centred)
-        variances, directions = torch.linalg.eigh(covariance / len(rows))
+        variances, directions = torch.linalg.eigh(rows.covariance())
         return Spectrum(directions, variances.clamp(min=0), 0.0)
     n = min(_N_LARGEST, len(rows))
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(n_features, n, generator=generator).to(rows.device)
-    total = 0.0
-    for _ in range(_N_PASSES):
-        basis = torch.linalg.qr(basis).Q
-        image, total = torch.zeros_like(basis), 0.0
-        for _, features in rows.chunks():
-            centred = features - mean.float()
-            image.addmm_(centred.T, centred @ basis)
-            total += float(centred.square().sum(dtype=torch.float64))
-        basis, image = image, basis
-    inner = (image.double().T @ basis.double()) / len(rows)
+    basis = random_signs(n_features, n).to(rows.rows.device)
+    for _ in range(_N_PASSES - 1):
+        basis = torch.linalg.qr(rows.covariance_times(basis)).Q
+    inner = basis.T @ rows.covariance_times(basis)
     variances, turn = torch.linalg.eigh((inner + inner.T) / 2)
-    rest = (total / len(rows) - float(variances.sum())) / max(1, n_features - n)
-    directions = torch.linalg.qr(image.double() @ turn).Q
-    return Spectrum(directions, variances.clamp(min=0), max(rest, 0.0))
+    total = sum(float(f.square().sum(dtype=torch.float64)) for _, f in rows.chunks(torch.float32))
+    rest = (total / len(rows) - float(variances.sum())) / (n_features - n)
+    return Spectrum(basis @ turn, variances.clamp(min=0), max(rest, 0.0))
+
+
+def random_signs(n_rows: int, n_columns: int) -> Tensor:
+    """Draw 1 and -1, the same for the same shape: (rows, columns) float64."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(0, 2, (n_rows, n_columns), generator=generator)
+    return drawn.double().mul_(2).sub_(1)

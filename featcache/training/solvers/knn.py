@@ -1,0 +1,112 @@
+"""The k nearest training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from featcache.config import SolverSpec
+from featcache.config.solver_specs import OPTIONS_OF_SOLVER
+from featcache.errors import UsageError, counted
+from featcache.heads.neighbours import log_votes, nearest
+from featcache.training.solvers.lbfgs import OnStep
+from featcache.training.solvers.rows import SolverRows
+from featcache.training.solvers.solver import Fit
+
+
+class _Search:
+    """The nearest rows of what was asked last: one search serves all k."""
+
+    def __init__(self, rows: SolverRows, most: int) -> None:
+        self.rows, self.labels, self.most = rows, rows.labels, most
+        self._asked: Tensor | None = None
+        self._found: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        if self._found is None or self._asked is not features:
+            self._found = nearest(features, self._references, self.most)
+            self._asked = features
+        return self._found
+
+    def _references(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for part, chunk in self.rows.chunks():
+            yield chunk, self.labels[part]
+
+
+@dataclass(frozen=True, eq=False)
+class NeighbourFit:
+    """The votes of the k nearest rows.
+
+    Attributes:
+        k: How many vote.
+        temperature: Of their votes.
+        n_classes: K.
+        search: Finds them.
+    """
+
+    k: int
+    temperature: float
+    n_classes: int
+    search: _Search
+
+    @property
+    def found(self) -> Mapping[str, Any]:
+        """The k that was chosen."""
+        return {"k": self.k}
+
+    def log_probabilities(self, features: Tensor) -> Tensor:
+        """Compute the logarithms of the shares of votes, (B, K) float64."""
+        return log_votes(
+            *self.search(features),
+            k=self.k,
+            temperature=self.temperature,
+            n_classes=self.n_classes,
+        )
+
+    def state(self, treatment: nn.Sequential) -> dict[str, Tensor]:
+        """Give the tensors of the treatment: the rows stay in their cache."""
+        return dict(treatment.state_dict())
+
+
+class NearestNeighbours:
+    """The k with the lowest validation loss of those that were given."""
+
+    needs_every_class = False
+    has_scores = False
+
+    def fit(
+        self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep
+    ) -> Sequence[NeighbourFit]:
+        """Keep the rows; there is a fit for each k."""
+        assert spec.k is not None, "settled before"
+        assert spec.temperature is not None, "settled before"
+        values = [k for k in spec.k if k <= len(rows)]
+        if len(values) < len(spec.k):
+            if spec.k != OPTIONS_OF_SOLVER["knn"]["k"]:
+                raise UsageError(
+                    f"--k {max(spec.k)} asks for more neighbours than there are training rows "
+                    f"({len(rows)}). Nothing was fitted. Give at most {len(rows)}."
+                )
+            values = values or [len(rows)]  # of the default, what there is
+        search = _Search(rows, max(values))
+        return [NeighbourFit(k, spec.temperature, n_classes, search) for k in values]
+
+    def finish(
+        self, fits: Sequence[Fit], rows: SolverRows, *, n_classes: int, on_step: OnStep
+    ) -> Sequence[Fit]:
+        """Keep what was chosen: neighbours are the training rows."""
+        return fits
+
+    def remarks(self, fit: Fit, spec: SolverSpec) -> Sequence[str]:
+        """Say if the best k is the largest or the least of several."""
+        assert spec.k is not None, "settled before"
+        k = fit.found["k"]
+        if len(spec.k) > 1 and k in (spec.k[0], spec.k[-1]) and k > 1:
+            return (
+                f"The best k, {counted(k, 'neighbour')}, is at an end of those tried: others "
+                f"beyond it may be better (--k).",
+            )
+        return ()

@@ -1,0 +1,70 @@
+"""Logistic regression, with the C of the lowest validation loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from featcache.config import SolverSpec
+from featcache.core.memory import free_memory
+from featcache.training.solvers.lbfgs import OnStep
+from featcache.training.solvers.linear import LinearFit
+from featcache.training.solvers.logistic import EXACT, MAX_STEPS, fit_logistic
+from featcache.training.solvers.rows import SolverRows
+from featcache.training.solvers.solver import Fit
+
+T = TypeVar("T")
+_COPIES = 30  # of the weights: ten steps and ten changes of gradients, and what is made of them
+
+
+class LogisticRegression:
+    """All values of C side by side, then the chosen one to eight digits of its gradient."""
+
+    needs_every_class = True
+    has_scores = False
+
+    def fit(
+        self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep
+    ) -> Sequence[LinearFit]:
+        """Fit all values of C."""
+        assert spec.C is not None, "settled before"
+        fits: list[LinearFit] = []
+        for values in _passes(spec.C, rows, n_classes):
+            fits += fit_logistic(rows, values, n_classes=n_classes, on_step=on_step)
+        return fits
+
+    def finish(
+        self, fits: Sequence[Fit], rows: SolverRows, *, n_classes: int, on_step: OnStep
+    ) -> Sequence[LinearFit]:
+        """Go on from the fits, on these rows, until they are exact."""
+        start = [fit for fit in fits if isinstance(fit, LinearFit)]
+        ends: list[LinearFit] = []
+        for some in _passes(start, rows, n_classes):
+            values = [fit.found["C"] for fit in some]
+            ends += fit_logistic(
+                rows, values, n_classes=n_classes, start=some, exact=True, on_step=on_step
+            )
+        return ends
+
+    def remarks(self, fit: Fit, spec: SolverSpec) -> Sequence[str]:
+        """Say if the best C is the largest or the least, and if L-BFGS did not converge."""
+        assert spec.C is not None, "settled before"
+        said, best = [], fit.found["C"]
+        if len(spec.C) > 1 and best in (spec.C[0], spec.C[-1]):
+            said.append(
+                f"The best C, {best:g}, is at an end of those tried: others beyond it may be "
+                f"better (--C)."
+            )
+        if not fit.found["converged"]:
+            said.append(
+                f"logreg did not converge with C {best:g}: after {MAX_STEPS} iterations its "
+                f"gradient is above {EXACT:g}."
+            )
+        return said
+
+
+def _passes(items: Sequence[T], rows: SolverRows, n_classes: int) -> Iterator[Sequence[T]]:
+    """Divide what is fitted side by side, so that it has room in a quarter of what is free."""
+    of_one = n_classes * (rows.n_features + 1) * 8 * _COPIES
+    n = max(1, free_memory(str(rows.device)).n_bytes // 4 // of_one)
+    return (items[start : start + n] for start in range(0, len(items), n))
