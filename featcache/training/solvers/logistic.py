@@ -16,7 +16,7 @@ from featcache.training.solvers.spectrum import spectrum_of
 
 MAX_STEPS = 1000
 # The largest part of the gradient of the mean loss: to choose C by, and of the C that is chosen.
-TOLERANCE, EXACT = 1e-6, 1e-8
+TOLERANCE, EXACT = 1e-6, 1e-9
 _TOLERANCE_FLOAT32 = 1e-5  # less than that is rounding
 _MOST_HELD = 64 << 20  # numbers: 512 MB as float64; more rows are read again in each step
 
@@ -43,7 +43,7 @@ def fit_logistic(
         values: The values of C.
         n_classes: K.
         start: Fits to begin with, one for each C; without them all begin at 0.
-        exact: Whether to go on until the gradient is 1e-8, instead of 1e-6 (1e-5 in float32).
+        exact: Whether to go on until the gradient is 1e-9, instead of 1e-6 (1e-5 in float32).
         on_step: Called after each step.
 
     Returns:

@@ -18,7 +18,7 @@ _COPIES = 30  # of the weights: ten steps and ten changes of gradients, and what
 
 
 class LogisticRegression:
-    """All values of C side by side, then the chosen one to eight digits of its gradient."""
+    """All values of C side by side, then the chosen one until its gradient is 0 to nine digits."""
 
     needs_every_class = True
     has_scores = False
