@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.config import SolverSpec as SolverSpec
     from featcache.config import TrainSpec as TrainSpec
     from featcache.core.preprocess import Preprocess as Preprocess
+    from featcache.deployment.exports.export import ExportedModel as ExportedModel
+    from featcache.deployment.exports.export import export as export
+    from featcache.deployment.exports.tensors_file import load_exported as load_exported
     from featcache.errors import FeatcacheError as FeatcacheError
     from featcache.evaluation.compare import Comparison as Comparison
     from featcache.evaluation.compare import compare as compare
@@ -77,6 +80,8 @@ _NAMES = {
     "backbones.own": ("Backbone",),
     "config": ("ExtractSpec", "HeadSpec", "SolverSpec", "TrainSpec"),
     "core.preprocess": ("Preprocess",),
+    "deployment.exports.export": ("ExportedModel", "export"),
+    "deployment.exports.tensors_file": ("load_exported",),
     "errors": ("FeatcacheError",),
     "evaluation.compare": ("Comparison", "compare"),
     "evaluation.evaluate": ("Evaluation", "evaluate"),

@@ -12,6 +12,7 @@ import featcache
 from featcache.config import (
     OF_THE_RECIPE,
     EvaluateSpec,
+    ExportSpec,
     ExtractSpec,
     HeadSpec,
     ParitySpec,
@@ -41,6 +42,13 @@ CASES: Any = [
         ("reg",),
     ),
     (featcache.evaluate, [EvaluateSpec], [RunSpec, ExtractSpec], (), ("run",)),
+    (
+        featcache.export,
+        [ExportSpec],
+        [ExtractSpec, RunSpec],
+        ("backbone", "weights"),
+        ("run", "out"),
+    ),
     (featcache.compare, [EvaluateSpec], [RunSpec, ExtractSpec], (), ("first", "second")),
     (
         featcache.parity,
@@ -86,7 +94,17 @@ def test_keywords_have_the_names_defaults_and_order_of_the_specs(
 
 
 @pytest.mark.parametrize(
-    "spec", [ExtractSpec, HeadSpec, TrainSpec, RunSpec, EvaluateSpec, ParitySpec, ReproduceSpec]
+    "spec",
+    [
+        ExtractSpec,
+        HeadSpec,
+        TrainSpec,
+        RunSpec,
+        EvaluateSpec,
+        ExportSpec,
+        ParitySpec,
+        ReproduceSpec,
+    ],
 )
 def test_every_option_says_what_it_means_and_names_its_choices(spec: type) -> None:
     for name, field in declared(spec).items():

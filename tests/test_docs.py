@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pyarrow import parquet
 
@@ -120,6 +121,21 @@ def test_the_examples_of_the_guide_to_export_run(
     named = {*re.findall(r'(?:rows|col)[\[(]"(\w+)"[\])]', pandas + polars)}
     assert named == {"valid", "split", "features", "label"}
     assert named <= {*parquet.read_schema("features.parquet").names}
+
+
+def test_the_example_of_the_guide_to_deployment_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache = featcache.extract("digits", backbone="pixels", image_size=8, limit=100)
+    run = featcache.train_head(cache.path, hidden=(), max_epochs=1).path
+    code = python_block("docs/guides/deploy.md")
+
+    seen: dict[str, Any] = {"run": run}
+    exec(compile(code, "deploy.md", "exec"), seen)
+
+    assert capsys.readouterr().out.startswith("64 of 64 images get the same class")
+    assert seen["network"](torch.zeros(2, 8, 8, 3, dtype=torch.uint8)).shape == (2, 10)
 
 
 def test_the_example_of_the_guide_to_own_backbones_runs(

@@ -1,11 +1,13 @@
 """Every option with its default, help text and limits, once; no torch.
 
 `specs` has those of an extraction, `head_specs` those of a head and of its training, `solver_specs`
-those of other solvers; `calls` has those of a whole call. The two of `reproduce` alone stand in
-training/notebook_systems.py, beside what they name.
+those of other solvers, `export_specs` those of a file for other programs; `calls` has those of a
+whole call. The two of `reproduce` alone stand in training/notebook_systems.py, beside what they
+name.
 """
 
 from featcache.config.calls import EvaluateSpec, ParitySpec, RunSpec
+from featcache.config.export_specs import ExportSpec
 from featcache.config.head_specs import (
     NOTEBOOK_VALUES,
     OF_THE_RECIPE,
@@ -45,6 +47,7 @@ __all__ = [
     "TREATMENTS",
     "VAL_FRACTION",
     "EvaluateSpec",
+    "ExportSpec",
     "ExtractSpec",
     "HeadSpec",
     "ParitySpec",

@@ -17,8 +17,8 @@ from torch import Tensor
 from featcache.errors import UsageError
 
 # Weights are fixed-point numbers with 32 - 8 - 2 bits behind the point, as in Pillow.
-_PRECISION_BITS = 22
-_HALF = 1 << (_PRECISION_BITS - 1)
+PRECISION_BITS = 22
+_HALF = 1 << (PRECISION_BITS - 1)
 _PILLOW_MAJOR = int(PIL.__version__.partition(".")[0])
 
 
@@ -102,7 +102,7 @@ class Axis:
             else:  # 3 times as fast here as index_select, which copies element by element
                 torch.gather(pixels, 2, index.expand(shape), out=gathered)
             total.addcmul_(gathered, weight)
-        total >>= _PRECISION_BITS
+        total >>= PRECISION_BITS
         return total.clamp_(0, 255) if self.overshoots else total
 
 
@@ -173,11 +173,11 @@ def _window(n_in: int, n_out: int, i: int, interpolation: str) -> tuple[int, lis
         total += value
     if total != 0.0:
         values = [value / total for value in values]
-    one = 1 << _PRECISION_BITS
+    one = 1 << PRECISION_BITS
     return first, [int(math.copysign(0.5, value) + value * one) for value in values]
 
 
 def _can_overshoot(weights: list[int]) -> bool:
     largest = 255 * sum(w for w in weights if w > 0) + _HALF
     smallest = 255 * sum(w for w in weights if w < 0) + _HALF
-    return smallest < 0 or largest >> _PRECISION_BITS > 255
+    return smallest < 0 or largest >> PRECISION_BITS > 255

@@ -96,7 +96,7 @@ def test_version_is_the_package_version(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["extrct"], "No such command 'extrct'. Did you mean 'extract'?"),
+        (["extrct"], "No such command 'extrct'. Did you mean 'extract', 'export'?"),
         (["cache", "verfy"], "No such command 'verfy'. Did you mean 'verify'?"),
         (["extract", "--bakbone", "x"], "No such option: --bakbone. Did you mean --backbone"),
         (

@@ -71,7 +71,7 @@ def test_help_for_no_command_is_told(run: Run) -> None:
     result = run("help", "extrct")
 
     assert result.exit_code == 2
-    assert "No such command 'extrct'. Did you mean 'extract'?" in result.stderr
+    assert "No such command 'extrct'. Did you mean 'extract', 'export'?" in result.stderr
 
 
 def test_a_group_alone_shows_its_help_and_ends_well(run: Run) -> None:
