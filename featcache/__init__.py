@@ -22,6 +22,12 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.deployment.exports.export import ExportedModel as ExportedModel
     from featcache.deployment.exports.export import export as export
     from featcache.deployment.exports.tensors_file import load_exported as load_exported
+    from featcache.deployment.predict import ImagePrediction as ImagePrediction
+    from featcache.deployment.predict import Predictions as Predictions
+    from featcache.deployment.predict import predict as predict
+    from featcache.deployment.predictor import PredictedImages as PredictedImages
+    from featcache.deployment.predictor import Predictor as Predictor
+    from featcache.deployment.predictor import load_predictor as load_predictor
     from featcache.errors import FeatcacheError as FeatcacheError
     from featcache.evaluation.compare import Comparison as Comparison
     from featcache.evaluation.compare import compare as compare
@@ -82,6 +88,8 @@ _NAMES = {
     "core.preprocess": ("Preprocess",),
     "deployment.exports.export": ("ExportedModel", "export"),
     "deployment.exports.tensors_file": ("load_exported",),
+    "deployment.predict": ("ImagePrediction", "Predictions", "predict"),
+    "deployment.predictor": ("PredictedImages", "Predictor", "load_predictor"),
     "errors": ("FeatcacheError",),
     "evaluation.compare": ("Comparison", "compare"),
     "evaluation.evaluate": ("Evaluation", "evaluate"),

@@ -94,6 +94,11 @@ def show_json(value: Any) -> None:
     show_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
 
+def compact_json(value: Any) -> str:
+    """Write a result as JSON in one line."""
+    return json.dumps(plain(value), allow_nan=False)
+
+
 def show_line(markup: str) -> None:
     """Write a line to stdout, which nothing folds or cuts."""
     stdout.print(markup)
@@ -122,6 +127,12 @@ def duration(seconds: float) -> str:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.2g} min" if minutes < 99.5 else f"{minutes / 60:.1f} h"
+
+
+def rate_of(images_per_s: float) -> str:
+    """Write a rate for people: "38 img/s", "1,234 img/s"."""
+    number = f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.3g}"
+    return f"{number} img/s"
 
 
 class ProgressDisplay:

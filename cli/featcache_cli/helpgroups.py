@@ -38,6 +38,7 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "Training": ("--lr 1e-3 --max-epochs 50", "--epochs 5 --lr 1e-3", "--max-epochs 50"),
     "Validation": ("--val-fraction 0.1",),
     "Runs": ("--runs-dir /data/runs",),
+    "Prediction": ("--run vgg16-none --top 3 --below 0.8", "--top 3 --below 0.8"),
     "Figures": ("--split val --plot",),
     "Comparison": ("--levels 1,2,3",),
     "Systems": ("--only vgg16 --seeds 5",),

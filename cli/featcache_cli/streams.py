@@ -12,6 +12,7 @@ from typing import TextIO
 
 from featcache.errors import DiskFullError, StorageError
 
+_is_answer_gone = False
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -96,8 +97,15 @@ def flush_answer() -> None:
             _give_up(sys.stderr)
 
 
+def is_answer_gone() -> bool:
+    """Tell whether whoever read stdout went away, so that more answers are for nobody."""
+    return _is_answer_gone
+
+
 def _give_up(stream: TextIO) -> None:
     """Let what waits to be written go nowhere: Python tries again when it ends, with code 120."""
+    global _is_answer_gone
+    _is_answer_gone = _is_answer_gone or stream is sys.stdout
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

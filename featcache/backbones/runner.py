@@ -92,6 +92,12 @@ class BackboneRunner:
             self.eager = with_weights_cast(self.module, HALVES[self.precision])
         self.forward: Forward = self.eager
 
+    def prepare_by(self, preprocess: Preprocess) -> None:
+        """Make the module's input otherwise from now on, of images that come in another way."""
+        if preprocess != self._preprocess:
+            self._preprocess = preprocess
+            self._preprocessors.clear()
+
     def probe(
         self,
         image_shape: tuple[int, int, int],

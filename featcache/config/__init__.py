@@ -17,6 +17,7 @@ from featcache.config.head_specs import (
     HeadSpec,
     TrainSpec,
 )
+from featcache.config.predict_specs import PredictSpec
 from featcache.config.solver_specs import SOLVERS, TREATMENTS, SolverSpec
 from featcache.config.specs import (
     BN_MODES,
@@ -51,6 +52,7 @@ __all__ = [
     "ExtractSpec",
     "HeadSpec",
     "ParitySpec",
+    "PredictSpec",
     "RunSpec",
     "SolverSpec",
     "TrainSpec",

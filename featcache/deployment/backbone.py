@@ -33,17 +33,27 @@ class RebuiltBackbone:
     """The backbone of a head: the function that made its features.
 
     Attributes:
+        named: What the head says of it.
         loaded: The module on the CPU, frozen, with its adapted statistics if it has some; its
             weights, licence and name. The module is None for "pixels".
-        identity: That of the cache of its features.
-        record: What was kept of it: where its weights are from, versions then, reference rows.
+        activation_nbytes: Memory that one image needs in it.
         is_compared: Whether its reference rows were compared; else none were kept.
     """
 
+    named: NamedBackbone
     loaded: LoadedBackbone
-    identity: Identity
-    record: BackboneRecord
+    activation_nbytes: int
     is_compared: bool
+
+    @property
+    def identity(self) -> Identity:
+        """That of the cache of its features."""
+        return self.named.identity
+
+    @property
+    def record(self) -> BackboneRecord:
+        """What was kept of it: where its weights are from, versions then, reference rows."""
+        return self.named.record
 
     @property
     def module(self) -> nn.Module | None:
@@ -108,11 +118,13 @@ def build_named(
     named: NamedBackbone, *, device: str = "cpu", on_note: NoteCallback = silent
 ) -> RebuiltBackbone:
     """Build and check a backbone that is named; raises as `rebuild_backbone` does."""
+    from featcache.backbones.describe import describe_backbone
     from featcache.backbones.load import load_backbone
 
-    identity, record = named.identity, named.record
     on_note(f"backbone {named.told}")
-    size = identity.preprocess.out_size[0]
+    size = named.identity.preprocess.out_size[0]
+    taken = {name: named.options[name] for name in ("layer", "pool")}
+    nbytes = describe_backbone(named.name, size, **taken).activation_bytes_per_image
     loaded = load_backbone(named.name, **named.options, image_size=size, check_file=False)
     _require_same(named, loaded)
     is_compared = False
@@ -123,7 +135,7 @@ def build_named(
                 "the weights are those of the features; nothing was kept by which the backbone's "
                 "code could be compared too"
             )
-    return RebuiltBackbone(loaded, identity, record, is_compared)
+    return RebuiltBackbone(named, loaded, nbytes, is_compared)
 
 
 def precision_on(device: str, precision: str) -> Choice[str]:

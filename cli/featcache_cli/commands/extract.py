@@ -10,7 +10,15 @@ import typer
 
 from featcache.config import ExtractSpec
 from featcache.errors import counted
-from featcache_cli.console import ProgressDisplay, duration, fail, note, reset_progress, show_json
+from featcache_cli.console import (
+    ProgressDisplay,
+    duration,
+    fail,
+    note,
+    rate_of,
+    reset_progress,
+    show_json,
+)
 from featcache_cli.options import JsonOption, options_of, repeated, takes
 from featcache_cli.tables import show_facts
 
@@ -71,7 +79,7 @@ def show_extraction(display: ProgressDisplay, progress: Progress) -> None:
     stage = _STAGES.get(progress.stage, progress.split)
     detail = ""
     if progress.images_per_s:
-        rate, left = _rate(progress.images_per_s), duration(progress.left_s)
+        rate, left = rate_of(progress.images_per_s), duration(progress.left_s)
         detail = f"{rate}, {left} left, {_shares(progress.seconds)}"
     display.show(stage, progress.n_done, progress.n_total, detail)
 
@@ -97,7 +105,7 @@ def _show(result: ExtractResult) -> None:
     }
     if result.n_rows_computed:
         facts["rate"] = (
-            f"{_rate(result.images_per_s)} over {counted(result.n_rows_computed, 'row')} "
+            f"{rate_of(result.images_per_s)} over {counted(result.n_rows_computed, 'row')} "
             f"({_shares(result.seconds_by_phase)})"
         )
     account = result.account
@@ -133,8 +141,3 @@ def _tell_failures(result: ExtractResult) -> None:
     if n > _SHOWN_FAILURES:
         path = shlex.quote(str(result.path))
         note(f"  and {n - _SHOWN_FAILURES} more: featcache cache info {path}")
-
-
-def _rate(images_per_s: float) -> str:
-    number = f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.3g}"
-    return f"{number} img/s"
