@@ -128,7 +128,8 @@ class HeadSpec:
 class TrainSpec:
     """How a head is trained; the defaults are the notebook's VGG16 systems."""
 
-    # Without --lr, `train-head` takes 1e-3 by the general recipe (training/recipes.py).
+    # Without --lr, `train-head` takes this in the notebook's recipe and 1e-3 in the general one
+    # (GENERAL in training/recipes.py).
     lr: float = option(1e-5, "Learning rate of Adam.")
     batch_size: int = option(
         64, "Rows in one step; the last batch of an epoch may be smaller.", least=1, most=MOST_ROWS

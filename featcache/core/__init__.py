@@ -1,5 +1,6 @@
-"""What both stages stand on, and what knows neither images nor heads.
+"""What both stages use, and what knows neither images nor heads.
 
-Here: identities, paths and files, devices and memory, precision, arguments as people give them,
-notes, stopping. Nothing here opens a dataset, a backbone or a cache.
+Here are fingerprints, names of datasets and backbones, paths and files, devices and memory,
+precision, checks of arguments, notes, and stopping. Nothing here opens a dataset, a backbone or a
+cache.
 """

@@ -1,1 +1,4 @@
-"""What a head is worth: figures with intervals, comparison, tables and plots."""
+"""How good a head is: figures with intervals (`metrics`), comparison, tables and plots.
+
+`evaluate` and `compare` are the public verbs. `heads/predictions.py` gives the answers they judge.
+"""

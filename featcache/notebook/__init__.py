@@ -1,5 +1,6 @@
-"""featcache held against the reference notebook.
+"""featcache compared with the reference notebook.
 
-`reproduce` runs its five systems. `parity` measures whether a cache and training end to end give
-the same; `end_to_end` is the notebook's way, written apart from everything else.
+`reproduce` runs the notebook's five systems. `parity` measures whether training on a cache gives
+the same as training end to end. `end_to_end` trains in the notebook's way, and shares only
+the reading of image files with the rest of featcache.
 """

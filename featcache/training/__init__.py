@@ -1,5 +1,7 @@
 """Stage two: heads on cached features.
 
-`train_head` is the public verb, `run` trains one head, `module` is its LightningModule. `sweeps`
-trains many heads side by side. `recipes` and `notebook_systems` hold the settings.
+`train_head` is the public verb, `run` trains one head, `module` is its LightningModule with the
+loss. `patience` stops early. `recipes` chooses the settings that were not given, and
+`notebook_systems` has the notebook's settings. `sweeps` trains many heads side by side, `solvers`
+fits heads without epochs, and `folds` cross-validates.
 """

@@ -1,5 +1,5 @@
 """Images inside zip and tar archives, read where they lie; nothing is unpacked.
 
-`member` says what is known of a file in an archive, and which names are refused. `zip_members` and
-`tar_members` list an archive. `images` reads one image of it, and `tree` shows its folders.
+`member` describes one file in an archive, and refuses names that are not safe. `zip_members` and
+`tar_members` list the files of an archive. `images` reads one image, and `tree` lists the folders.
 """

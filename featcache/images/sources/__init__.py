@@ -1,4 +1,4 @@
-"""One file for each kind of dataset; `source` says what a kind has to offer.
+"""One file for each kind of dataset; `source` has the interface, and lists what a new kind needs.
 
-torchvision's kind has three: `torchvision_sets` with its table and its downloads.
+torchvision's kind has three files: `torchvision_sets`, `torchvision_table`, `torchvision_download`.
 """

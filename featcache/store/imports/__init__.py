@@ -1,7 +1,8 @@
 """Foreign feature files, taken into a cache.
 
-A child process reads the file, because libraries may crash on it: `sandbox` starts and limits it,
-`sandbox_child` and `sandbox_tables` are what runs there. `scan` checks what comes back of an HDF5
-file, `scan_table` of a table, before anything is written. `exported` makes the same cache again of
-a file that `store.exports` wrote.
+`import_features` is the public verb. A child process reads the file, because libraries may crash on
+it. `sandbox` starts and limits the child, and `sandbox_child` and `sandbox_tables` run in it.
+Before anything is written, `scan` checks what the child sends of an HDF5 file, and `scan_table`
+what it sends of a table. `keep` writes the cache. From a file that `store.exports` wrote,
+`exported` makes the same cache again.
 """
