@@ -8,10 +8,11 @@ To add a family:
    core/backbone_names.py checks a name, and `backbone_names` lists those that can be listed.
 3. If its names are spelled differently from torchvision's, add how they are recognised and written,
    and what their files are called, to core/backbone_kinds.py.
-4. Read the places that treat a single family differently, and add the new one if it needs it:
-   store/extract_command.py (the command that makes a cache again), extraction/repair.py and
-   deployment/named_backbone.py (a name that a file alone cannot give), notebook/classifiers.py and
-   notebook/end_to_end.py (parity), and `featcache backbones` (featcache_cli/commands/backbones.py).
+4. Read the places that treat a single family differently, and add the new one if it needs it.
+   Most call `is_timm` or `is_own`: store/extract_command.py (the command that makes a cache again),
+   extraction/repair.py, deployment/named_backbone.py and deployment/exports/tensors_file.py (a name
+   that a file alone cannot give), notebook/classifiers.py, notebook/end_to_end.py and
+   notebook/parity.py (parity), and featcache_cli/commands/backbones.py (`featcache backbones`).
 """
 
 from __future__ import annotations
