@@ -53,6 +53,11 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.images.datasets import list_datasets as list_datasets
     from featcache.images.datasets import load_dataset as load_dataset
     from featcache.images.sources.given import make_dataset as make_dataset
+    from featcache.insight.probe import probe as probe
+    from featcache.insight.probe_result import FewShotFigures as FewShotFigures
+    from featcache.insight.probe_result import ProbedCache as ProbedCache
+    from featcache.insight.probe_result import ProbeFigures as ProbeFigures
+    from featcache.insight.probe_result import ProbeResult as ProbeResult
     from featcache.notebook.parity import ParityReport as ParityReport
     from featcache.notebook.parity import parity as parity
     from featcache.notebook.parity_checks import NotebookComparison as NotebookComparison
@@ -106,6 +111,8 @@ _NAMES = {
     "heads.trained_head": ("TrainedHead",),
     "images.datasets": ("list_datasets", "load_dataset"),
     "images.sources.given": ("make_dataset",),
+    "insight.probe": ("probe",),
+    "insight.probe_result": ("FewShotFigures", "ProbedCache", "ProbeFigures", "ProbeResult"),
     "notebook.parity": ("ParityReport", "parity"),
     "notebook.parity_checks": ("NotebookComparison", "ParityCheck"),
     "notebook.reproduce": ("Reproduction", "reproduce"),

@@ -16,6 +16,7 @@ from featcache.config import (
     ExtractSpec,
     HeadSpec,
     ParitySpec,
+    ProbeSpec,
     RunSpec,
     TrainSpec,
 )
@@ -57,6 +58,7 @@ CASES: Any = [
         (*OF_A_CACHE, "bn", "preprocess", "image_size"),
         (),
     ),
+    (featcache.probe, [ProbeSpec], [EvaluateSpec, ExtractSpec], (), ("caches",)),
     (featcache.reproduce, [ReproduceSpec], [RunSpec, TrainSpec, ExtractSpec], (), ()),
     (featcache.repair_cache, [], [ExtractSpec], ("dataset", "backbone", "weights"), ("path",)),
     (featcache.list_backbones, [], [ExtractSpec], (), ("names",)),
@@ -103,6 +105,7 @@ def test_keywords_have_the_names_defaults_and_order_of_the_specs(
         EvaluateSpec,
         ExportSpec,
         ParitySpec,
+        ProbeSpec,
         ReproduceSpec,
     ],
 )

@@ -96,6 +96,24 @@ def folder_with_damage() -> str:
     return "folder:pets"
 
 
+def test_the_example_of_the_guide_to_probe_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (
+        featcache.extract(
+            "digits", backbone="pixels", image_size=side, limit=100, cache_dir=tmp_path
+        ).path
+        for side in (8, 16)
+    )
+
+    code = compile(python_block("docs/guides/probe.md"), "probe.md", "exec")
+    exec(code, {"first": first, "second": second})
+
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["majority", "ncm", "knn", "logreg"]
+    assert all("Estimate(value=0.0, low=0.0, high=0.0)" in line for line in lines)
+
+
 def test_the_examples_of_the_guide_to_export_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -246,6 +246,10 @@ JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Write one JSON object to stdout.", rich_help_panel=OUTPUT),
 ]
+CsvOption = Annotated[
+    bool,
+    typer.Option("--csv", help="Write a table with commas to stdout.", rich_help_panel=OUTPUT),
+]
 CacheArgument = Annotated[
     str, typer.Argument(help=options_of(RunSpec, "cache")[0].help, autocompletion=complete.caches)
 ]

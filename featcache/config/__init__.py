@@ -17,6 +17,7 @@ from featcache.config.head_specs import (
     HeadSpec,
     TrainSpec,
 )
+from featcache.config.insight_specs import ProbeSpec
 from featcache.config.predict_specs import PredictSpec
 from featcache.config.solver_specs import SOLVERS, TREATMENTS, SolverSpec
 from featcache.config.specs import (
@@ -53,6 +54,7 @@ __all__ = [
     "HeadSpec",
     "ParitySpec",
     "PredictSpec",
+    "ProbeSpec",
     "RunSpec",
     "SolverSpec",
     "TrainSpec",

@@ -45,15 +45,16 @@ def plot_evaluation(evaluation: Evaluation) -> list[Path]:
     require_matplotlib()
     files = []
     if (evaluation.run / RESULT_FILE).exists():  # a run that was stopped has none
-        files += _save(_curves(read_run(evaluation.run).history), evaluation.run / "curves")
+        files += save_figure(_curves(read_run(evaluation.run).history), evaluation.run / "curves")
     if evaluation.confusion is None:  # a cell would be smaller than a pixel
         return files
     names = [figures.name for figures in evaluation.classes]
     figure = _confusion(evaluation.confusion, names, title=f"split {evaluation.split}")
-    return files + _save(figure, evaluation.run / f"confusion-{evaluation.split}")
+    return files + save_figure(figure, evaluation.run / f"confusion-{evaluation.split}")
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """Make an empty figure, in inches."""
     # The object interface leaves pyplot's global state, and the user's backend, alone.
     from matplotlib.figure import Figure
 
@@ -61,7 +62,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _curves(history: History) -> Any:
-    figure = _figure(8, 3.5)
+    figure = new_figure(8, 3.5)
     losses, accuracy = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     for name in ("train_loss", "val_loss"):
@@ -77,15 +78,13 @@ def _curves(history: History) -> Any:
 def _confusion(counts: Sequence[Sequence[int]], names: Sequence[str], *, title: str) -> Any:
     n = len(names)
     side = 3 + 0.4 * min(n, 60)
-    figure = _figure(side, side)
+    figure = new_figure(side, side)
     axes = figure.subplots()
     shares = [[cell / max(1, sum(row)) for cell in row] for row in counts]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="prediction", ylabel="label", title=title)
     if n <= _LARGEST_WITH_NUMBERS:
-        shown = [
-            name.encode(errors="backslashreplace").decode().replace("$", r"\$") for name in names
-        ]
+        shown = [shown_name(name) for name in names]
         axes.set_xticks(range(n), shown, rotation=90)
         axes.set_yticks(range(n), shown)
         for i, row in enumerate(counts):
@@ -95,7 +94,13 @@ def _confusion(counts: Sequence[Sequence[int]], names: Sequence[str], *, title: 
     return figure
 
 
-def _save(figure: Any, stem: Path) -> list[Path]:
+def shown_name(name: str) -> str:
+    """Write a name so that matplotlib draws it as it is, and an undecodable byte as its escape."""
+    return name.encode(errors="backslashreplace").decode().replace("$", r"\$")
+
+
+def save_figure(figure: Any, stem: Path) -> list[Path]:
+    """Save a figure as PNG and SVG."""
     files = []
     for ending in ("png", "svg"):
         files.append(stem.with_name(f"{stem.name}.{ending}"))

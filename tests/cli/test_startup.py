@@ -63,6 +63,8 @@ WITHOUT_TORCH: Sequence[tuple[list[str], int]] = (
     (["parity", "--weights", "./cache"], 2),
     (["parity", "--image-size", "16"], 2),
     (["parity", "--backbone", "nosuch"], 2),
+    (["probe", "nosuch"], 10),
+    (["probe", "--per-class", "0"], 2),
     (["datasets"], 0),
     (["cache", "ls"], 0),
     (["cache", "info", "pixels"], 0),

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv as csv_format
 import io
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from featcache.config import RunSpec
 from featcache.errors import UsageError
 from featcache_cli.console import duration, note, plain, show_json, show_text
-from featcache_cli.helpgroups import OUTPUT
-from featcache_cli.options import JsonOption, options_of, takes
+from featcache_cli.options import CsvOption, JsonOption, options_of, takes
 from featcache_cli.tables import show_table
 
 if TYPE_CHECKING:
@@ -28,10 +25,7 @@ def runs(
     *,
     runs_dir: str,
     json: JsonOption = False,
-    csv: Annotated[
-        bool,
-        typer.Option("--csv", help="Write a table with commas to stdout.", rich_help_panel=OUTPUT),
-    ] = False,
+    csv: CsvOption = False,
 ) -> None:
     """List the trained heads, the newest last."""
     from featcache import describe_runs

@@ -1,0 +1,133 @@
+"""The classifiers of a probe: solvers of `train-head`, on a few thousand images at most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from featcache.config import SolverSpec
+from featcache.training.solvers.fit import Fitted, fit_rows
+from featcache.training.solvers.rows import SolverRows, fitted_treatment
+
+SOLVERS = ("ncm", "knn", "logreg")
+# Of standardised features: decades beyond them were never the best of a few thousand images.
+_C = (1e-4, 1e-3, 1e-2, 1e-1)
+# A few images leave none to choose by. This C is of rows of length 1.
+_C_OF_FEW, _K_OF_FEW = 1.0, 10
+_NEGLIGIBLE = 1e-10  # share of the largest variance
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Some rows of a cache.
+
+    Attributes:
+        features: (N, D) float32.
+        labels: (N,) int64, from 0 to K - 1.
+        n_classes: K.
+    """
+
+    features: Tensor
+    labels: Tensor
+    n_classes: int
+
+
+@dataclass(frozen=True, eq=False)
+class FittedClassifier:
+    """A classifier that can be asked.
+
+    Attributes:
+        log_p: (B, D) float32 features to the (B, K) logarithms of probabilities.
+        setting: What was chosen by validation, as it is typed: "k 20".
+    """
+
+    log_p: Callable[[Tensor], Tensor]
+    setting: str
+
+
+def fit(solver: str, train: Sample, val: Sample | None) -> FittedClassifier:
+    """Fit a classifier, with the setting of the lowest validation loss.
+
+    Args:
+        solver: One of SOLVERS.
+        train: Rows to fit. A class without any has the probability 0.
+        val: Rows to choose by; None takes a usual setting.
+    """
+    classes = train.labels.unique()
+    own = _of_classes(train, classes)
+    chosen_by = None if val is None else _of_classes(val, classes)
+    if chosen_by is not None and not len(chosen_by.labels):
+        chosen_by = None
+    found = _logistic(own, chosen_by) if solver == "logreg" else _usual(solver, own, chosen_by)
+
+    def log_p(features: Tensor) -> Tensor:
+        of_own = found.log_p(features)
+        every = of_own.new_full((len(features), train.n_classes), -torch.inf)
+        every[:, classes] = of_own
+        return every
+
+    return FittedClassifier(log_p, found.setting)
+
+
+def _of_classes(sample: Sample, classes: Tensor) -> Sample:
+    """Take the rows of these classes, which are numbered anew."""
+    is_own = torch.isin(sample.labels, classes)
+    labels = torch.searchsorted(classes, sample.labels[is_own])
+    return Sample(sample.features[is_own], labels, len(classes))
+
+
+def _usual(solver: str, train: Sample, val: Sample | None) -> FittedClassifier:
+    """Fit class means or neighbours."""
+    is_few = solver == "knn" and val is None
+    k = (min(_K_OF_FEW, len(train.labels)),) if is_few else None
+    fitted = _fitted(SolverSpec(solver=solver, k=k), train, val)
+    setting = f"k {fitted.fit.found['k']}" if solver == "knn" and not is_few else ""
+    return FittedClassifier(
+        lambda features: fitted.fit.log_probabilities(fitted.treatment(features)), setting
+    )
+
+
+def _logistic(train: Sample, val: Sample | None) -> FittedClassifier:
+    """Fit logistic regression, in the space that the rows span where they are fewer than D.
+
+    No weight lies outside of it, where it would only raise the penalty. A few images say too little
+    of the deviation of a feature: their rows are brought to length 1 instead.
+    """
+    own = SolverRows.of_arrays(train.features, train.labels)
+    treatment = fitted_treatment(own, "l2" if val is None else "standard")
+    rows: Tensor = treatment(train.features)
+    basis = _row_space(rows) if len(rows) < rows.shape[1] else None
+
+    def placed(features: Tensor) -> Tensor:
+        treated: Tensor = treatment(features)
+        return treated if basis is None else treated @ basis
+
+    values = (_C_OF_FEW,) if val is None else _C
+    spec = SolverSpec(solver="logreg", features="raw", C=values, refit=False)
+    chosen_by = val and replace(val, features=placed(val.features))
+    fitted = _fitted(spec, replace(train, features=placed(train.features)), chosen_by)
+    setting = "" if val is None else f"C {fitted.fit.found['C']:g}"
+    return FittedClassifier(lambda x: fitted.fit.log_probabilities(placed(x)), setting)
+
+
+def _row_space(rows: Tensor) -> Tensor:
+    """Find an orthonormal basis of the space that N rows of D span, (D, rank)."""
+    exact = rows.double()
+    values, vectors = torch.linalg.eigh(exact @ exact.T)
+    is_there = values > _NEGLIGIBLE * values[-1]
+    basis: Tensor = exact.T @ (vectors[:, is_there] / values[is_there].sqrt())
+    return basis.float()
+
+
+def _fitted(spec: SolverSpec, train: Sample, val: Sample | None) -> Fitted:
+    rows = [
+        None if sample is None else SolverRows.of_arrays(sample.features, sample.labels)
+        for sample in (train, val)
+    ]
+    own, chosen_by = rows
+    assert own is not None, "there are rows to fit"
+    names = [f"{k}" for k in range(train.n_classes)]
+    return fit_rows(own, chosen_by, spec, class_names=names)
