@@ -131,11 +131,13 @@ def evaluate(
         split: "test", "val" or "train", as the head's training divided them; None is "test", or
             "val" where the cache has no test split.
         cache: The cache to use; None is the one of the training, wherever below `cache_dir` it is.
+            One of other images is taken too: its classes are matched by name, and its name is part
+            of those of the files.
         on_note: Called with a sentence for each choice that was made.
 
     Raises:
         CacheMissingError: If there is no such run or cache.
-        MismatchError: If the cache holds other features than the head was trained on.
+        MismatchError: If its features are made otherwise than those that the head was trained on.
         CorruptError: If the head or the cache is damaged.
         UsageError: If there is no such split.
     """
@@ -157,7 +159,7 @@ def evaluate(
 
 def evaluation_of(outputs: Outputs, asked: EvaluateSpec) -> Evaluation:
     """Compute and write the figures of a head that was run over a split."""
-    path, split = outputs.run, outputs.split
+    path, split, title = outputs.run, outputs.split, outputs.title
     labels, predictions = outputs.labels, outputs.predictions
     names = outputs.head.class_names
     trained_on = outputs.trained_on
@@ -171,6 +173,7 @@ def evaluation_of(outputs: Outputs, asked: EvaluateSpec) -> Evaluation:
     acc, classes = of(labels == predictions), per_class(labels, predictions, names)
     shares = {k: figures.n / len(labels) for k, figures in enumerate(classes)}
     remark = majority_remark(f"{split}_acc", acc, len(labels), shares, names)
+    of_other = () if outputs.other is None else outputs.other.remarks(split)
     cells = confusion_cells(labels, predictions, len(names))
     evaluation = Evaluation(
         run=path,
@@ -193,16 +196,16 @@ def evaluation_of(outputs: Outputs, asked: EvaluateSpec) -> Evaluation:
         calibration_error=calibration_error(labels == predictions, outputs.confidences),
         classes=classes,
         confusion=_matrix(cells, len(names)) if len(names) <= SHOWN_CLASSES else None,
-        predictions=path / f"predictions-{split}.csv",
-        classes_file=path / f"classes-{split}.csv",
-        confusion_file=path / f"confusion-{split}.csv",
-        remarks=(remark,) if remark else (),
+        predictions=path / f"predictions-{title}.csv",
+        classes_file=path / f"classes-{title}.csv",
+        confusion_file=path / f"confusion-{title}.csv",
+        remarks=(*of_other, *((remark,) if remark else ())),
     )
     write_predictions(evaluation.predictions, outputs)
     write_classes(evaluation.classes_file, evaluation.classes)
     write_confusion(evaluation.confusion_file, cells, names)
     figures = json.dumps(evaluation.as_json(), indent=2, default=portable) + "\n"
-    replace_file(path / f"eval-{split}.json", figures.encode())
+    replace_file(path / f"eval-{title}.json", figures.encode())
     return evaluation
 
 

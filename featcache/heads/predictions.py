@@ -18,6 +18,7 @@ from featcache.errors import CacheMissingError, UsageError, clipped
 from featcache.features.lookup import settings_of
 from featcache.features.trainable import labels_of, require_labelled
 from featcache.heads.head_file import load_head
+from featcache.heads.other_images import OtherImages, other_images
 from featcache.heads.trained_head import TrainedHead
 from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
 
@@ -51,7 +52,8 @@ class Outputs:
         losses: (N,) cross-entropy of each row.
         log_sums: (N,) logarithm of the sum of each row's exponentiated logits.
         trained_on: (M,) which of the training rows the head gets right: 10,000 of them, evenly
-            spaced, or all; none if they are the split itself.
+            spaced, or all; none if they are the split itself, or the cache is of other images.
+        other: What the cache has of the head's classes, where it is of other images.
     """
 
     head: TrainedHead
@@ -66,7 +68,13 @@ class Outputs:
     losses: npt.NDArray[np.float64]
     log_sums: npt.NDArray[np.float64]
     trained_on: npt.NDArray[np.bool_]
+    other: OtherImages | None
     _logits: Logits
+
+    @property
+    def title(self) -> str:
+        """By which its files are told from those of other images: the split, as a rule."""
+        return self.split if self.other is None else f"{self.split}-{self.cache.path.stem}"
 
     def probabilities(
         self, rows: slice = slice(None), classes: slice = slice(None)
@@ -109,7 +117,7 @@ def outputs_of(
 
     Raises:
         CacheMissingError: If there is no such cache.
-        MismatchError: If it holds other features than the head was trained on.
+        MismatchError: If its features are made otherwise than those that the head was trained on.
         CorruptError: If the head or the cache is damaged.
         UsageError: If there is no such split, or the cache has no labels.
         DeviceError: If the device fails or has no memory left.
@@ -118,19 +126,29 @@ def outputs_of(
     head = load_head(run)
     opened = _its_cache(head, cache, cache_dir)
     require_labelled(opened)
-    head.require_fit(opened)
+    other = other_images(head, opened)
     on_note(f"cache {opened.path}: {settings_of(opened)}")
-    split = split or _usual_split(opened, on_note)
-    split = split if split in opened.splits else split.lower()
-    _require_split(opened, split)
+    if other is not None:
+        split = other.split(split, on_note)
+    else:
+        split = split or _usual_split(opened, on_note)
+        split = split if split in opened.splits else split.lower()
+        _require_split(opened, split)
     # torch takes seconds to import: what can be refused without it, is refused by now.
     if opened.path not in sound:
         with preloading("featcache.features.batches", "torchmetrics"):
             require_sound(opened)
-    return _run(head, run, opened, split, device)
+    return _run(head, run, opened, split, device, other)
 
 
-def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) -> Outputs:
+def _run(
+    head: TrainedHead,
+    run: Path,
+    cache: Cache,
+    split: str,
+    device: str,
+    other: OtherImages | None,
+) -> Outputs:
     """Run a head over a split of its cache, which was verified."""
     import torch
 
@@ -147,16 +165,21 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
     where = torch.device(pick_device(device).value)
     failures = device_failures_named(str(where), "Evaluation", kept=lambda: "Nothing was changed.")
     with head_arithmetic(str(where)), torch.inference_mode(), failures:
-        source, index = _rows_of(head, cache, split)
+        if other is None:
+            source, index = _rows_of(head, cache, split)
+            all_labels = labels_of(cache, source)
+        else:
+            source, index = split, torch.from_numpy(other.rows(split))
+            all_labels = other.labels(split)
         residence = pick_residence(cache, device=where)
         rows, _ = load_where_it_fits(cache, source, device=where, residence=residence)
         batches = OrderedBatches(rows, index)
         module = head.module().to(where)
         logits = Logits(module, batches, n_rows=len(index))
-        labels = labels_of(cache, source)[index.numpy()]
+        labels = all_labels[index.numpy()]
         by_row = _by_row(logits, labels, n_classes=len(head.class_names))
         right: list[npt.NDArray[np.bool_]] = []
-        if split != "train":
+        if split != "train" and other is None:
             train_source, train_index = _rows_of(head, cache, "train")
             every = -(-len(train_index) // _TRAIN_ROWS)
             train_rows = load_rows(cache, train_source, device=where, residence="file")
@@ -172,6 +195,7 @@ def _run(head: TrainedHead, run: Path, cache: Cache, split: str, device: str) ->
         labels=labels,
         **by_row,
         trained_on=np.concatenate(right) if right else np.zeros(0, np.bool_),
+        other=other,
         _logits=logits,
     )
 

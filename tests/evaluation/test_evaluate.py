@@ -397,3 +397,79 @@ class TestAFileInPlaceOfARun:
 
         with pytest.raises(UnsafeFileError):
             featcache.evaluate(tmp_path / "x.safetensors")
+
+
+OTHER_IMAGES = {**IDENTITY, "dataset_sha256": "1" * 64}
+
+
+def test_a_cache_of_other_images_is_evaluated_by_the_names_of_its_classes(
+    train: Train, make_cache: MakeCache
+) -> None:
+    path = train().path
+    own = featcache.evaluate(path)
+    rows = learnable_rows(60, seed=2)  # the same, under other numbers: cow, bee, ant
+    swapped = replace(rows, labels=2 - rows.labels)
+    other = make_cache(
+        "other.h5", identity=OTHER_IMAGES, class_names=CLASS_NAMES[::-1], splits={"test": swapped}
+    )
+
+    found = featcache.evaluate(path, cache=other)
+
+    assert (found.acc, found.loss, found.n_images) == (own.acc, own.loss, 60)
+    assert found.train_acc is None
+    assert found.predictions.name == "predictions-test-other.csv"
+    assert found.predictions.read_text() == own.predictions.read_text()
+    assert (path / "eval-test-other.json").exists()
+    assert found.remarks[0].startswith("the head was trained on other images")
+
+
+def test_classes_that_are_missing_or_too_many_are_told(train: Train, make_cache: MakeCache) -> None:
+    path = train().path
+    other = make_cache(
+        "other.h5",
+        identity=OTHER_IMAGES,
+        class_names=("ant", "bee", "dog"),
+        splits={"new": learnable_rows(60, seed=2, unreadable=(0,))},
+    )
+    notes: list[str] = []
+
+    found = featcache.evaluate(path, cache=other, on_note=notes.append)
+
+    assert (found.split, found.n_images) == ("new", 39)  # 20 dogs, and an ant, are left out
+    assert found.remarks[1:3] == (
+        "1 class that the head does not know, left out with 20 images: dog",
+        "1 class of the head without an image here: cow",
+    )
+    assert "other.h5 has no split 'test': 'new' is taken, whole" in notes
+    assert set(found.remarks) <= set(notes)
+
+
+def test_a_split_of_other_images_is_taken_whole(train: Train, make_cache: MakeCache) -> None:
+    path = train().path
+    rows = {"train": learnable_rows(30, seed=4)}
+    other = make_cache("other.h5", identity=OTHER_IMAGES, splits=rows)
+
+    assert featcache.evaluate(path, cache=other, split="TRAIN").n_images == 30
+    with pytest.raises(UsageError, match=r"--split is 'val', but other\.h5 has only train"):
+        featcache.evaluate(path, cache=other, split="val")
+
+
+def test_images_without_a_class_of_the_head_are_refused(
+    train: Train, make_cache: MakeCache
+) -> None:
+    other = make_cache("other.h5", identity=OTHER_IMAGES, class_names=("x", "y", "z"))
+
+    with pytest.raises(MismatchError, match=r"has no class of .*: x, y, z there, ant, bee, cow"):
+        featcache.evaluate(train().path, cache=other)
+
+
+def test_a_backbone_that_was_adapted_to_other_images_is_another_function(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    adapted = {**IDENTITY, "bn": {"mode": "adapted"}}
+    own = make_cache("own.h5", identity=adapted)
+    other = make_cache("other.h5", identity={**adapted, "dataset_sha256": "1" * 64})
+    run = featcache.train_head(own, max_epochs=1, runs_dir=tmp_path / "runs").path
+
+    with pytest.raises(MismatchError, match=r"was adapted to the images .*featcache predict"):
+        featcache.evaluate(run, cache=other)

@@ -27,7 +27,10 @@ _MATRIX_COLUMNS = 80
     options_of(
         RunSpec,
         "cache",
-        help={"cache": "Use this cache instead of the one that the head was trained on."},
+        help={
+            "cache": "Use this cache instead of the one that the head was trained on; of other "
+            "images, classes are matched by name."
+        },
     ),
     options_of(EvaluateSpec, "draws", "seed"),
     options_of(ExtractSpec, "device", "cache_dir"),

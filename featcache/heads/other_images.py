@@ -1,0 +1,122 @@
+"""A head before a cache of other images than it was trained on: classes are matched by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from featcache.config import ExtractSpec
+from featcache.core.paths import native
+from featcache.core.reporting import NoteCallback
+from featcache.errors import MismatchError, UsageError, counted
+from featcache.features.trainable import labels_of
+from featcache.heads.trained_head import TrainedHead
+from featcache.store import Cache
+
+_DATASET = "dataset_sha256"
+_SHOWN = 5
+_UNKNOWN = -1
+
+
+@dataclass(frozen=True, eq=False)
+class OtherImages:
+    """A cache whose features the head's backbone made, of other images.
+
+    Attributes:
+        cache: The cache.
+        class_names: The head's.
+        numbers: (C,) int64, of each class of the cache its number in the head; -1 if it has none.
+    """
+
+    cache: Cache
+    class_names: Sequence[str]
+    numbers: npt.NDArray[np.int64]
+
+    def split(self, asked: str | None, on_note: NoteCallback) -> str:
+        """Settle the split: the cache's own, whole, since none of it trained the head.
+
+        Raises:
+            UsageError: If it has none of that name, or none of its images can be evaluated.
+        """
+        if asked is None:
+            there = [name for name in ("test", "val", *self.cache.splits) if name in self.cache]
+            asked = there[0]
+            if asked != "test":
+                on_note(f"{self.cache.path.name} has no split 'test': {asked!r} is taken, whole")
+        split = asked if asked in self.cache else asked.lower()
+        if split not in self.cache:
+            raise UsageError(
+                f"--split is {asked!r}, but {self.cache.path.name} has only "
+                f"{', '.join(self.cache.splits)}. Nothing was evaluated."
+            )
+        if not len(self.rows(split)):
+            raise UsageError(
+                f"Split {split!r} of {self.cache.path.name} has no image that could be read and is "
+                f"of a class that the head knows. Nothing was evaluated."
+            )
+        return split
+
+    def rows(self, split: str) -> npt.NDArray[np.int64]:
+        """List the rows that could be read and are of a class of the head, (n,) in order."""
+        is_known = self.labels(split) != _UNKNOWN
+        return np.flatnonzero(self.cache[split].valid & is_known)
+
+    def labels(self, split: str) -> npt.NDArray[np.int64]:
+        """Give the label of each row by the head's numbers, (N,); -1 for a class it lacks."""
+        return self.numbers[labels_of(self.cache, split)]
+
+    def remarks(self, split: str) -> tuple[str, ...]:
+        """Say which classes the head and the images do not have in common."""
+        valid, labels = self.cache[split].valid, labels_of(self.cache, split)
+        extra = [c for c, number in enumerate(self.numbers) if number == _UNKNOWN]
+        n_extra = int(np.isin(labels[valid], extra).sum())
+        present = {self.class_names[k] for k in np.unique(self.labels(split)[self.rows(split)])}
+        missing = [name for name in self.class_names if name not in present]
+        said = [
+            f"the head was trained on other images; classes are those of the same name as in "
+            f"{native(self.cache.provenance.dataset)}"
+        ]
+        if extra:
+            names = [self.cache.class_names[c] for c in extra]
+            n = counted(len(names), "class")
+            images = counted(n_extra, "image")
+            said.append(f"{n} that the head does not know, left out with {images}: {_few(names)}")
+        if missing:
+            n = counted(len(missing), "class")
+            said.append(f"{n} of the head without an image here: {_few(missing)}")
+        return tuple(said)
+
+
+def other_images(head: TrainedHead, cache: Cache) -> OtherImages | None:
+    """Take a cache that differs from the head's in its images alone; None if it does not differ.
+
+    Raises:
+        MismatchError: If its features are made otherwise, or none of its classes is the head's.
+    """
+    identity, own = cache.identity.to_json(), dict(head.cache_identity)
+    is_other = identity.pop(_DATASET, None) != own.pop(_DATASET, None)
+    if not is_other or identity != own:
+        head.require_fit(cache)
+        return None
+    if own.get("bn", ExtractSpec.bn) != ExtractSpec.bn:
+        raise MismatchError(
+            f"The backbone of {head.path} was adapted to the images that trained it, and that of "
+            f"{cache.path} to its own: their features are not of one function. Nothing was "
+            f"evaluated. Use featcache predict, which takes the head's own backbone."
+        )
+    number_of = {name: k for k, name in enumerate(head.class_names)}
+    numbers = [number_of.get(name, _UNKNOWN) for name in cache.class_names]
+    if set(numbers) <= {_UNKNOWN}:
+        raise MismatchError(
+            f"{cache.path} has no class of {head.path}: {_few(cache.class_names)} there, "
+            f"{_few(head.class_names)} here. Nothing was evaluated. Classes are matched by name."
+        )
+    return OtherImages(cache, head.class_names, np.array(numbers, np.int64))
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
