@@ -19,6 +19,7 @@ from PIL import Image
 from pyarrow import parquet
 
 import featcache
+from tests.deployment.heads import save_random_head
 
 ROOT = Path(__file__).parents[1]
 
@@ -154,6 +155,24 @@ def test_the_example_of_the_guide_to_deployment_runs(
 
     assert capsys.readouterr().out.startswith("64 of 64 images get the same class")
     assert seen["network"](torch.zeros(2, 8, 8, 3, dtype=torch.uint8)).shape == (2, 10)
+
+
+def test_the_example_of_the_guide_to_prediction_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    image = Image.fromarray(pixels[0])
+    image.save("photo.png")
+    cache = featcache.extract("digits", backbone="pixels", image_size=8, limit=40).path
+    run = save_random_head(cache, tmp_path / "run").path
+    names = {"run": run.parent, "image": image, "pixels": pixels}
+
+    exec(compile(python_block("docs/guides/predict.md"), "predict.md", "exec"), names)
+
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("(2, 10)")
+    assert second == "6 {}"
 
 
 def test_the_example_of_the_guide_to_own_backbones_runs(
