@@ -1,5 +1,6 @@
 """What is in a cache: how good its backbone is for these images.
 
-`probe` is the public verb. `probe_rows` chooses the images, `classifiers` fits them, `few_shot`
-draws a few of each class, `probe_result` says what was found, and `few_shot_plot` draws it.
+`probe` is the public verb. `probe_rows` chooses the images and draws a few of each class,
+`classifiers` fits to them, and `probe_cache` does both for one cache. `probe_result` is the result,
+and `few_shot_plot` draws its curve.
 """
