@@ -78,12 +78,13 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.store.imports.import_features import ImportResult as ImportResult
     from featcache.store.imports.import_features import import_features as import_features
     from featcache.training.module import HeadModule as HeadModule
+    from featcache.training.solvers.solver_run import SolverProgress as SolverProgress
     from featcache.training.sweeps.bank_trainer import SweepProgress as SweepProgress
     from featcache.training.sweeps.sweep import sweep as sweep
     from featcache.training.sweeps.table import SweepResult as SweepResult
     from featcache.training.sweeps.table import SweepSetting as SweepSetting
-    from featcache.training.train_head import TrainResult as TrainResult
     from featcache.training.train_head import train_head as train_head
+    from featcache.training.train_result import TrainResult as TrainResult
     from featcache.training.trainer import TrainProgress as TrainProgress
 
 _NAMES = {
@@ -133,7 +134,9 @@ _NAMES = {
     "training.sweeps.bank_trainer": ("SweepProgress",),
     "training.sweeps.sweep": ("sweep",),
     "training.sweeps.table": ("SweepResult", "SweepSetting"),
-    "training.train_head": ("TrainResult", "train_head"),
+    "training.solvers.solver_run": ("SolverProgress",),
+    "training.train_head": ("train_head",),
+    "training.train_result": ("TrainResult",),
     "training.trainer": ("TrainProgress",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

@@ -13,7 +13,7 @@ import pytest
 
 import featcache
 from featcache.store import FilePlan, Provenance
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 from tests.store.conftest import Recipe, Rows
 
 N_FEATURES, CLASS_NAMES = 12, ("ant", "bee", "cow")

@@ -33,6 +33,7 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "Check": ("--subset 5%", "--check photos"),
     "Answer": ("--yes",),
+    "Solver": ("--solver logreg --C 1e-3,1e-1,1",),
     "Head": ("--reg dropout --hidden 50,20",),
     "Grid": ("--reg none,l2 --lr 1e-4,1e-3",),
     "Training": ("--lr 1e-3 --max-epochs 50", "--epochs 5 --lr 1e-3", "--max-epochs 50"),

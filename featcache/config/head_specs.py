@@ -144,7 +144,7 @@ class TrainSpec:
     min_delta: float = option(0.001, "By how much val_loss must fall to count as better.")
     val_fraction: float | None = option(
         None,
-        "Share of the training rows kept for validation.",
+        "Share of the training rows kept for validation. 0 is for solvers that choose nothing.",
         unset=f"{VAL_FRACTION}, or split val",
         group="Validation",
     )
@@ -181,9 +181,9 @@ class TrainSpec:
         require_above_zero("--lr", self.lr)
         require_above_zero("--min-delta", self.min_delta, or_zero=True)
         require_at_least("window_rows", self.window_rows, 1)
-        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+        if self.val_fraction is not None and not 0 <= self.val_fraction < 1:
             raise UsageError(
-                f"--val-fraction is {self.val_fraction:g}, but must be above 0 and below 1."
+                f"--val-fraction is {self.val_fraction:g}, but must be at least 0 and below 1."
             )
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(

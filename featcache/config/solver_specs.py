@@ -14,6 +14,7 @@ MLP = "mlp"
 SOLVERS = (MLP, "logreg", "knn", "ncm", "ridge", "lda")
 TREATMENTS = ("raw", "standard", "l2")
 MOST_VALUES = 200  # of --C or --k
+MOST_STEPS = 1000  # of L-BFGS
 
 DECADES = tuple(10.0**power for power in range(-6, 7))
 # 10^linspace(-6, 5, 45): https://github.com/facebookresearch/dinov2, dinov2/eval/log_regression.py
@@ -117,6 +118,19 @@ class SolverSpec:
                 f"{MOST_VALUES}."
             )
         object.__setattr__(self, name, values)
+
+    def require_one_value(self) -> None:
+        """Refuse to choose between values, where there are no rows to choose by.
+
+        Raises:
+            UsageError: If there are several values.
+        """
+        for name in ("C", "k"):
+            if len(values := getattr(self, name)) > 1:
+                raise UsageError(
+                    f"--{name} has {len(values)} values, but no row is left to choose between them "
+                    f"by. Nothing was fitted. Give one value, or a --val-fraction above 0."
+                )
 
     @property
     def is_mlp(self) -> bool:

@@ -51,7 +51,8 @@ class Evaluation:
         split: "test", "val", "train", or another split of the cache.
         n_images: Images of it that could be read.
         acc: Share of right predictions, as the notebook's test_acc.
-        loss: Mean cross-entropy, as the notebook's test_loss.
+        loss: Mean cross-entropy, as the notebook's test_loss; None if the head's scores have no
+            temperature, so that its probabilities mean nothing.
         macro_f1: F1, averaged over the classes.
         balanced_acc: Recall, averaged over the classes that have images; None where they have about
             as many each, as it is the accuracy then.
@@ -62,7 +63,7 @@ class Evaluation:
             right; None if those are the split.
         n_train_images: How many these are.
         auroc: One-vs-rest area under the ROC curve, averaged over the classes; None if undefined.
-        calibration_error: Expected calibration error over 15 bins.
+        calibration_error: Expected calibration error over 15 bins; None likewise.
         classes: The per-class table.
         confusion: (K, K) counts by label (row) and prediction (column); None above 100 classes.
         predictions: File with id, label, prediction and a probability per class; above 1,000
@@ -77,7 +78,7 @@ class Evaluation:
     split: str
     n_images: int
     acc: Estimate
-    loss: Estimate
+    loss: Estimate | None
     macro_f1: Estimate
     balanced_acc: Estimate | None
     top_k: Estimate | None
@@ -85,7 +86,7 @@ class Evaluation:
     train_acc: float | None
     n_train_images: int
     auroc: float | None
-    calibration_error: float
+    calibration_error: float | None
     classes: Sequence[ClassFigures]
     confusion: Sequence[Sequence[int]] | None
     predictions: Path
@@ -181,7 +182,7 @@ def evaluation_of(outputs: Outputs, asked: EvaluateSpec) -> Evaluation:
         split=split,
         n_images=len(labels),
         acc=acc,
-        loss=of(outputs.losses),
+        loss=of(outputs.losses) if outputs.head.is_calibrated else None,
         macro_f1=estimate(lambda rows: macro_f1(labels[rows], predictions[rows], len(names))),
         balanced_acc=estimate(
             lambda rows: balanced_accuracy(labels[rows], predictions[rows], len(names))
@@ -193,7 +194,9 @@ def evaluation_of(outputs: Outputs, asked: EvaluateSpec) -> Evaluation:
         train_acc=float(trained_on.mean()) if len(trained_on) else None,
         n_train_images=len(trained_on),
         auroc=_mean_auroc(outputs),
-        calibration_error=calibration_error(labels == predictions, outputs.confidences),
+        calibration_error=calibration_error(labels == predictions, outputs.confidences)
+        if outputs.head.is_calibrated
+        else None,
         classes=classes,
         confusion=_matrix(cells, len(names)) if len(names) <= SHOWN_CLASSES else None,
         predictions=path / f"predictions-{title}.csv",

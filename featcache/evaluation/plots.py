@@ -45,7 +45,9 @@ def plot_evaluation(evaluation: Evaluation) -> list[Path]:
     require_matplotlib()
     files = []
     if (evaluation.run / RESULT_FILE).exists():  # a run that was stopped has none
-        files += save_figure(_curves(read_run(evaluation.run).history), evaluation.run / "curves")
+        history = read_run(evaluation.run).history
+        if history:  # only an MLP has epochs
+            files += save_figure(_curves(history), evaluation.run / "curves")
     if evaluation.confusion is None:  # a cell would be smaller than a pixel
         return files
     names = [figures.name for figures in evaluation.classes]

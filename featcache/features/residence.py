@@ -56,6 +56,11 @@ def fitting_window(cache: Cache, train: TrainSpec, max_memory: int | None) -> in
     return int(n_rows)
 
 
+def is_too_large(cache: Cache, max_memory: int) -> bool:
+    """Tell whether the features of a cache need more than so many bytes."""
+    return _n_bytes(cache) > max_memory
+
+
 def pick_residence(
     cache: Cache, *, device: torch.device, order: EpochOrder | None = None
 ) -> Choice[str]:

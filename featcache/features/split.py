@@ -19,13 +19,18 @@ from featcache.store import Cache, CacheSplit
 
 
 def training_rows(
-    cache: Cache, *, val_fraction: float | None, split_seed: int
+    cache: Cache,
+    *,
+    val_fraction: float | None,
+    split_seed: int,
+    may_lack_validation: bool = False,
 ) -> tuple[str, Tensor, str, Tensor]:
     """Choose the rows that train and the rows that validate.
 
     The rows of the split "train" are divided as `torch.utils.data.random_split` with
     `torch.Generator().manual_seed(split_seed)` does, to the index, and then those whose images
-    could not be read are left out. A cache with its own split "val" is not divided.
+    could not be read are left out. A cache with its own split "val" is not divided. With
+    `may_lack_validation` a `val_fraction` of 0 leaves no row to validate.
 
     Returns:
         Split and row numbers for training, then split and row numbers for validation.
@@ -33,7 +38,7 @@ def training_rows(
     Raises:
         UsageError: If there is nothing to train or to validate on, or only one class.
     """
-    require_trainable(cache, val_fraction)
+    require_trainable(cache, val_fraction, may_lack_validation=may_lack_validation)
     if "val" in cache.splits:
         chosen = ("train", valid_rows(cache["train"]), "val", valid_rows(cache["val"]))
     else:
@@ -46,7 +51,8 @@ def training_rows(
         train, val = (part[is_valid[part]] for part in parts)
         chosen = ("train", train, "train", val)
     train_split, train, val_split, val = chosen
-    require_rows(cache, "validation", val_split, len(val))
+    if not (may_lack_validation and val_fraction == 0):
+        require_rows(cache, "validation", val_split, len(val))
     require_rows(cache, "training", train_split, len(train))
     require_classes(cache, labels_of(cache, train_split)[train.numpy()])
     return chosen

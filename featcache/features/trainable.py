@@ -12,8 +12,15 @@ from featcache.errors import UsageError
 from featcache.store import Cache
 
 
-def require_trainable(cache: Cache, val_fraction: float | None) -> None:
+def require_trainable(
+    cache: Cache, val_fraction: float | None, *, may_lack_validation: bool = False
+) -> None:
     """Refuse a cache that leaves nothing to train on, and a `val_fraction` that has no use.
+
+    Args:
+        cache: The cache.
+        val_fraction: Share of the training rows for validation; None is the usual one.
+        may_lack_validation: Whether a share of 0 is all right: some solvers choose nothing.
 
     Raises:
         UsageError: Naming what is missing or too much.
@@ -32,7 +39,7 @@ def require_trainable(cache: Cache, val_fraction: float | None) -> None:
     is_valid = cache["train"].valid
     if "val" in cache.splits:
         require_rows(cache, "validation", "val", int(np.count_nonzero(cache["val"].valid)))
-    else:
+    elif not (may_lack_validation and val_fraction == 0):
         share = VAL_FRACTION if val_fraction is None else val_fraction
         require_rows(cache, "validation", "train", math.floor(len(is_valid) * share))
     require_rows(cache, "training", "train", int(np.count_nonzero(is_valid)))

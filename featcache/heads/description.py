@@ -92,7 +92,7 @@ def parse(
         arrays=arrays,
         versions=description["versions"],
         solver=SolverSpec.from_identity(description.get("solver", {})),
-        found=_found(description.get("found", {})),
+        found=found_from_json(description.get("found", {})),
         record=record,
     )
 
@@ -124,12 +124,17 @@ def _shapes(head: TrainedHead) -> dict[str, tuple[int, ...]]:
     return wanted
 
 
-def _found(said: Any) -> dict[str, Any]:
-    """Take what a solver found, one number or word of each kind."""
-    _require_mapping("what a solver found", said)
+def found_from_json(said: Any) -> dict[str, Any]:
+    """Take what a solver found: numbers by name.
+
+    Raises:
+        ValueError: Naming what is none.
+    """
+    if not isinstance(said, dict):
+        raise ValueError(f"{said!r} where what a solver found should be")
     for value in said.values():
         if not (value is None or isinstance(value, bool | int | float)):
-            raise TypeError(f"{value!r} where a number was expected")
+            raise ValueError(f"{value!r} where a number was expected")
     return dict(said)
 
 

@@ -18,19 +18,27 @@ class Logits:
     """Logits by blocks, from what is kept of a head's work."""
 
     def __init__(
-        self, module: nn.Sequential, batches: Iterable[FeatureBatch], *, n_rows: int
+        self,
+        module: nn.Module,
+        batches: Iterable[FeatureBatch],
+        *,
+        n_rows: int,
+        n_classes: int,
+        device: torch.device,
     ) -> None:
-        """Run a head over (features, labels) batches of N rows together."""
+        """Run a head, which is on the device, over (features, labels) batches of N rows together.
+
+        Of a wide last layer what enters it is kept, else what the head gives.
+        """
         *body, last = module.children()
-        assert isinstance(last, nn.Linear), "a head ends so"
-        self._weight, self._bias = last.weight, last.bias
-        n_out, n_in = last.weight.shape
-        self._is_before_last = n_in < n_out
-        first = nn.Sequential(*body) if self._is_before_last else module
-        self._kept = last.weight.new_empty(n_rows, min(n_in, n_out))
+        self._last = None
+        if isinstance(last, nn.Linear) and last.in_features < n_classes:
+            self._last, module = last, nn.Sequential(*body)
+            n_classes = last.in_features
+        self._kept = torch.empty(n_rows, n_classes, device=device)
         self._n_kept = 0
-        with head_arithmetic(str(self._kept.device)):
-            measure(batches, (first, self._keep))
+        with head_arithmetic(str(device)):
+            measure(batches, (module, self._keep))
 
     def _keep(self, outputs: Tensor, _: Tensor) -> None:
         stop = self._n_kept + len(outputs)
@@ -41,11 +49,11 @@ class Logits:
         self, rows: slice = slice(None), classes: slice = slice(None)
     ) -> npt.NDArray[np.float32]:
         """Compute a block, (n, k) float32."""
-        if not self._is_before_last:
+        if self._last is None:
             block = self._kept[rows, classes]
         else:
             with head_arithmetic(str(self._kept.device)), torch.inference_mode():
-                weight, bias = self._weight[classes], self._bias[classes]
+                weight, bias = self._last.weight[classes], self._last.bias[classes]
                 block = torch.nn.functional.linear(self._kept[rows], weight, bias)
         found: npt.NDArray[np.float32] = block.cpu().numpy()
         return found

@@ -134,11 +134,17 @@ def outputs_of(
         split = split or _usual_split(opened, on_note)
         split = split if split in opened.splits else split.lower()
         _require_split(opened, split)
+        if split == "val":
+            _require_validation(head)
+    own = opened
+    if other is not None and not head.has_layers:  # its neighbours are where it was trained
+        own = _its_cache(head, None, cache_dir)
+        head.require_fit(own)
     # torch takes seconds to import: what can be refused without it, is refused by now.
-    if opened.path not in sound:
-        with preloading("featcache.features.batches", "torchmetrics"):
-            require_sound(opened)
-    return _run(head, run, opened, split, device, other)
+    with preloading("featcache.features.batches", "torchmetrics"):
+        for one in {c.path: c for c in (opened, own) if c.path not in sound}.values():
+            require_sound(one)
+    return _run(head, run, opened, split, device, other, own)
 
 
 def _run(
@@ -148,8 +154,9 @@ def _run(
     split: str,
     device: str,
     other: OtherImages | None,
+    own: Cache,
 ) -> Outputs:
-    """Run a head over a split of its cache, which was verified."""
+    """Run a head over a split of a cache that was verified, as was `own`, that of its training."""
     import torch
 
     from featcache.core.arithmetic import head_arithmetic
@@ -159,6 +166,7 @@ def _run(
     from featcache.features.residence import pick_residence
     from featcache.features.resident import load_where_it_fits
     from featcache.features.rows import load_rows
+    from featcache.heads.answering import answering_module
     from featcache.heads.figures import measure
     from featcache.heads.logits import Logits
 
@@ -174,10 +182,11 @@ def _run(
         residence = pick_residence(cache, device=where)
         rows, _ = load_where_it_fits(cache, source, device=where, residence=residence)
         batches = OrderedBatches(rows, index)
-        module = head.module().to(where)
-        logits = Logits(module, batches, n_rows=len(index))
+        module = answering_module(head, own, device=where)
+        n_classes = len(head.class_names)
+        logits = Logits(module, batches, n_rows=len(index), n_classes=n_classes, device=where)
         labels = all_labels[index.numpy()]
-        by_row = _by_row(logits, labels, n_classes=len(head.class_names))
+        by_row = _by_row(logits, labels, n_classes=n_classes)
         right: list[npt.NDArray[np.bool_]] = []
         if split != "train" and other is None:
             train_source, train_index = _rows_of(head, cache, "train")
@@ -275,6 +284,21 @@ def _require_split(cache: Cache, split: str) -> None:
         raise UsageError(f"No image of split {split!r} could be read. Nothing was evaluated.")
 
 
+def _require_validation(head: TrainedHead) -> None:
+    """Refuse validation rows that a head was fitted to, and those that there were none of."""
+    if head.is_refitted:
+        raise UsageError(
+            f"{head.path} was fitted to its validation rows too, after they had chosen: figures of "
+            f"them would be too good. Nothing was evaluated. Those from before stand in its "
+            f"result.json; --no-refit trains a head that can be evaluated on val."
+        )
+    if head.train.val_fraction == 0:
+        raise UsageError(
+            f"{head.path} was trained with --val-fraction 0, so that it has no validation rows. "
+            f"Nothing was evaluated. Use --split test or train."
+        )
+
+
 def _rows_of(head: TrainedHead, cache: Cache, split: str) -> tuple[str, torch.Tensor]:
     """Find a split's rows: the name in the cache, and (n,) row numbers in ascending order."""
     from featcache.features.split import training_rows, valid_rows
@@ -282,7 +306,10 @@ def _rows_of(head: TrainedHead, cache: Cache, split: str) -> tuple[str, torch.Te
     if split in ("train", "val"):
         train = head.train
         train_split, train_rows, val_split, val_rows = training_rows(
-            cache, val_fraction=train.val_fraction, split_seed=train.split_seed
+            cache,
+            val_fraction=train.val_fraction,
+            split_seed=train.split_seed,
+            may_lack_validation=True,
         )
         source, rows = (train_split, train_rows) if split == "train" else (val_split, val_rows)
         return source, rows.sort().values

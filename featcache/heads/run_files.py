@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from featcache.core.from_file import from_file
 from featcache.core.paths import resolved
 from featcache.errors import CorruptError
 from featcache.heads.backbone_record import BackboneRecord
+from featcache.heads.description import found_from_json
 from featcache.heads.head_file import load_head
 from featcache.heads.history import History, history_from_json
 from featcache.heads.runs import METRICS_FILE, RESULT_FILE
@@ -43,13 +44,16 @@ class HeadRun:
             says.
         best_epoch: The epoch with the lowest val_loss, from 1.
         stopped_early: Whether early stopping ended it.
-        val_loss: Mean cross-entropy over the validation rows, of the selected weights.
+        val_loss: Mean cross-entropy over the validation rows, of the selected weights; of a head
+            that was fitted to them in the end, before that. None without such rows.
         val_acc: Share of them that are right.
         test_loss: The same over the split "test"; None if the cache has none, or if a sweep trained
-            it and another setting was better.
+            it and another setting was better, or if scores have no temperature.
         test_acc: Share of them that are right.
         seconds: Wall time of the epochs; in a sweep, its share of it.
         history: A row for each epoch: epoch, train_loss, val_loss, val_acc, step.
+        solver: How the head was found; all but "mlp" have no epochs.
+        found: What the solver found beside the weights, as `TrainedHead.found`.
     """
 
     path: Path
@@ -59,20 +63,24 @@ class HeadRun:
     kept_epoch: int
     best_epoch: int
     stopped_early: bool
-    val_loss: float
-    val_acc: float
+    val_loss: float | None
+    val_acc: float | None
     test_loss: float | None
     test_acc: float | None
     seconds: float
     history: History
+    solver: str = "mlp"
+    found: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Give what result.json holds, in its order."""
         figures = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in _NOT_IN_FILE
+            one.name: getattr(self, one.name)
+            for one in fields(self)
+            if one.name not in _NOT_IN_FILE
         }
+        if self.solver == "mlp":  # as it was before there were others
+            del figures["solver"], figures["found"]
         return {**figures, "history": [row.to_json() for row in self.history]}
 
     @classmethod
@@ -89,6 +97,7 @@ class HeadRun:
         """
         history = history_from_json(said.get("history") if isinstance(said, Mapping) else None)
         known: dict[str, Any] = {"path": path, "outcome": "reused", "kept_epoch": kept_epoch}
+        known["found"] = found_from_json(said.get("found", {}))
         return from_file(cls, said, history=history, **known)
 
 
@@ -220,11 +229,14 @@ def tested(run: HeadRun, batches: FeatureDataModule, *, device: torch.device) ->
     Raises:
         LockedError: If another process writes there at this moment.
     """
+    from featcache.heads.answering import answering_module
     from featcache.heads.figures import SumsOfBatches, figures_on_test
 
-    head = load_head(run.path).module()
-    loss, acc = figures_on_test(head, batches, SumsOfBatches(), device=device)
+    head = load_head(run.path)
+    module = answering_module(head, batches.cache, device=device)
+    loss, acc = figures_on_test(module, batches, SumsOfBatches(), device=device)
     with locked(run.path, remove=True):
-        run = replace(read_run(run.path), test_loss=loss, test_acc=acc)
+        test_loss = loss if head.is_calibrated else None
+        run = replace(read_run(run.path), test_loss=test_loss, test_acc=acc)
         write_figures(run.path, run)
     return run

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.config import TrainSpec
+from featcache.config.solver_specs import MLP
 from featcache.core.paths import expanded
 from featcache.errors import FeatcacheError, clipped
 from featcache.heads.head_file import HEAD_FILE, read_description
@@ -19,6 +20,7 @@ from featcache.heads.runs import RESULT_FILE, list_runs
 _HEAD = ("reg", "l1", "weight_decay", "dropout", "hidden")
 _TRAINING = ("lr", "batch_size", "max_epochs", "patience", "select", "seed")
 _LATER = ("class_weight", "label_smoothing")  # a head says them where they are not at their default
+_FOUND = ("C", "k", "alpha", "temperature", "shrinkage")
 _FIGURES = ("val_loss", "val_acc", "test_loss", "test_acc", "seconds")
 
 
@@ -33,8 +35,10 @@ class RunSummary:
         age_s: Seconds since then.
         dataset: Its dataset.
         backbone: Its backbone.
-        settings: reg, l1, weight_decay, dropout, hidden; lr, batch_size, max_epochs, patience,
-            select, seed, class_weight, label_smoothing.
+        settings: Of an MLP: reg, l1, weight_decay, dropout, hidden; lr, batch_size, max_epochs,
+            patience, select, seed, class_weight, label_smoothing; and where it has a treatment,
+            solver and features. Of another solver: solver, features, and the C, k, alpha,
+            temperature or shrinkage that it found.
         n_epochs: Epochs that were trained, so far if it was stopped.
         kept_epoch: The epoch whose weights are kept, from 1.
         figures: val_loss, val_acc, test_loss, test_acc, seconds; None where there is none.
@@ -82,15 +86,25 @@ def _described(path: Path) -> RunSummary:
             state="finished" if is_finished else "stopped",
             dataset=str(said["dataset"]),
             backbone=str(said["cache"]["identity"]["backbone"]),
-            settings={name: said["head"][name] for name in _HEAD}
-            | {name: said["train"][name] for name in _TRAINING}
-            | {name: said["train"].get(name, getattr(TrainSpec, name)) for name in _LATER},
+            settings=_settings(said),
             n_epochs=int((figures if is_finished else said)["n_epochs"]),
             kept_epoch=int(said["n_epochs"]),  # epochs that the head has seen
             figures={name: _number(figures.get(name)) for name in _FIGURES},
         )
     except (FeatcacheError, OSError, LookupError, TypeError, ValueError, AttributeError) as err:
         return RunSummary(**when, state="damaged", problem=f"{path}: {clipped(str(err))}")
+
+
+def _settings(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather what decides a head, and what its solver found, by name."""
+    solver = said.get("solver", {})
+    found = {name: value for name, value in said.get("found", {}).items() if name in _FOUND}
+    if solver.get("solver", MLP) != MLP:
+        return {**solver, **found}
+    settings = {name: said["head"][name] for name in _HEAD}
+    settings |= {name: said["train"][name] for name in _TRAINING}
+    settings |= {name: said["train"].get(name, getattr(TrainSpec, name)) for name in _LATER}
+    return {**settings, **solver}
 
 
 def _number(value: object) -> float | None:

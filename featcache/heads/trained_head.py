@@ -119,6 +119,16 @@ class TrainedHead:
         module.load_state_dict(self.state)
         return module.eval()
 
+    def treatment(self) -> nn.Sequential:
+        """Build what is done to features before the votes of a kNN head: (B, D) -> (B, D)."""
+        from torch import nn
+
+        from featcache.heads.treatment import treatment_layers
+
+        module = nn.Sequential(*treatment_layers(self.solver.treatment, self.n_features))
+        module.load_state_dict(self.state)
+        return module.eval()
+
     def require_fit(self, cache: Cache) -> None:
         """Refuse a cache that holds other features than the head was trained on.
 

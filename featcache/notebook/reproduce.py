@@ -25,7 +25,8 @@ from featcache.images.datasets import dataset_slug
 from featcache.notebook.reproduce_table import SystemResult, beside, markdown_table
 from featcache.store import named_failures, open_cache, replace_file
 from featcache.training.notebook_systems import DATASET, ReproduceSpec, System
-from featcache.training.train_head import TrainResult, train_head
+from featcache.training.train_head import train_head
+from featcache.training.train_result import TrainResult
 
 if TYPE_CHECKING:
     from featcache.extraction.progress import ProgressCallback

@@ -19,7 +19,7 @@ from featcache.training.recipes import Recipe
 
 
 def remarks_on(
-    runs: Sequence[HeadRun], cache: Cache, train: TrainSpec, *, recipe: Recipe
+    runs: Sequence[HeadRun], cache: Cache, train: TrainSpec, *, recipe: Recipe | None
 ) -> tuple[str, ...]:
     """Say which runs are no better than the majority class, and which might learn more.
 
@@ -27,7 +27,7 @@ def remarks_on(
         runs: Runs of one training, which differ in their seed.
         cache: What they were trained on.
         train: That training.
-        recipe: Where its values come from.
+        recipe: Where its values come from; None of a solver without epochs.
 
     Returns:
         Sentences; none if there is nothing to say.
@@ -51,10 +51,12 @@ def reused(runs: Sequence[HeadRun]) -> Iterator[str]:
         yield f"{f'{n} runs ' if n > 1 else ''}reused, {clipped(where)}"
 
 
-def _remarks(run: HeadRun, cache: Cache, train: TrainSpec, recipe: Recipe) -> Iterator[str]:
+def _remarks(run: HeadRun, cache: Cache, train: TrainSpec, recipe: Recipe | None) -> Iterator[str]:
     figure, acc, split = "val_acc", run.val_acc, "val" if "val" in cache.splits else "train"
     if run.test_acc is not None:
         figure, acc, split = "test_acc", run.test_acc, "test"
+    if acc is None:
+        return
     rows = cache[split]
     labels = labels_of(cache, split)[rows.valid]
     n = len(labels)
@@ -64,7 +66,11 @@ def _remarks(run: HeadRun, cache: Cache, train: TrainSpec, recipe: Recipe) -> It
     shares = dict(zip(classes.tolist(), (counts / counts.sum()).tolist(), strict=True))
     estimate = Estimate(acc, *wilson_interval(acc, n))
     if remark := majority_remark(figure, estimate, n, shares, cache.class_names):
-        yield remark + (" Try --recipe general, or a higher --lr." if recipe.systems else "")
+        yield remark + (
+            " Try --recipe general, or a higher --lr." if recipe and recipe.systems else ""
+        )
+    if recipe is None:
+        return
     if not recipe.systems and run.best_epoch == run.n_epochs and not run.stopped_early:
         yield (
             f"The last epoch, {run.n_epochs}, was still the best by val_loss: the head may learn "

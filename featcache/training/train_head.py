@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from featcache.config import ExtractSpec, HeadSpec, RunSpec, TrainSpec
+from featcache.config import ExtractSpec, HeadSpec, RunSpec, SolverSpec, TrainSpec
 from featcache.core.arguments import text
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.starting import ANY_START, starting
@@ -18,36 +18,13 @@ from featcache.heads.runs import run_path
 from featcache.store import Cache
 from featcache.training.folds.cross_validation import CrossValidation, folds_file, read_folds
 from featcache.training.remarks import remarks_on, reused
+from featcache.training.solvers.fit_head import fit_head, refuse_options_of_mlp
+from featcache.training.train_result import TrainResult
 from featcache.training.training_cache import load_to_train, open_to_train
 
 if TYPE_CHECKING:
+    from featcache.training.solvers.solver_run import SolverProgressCallback
     from featcache.training.trainer import TrainProgressCallback
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What `train_head` did.
-
-    Attributes:
-        runs: One for each seed.
-        cache: The cache they were trained on.
-        choices: What was chosen automatically, with the reason.
-        remarks: What the figures do not say by themselves: a cache that was made from another
-            folder than the one that was named, a head that is no better than the majority class,
-            or whose last epoch was still the best.
-        folds: What cross-validation says of such heads, where it was asked for.
-    """
-
-    runs: tuple[HeadRun, ...]
-    cache: Path
-    choices: Mapping[str, str]
-    remarks: tuple[str, ...] = ()
-    folds: CrossValidation | None = None
-
-    @property
-    def path(self) -> Path:
-        """The folder of the first run."""
-        return self.runs[0].path
 
 
 @starting(*ANY_START)
@@ -57,6 +34,12 @@ def train_head(
     dataset: str | os.PathLike[str] | None = None,
     backbone: str | None = None,
     recipe: str = RunSpec.recipe,
+    solver: str = SolverSpec.solver,
+    features: str | None = SolverSpec.features,
+    C: Sequence[float] | float | str | None = SolverSpec.C,  # noqa: N803 - scikit-learn's name
+    refit: bool = SolverSpec.refit,
+    k: Sequence[int] | int | None = SolverSpec.k,
+    temperature: float | None = SolverSpec.temperature,
     hidden: Sequence[int] | int | None = None,
     reg: str = HeadSpec.reg,
     l1: float | None = HeadSpec.l1,
@@ -81,12 +64,14 @@ def train_head(
     resume: bool = RunSpec.resume,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     runs_dir: str | os.PathLike[str] = RunSpec.runs_dir,
-    on_progress: TrainProgressCallback | None = None,
+    on_progress: TrainProgressCallback | SolverProgressCallback | None = None,
     on_note: NoteCallback | None = None,
 ) -> TrainResult:
-    """Train an MLP head on a cache, with the reference notebook's loss, optimiser and split.
+    """Train a head on a cache: an MLP as the reference notebook's, or what another solver finds.
 
-    The same call on the same machine gives the same bits; a run that exists is reused. `HeadSpec`,
+    The MLP has the notebook's loss, optimiser and split. The other solvers fit a head at once,
+    without epochs, so that arguments of the training are of no use to them. The same call on the
+    same machine gives the same bits; a run that exists is reused. `SolverSpec`, `HeadSpec`,
     `TrainSpec`, `ExtractSpec` and `featcache.config.RunSpec` say what each argument means. A value
     that is given wins over the recipe's. Each value that the recipe decides is told to `on_note`.
 
@@ -98,6 +83,7 @@ def train_head(
             has a learning rate of 1e-3 and up to 100 epochs, stops after 5 epochs (of 20 steps at
             least) that are no better, and keeps the best. "auto" is the notebook's on its own data,
             preprocessing and backbones, else the general one.
+        C: One value, several, or "dinov2".
         hidden: None leaves it to the recipe; so it does for `lr`, `max_epochs`, `patience` and
             `select`.
         dropout: One number is for all hidden layers.
@@ -105,8 +91,10 @@ def train_head(
             split "test", and test it on that fold; the result then has `folds`. Their heads are
             not kept.
         max_memory: Bytes of features to keep in memory; where there are more, windows of the file
-            are read one after the other and shuffled within. None keeps all where they fit.
-        on_progress: Called after every few steps.
+            are read one after the other and shuffled within. (Other solvers than mlp read the file
+            again in each step, with the same result.) None keeps all where they fit.
+        on_progress: Called after every few steps, with a `TrainProgress`; of another solver than
+            mlp with a `SolverProgress`.
         on_note: Called with a sentence for each choice that was made.
 
     Returns:
@@ -128,6 +116,14 @@ def train_head(
         True
     """
     note = on_note or silent
+    found_by = SolverSpec(
+        solver=solver,
+        features=features,
+        C=C,  # type: ignore[arg-type]  # brought to its type there
+        refit=refit,
+        k=k,  # type: ignore[arg-type]
+        temperature=temperature,
+    )
     shape = by_hand(hidden=hidden)
     pace = by_hand(lr=lr, max_epochs=max_epochs, patience=patience, select=select)
     regularisation: dict[str, Any] = {"l1": l1, "weight_decay": weight_decay, "dropout": dropout}
@@ -153,6 +149,18 @@ def train_head(
         device=device,
         cache_dir=text("--cache-dir", cache_dir),
     )
+    if not found_by.is_mlp:
+        refuse_options_of_mlp(found_by, head, train, asked, {**shape, **pace})
+        return fit_head(
+            cache,
+            found_by,
+            train,
+            dataset=dataset,
+            backbone=backbone,
+            asked=asked,
+            on_progress=cast("SolverProgressCallback", on_progress or silent),
+            on_note=note,
+        )
     found, train, taken = open_to_train(
         cache, dataset=dataset, backbone=backbone, asked=asked, train=train, on_note=note
     )
@@ -166,7 +174,13 @@ def train_head(
     kept = _kept_folds(opened, head, trains[0], asked)
     if not runs or (asked.folds and kept is None):
         runs, kept, chosen = _trained(
-            opened, head, trains, asked, kept, on_progress=on_progress or silent, on_note=note
+            opened,
+            head,
+            trains,
+            asked,
+            kept,
+            on_progress=cast("TrainProgressCallback", on_progress or silent),
+            on_note=note,
         )
         choices |= chosen
     remarks = remarks_on(runs, opened, train, recipe=taken)

@@ -23,7 +23,7 @@ from featcache.core.preprocess import Preprocess
 from featcache.extraction.progress import Progress
 from featcache.images.transform import BatchPreprocessor
 from featcache.training.cuda_graphs import SWITCH
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 from tests.benchmarks.gpu_subjects import Bench, Figures, digest, noise, noisy_dataset
 from tests.benchmarks.peers_heads import bank_epoch, bare_epoch, synthetic_rows
 

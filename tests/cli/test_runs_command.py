@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import featcache
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 from tests.cli.conftest import Run, Spawn
 
 

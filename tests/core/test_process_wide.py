@@ -23,7 +23,7 @@ from featcache.config import HeadSpec
 from featcache.core.process_wide import WhileAnyInside, nvml_left_alone, warnings_ignored
 from featcache.core.random_state import seeded
 from featcache.heads.mlp import build_head
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 
 _NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 # Beyond 32 MiB glibc never adapts: such an array is mapped and zeroed each time, or kept for good.

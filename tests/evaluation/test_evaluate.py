@@ -25,7 +25,7 @@ from featcache.heads import predictions
 from featcache.heads.head_file import load_head, save_head
 from featcache.heads.predictions import outputs_of
 from featcache.heads.runs import list_runs
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 from tests.feature_caches import CLASS_NAMES, IDENTITY, MakeCache, learnable_rows
 
 Train = Callable[..., TrainResult]

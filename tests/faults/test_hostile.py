@@ -18,7 +18,7 @@ from featcache.heads.head_file import load_head
 from featcache.store import open_cache
 from featcache.store.manifest import HEADER, MANIFEST_OFFSET
 from featcache.store.reader import opened_readonly, read_manifest
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 from featcache_cli.tables import show_facts, show_table
 from tests.faults.hostile import claims
 from tests.faults.hostile_files import resigned

@@ -14,7 +14,7 @@ import featcache
 from featcache.errors import CorruptError
 from featcache.features.batches import OrderedBatches
 from featcache.features.rows import load_rows
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 from tests.feature_caches import MakeCache, learnable_rows
 
 Train = Callable[..., TrainResult]

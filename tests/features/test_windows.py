@@ -19,7 +19,7 @@ from featcache.features.order import EpochOrder, windows_of
 from featcache.features.residence import pick_residence
 from featcache.features.windows import WindowedRows
 from featcache.heads.runs import run_path
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 from tests.feature_caches import MakeCache, learnable_rows
 
 Train = Callable[..., TrainResult]

@@ -18,7 +18,7 @@ from featcache.errors import CacheMissingError, CorruptError, MismatchError, Uns
 from featcache.heads.backbone_record import sampled
 from featcache.heads.head_file import load_head, save_head
 from featcache.heads.trained_head import TrainedHead
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 from tests.feature_caches import CLASS_NAMES, N_FEATURES
 
 

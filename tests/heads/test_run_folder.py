@@ -11,7 +11,7 @@ import featcache
 from featcache.core.side_files import partial_path
 from featcache.errors import InterruptedRunError
 from featcache.heads.runs import RUN_FILES
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 
 Train = Callable[..., TrainResult]
 

@@ -11,7 +11,7 @@ import pytest
 
 import featcache
 from featcache.errors import InterruptedRunError
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 
 Train = Callable[..., TrainResult]
 

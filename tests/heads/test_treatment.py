@@ -18,7 +18,7 @@ from featcache.heads.head_file import load_head, save_head
 from featcache.heads.mlp import build_head
 from featcache.heads.trained_head import TrainedHead
 from featcache.heads.treatment import Standardise, folded
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 
 FEATURES = torch.randn(7, 12, generator=torch.Generator().manual_seed(3)) * 5 + 2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 
 Train = Callable[..., TrainResult]
 

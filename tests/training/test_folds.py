@@ -21,7 +21,7 @@ from featcache.features.rows import load_rows
 from featcache.training.folds.divide import divide
 from featcache.training.folds.fold_head import train_fold
 from featcache.training.folds.pool import JoinedRows
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 from tests.feature_caches import MakeCache, Rows, learnable_rows
 
 Train = Callable[..., TrainResult]

@@ -18,7 +18,7 @@ from featcache.errors import UsageError
 from featcache.heads.head_file import load_head
 from featcache.heads.run_files import read_run
 from featcache.training.loss import TrainingLoss, balanced_weights
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 from tests.feature_caches import MakeCache, Rows, learnable_rows
 
 Train = Callable[..., TrainResult]

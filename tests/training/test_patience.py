@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 import featcache
 from featcache.training.patience import Patience
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 from featcache.training.trainer import StopEarly
 
 

@@ -16,7 +16,7 @@ from featcache.core.preprocess import Preprocess
 from featcache.errors import UsageError
 from featcache.evaluation.remarks import wilson_interval
 from featcache.training.recipes import pick_recipe
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 from tests.feature_caches import IDENTITY, MakeCache, Rows, learnable_rows
 
 Train = Callable[..., TrainResult]

@@ -28,7 +28,7 @@ from featcache.store import locked
 from featcache.training.sweeps import bank_trainer
 from featcache.training.sweeps.entry import Entry, SweepCheckpoint
 from featcache.training.sweeps.table import markdown_table
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 from tests.feature_caches import IDENTITY, MakeCache, Rows, learnable_rows
 from tests.memory_limits import leave_memory
 

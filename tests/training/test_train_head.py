@@ -15,7 +15,7 @@ from featcache.errors import LockedError, UsageError
 from featcache.heads.head_file import load_head, save_head
 from featcache.heads.trained_head import versions
 from featcache.store import locked
-from featcache.training.train_head import TrainResult
+from featcache.training.train_result import TrainResult
 from tests.memory_limits import leave_memory
 from tests.training.heads import Train, head_bytes
 

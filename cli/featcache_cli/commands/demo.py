@@ -19,7 +19,7 @@ from featcache_cli.tables import show_facts
 if TYPE_CHECKING:
     from featcache.extraction.cost import CostAccount
     from featcache.heads.run_files import HeadRun
-    from featcache.training.train_head import TrainResult
+    from featcache.training.train_result import TrainResult
 
 _BACKBONE, _IMAGE_SIZE = "vgg16", 64
 _LR, _MAX_EPOCHS = 1e-3, 8

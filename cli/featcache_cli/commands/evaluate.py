@@ -120,13 +120,15 @@ def _show(evaluation: Evaluation) -> None:
     facts: dict[str, object] = {
         "run": evaluation.run,
         f"{split}_acc": _with_interval(evaluation.acc),
-        f"{split}_loss": _with_interval(evaluation.loss),
+        f"{split}_loss": "-" if evaluation.loss is None else _with_interval(evaluation.loss),
         "macro_f1": _with_interval(evaluation.macro_f1),
         "balanced_acc": evaluation.balanced_acc and _with_interval(evaluation.balanced_acc),
         f"top{evaluation.k}_acc": evaluation.top_k and _with_interval(evaluation.top_k),
         **_of_training(evaluation),
         "auroc": "undefined" if evaluation.auroc is None else f"{evaluation.auroc:.4f}",
-        "calibration": f"{evaluation.calibration_error:.4f} expected calibration error",
+        "calibration": "-"
+        if evaluation.calibration_error is None
+        else f"{evaluation.calibration_error:.4f} expected calibration error",
         "images": evaluation.n_images,
         "predictions": evaluation.predictions,
     }

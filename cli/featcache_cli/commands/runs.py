@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from featcache.heads.run_list import RunSummary
 
 _DAY_S = 86_400
+_FOUND = ("C", "k", "alpha", "temperature", "shrinkage")
 
 
 @takes(options_of(RunSpec, "runs_dir"))
@@ -68,6 +69,8 @@ def _age(seconds: float) -> str:
 def _epochs(run: RunSummary) -> str:
     if run.state != "finished":
         return run.state
+    if not run.n_epochs:
+        return "-"
     kept = f" ({run.kept_epoch} kept)" if run.kept_epoch != run.n_epochs else ""
     return f"{run.n_epochs}{kept}"
 
@@ -82,13 +85,25 @@ def _settings(run: RunSummary) -> str:
     if not run.settings:
         return "-"
     told = run.settings
+    if "reg" not in told:
+        found = [f"{name} {told[name]:.3g}" for name in _FOUND if told.get(name) is not None]
+        return " ".join([told["solver"], told["features"], *found])
     values = [_cell(told[name]) for name in ("l1", "weight_decay", "dropout") if told[name]]
     shape = _cell(told["hidden"]) if told["hidden"] else "linear"
     loss = ["balanced"] if told["class_weight"] == "balanced" else []
     if told["label_smoothing"]:
         loss.append(f"smoothing {_cell(told['label_smoothing'])}")
+    treated = [told["features"]] if "features" in told else []
     return " ".join(
-        [told["reg"], *values, *loss, f"lr {_cell(told['lr'])}", shape, f"seed {told['seed']}"]
+        [
+            told["reg"],
+            *treated,
+            *values,
+            *loss,
+            f"lr {_cell(told['lr'])}",
+            shape,
+            f"seed {told['seed']}",
+        ]
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from featcache.config import ExtractSpec, HeadSpec, RunSpec, TrainSpec
+from featcache.config import ExtractSpec, HeadSpec, RunSpec, SolverSpec, TrainSpec
+from featcache.config.solver_specs import MOST_STEPS
+from featcache.errors import counted
 from featcache_cli.console import (
     ProgressDisplay,
     duration,
@@ -26,14 +28,19 @@ from featcache_cli.tables import show_facts, show_table
 if TYPE_CHECKING:
     from featcache.heads.run_files import HeadRun
     from featcache.training.folds.cross_validation import CrossValidation
-    from featcache.training.train_head import TrainResult
+    from featcache.training.solvers.solver_run import SolverProgress
+    from featcache.training.train_result import TrainResult
     from featcache.training.trainer import TrainProgress
+
+
+_TOLD = ("converged", "refitted")  # of what is yes or no
 
 
 @takes(
     options_of(RunSpec, "cache"),
     of_the_cache(),
     options_of(RunSpec, "recipe"),
+    options_of(SolverSpec),
     left_to_the_recipe(*options_of(HeadSpec), *options_of(TrainSpec)),
     options_of(RunSpec, "seeds", "folds", "max_memory"),
     options_of(ExtractSpec, "device"),
@@ -42,7 +49,7 @@ if TYPE_CHECKING:
     options_of(RunSpec, "runs_dir"),
 )
 def train_head(*, json: JsonOption = False, **options: Any) -> Any:
-    """Train an MLP head on a cache.
+    """Train a head on a cache: an MLP, or with --solver another kind, in seconds.
 
     Loss, optimiser and split are the notebook's. So are the defaults on the notebook's own data and
     backbones; elsewhere they are general ones (--recipe). The same command gives the same bits. A
@@ -53,7 +60,7 @@ def train_head(*, json: JsonOption = False, **options: Any) -> Any:
     display = ProgressDisplay()
     result = run(
         **options,
-        on_progress=lambda progress: show_training(display, progress),
+        on_progress=lambda progress: show_progress(display, progress),
         on_note=note,
     )
     reset_progress()
@@ -62,6 +69,22 @@ def train_head(*, json: JsonOption = False, **options: Any) -> Any:
     else:
         _show(result)
     return result
+
+
+def show_progress(display: ProgressDisplay, progress: TrainProgress | SolverProgress) -> None:
+    """Show how far a run is, of whichever solver."""
+    from featcache.training.solvers.solver_run import SolverProgress
+
+    if isinstance(progress, SolverProgress):
+        show_solving(display, progress)
+    else:
+        show_training(display, progress)
+
+
+def show_solving(display: ProgressDisplay, progress: SolverProgress) -> None:
+    """Show how far a solver is, which does not know how many steps are left."""
+    left = counted(progress.n_left, "problem")
+    display.show(f"{progress.solver}, step", progress.n_done, MOST_STEPS, f"{left} left")
 
 
 def show_training(display: ProgressDisplay, progress: TrainProgress) -> None:
@@ -84,20 +107,46 @@ def _show(result: TrainResult) -> None:
         _show_folds(result.folds)
     tell_remarks(result.remarks)
     run = result.runs[-1]
-    split = " --split val" if run.test_acc is None else ""  # there is no split "test"
-    note(f"next: featcache eval {shlex.quote(str(run.path))}{split}")
+    note(f"next: featcache eval {shlex.quote(str(run.path))}{split_to_evaluate(run)}")
+
+
+def split_to_evaluate(run: HeadRun) -> str:
+    """Write the option that a run without a split "test" needs."""
+    if run.test_acc is not None:
+        return ""
+    can_validate = run.val_acc is not None and not run.found.get("refitted")
+    return " --split val" if can_validate else " --split train"
 
 
 def _facts(run: HeadRun) -> dict[str, object]:
     early = ", stopped early" if run.stopped_early else ""
-    facts: dict[str, object] = {
-        run.outcome: run.path,
-        "epochs": f"{run.n_epochs} (best: {run.best_epoch}{early}) in {duration(run.seconds)}",
-        "val": f"val_acc {run.val_acc:.4f}  val_loss {run.val_loss:.4f}",
-    }
+    facts: dict[str, object] = {run.outcome: run.path}
+    if run.history:
+        facts["epochs"] = (
+            f"{run.n_epochs} (best: {run.best_epoch}{early}) in {duration(run.seconds)}"
+        )
+    else:
+        facts["solver"] = f"{run.solver} in {duration(run.seconds)}: {_found(run)}"
+    before = ", before the refit" if run.found.get("refitted") else ""
+    facts["val"] = f"val_acc {_figure(run.val_acc)}  val_loss {_figure(run.val_loss)}{before}"
     if run.test_acc is not None:
-        facts["test"] = f"test_acc {run.test_acc:.4f}  test_loss {run.test_loss:.4f}"
+        facts["test"] = f"test_acc {_figure(run.test_acc)}  test_loss {_figure(run.test_loss)}"
     return facts
+
+
+def _found(run: HeadRun) -> str:
+    """Write what a solver found beside the weights."""
+    words = []
+    for name, value in run.found.items():
+        if isinstance(value, bool):
+            words += [name] if value and name in _TOLD else []
+        else:
+            words.append(f"{name} {'-' if value is None else f'{value:.4g}'}")
+    return ", ".join(words) or "-"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _show_spread(result: TrainResult) -> None:

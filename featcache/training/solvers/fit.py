@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,9 +49,9 @@ class Fitted:
         return self.fit.state(self.treatment)
 
     @property
-    def remarks(self) -> Sequence[str]:
-        """What the figures do not say."""
-        return SOLVER_OF[self.spec.solver].remarks(self.fit, self.spec)
+    def found(self) -> dict[str, Any]:
+        """What was found beside weights, as a head keeps it."""
+        return {**self.fit.found, **({"refitted": True} if self.is_refitted else {})}
 
 
 def fit_rows(
@@ -76,10 +77,12 @@ def fit_rows(
         NonFiniteError: If a row is no number.
     """
     fits = fit_values(train, val, spec, class_names=class_names, on_step=on_step)
-    if len(fits) > 1:
-        require_choice(spec, val)
-    best = min(fits, key=lambda fitted: fitted.val.loss if fitted.val else 0.0)
-    return finished([best], train, val, class_names=class_names, on_step=on_step)[0]
+    return finished([chosen(fits)], train, val, class_names=class_names, on_step=on_step)[0]
+
+
+def chosen(fits: Sequence[Fitted]) -> Fitted:
+    """Take the fit of the lowest validation loss, of equal ones the first."""
+    return min(fits, key=lambda fitted: fitted.val.loss if fitted.val else 0.0)
 
 
 def fit_values(
@@ -92,6 +95,8 @@ def fit_values(
 ) -> list[Fitted]:
     """Fit a head for each value that `spec` has, ascending; arguments are those of `fit_rows`."""
     solver = SOLVER_OF[spec.solver]
+    if val is None:
+        spec.require_one_value()
     train.require_finite()
     if solver.needs_every_class:
         _require_every_class(train, class_names)
@@ -101,7 +106,7 @@ def fit_values(
     fits = solver.fit(rows, spec, n_classes=len(class_names), on_step=on_step or _silent)
     if solver.has_scores:
         fits = [_calibrated(fit, val_rows) for fit in fits]
-    figures = _figures(fits, val_rows) if val_rows is not None else [None] * len(fits)
+    figures = figures_of(fits, val_rows) if val_rows is not None else [None] * len(fits)
     return [
         Fitted(spec, treatment, fit, of_val, is_refitted=False)
         for fit, of_val in zip(fits, figures, strict=True)
@@ -128,29 +133,14 @@ def finished(
     )
     figures: Sequence[Figures | None] = [fitted.val for fitted in fits]
     if val is not None and not is_refitted:  # a little more exact now
-        figures = _figures(ends, val.treated(first.treatment))
+        figures = figures_of(ends, val.treated(first.treatment))
     return [
         Fitted(first.spec, first.treatment, fit, of_val, is_refitted)
         for fit, of_val in zip(ends, figures, strict=True)
     ]
 
 
-def require_choice(spec: SolverSpec, val: object) -> None:
-    """Refuse to choose between values without validation rows.
-
-    Raises:
-        UsageError: If there are several values and no such rows.
-    """
-    several = {"--C": spec.C or (), "--k": spec.k or ()}
-    for name, values in several.items():
-        if val is None and len(values) > 1:
-            raise UsageError(
-                f"{name} has {len(values)} values, but no row is left to choose between them by. "
-                f"Nothing was fitted. Give one value, or a --val-fraction above 0."
-            )
-
-
-def _figures(fits: Sequence[Fit], rows: SolverRows) -> list[Figures]:
+def figures_of(fits: Sequence[Fit], rows: SolverRows) -> list[Figures]:
     """Compute loss and accuracy of each fit on treated rows, in float64."""
     labels = rows.labels
     losses, n_right = [0.0] * len(fits), [0] * len(fits)

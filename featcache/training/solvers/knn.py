@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from featcache.config import SolverSpec
 from featcache.config.solver_specs import OPTIONS_OF_SOLVER
-from featcache.errors import UsageError, counted
+from featcache.errors import UsageError
 from featcache.heads.neighbours import log_votes, nearest
 from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.rows import SolverRows
@@ -99,14 +99,3 @@ class NearestNeighbours:
     ) -> Sequence[Fit]:
         """Keep what was chosen: neighbours are the training rows."""
         return fits
-
-    def remarks(self, fit: Fit, spec: SolverSpec) -> Sequence[str]:
-        """Say if the best k is the largest or the least of several."""
-        assert spec.k is not None, "settled before"
-        k = fit.found["k"]
-        if len(spec.k) > 1 and k in (spec.k[0], spec.k[-1]) and k > 1:
-            return (
-                f"The best k, {counted(k, 'neighbour')}, is at an end of those tried: others "
-                f"beyond it may be better (--k).",
-            )
-        return ()

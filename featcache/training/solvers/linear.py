@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from featcache.config import SolverSpec
 from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.rows import SolverRows
 from featcache.training.solvers.solver import Fit
@@ -61,9 +60,3 @@ class OneLinearFit:
     ) -> Sequence[Fit]:
         """Keep what was fitted."""
         return fits
-
-    def remarks(self, fit: Fit, spec: SolverSpec) -> Sequence[str]:
-        """Say if conjugate gradients did not come to an end."""
-        if fit.found.get("converged", True):
-            return ()
-        return (f"{spec.solver} did not converge: its weights are exact to fewer than 6 digits.",)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from featcache.config.solver_specs import MOST_STEPS
 from featcache.training.solvers.centred import CentredRows
 from featcache.training.solvers.lbfgs import OnStep, minimise
 from featcache.training.solvers.linear import LinearFit
 from featcache.training.solvers.rows import SolverRows
 from featcache.training.solvers.spectrum import spectrum_of
 
-MAX_STEPS = 1000
 # The largest part of the gradient of the mean loss: to choose C by, and of the C that is chosen.
 TOLERANCE, EXACT = 1e-6, 1e-9
 _TOLERANCE_FLOAT32 = 1e-5  # less than that is rounding
@@ -55,7 +55,7 @@ def fit_logistic(
     problems = LogisticProblems(rows, values, n_classes=n_classes, dtype=dtype, is_held=is_small)
     begin = [problems.packed(fit) for fit in start] or [problems.zero()] * len(values)
     minima = minimise(
-        problems, torch.stack(begin), tolerance=tolerance, max_steps=MAX_STEPS, on_step=on_step
+        problems, torch.stack(begin), tolerance=tolerance, max_steps=MOST_STEPS, on_step=on_step
     )
     told = zip(values, minima.converged.tolist(), minima.n_steps.tolist(), strict=True)
     return [

@@ -9,7 +9,7 @@ from featcache.config import SolverSpec
 from featcache.core.memory import free_memory
 from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.linear import LinearFit
-from featcache.training.solvers.logistic import EXACT, MAX_STEPS, fit_logistic
+from featcache.training.solvers.logistic import fit_logistic
 from featcache.training.solvers.rows import SolverRows
 from featcache.training.solvers.solver import Fit
 
@@ -45,22 +45,6 @@ class LogisticRegression:
                 rows, values, n_classes=n_classes, start=some, exact=True, on_step=on_step
             )
         return ends
-
-    def remarks(self, fit: Fit, spec: SolverSpec) -> Sequence[str]:
-        """Say if the best C is the largest or the least, and if L-BFGS did not converge."""
-        assert spec.C is not None, "settled before"
-        said, best = [], fit.found["C"]
-        if len(spec.C) > 1 and best in (spec.C[0], spec.C[-1]):
-            said.append(
-                f"The best C, {best:g}, is at an end of those tried: others beyond it may be "
-                f"better (--C)."
-            )
-        if not fit.found["converged"]:
-            said.append(
-                f"logreg did not converge with C {best:g}: after {MAX_STEPS} iterations its "
-                f"gradient is above {EXACT:g}."
-            )
-        return said
 
 
 def _passes(items: Sequence[T], rows: SolverRows, n_classes: int) -> Iterator[Sequence[T]]:

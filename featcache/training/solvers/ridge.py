@@ -14,7 +14,6 @@ from featcache.training.solvers.conjugate import solve
 from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.linear import LinearFit, OneLinearFit
 from featcache.training.solvers.rows import RowsOfSplit, SolverRows
-from featcache.training.solvers.solver import Fit
 from featcache.training.solvers.spectrum import MOST_EXACT
 
 _POWERS = range(-8, 5)  # of ten, times the mean eigenvalue of X'X
@@ -31,15 +30,6 @@ class Ridge(OneLinearFit):
     ) -> Sequence[LinearFit]:
         """Choose alpha, and fit with it."""
         return [fit_ridge(rows, n_classes=n_classes)]
-
-    def remarks(self, fit: Fit, spec: SolverSpec) -> Sequence[str]:
-        """Say if the best alpha is the largest or the least."""
-        said = list(super().remarks(fit, spec))
-        if fit.found["is_end"]:
-            said.append(
-                f"The best alpha, {fit.found['alpha']:.3g}, is at an end of those that ridge tries."
-            )
-        return said
 
 
 def fit_ridge(
@@ -58,7 +48,7 @@ def fit_ridge(
         alphas: To choose from, ascending; None is 13 decades around the size of the features.
 
     Returns:
-        The fit; `found` has "alpha", "is_end" (whether it is the least or the largest) and
+        The fit; `found` has "alpha", "alpha_is_at_end" (whether it is the least or largest) and
         "converged".
     """
     judged = rows if min(len(rows), rows.n_features) <= MOST_EXACT else _spaced(rows, MOST_EXACT)
@@ -73,7 +63,7 @@ def fit_ridge(
         right += (targets[part] - mean).T @ features
     weight, converged = solve(centred, right / len(rows), scale=1.0, ridge=alpha / len(rows))
     is_end = chosen in (0, len(tried) - 1)
-    found = {"alpha": alpha, "is_end": is_end, "converged": converged}
+    found = {"alpha": alpha, "alpha_is_at_end": is_end, "converged": converged}
     return LinearFit(weight, mean - weight @ centred.means[0], found)
 
 

@@ -47,6 +47,3 @@ class Solver(Protocol):
         self, fits: Sequence[Fit], rows: SolverRows, *, n_classes: int, on_step: OnStep
     ) -> Sequence[Fit]:
         """Make of what was fitted to choose by what is kept: more exactly, or on more rows."""
-
-    def remarks(self, fit: Fit, spec: SolverSpec) -> Sequence[str]:
-        """Say what the figures do not."""

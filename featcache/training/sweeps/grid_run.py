@@ -108,8 +108,8 @@ def train_grid(
             on_note(remark)
         result = SweepResult(
             settings=rows,
-            test_acc=_spread([r.test_acc for r in chosen_runs]),
-            test_loss=_spread([r.test_loss for r in chosen_runs]),
+            test_acc=spread([r.test_acc for r in chosen_runs]),
+            test_loss=spread([r.test_loss for r in chosen_runs]),
             n_trained=len(pending),
             seconds=seconds,
             cache=cache.path,
@@ -255,8 +255,12 @@ def _setting(entries: Sequence[Entry]) -> SweepSetting:
     return SweepSetting(
         head=entries[0].member.spec,
         lr=entries[0].member.lr,
-        val_loss=None if problem else Spread.of([run.val_loss for run in finished]),
-        val_acc=None if problem else Spread.of([run.val_acc for run in finished]),
+        val_loss=None
+        if problem
+        else Spread.of([run.val_loss for run in finished if run.val_loss is not None]),
+        val_acc=None
+        if problem
+        else Spread.of([run.val_acc for run in finished if run.val_acc is not None]),
         n_epochs=n_epochs / len(entries),
         problem=problem,
         runs=tuple(run.path for run in finished),
@@ -279,6 +283,7 @@ def _test(setting: SweepSetting, batches: FeatureDataModule, device: torch.devic
     ]
 
 
-def _spread(values: Sequence[float | None]) -> Spread | None:
+def spread(values: Sequence[float | None]) -> Spread | None:
+    """Sum up the figures that there are; None if there are none."""
     there = [value for value in values if value is not None]
     return Spread.of(there) if there else None

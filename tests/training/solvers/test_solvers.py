@@ -15,6 +15,7 @@ from featcache.training.solvers.centred import CentredRows
 from featcache.training.solvers.conjugate import solve
 from featcache.training.solvers.fit import Fitted, fit_rows
 from featcache.training.solvers.lda import fit_discriminant, ledoit_wolf
+from featcache.training.solvers.remarks import solver_remarks
 from featcache.training.solvers.ridge import fit_ridge
 from featcache.training.solvers.rows import SolverRows, fitted_treatment
 from featcache.training.solvers.temperature import fit_temperature
@@ -291,10 +292,21 @@ def test_a_refit_learns_the_validation_rows_and_keeps_the_figures_before_it() ->
     assert losses[1] < losses[0] == pytest.approx(plain.val.loss)
 
 
+def told(spec: SolverSpec) -> list[str]:
+    return list(solver_remarks(fitted(spec).found, spec))
+
+
 def test_the_end_of_the_grid_is_told() -> None:
-    assert (
-        fitted(SolverSpec(solver="logreg", C=(1e-6, 1e-5)))
-        .remarks[0]
-        .startswith("The best C, 1e-05, is at an end of those tried")
-    )
-    assert fitted(SolverSpec(solver="logreg", C=(1e-6, 0.3, 1e6))).remarks == []
+    [remark] = told(SolverSpec(solver="logreg", C=(1e-6, 1e-5)))
+
+    assert remark.startswith("The best C, 1e-05, is at an end of those tried: others beyond")
+    assert told(SolverSpec(solver="logreg", C=(1e-6, 0.3, 1e6))) == []
+    assert told(SolverSpec(solver="logreg", C=1e-6)) == []
+
+
+def test_what_did_not_converge_is_told() -> None:
+    spec = SolverSpec(solver="logreg", C=1)
+
+    [remark] = solver_remarks({"C": 1.0, "converged": False, "n_iterations": 1000}, spec)
+
+    assert remark.startswith("logreg did not converge in 1000 iterations")
