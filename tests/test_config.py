@@ -18,6 +18,7 @@ from featcache.config import (
     ParitySpec,
     ProbeSpec,
     RunSpec,
+    SolverSpec,
     TrainSpec,
 )
 from featcache.core.options import declared
@@ -30,7 +31,7 @@ CASES: Any = [
     (featcache.extract, [ExtractSpec], [], (), ()),
     (
         featcache.train_head,
-        [HeadSpec, TrainSpec, RunSpec],
+        [SolverSpec, HeadSpec, TrainSpec, RunSpec],
         [ExtractSpec],
         (*OF_A_CACHE, *OF_THE_RECIPE),
         (),
@@ -99,6 +100,7 @@ def test_keywords_have_the_names_defaults_and_order_of_the_specs(
     "spec",
     [
         ExtractSpec,
+        SolverSpec,
         HeadSpec,
         TrainSpec,
         RunSpec,

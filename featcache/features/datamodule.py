@@ -149,6 +149,12 @@ class FeatureDataModule(pl.LightningDataModule):
             self.residence = found
             self.on_note(f"features stay in {found.told}")
 
+    def rows_of(self, split: str) -> FeatureRows:
+        """Give a split, which is loaded if it is not yet."""
+        assert self._device is not None, "the residence was chosen"
+        self.load(split, self._device)
+        return self._loaded[split]
+
     @property
     def n_rows(self) -> dict[str, tuple[str, int]]:
         """The split, and how many of its rows, that train and that validate."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.arguments import count
@@ -52,6 +52,7 @@ class HeadModule(pl.LightningModule):
         lr: float = TrainSpec.lr,
         seed: int = TrainSpec.seed,
         loss: TrainingLoss | None = None,
+        treatment: nn.Sequential | None = None,
     ) -> None:
         """Build the head with seeded initial weights.
 
@@ -62,6 +63,7 @@ class HeadModule(pl.LightningModule):
             lr: Learning rate of Adam.
             seed: Seeds the initial weights.
             loss: What training minimises beside the L1 penalty; None is the plain cross-entropy.
+            treatment: Layers before the head that are not trained; None are none.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -69,12 +71,13 @@ class HeadModule(pl.LightningModule):
         asked = TrainSpec(lr=lr, seed=seed)
         self.lr = asked.lr
         self.loss = loss or TrainingLoss()
-        self.head = build_head(
+        layers = build_head(
             self.spec,
             n_features=count("n_features", n_features),
             n_classes=count("n_classes", n_classes),
             seed=asked.seed,
         )
+        self.head = nn.Sequential(*treatment, *layers) if treatment else layers
         self.step_losses: list[Tensor] = []
         self.history: list[EpochRow] = []
         self._replayed: ReplayedStep | None = None

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Timer
+from torch import nn
 
-from featcache.config import HeadSpec, TrainSpec
+from featcache.config import HeadSpec, SolverSpec, TrainSpec
 from featcache.core.arithmetic import head_arithmetic
 from featcache.core.backbone_names import PIXELS
 from featcache.core.failures import device_failures_named
@@ -47,6 +48,7 @@ from featcache.heads.trained_head import TrainedHead
 from featcache.store import Cache, is_there, locked, named_failures
 from featcache.training.loss import TrainingLoss
 from featcache.training.module import HeadModule
+from featcache.training.solvers.rows import RowsOfSplit, SolverRows, fitted_treatment
 from featcache.training.trainer import (
     LAST,
     KeepBest,
@@ -68,6 +70,7 @@ class HeadJob:
         head: HeadSpec,
         resident: Resident,
         *,
+        solver: SolverSpec | None = None,
         runs_dir: Path,
         resume: bool,
         on_progress: TrainProgressCallback,
@@ -75,6 +78,7 @@ class HeadJob:
     ) -> None:
         self.cache = cache
         self.head = head
+        self.solver = solver or SolverSpec()
         self.resident = resident
         self.device = str(resident.device)
         self.runs_dir = runs_dir
@@ -91,7 +95,7 @@ class HeadJob:
 
     def run(self, train: TrainSpec) -> HeadRun:
         """Train one head, or find it trained."""
-        path = run_path(self.runs_dir, self.cache, self.head, train)
+        path = run_path(self.runs_dir, self.cache, self.head, train, self.solver)
         failures = device_failures_named(self.device, "Training", kept=lambda: _saved_of(path))
         with head_arithmetic(self.device), failures:
             if path.exists():
@@ -174,6 +178,7 @@ class HeadJob:
             lr=train.lr,
             seed=train.seed,
             loss=TrainingLoss.of(train, labels, n_classes=n_classes),
+            treatment=self._treatment(batches),
         )
         # nn.Dropout draws from the default generators; without it runs may go side by side.
         draws = seeded(train.seed, device=self.device) if self.head.dropout else nullcontext()
@@ -206,6 +211,13 @@ class HeadJob:
         seconds = _callback(trainer, Timer).time_elapsed()
         run = run_of(folder, train, module.history, seconds=seconds)
         return replace(run, test_loss=test.loss, test_acc=test.acc) if test else run
+
+    def _treatment(self, batches: FeatureDataModule) -> nn.Sequential:
+        """Build what is done to features, by the statistics of the training rows."""
+        index = batches.train_rows.sort().values
+        split = RowsOfSplit(batches.rows_of(batches.train_split), index)
+        rows = SolverRows((split,), n_inputs(self.cache))
+        return fitted_treatment(rows, self.solver.treatment)
 
     def _save(
         self,
@@ -249,6 +261,7 @@ class HeadJob:
             n_epochs=n_epochs,
             device=self.device,
             is_finished=is_finished,
+            solver=self.solver,
         )
 
     def _keep(self, folder: Path, train: TrainSpec, batches: FeatureDataModule) -> str:

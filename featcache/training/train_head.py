@@ -150,6 +150,9 @@ def train_head(
         cache_dir=text("--cache-dir", cache_dir),
     )
     if not found_by.is_mlp:
+        if features is None:
+            usual = f"features {found_by.features}, as is usual with --solver {found_by.solver}"
+            note(usual)
         refuse_options_of_mlp(found_by, head, train, asked, {**shape, **pace})
         return fit_head(
             cache,
@@ -168,15 +171,16 @@ def train_head(
     [(head, train)] = taken.completed([(head, train)], given={*shape, *pace}, on_note=note)
     of_each = range(train.seed, train.seed + asked.seeds)
     trains = [replace(train, seed=s, order_seed=order_seed) for s in of_each]
-    _require_all_rows(train, asked)
+    _require_foldable(train, found_by, asked)
     choices = {"recipe": taken.recorded}
-    runs = _reusable(opened, head, trains, Path(asked.runs_dir))
+    runs = _reusable(opened, head, trains, found_by, Path(asked.runs_dir))
     kept = _kept_folds(opened, head, trains[0], asked)
     if not runs or (asked.folds and kept is None):
         runs, kept, chosen = _trained(
             opened,
             head,
             trains,
+            found_by,
             asked,
             kept,
             on_progress=cast("TrainProgressCallback", on_progress or silent),
@@ -191,20 +195,25 @@ def train_head(
 
 
 def _reusable(
-    cache: Cache, head: HeadSpec, trains: Sequence[TrainSpec], runs_dir: Path
+    cache: Cache, head: HeadSpec, trains: Sequence[TrainSpec], solver: SolverSpec, runs_dir: Path
 ) -> tuple[HeadRun, ...]:
     """Read the runs, if all are there with nothing left to do, which needs no torch; else none."""
     runs = []
     for train in trains:
-        run = reusable_run(run_path(runs_dir, cache, head, train), cache)
+        run = reusable_run(run_path(runs_dir, cache, head, train, solver), cache)
         if run is None:
             return ()
         runs.append(run)
     return tuple(runs)
 
 
-def _require_all_rows(train: TrainSpec, asked: RunSpec) -> None:
-    """Refuse folds of what does not fit into memory."""
+def _require_foldable(train: TrainSpec, solver: SolverSpec, asked: RunSpec) -> None:
+    """Refuse folds of what does not fit into memory, and of treated features."""
+    if asked.folds and solver.identity:
+        raise UsageError(
+            f"--folds trains heads on features as they are, but --features is {solver.features}. "
+            f"Nothing was started. Leave one of both out."
+        )
     if asked.folds and train.window_rows is not None:
         raise UsageError(
             f"--folds is for sets that fit into memory, but --max-memory {asked.max_memory} keeps "
@@ -226,6 +235,7 @@ def _trained(
     cache: Cache,
     head: HeadSpec,
     trains: Sequence[TrainSpec],
+    solver: SolverSpec,
     asked: RunSpec,
     folds: CrossValidation | None,
     *,
@@ -246,6 +256,7 @@ def _trained(
         cache,
         head,
         resident,
+        solver=solver,
         runs_dir=Path(asked.runs_dir),
         resume=asked.resume,
         on_progress=on_progress,

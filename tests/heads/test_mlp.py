@@ -102,7 +102,7 @@ def test_heads_that_contradict_themselves_are_refused(
         ({"batch_size": 0}, "--batch-size is 0"),
         ({"max_epochs": 0}, "--max-epochs is 0"),
         ({"patience": -1}, "--patience is -1"),
-        ({"val_fraction": 0.0}, "--val-fraction is 0, but must be above 0 and below 1"),
+        ({"val_fraction": -0.1}, "--val-fraction is -0.1, but must be at least 0 and below 1"),
         ({"val_fraction": 1.0}, "--val-fraction is 1, "),
         ({"select": "bets"}, "--select is 'bets'.*Did you mean 'best'"),
     ],

@@ -94,17 +94,8 @@ def _settings(run: RunSummary) -> str:
     if told["label_smoothing"]:
         loss.append(f"smoothing {_cell(told['label_smoothing'])}")
     treated = [told["features"]] if "features" in told else []
-    return " ".join(
-        [
-            told["reg"],
-            *treated,
-            *values,
-            *loss,
-            f"lr {_cell(told['lr'])}",
-            shape,
-            f"seed {told['seed']}",
-        ]
-    )
+    pace = [f"lr {_cell(told['lr'])}", shape, f"seed {told['seed']}"]
+    return " ".join([told["reg"], *treated, *values, *loss, *pace])
 
 
 def _csv(found: Sequence[RunSummary]) -> str:

@@ -97,7 +97,9 @@ def fit_values(
     solver = SOLVER_OF[spec.solver]
     if val is None:
         spec.require_one_value()
-    train.require_finite()
+    for rows in (train, val):
+        if rows is not None:
+            rows.require_finite()
     if solver.needs_every_class:
         _require_every_class(train, class_names)
     treatment = fitted_treatment(train, spec.treatment)
