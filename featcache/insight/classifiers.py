@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from featcache.config import SolverSpec
+from featcache.heads.treatment import Standardise, UnitLength
 from featcache.training.solvers.fit import Fitted, fit_rows
+from featcache.training.solvers.linear import LinearFit
 from featcache.training.solvers.rows import SolverRows, fitted_treatment
 
 SOLVERS = ("ncm", "knn", "logreg")
@@ -41,11 +43,13 @@ class FittedClassifier:
 
     Attributes:
         log_p: (B, D) float32 features to the (B, K) logarithms of probabilities.
+        is_of_unit_rows: Whether these features must have length 1; many classifiers share them.
         setting: What was chosen by validation, as it is typed: "k 20".
     """
 
     log_p: Callable[[Tensor], Tensor]
-    setting: str
+    is_of_unit_rows: bool
+    setting: str = ""
 
 
 def fit(solver: str, train: Sample, val: Sample | None) -> FittedClassifier:
@@ -61,7 +65,7 @@ def fit(solver: str, train: Sample, val: Sample | None) -> FittedClassifier:
     chosen_by = None if val is None else _of_classes(val, classes)
     if chosen_by is not None and not len(chosen_by.labels):
         chosen_by = None
-    found = _logistic(own, chosen_by) if solver == "logreg" else _usual(solver, own, chosen_by)
+    found = _FITS[solver](own, chosen_by)
 
     def log_p(features: Tensor) -> Tensor:
         of_own = found.log_p(features)
@@ -69,7 +73,7 @@ def fit(solver: str, train: Sample, val: Sample | None) -> FittedClassifier:
         every[:, classes] = of_own
         return every
 
-    return FittedClassifier(log_p, found.setting)
+    return replace(found, log_p=log_p)
 
 
 def _of_classes(sample: Sample, classes: Tensor) -> Sample:
@@ -79,15 +83,19 @@ def _of_classes(sample: Sample, classes: Tensor) -> Sample:
     return Sample(sample.features[is_own], labels, len(classes))
 
 
-def _usual(solver: str, train: Sample, val: Sample | None) -> FittedClassifier:
-    """Fit class means or neighbours."""
-    is_few = solver == "knn" and val is None
-    k = (min(_K_OF_FEW, len(train.labels)),) if is_few else None
-    fitted = _fitted(SolverSpec(solver=solver, k=k), train, val)
-    setting = f"k {fitted.fit.found['k']}" if solver == "knn" and not is_few else ""
-    return FittedClassifier(
-        lambda features: fitted.fit.log_probabilities(fitted.treatment(features)), setting
-    )
+def _means(train: Sample, val: Sample | None) -> FittedClassifier:
+    """Fit class means of rows of length 1."""
+    fitted = _fitted(SolverSpec(solver="ncm"), train, val)
+    return FittedClassifier(_linear(*_weights(fitted)), is_of_unit_rows=True)
+
+
+def _neighbours(train: Sample, val: Sample | None) -> FittedClassifier:
+    """Keep rows of length 1; as such, not to make them so for each question again."""
+    k = (min(_K_OF_FEW, len(train.labels)),) if val is None else None
+    own, chosen_by = _of_unit_length(train), val and _of_unit_length(val)
+    fitted = _fitted(SolverSpec(solver="knn", features="raw", k=k), own, chosen_by)
+    setting = "" if val is None else f"k {fitted.fit.found['k']}"
+    return FittedClassifier(fitted.fit.log_probabilities, is_of_unit_rows=True, setting=setting)
 
 
 def _logistic(train: Sample, val: Sample | None) -> FittedClassifier:
@@ -109,8 +117,33 @@ def _logistic(train: Sample, val: Sample | None) -> FittedClassifier:
     spec = SolverSpec(solver="logreg", features="raw", C=values, refit=False)
     chosen_by = val and replace(val, features=placed(val.features))
     fitted = _fitted(spec, replace(train, features=placed(train.features)), chosen_by)
+    weight, bias = _weights(fitted)
+    if basis is not None:
+        weight = weight @ basis.double().T
+    for layer in treatment:
+        if isinstance(layer, Standardise):
+            weight = weight / layer.scale.double()
+            bias = bias - weight @ layer.mean.double()
     setting = "" if val is None else f"C {fitted.fit.found['C']:g}"
-    return FittedClassifier(lambda x: fitted.fit.log_probabilities(placed(x)), setting)
+    return FittedClassifier(_linear(weight, bias), is_of_unit_rows=val is None, setting=setting)
+
+
+_FITS = {"ncm": _means, "knn": _neighbours, "logreg": _logistic}
+
+
+def _of_unit_length(sample: Sample) -> Sample:
+    return replace(sample, features=UnitLength()(sample.features))
+
+
+def _weights(fitted: Fitted) -> tuple[Tensor, Tensor]:
+    assert isinstance(fitted.fit, LinearFit), "the neighbours alone are none"
+    return fitted.fit.weight, fitted.fit.bias
+
+
+def _linear(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
+    """Make a function of features from (K, D) and (K,) float64."""
+    turned, moved = weight.T.float().contiguous(), bias.float()
+    return lambda features: torch.addmm(moved, features, turned).log_softmax(1)
 
 
 def _row_space(rows: Tensor) -> Tensor:

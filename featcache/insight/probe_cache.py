@@ -17,6 +17,7 @@ from featcache.core.failures import device_failures_named
 from featcache.core.plain_torch import plain_torch
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import counted
+from featcache.heads.treatment import UnitLength
 from featcache.insight.classifiers import SOLVERS, FittedClassifier, Sample, fit
 from featcache.insight.probe_result import MAJORITY
 from featcache.insight.probe_rows import (
@@ -29,7 +30,7 @@ from featcache.insight.probe_rows import (
 )
 from featcache.store import Cache
 
-_TESTED_VALUES = 1 << 24  # of a batch of the tested rows
+_TESTED_VALUES = 1 << 23  # of a batch of the tested rows
 _MOST_ROWS = 1024  # of such a batch
 
 
@@ -122,13 +123,14 @@ def _ask(
     """Ask all classifiers of each batch."""
     given: dict[Classifier, list[Tensor]] = {asked: [] for asked in fitted}
     losses = dict.fromkeys(fitted, 0.0)
-    rows = rows_in(cache, test.split, device)
+    rows, unit_length = rows_in(cache, test.split, device), UnitLength()
     n_rows = max(1, min(_MOST_ROWS, _TESTED_VALUES // cache.n_features))
     for index, labels in zip(test.rows.split(n_rows), test.labels.split(n_rows), strict=True):
         stop_if_asked()
         features, labels = features_of(rows, index), labels.to(device)
+        unit_rows = unit_length(features)  # once for all that want them
         for asked, one in fitted.items():
-            log_p = one.log_p(features)
+            log_p = one.log_p(unit_rows if one.is_of_unit_rows else features)
             given[asked].append(log_p.argmax(1).cpu())
             losses[asked] += float(nll_loss(log_p, labels, reduction="sum"))
     predictions = {asked: torch.cat(parts).numpy() for asked, parts in given.items()}

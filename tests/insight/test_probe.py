@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import featcache
+from featcache.config import SolverSpec
 from featcache.core.reporting import silent
 from featcache.errors import (
     CacheMissingError,
@@ -20,11 +21,15 @@ from featcache.errors import (
 )
 from featcache.evaluation.metrics import Estimate, bootstrap
 from featcache.evaluation.plots import require_matplotlib
+from featcache.heads.treatment import UnitLength
+from featcache.insight.classifiers import Sample, fit
 from featcache.insight.few_shot_plot import plot_few_shot
 from featcache.insight.probe_cache import Classifier, answers_of
 from featcache.insight.probe_result import as_csv
 from featcache.insight.probe_rows import choose_rows, few_of_each_class, load_part
-from tests.feature_caches import IDENTITY, MakeCache, Rows, learnable_rows
+from featcache.training.solvers.fit import fit_rows
+from featcache.training.solvers.rows import SolverRows
+from tests.feature_caches import CLASS_NAMES, IDENTITY, MakeCache, Rows, learnable_rows
 
 CPU = torch.device("cpu")
 
@@ -76,6 +81,43 @@ def test_each_classifier_has_its_accuracy_with_an_interval(cache: featcache.Cach
         assert one.balanced_acc is None  # classes are equal
     assert by_solver["knn"].setting.startswith("k ")
     assert by_solver["logreg"].setting.startswith("C ")
+
+
+def test_the_accuracies_are_those_of_the_solvers_fitted_to_the_same_rows(
+    cache: featcache.Cache,
+) -> None:
+    rows = choose_rows([cache], max_rows=None, seed=0, on_note=silent)
+    train, val, test = (
+        SolverRows.of_arrays(load_part(cache, part, device=CPU), part.labels)
+        for part in (rows.train, rows.val, rows.test)
+    )
+
+    found = {one.solver: one for one in featcache.probe(cache).caches[0].classifiers}
+
+    specs = {"ncm": {}, "knn": {}, "logreg": {"C": (1e-4, 1e-3, 1e-2, 1e-1), "refit": False}}
+    for solver, own in specs.items():
+        fitted = fit_rows(train, val, SolverSpec(solver=solver, **own), class_names=CLASS_NAMES)
+        log_p = fitted.log_probabilities(test)
+        right = (log_p.argmax(1) == test.labels).double().mean()
+        assert found[solver].acc.value == pytest.approx(float(right))
+        loss = -log_p.gather(1, test.labels[:, None]).mean()
+        assert found[solver].loss == pytest.approx(float(loss), rel=1e-4)
+    assert found["logreg"].setting == f"C {fitted.fit.found['C']:g}"
+
+
+@pytest.mark.parametrize("n_rows", [30, 6])  # more rows than features, and fewer
+def test_a_basis_of_the_rows_changes_no_answer_of_logistic_regression(n_rows: int) -> None:
+    features, labels = torch.randn(n_rows, 12), torch.arange(n_rows) % 3
+    test = torch.randn(50, 12)
+
+    found = fit("logreg", Sample(features, labels, 4), None)
+
+    spec = SolverSpec(solver="logreg", features="l2", C=1.0, refit=False)
+    alone = fit_rows(SolverRows.of_arrays(features, labels), None, spec, class_names=CLASS_NAMES)
+    expected = alone.fit.log_probabilities(UnitLength()(test))
+    log_p = found.log_p(UnitLength()(test))
+    torch.testing.assert_close(log_p[:, :3].double(), expected, atol=1e-4, rtol=1e-4)
+    assert (log_p[:, 3] == -torch.inf).all()  # of the class without a row
 
 
 def test_caches_are_compared_with_the_first_image_by_image(
