@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import importlib.util
@@ -194,6 +195,33 @@ def test_the_file_map_of_the_readme_is_true() -> None:
         if path.suffix == ".py" or (path / "__init__.py").exists()
     }
     assert listed == there - {"__init__"}
+
+
+def test_the_files_that_the_readme_sends_to_exist() -> None:
+    sources = [
+        f"/{path.relative_to(ROOT)}"
+        for path in (*ROOT.glob("featcache/**/*.py"), *ROOT.glob("cli/**/*.py"))
+    ]
+
+    map_of_files = (ROOT / "README.md").read_text().partition("## Map")[2].partition("\n## ")[0]
+    named = re.findall(r"`([\w/]+\.py)`", map_of_files)
+    assert named
+    assert [name for name in named if not any(s.endswith(f"/{name}") for s in sources)] == []
+
+
+@pytest.mark.parametrize(
+    "room",
+    sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("featcache/**/__init__.py")),
+    ids=str,
+)
+def test_the_files_that_a_room_names_exist(room: Path) -> None:
+    text = ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text())) or ""
+
+    for name in re.findall(r"`([a-z_/.]+)`", text):
+        path = name.removesuffix(".py").replace(".", "/")
+        places = (ROOT / room / path, ROOT / "featcache" / path)
+        is_there = any(p.is_dir() or p.with_suffix(".py").is_file() for p in places)
+        assert is_there or name in featcache.__all__, name
 
 
 def documents() -> list[Path]:
