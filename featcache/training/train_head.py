@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -264,16 +265,24 @@ def _trained(
     )
     runs = tuple(map(job.run, trains))
     if asked.folds and folds is None:
+        from featcache.features.rows import n_inputs
         from featcache.training.folds.cross_validate import cross_validate
+        from featcache.training.folds.fold_head import train_fold
 
         folds = cross_validate(
             cache,
-            head,
             trains[0],
             resident,
+            partial(
+                train_fold,
+                head=head,
+                train=trains[0],
+                n_features=n_inputs(cache),
+                n_classes=len(cache.class_names),
+                on_progress=on_progress,
+            ),
             n_folds=asked.folds,
             file=folds_file(runs[0].path, asked.folds),
-            on_progress=on_progress,
             on_note=on_note,
         )
     return runs, folds, {"device": device.recorded, **job.choices}

@@ -140,6 +140,17 @@ def test_folds_are_a_table_with_mean_and_interval(run: Run, digits: list[str]) -
     assert lines[-1].split() == ["folds", told["file"]]
 
 
+def test_folds_of_a_solver_have_no_epochs(run: Run, digits: list[str]) -> None:
+    shown = run(*digits, "--solver", "knn", "--k", "5", "--folds", "3")
+
+    [title] = [line for line in shown.stdout.splitlines() if line.startswith("fold  trained on")]
+    assert title.split() == [
+        "fold",
+        *["trained", "on", "validated", "on", "tested", "on", "acc", "loss"],
+    ]
+    assert shown.stdout.splitlines()[-1].startswith("folds")
+
+
 def test_json_is_one_object(run: Run, digits: list[str]) -> None:
     result = run(*digits, *QUICK, "--json")
 

@@ -95,6 +95,46 @@ def test_the_head_of_a_fold_is_the_one_that_is_trained_on_its_rows(
         assert fold.loss == pytest.approx(alone.test_loss, rel=1e-5)
 
 
+@pytest.mark.parametrize("solver", ["logreg", "knn", "ncm", "ridge", "lda"])
+def test_the_head_of_a_fold_is_the_one_that_a_solver_fits_to_its_rows(
+    cache: featcache.Cache, make_cache: MakeCache, tmp_path: Path, solver: str
+) -> None:
+    options = {"solver": solver, "folds": 3, "runs_dir": tmp_path / "runs"}
+    result, again = featcache.train_head(cache, **options), featcache.train_head(cache, **options)
+
+    found = result.folds
+    assert found is not None
+    assert again.folds is not None
+    assert (again.folds.outcome, again.folds.folds) == ("reused", found.folds)
+    assert found.file == result.path.with_name(f"{result.path.name}-folds-3.json")
+    usable = np.flatnonzero(cache["train"].valid)
+    features, labels = cache["train"].features[:], cache["train"].labels
+    assert labels is not None
+    rows = divide(torch.from_numpy(labels[usable]), n_folds=3, val_fraction=0.2, seed=42)[1]
+    splits = {
+        name: Rows(features[usable[own]], labels[usable[own]], [f"{i}" for i in own], {})
+        for name, own in vars(rows).items()
+    }
+    path = make_cache("second.h5", splits=splits)
+    alone = featcache.train_head(path, solver=solver, runs_dir=tmp_path / "alone").runs[0]
+    assert found.folds[1].acc == pytest.approx(alone.test_acc)
+    assert found.folds[1].loss == pytest.approx(alone.test_loss, rel=1e-5)
+    assert found.folds[1].n_epochs == 0
+
+
+def test_scores_without_validation_rows_have_no_loss_in_folds_either(
+    cache: featcache.Cache, tmp_path: Path
+) -> None:
+    options = {"solver": "ncm", "val_fraction": 0, "folds": 3}
+
+    found = featcache.train_head(cache, **options, runs_dir=tmp_path / "runs").folds
+
+    assert found is not None
+    assert found.loss is None
+    assert [(fold.loss, fold.n_val) for fold in found.folds] == [(None, 0)] * 3
+    assert found.acc.mean > 0.7
+
+
 def test_mean_and_interval_are_those_of_student(train: Train) -> None:
     found = train(folds=4).folds
 
@@ -185,11 +225,11 @@ def test_a_fold_whose_loss_is_no_number_is_named(cache: featcache.Cache) -> None
         train_fold(
             rows,
             fold,
-            HeadSpec(hidden=()),
-            TrainSpec(patience=0),
+            "2/5",
+            head=HeadSpec(hidden=()),
+            train=TrainSpec(patience=0),
             n_features=12,
             n_classes=3,
-            name="2/5",
             on_progress=silent,
         )
 

@@ -165,16 +165,14 @@ def _show_spread(result: TrainResult) -> None:
 
 
 def _show_folds(found: CrossValidation) -> None:
-    balanced = found.balanced_acc is not None
-    show_table(
-        ["#fold", "#trained on", "#validated on", "#tested on", "#epochs", "#acc", "#loss"]
-        + ["#balanced_acc"] * balanced,
-        (
-            (k, f.n_train, f.n_val, f.n_test, f.n_epochs, f"{f.acc:.4f}", f"{f.loss:.4f}")
-            + (f"{f.balanced_acc:.4f}",) * balanced
-            for k, f in enumerate(found.folds, start=1)
-        ),
-    )
+    has_epochs, balanced = found.folds[0].n_epochs > 0, found.balanced_acc is not None
+    columns = ["#fold", "#trained on", "#validated on", "#tested on", *["#epochs"] * has_epochs]
+    rows = []
+    for k, fold in enumerate(found.folds, start=1):
+        row = [k, fold.n_train, fold.n_val, fold.n_test, *[fold.n_epochs] * has_epochs]
+        figures = [fold.acc, fold.loss, *[fold.balanced_acc] * balanced]
+        rows.append([*row, *("-" if f is None else f"{f:.4f}" for f in figures)])
+    show_table([*columns, "#acc", "#loss", *["#balanced_acc"] * balanced], rows)
     means = {"acc": found.acc, "balanced_acc": found.balanced_acc, "loss": found.loss}
     facts: dict[str, object] = {
         f"mean {name}": f"{mean.mean:.4f}  sd {mean.sd:.4f}  95% interval {mean.low:.4f} to "

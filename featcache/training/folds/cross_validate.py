@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from featcache.config import VAL_FRACTION, HeadSpec, TrainSpec
+from featcache.config import VAL_FRACTION, TrainSpec
 from featcache.core.arithmetic import head_arithmetic
 from featcache.core.failures import device_failures_named
 from featcache.core.plain_torch import plain_torch
@@ -18,7 +18,7 @@ from featcache.errors import clipped, counted
 from featcache.evaluation.metrics import are_unequal, balanced_accuracy
 from featcache.features.batches import OrderedBatches
 from featcache.features.resident import Resident
-from featcache.features.rows import FeatureRows, n_inputs
+from featcache.features.rows import FeatureRows
 from featcache.heads.figures import SumsOfBatches, measure
 from featcache.store import Cache
 from featcache.training.folds.cross_validation import (
@@ -28,34 +28,31 @@ from featcache.training.folds.cross_validation import (
     write_folds,
 )
 from featcache.training.folds.divide import FoldRows, divide
-from featcache.training.folds.fold_head import FoldHead, train_fold
 from featcache.training.folds.pool import pooled_rows
-from featcache.training.trainer import TrainProgressCallback
+from featcache.training.folds.trained_fold import TrainedFold, TrainFold
 
 
 @torch.no_grad()
 @plain_torch()
 def cross_validate(
     cache: Cache,
-    head: HeadSpec,
     train: TrainSpec,
     resident: Resident,
+    train_fold: TrainFold,
     *,
     n_folds: int,
     file: Path,
-    on_progress: TrainProgressCallback,
     on_note: NoteCallback,
 ) -> CrossValidation:
     """Train and test a head for each fold of the rows that are not of the split "test".
 
     Args:
         cache: The cache, which was verified.
-        head: Shape and regularisation.
-        train: The training; its `split_seed` seeds the folds.
+        train: Which rows validate; its `split_seed` seeds the folds.
         resident: What is loaded of the cache.
+        train_fold: Trains the head of a fold.
         n_folds: How many folds.
         file: Where the figures are kept.
-        on_progress: Called after every few steps.
         on_note: Told of classes that are too small for the folds.
 
     Raises:
@@ -74,16 +71,7 @@ def cross_validate(
         _tell_small_classes(counts, cache.class_names, n_folds, on_note)
         for k, parts in enumerate(folds, start=1):
             fold = FoldRows(index[parts.train], index[parts.val], index[parts.test])
-            trained = train_fold(
-                rows,
-                fold,
-                head,
-                train,
-                n_features=n_inputs(cache),
-                n_classes=n_classes,
-                name=f"{k}/{n_folds}",
-                on_progress=on_progress,
-            )
+            trained = train_fold(rows, fold, f"{k}/{n_folds}")
             figures.append(_tested(rows, fold, trained, n_classes))
     seconds = time.perf_counter() - started
     found = summed_up(figures, file, seconds, has_balanced=are_unequal(counts))
@@ -91,7 +79,7 @@ def cross_validate(
     return found
 
 
-def _tested(rows: FeatureRows, fold: FoldRows, trained: FoldHead, n_classes: int) -> FoldFigures:
+def _tested(rows: FeatureRows, fold: FoldRows, trained: TrainedFold, n_classes: int) -> FoldFigures:
     """Test the head of a fold on the rows that it did not see."""
     sums, given, labels = SumsOfBatches(), list[Tensor](), list[Tensor]()
 
@@ -100,7 +88,7 @@ def _tested(rows: FeatureRows, fold: FoldRows, trained: FoldHead, n_classes: int
         given.append(logits.argmax(1).cpu())
         labels.append(of_batch.cpu())
 
-    measure(OrderedBatches(rows, fold.test), (trained.module, take))
+    measure(OrderedBatches(rows, fold.test), (trained.answers, take))
     return FoldFigures(
         n_train=len(fold.train),
         n_val=len(fold.val),
@@ -111,7 +99,7 @@ def _tested(rows: FeatureRows, fold: FoldRows, trained: FoldHead, n_classes: int
         balanced_acc=balanced_accuracy(
             torch.cat(labels).numpy(), torch.cat(given).numpy(), n_classes
         ),
-        loss=sums.figures.loss,
+        loss=sums.figures.loss if trained.is_calibrated else None,
     )
 
 

@@ -20,11 +20,11 @@ class FoldFigures:
         n_train: Images that trained it.
         n_val: Images by which its training was watched.
         n_test: Images that it is tested on.
-        n_epochs: Epochs that were trained.
-        kept_epoch: The epoch whose weights were tested, from 1.
+        n_epochs: Epochs that were trained; 0 for a solver.
+        kept_epoch: The epoch whose weights were tested, from 1; 0 for a solver.
         acc: Share of the tested images that are right.
         balanced_acc: Recall on them, averaged over the classes that they have.
-        loss: Mean cross-entropy of them.
+        loss: Mean cross-entropy of them; None of a head whose scores are no probabilities.
     """
 
     n_train: int
@@ -34,7 +34,7 @@ class FoldFigures:
     kept_epoch: int
     acc: float
     balanced_acc: float
-    loss: float
+    loss: float | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class CrossValidation:
         acc: Mean accuracy over the folds, with its interval.
         balanced_acc: The same of the balanced accuracy; None where all classes have about as many
             images.
-        loss: The same of the loss.
+        loss: The same of the loss; None of heads whose scores are no probabilities.
         seconds: Wall time of all folds.
         file: Where this is kept, as JSON.
     """
@@ -56,7 +56,7 @@ class CrossValidation:
     folds: tuple[FoldFigures, ...]
     acc: MeanEstimate
     balanced_acc: MeanEstimate | None
-    loss: MeanEstimate
+    loss: MeanEstimate | None
     seconds: float
     file: Path
 
@@ -97,12 +97,13 @@ def summed_up(
         outcome: "computed" or "reused".
     """
     balanced = MeanEstimate.of([fold.balanced_acc for fold in folds])
+    losses = [fold.loss for fold in folds if fold.loss is not None]
     return CrossValidation(
         outcome=outcome,
         folds=tuple(folds),
         acc=MeanEstimate.of([fold.acc for fold in folds]),
         balanced_acc=balanced if has_balanced else None,
-        loss=MeanEstimate.of([fold.loss for fold in folds]),
+        loss=MeanEstimate.of(losses) if len(losses) == len(folds) else None,
         seconds=seconds,
         file=file,
     )

@@ -34,7 +34,7 @@ def divide(labels: Tensor, *, n_folds: int, val_fraction: float, seed: int) -> l
         labels: (N,) int64.
         n_folds: How many.
         val_fraction: Share of the rows that a fold does not test which validate; of each class
-            about the same share.
+            about the same share. With 0 there are none.
         seed: Seeds which rows these are.
 
     Raises:
@@ -51,17 +51,15 @@ def divide(labels: Tensor, *, n_folds: int, val_fraction: float, seed: int) -> l
         fold = FoldRows(
             *(rows.sort().values for rows in (rest[~is_val], rest[is_val], by_class[fold_of == k]))
         )
-        _require_use(fold, labels, n_folds)
+        _require_use(fold, labels, n_folds, validates=val_fraction > 0)
         folds.append(fold)
     return folds
 
 
-def _require_use(fold: FoldRows, labels: Tensor, n_folds: int) -> None:
-    lacks = [
-        f"no row to {what}"
-        for what, r in (("test", fold.test), ("validate", fold.val))
-        if not len(r)
-    ]
+def _require_use(fold: FoldRows, labels: Tensor, n_folds: int, *, validates: bool) -> None:
+    lacks = [] if len(fold.test) else ["no row to test"]
+    if validates and not len(fold.val):
+        lacks.append("no row to validate")
     if len(labels[fold.train].unique()) < 2:
         lacks.append("fewer than two classes to learn")
     if lacks:

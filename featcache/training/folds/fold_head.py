@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.stopping import stop_if_asked
@@ -19,6 +18,7 @@ from featcache.features.rows import FeatureRows
 from featcache.heads.figures import SumsOfHeads, measure
 from featcache.heads.mlp import build_head
 from featcache.training.folds.divide import FoldRows
+from featcache.training.folds.trained_fold import TrainedFold
 from featcache.training.loss import TrainingLoss
 from featcache.training.sweeps.entry import Entry
 from featcache.training.sweeps.head_bank import HeadBank, Member, MemberState
@@ -27,32 +27,17 @@ from featcache.training.trainer import TrainProgress, TrainProgressCallback
 _STEPS_PER_TOLD = 16
 
 
-@dataclass(frozen=True, eq=False)
-class FoldHead:
-    """A trained head.
-
-    Attributes:
-        module: (B, D) features to (B, K) logits, in evaluation mode.
-        n_epochs: Epochs that were trained.
-        kept_epoch: The epoch of its weights, from 1.
-    """
-
-    module: nn.Sequential
-    n_epochs: int
-    kept_epoch: int
-
-
 def train_fold(
     rows: FeatureRows,
     fold: FoldRows,
+    name: str,
+    *,
     head: HeadSpec,
     train: TrainSpec,
-    *,
     n_features: int,
     n_classes: int,
-    name: str,
     on_progress: TrainProgressCallback,
-) -> FoldHead:
+) -> TrainedFold:
     """Train a head on the rows of a fold.
 
     A bank of one head has the steps of a head that is trained alone, up to rounding, and needs
@@ -61,11 +46,11 @@ def train_fold(
     Args:
         rows: The features.
         fold: Which of them train and validate.
+        name: Of the fold, for progress and errors: "2/5".
         head: Shape and regularisation.
         train: The training.
         n_features: D.
         n_classes: K.
-        name: Of the fold, for progress and errors: "2/5".
         on_progress: Called after every few steps.
 
     Raises:
@@ -106,7 +91,7 @@ def train_fold(
     assert parameters is not None, "its first epoch was the best so far"
     module = build_head(head, n_features=n_features, n_classes=n_classes, seed=0)
     module.load_state_dict(dict(zip(module.state_dict(), parameters, strict=True)))
-    return FoldHead(module.to(rows.device).eval(), len(entry.state.history), int(kept["epoch"]))
+    return TrainedFold(module.to(rows.device).eval(), len(entry.state.history), int(kept["epoch"]))
 
 
 def _parameters(bank: HeadBank) -> list[Tensor]:

@@ -17,6 +17,7 @@ from featcache.features.trainable import require_trainable
 from featcache.heads.run_files import HeadRun, reusable_run
 from featcache.heads.runs import run_path
 from featcache.store import Cache
+from featcache.training.folds.cross_validation import CrossValidation, folds_file, read_folds
 from featcache.training.remarks import remarks_on, reused
 from featcache.training.solvers.remarks import solver_remarks
 from featcache.training.train_result import TrainResult
@@ -55,15 +56,18 @@ def fit_head(
         cache, spec, train, dataset=dataset, backbone=backbone, asked=asked, on_note=on_note
     )
     run = _reusable(found.cache, spec, train, asked)
+    folds = _kept_folds(run, asked)
     choices: Mapping[str, str] = {}
-    if run is None:
+    if run is None or (asked.folds and folds is None):
         job, choices = job_on(found.cache, train, asked, on_progress=on_progress, on_note=on_note)
         run = job.run(spec)
+        if asked.folds and folds is None:
+            folds = job.cross_validated(spec, asked.folds, folds_file(run.path, asked.folds))
     remarks = [*remarks_on([run], found.cache, train, recipe=None)]
     remarks += solver_remarks(run.found, spec)
     for told in (*reused([run]), *remarks):
         on_note(told)
-    return TrainResult((run,), found.cache.path, choices, (*found.remarks, *remarks))
+    return TrainResult((run,), found.cache.path, choices, (*found.remarks, *remarks), folds)
 
 
 def open_to_fit(
@@ -145,7 +149,7 @@ def refuse_options_of_mlp(
     for one, default, names in (
         (head, HeadSpec(), ("reg", "l1", "weight_decay", "dropout")),
         (train, TrainSpec(), _OF_ADAM),
-        (asked, RunSpec(), ("recipe", "seeds", "folds")),
+        (asked, RunSpec(), ("recipe", "seeds")),
     ):
         pairs = {name: (getattr(one, name), getattr(default, name)) for name in names}
         given |= {name: value for name, (value, usual) in pairs.items() if value != usual}
@@ -154,6 +158,13 @@ def refuse_options_of_mlp(
             f"{option_name(name)} does nothing with --solver {spec.solver}, which has no epochs "
             f"and draws nothing. Nothing was started. Leave it out, or use --solver mlp."
         )
+
+
+def _kept_folds(run: HeadRun | None, asked: RunSpec) -> CrossValidation | None:
+    """Read what cross-validation found before, if it is asked for and there."""
+    if run is None or not asked.folds:
+        return None
+    return read_folds(folds_file(run.path, asked.folds), asked.folds)
 
 
 def _reusable(cache: Cache, spec: SolverSpec, train: TrainSpec, asked: RunSpec) -> HeadRun | None:

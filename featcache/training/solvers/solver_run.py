@@ -8,6 +8,7 @@ import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,6 +32,9 @@ from featcache.heads.run_files import HeadRun, has_test_rows, head_of, read_run,
 from featcache.heads.run_folder import begin_folder, finish_folder
 from featcache.heads.runs import METRICS_FILE, run_path
 from featcache.store import Cache, locked, named_failures, replace_file
+from featcache.training.folds.cross_validate import cross_validate
+from featcache.training.folds.cross_validation import CrossValidation
+from featcache.training.folds.fold_fit import fit_fold
 from featcache.training.solvers.fit import Fitted, chosen, figures_of, finished, fit_values
 from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.rows import RowsOfSplit, SolverRows
@@ -130,6 +134,25 @@ class SolverJob:
         """Test a run that was left untested, and note the figures in its folder."""
         with self._careful(run.path), locked(run.path, remove=True):
             return self._tested(read_run(run.path))
+
+    def cross_validated(self, spec: SolverSpec, n_folds: int, file: Path) -> CrossValidation:
+        """Fit and test a head for each fold, and keep the figures in a file."""
+        fit = partial(
+            fit_fold,
+            spec=spec,
+            n_features=n_inputs(self.cache),
+            class_names=self.cache.class_names,
+            on_step=self._teller(spec),
+        )
+        return cross_validate(
+            self.cache,
+            self.train,
+            self.resident,
+            fit,
+            n_folds=n_folds,
+            file=file,
+            on_note=self.on_note,
+        )
 
     def _path(self, spec: SolverSpec) -> Path:
         return run_path(self.runs_dir, self.cache, LINEAR, self.train, spec)

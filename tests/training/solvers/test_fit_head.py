@@ -124,7 +124,6 @@ def test_an_mlp_needs_validation_rows(fit: Fit) -> None:
     [
         ({"solver": "ncm", "lr": 1.0}, "--lr does nothing with --solver ncm"),
         ({"solver": "lda", "seeds": 3}, "--seeds does nothing with --solver lda"),
-        ({"solver": "lda", "folds": 3}, "--folds does nothing with --solver lda"),
         ({"solver": "ridge", "reg": "l2"}, "--reg does nothing with --solver ridge"),
         ({"solver": "knn", "C": 1.0}, "--C 1.0 does nothing with --solver knn"),
         ({"solver": "logreg", "k": 1}, "--k 1 does nothing with --solver logreg"),
