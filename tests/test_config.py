@@ -38,7 +38,7 @@ CASES: Any = [
     ),
     (
         featcache.sweep,
-        [HeadSpec],
+        [SolverSpec, HeadSpec],
         [TrainSpec, RunSpec, ExtractSpec],
         (*OF_A_CACHE, *OF_THE_RECIPE),
         ("reg",),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from featcache.config import ExtractSpec, HeadSpec, RunSpec, TrainSpec
+from featcache.config import ExtractSpec, HeadSpec, RunSpec, SolverSpec, TrainSpec
+from featcache_cli.commands.train_head import show_solving
 from featcache_cli.console import (
     ProgressDisplay,
     duration,
@@ -25,6 +26,7 @@ from featcache_cli.options import (
 from featcache_cli.tables import show_facts, show_table
 
 if TYPE_CHECKING:
+    from featcache.training.solvers.solver_run import SolverProgress
     from featcache.training.sweeps.bank_trainer import SweepProgress
     from featcache.training.sweeps.table import SweepResult
 
@@ -39,6 +41,10 @@ _SEEDS = {
     options_of(RunSpec, "cache"),
     of_the_cache(),
     options_of(RunSpec, "recipe", group="Grid"),
+    [
+        in_a_grid(option) if option.name == "features" else option
+        for option in options_of(SolverSpec)
+    ],
     [
         in_a_grid(option)
         for option in left_to_the_recipe(*options_of(HeadSpec), *options_of(TrainSpec, "lr"))
@@ -61,7 +67,7 @@ def sweep(*, json: JsonOption = False, **options: Any) -> None:
     display = ProgressDisplay()
     result = run(
         **options,
-        on_progress=lambda progress: _show_progress(display, progress),
+        on_progress=lambda progress: _show_any(display, progress),
         on_note=note,
     )
     reset_progress()
@@ -69,6 +75,15 @@ def sweep(*, json: JsonOption = False, **options: Any) -> None:
         show_json(result)
     else:
         _show(result)
+
+
+def _show_any(display: ProgressDisplay, progress: SweepProgress | SolverProgress) -> None:
+    from featcache.training.solvers.solver_run import SolverProgress
+
+    if isinstance(progress, SolverProgress):
+        show_solving(display, progress)
+    else:
+        _show_progress(display, progress)
 
 
 def _show_progress(display: ProgressDisplay, progress: SweepProgress) -> None:
@@ -95,8 +110,13 @@ def _show(result: SweepResult) -> None:
     facts["table"] = result.markdown
     show_facts(facts)
     tell_remarks(result.remarks)
-    split = " --split val" if result.test_acc is None else ""  # there is no split "test"
-    note(f"next: featcache eval {shlex.quote(str(result.settings[0].runs[0]))}{split}")
+    best = result.settings[0]
+    split = ""
+    if result.test_acc is None:  # there is no split "test"
+        split = " --split train" if best.solver.refit else " --split val"
+    note(f"next: featcache eval {shlex.quote(str(best.runs[0]))}{split}")
+    if not best.solver.is_mlp:
+        return
     note(
         "To train one of these heads alone: featcache train-head <options of its row> --seed S "
         "--order-seed FIRST_SEED"

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from featcache.config.solver_specs import MOST_STEPS
+from featcache.core.memory import free_memory
 from featcache.training.solvers.centred import CentredRows
 from featcache.training.solvers.lbfgs import OnStep, minimise
 from featcache.training.solvers.linear import LinearFit
@@ -18,7 +19,7 @@ from featcache.training.solvers.spectrum import spectrum_of
 # The largest part of the gradient of the mean loss: to choose C by, and of the C that is chosen.
 TOLERANCE, EXACT = 1e-6, 1e-9
 _TOLERANCE_FLOAT32 = 1e-5  # less than that is rounding
-_MOST_HELD = 64 << 20  # numbers: 512 MB as float64; more rows are read again in each step
+_MOST_FLOAT64 = 64 << 20  # numbers: 512 MB
 
 _PORTION_VALUES = 2 << 20  # logits at a time: 16 MB, of which a few copies are needed
 
@@ -49,10 +50,11 @@ def fit_logistic(
     Returns:
         One for each C; `found` has "C", "converged" and "n_iterations".
     """
-    is_small = len(rows) * rows.n_features <= _MOST_HELD
+    is_small = len(rows) * rows.n_features <= _MOST_FLOAT64
     dtype = torch.float64 if exact or is_small else torch.float32
     tolerance = EXACT if exact else TOLERANCE if is_small else _TOLERANCE_FLOAT32
-    problems = LogisticProblems(rows, values, n_classes=n_classes, dtype=dtype, is_held=is_small)
+    kept = torch.float64 if is_small else _kept_dtype(rows)
+    problems = LogisticProblems(rows, values, n_classes=n_classes, dtype=dtype, kept=kept)
     begin = [problems.packed(fit) for fit in start] or [problems.zero()] * len(values)
     minima = minimise(
         problems, torch.stack(begin), tolerance=tolerance, max_steps=MOST_STEPS, on_step=on_step
@@ -81,16 +83,16 @@ class LogisticProblems:
         *,
         n_classes: int,
         dtype: torch.dtype,
-        is_held: bool,
+        kept: torch.dtype | None,
     ) -> None:
-        """Take the rows; with `is_held` a centred copy of them stays in memory."""
+        """Take the rows; a centred copy of them stays in memory as `kept`, if that is a type."""
         self.dtype = dtype
         self._rows, self._labels = CentredRows.by_mean(rows), rows.labels
         self._n_features, self._mean = rows.n_features, self._rows.means[0]
         self._n_out = 1 if n_classes == 2 else n_classes
         self._ridge = 1 / (self._mean.new_tensor(values) * len(rows))
         self._curvature = self._mean.new_ones(len(values), self._n_out)
-        self._held = list(self._rows.chunks(dtype)) if is_held else None
+        self._kept = None if kept is None else list(self._rows.chunks(kept))
         self._spectrum = spectrum_of(self._rows)
 
     def zero(self) -> Tensor:
@@ -143,11 +145,11 @@ class LogisticProblems:
     def _portions(self, n_problems: int) -> Iterator[tuple[slice, Tensor]]:
         """Give centred rows, so few at a time that their logits have room."""
         step = max(1, _PORTION_VALUES // (n_problems * max(2, self._n_out)))
-        for part, features in self._held or self._rows.chunks(self.dtype):
+        for part, features in self._kept or self._rows.chunks(torch.float32):
             for start in range(0, len(features), step):
                 some = features[start : start + step]
                 first = part.start + start
-                yield slice(first, first + len(some)), some
+                yield slice(first, first + len(some)), some.to(self.dtype)
 
     def precondition(self, vectors: Tensor, which: Tensor) -> Tensor:
         """Divide by the Hessians as they are on average over the rows; see `Problems`."""
@@ -155,3 +157,9 @@ class LogisticProblems:
         scale = self._curvature[which].clamp(min=1e-12)
         weight = self._spectrum.solve(tables[..., :-1], scale, self._ridge[which])
         return torch.cat([weight, tables[..., -1:] / scale[:, :, None]], dim=2).flatten(1)
+
+
+def _kept_dtype(rows: SolverRows) -> torch.dtype | None:
+    """Keep a float32 copy of treated rows if half of the free memory holds it; else read again."""
+    n_bytes = len(rows) * rows.n_features * 4
+    return torch.float32 if n_bytes <= free_memory(str(rows.device)).n_bytes // 2 else None

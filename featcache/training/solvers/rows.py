@@ -13,7 +13,7 @@ from featcache.errors import NonFiniteError
 from featcache.features.rows import FeatureRows
 from featcache.heads.treatment import Standardise, treatment_layers
 
-_CHUNK_VALUES = 8 << 20  # 32 MB of float32
+_CHUNK_VALUES = 32 << 20  # 128 MB of float32
 # A feature that varies by less than float32 tells apart is constant (scikit-learn's rule is alike).
 _CONSTANT = 1e-7
 

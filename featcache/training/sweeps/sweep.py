@@ -5,19 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from featcache.config import ExtractSpec, HeadSpec, RunSpec, TrainSpec
-from featcache.core.arguments import text
+from featcache.config import (
+    TREATMENTS,
+    ExtractSpec,
+    HeadSpec,
+    RunSpec,
+    SolverSpec,
+    TrainSpec,
+)
+from featcache.core.arguments import one_of, several, text
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.starting import ANY_START, starting
+from featcache.errors import UsageError
 from featcache.store import Cache
+from featcache.training.solvers.fit_head import refuse_options_of_mlp
 from featcache.training.sweeps.grid import axes_of, settings_of
+from featcache.training.sweeps.solver_sweep import sweep_solver
 from featcache.training.sweeps.table import SweepResult
 from featcache.training.train_head import by_hand
 from featcache.training.training_cache import load_to_train, open_to_train
 
 if TYPE_CHECKING:
+    from featcache.training.solvers.solver_run import SolverProgressCallback
     from featcache.training.sweeps.bank_trainer import SweepProgressCallback
 
 
@@ -28,6 +39,12 @@ def sweep(
     dataset: str | os.PathLike[str] | None = None,
     backbone: str | None = None,
     recipe: str = RunSpec.recipe,
+    solver: str = SolverSpec.solver,
+    features: Sequence[str] | str | None = SolverSpec.features,
+    C: Sequence[float] | float | str | None = SolverSpec.C,  # noqa: N803 - scikit-learn's name
+    refit: bool = SolverSpec.refit,
+    k: Sequence[int] | int | None = SolverSpec.k,
+    temperature: float | None = SolverSpec.temperature,
     hidden: Sequence[Sequence[int]] | int | None = None,
     reg: Sequence[str] | str = (HeadSpec.reg,),
     l1: Sequence[float] | float | None = None,
@@ -49,7 +66,7 @@ def sweep(
     device: str = ExtractSpec.device,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     runs_dir: str | os.PathLike[str] = RunSpec.runs_dir,
-    on_progress: SweepProgressCallback | None = None,
+    on_progress: SweepProgressCallback | SolverProgressCallback | None = None,
     on_note: NoteCallback | None = None,
 ) -> SweepResult:
     """Train a head for every setting and seed of a grid, side by side on the same batches.
@@ -65,6 +82,11 @@ def sweep(
         dataset: Its dataset; None is "cifar10", or that of the only cache that fits.
         backbone: Its backbone; None is "vgg16", or that of the only cache that fits.
         recipe: As for `train_head`.
+        solver: With another than "mlp", a head for every value of `C` or `k` and every treatment in
+            `features`; arguments of an MLP's training are of no use then.
+        features: One treatment or several.
+        C: As for `train_head`; here each value is a run.
+        k: Likewise.
         hidden: Widths of the hidden layers, a sequence for each shape; None is the recipe's, as for
             `lr`, `max_epochs`, `patience` and `select`.
         l1: Factors of the L1 penalty, for each `reg` that has one.
@@ -92,6 +114,20 @@ def sweep(
         0.01
     """
     note = on_note or silent
+    treatments = () if features is None else several(_treatment, "--features", features)
+    found_by = SolverSpec(
+        solver=solver,
+        features=treatments[0] if treatments else None,
+        C=C,  # type: ignore[arg-type]  # brought to its type there
+        refit=refit,
+        k=k,  # type: ignore[arg-type]
+        temperature=temperature,
+    )
+    if found_by.is_mlp and found_by.identity:
+        raise UsageError(
+            f"--features {found_by.features} is not for a sweep of MLPs. Nothing was started. "
+            f"Train one with featcache train-head, or use --solver logreg."
+        )
     penalties = axes_of(l1=l1, weight_decay=weight_decay, dropout=dropout)
     pace = by_hand(max_epochs=max_epochs, patience=patience, select=select)
     given = {**axes_of(hidden=hidden, lr=lr), **pace}
@@ -121,6 +157,21 @@ def sweep(
         device=device,
         cache_dir=text("--cache-dir", cache_dir),
     )
+    if not found_by.is_mlp:
+        grid = {"reg": () if reg in ("none", ("none",)) else reg, **penalties}
+        axes = {name: values for name, values in grid.items() if values}
+        refuse_options_of_mlp(found_by, HeadSpec(), base, asked, {**axes, **given})
+        return sweep_solver(
+            cache,
+            found_by,
+            treatments or (found_by.treatment,),
+            base,
+            dataset=dataset,
+            backbone=backbone,
+            asked=asked,
+            on_progress=cast("SolverProgressCallback", on_progress or silent),
+            on_note=note,
+        )
     found, base, taken = open_to_train(
         cache, dataset=dataset, backbone=backbone, asked=asked, train=base, on_note=note
     )
@@ -144,6 +195,10 @@ def sweep(
         asked=asked,
         device=chosen,
         remarks=found.remarks,
-        on_progress=on_progress or silent,
+        on_progress=cast("SweepProgressCallback", on_progress or silent),
         on_note=note,
     )
+
+
+def _treatment(option: str, value: object) -> str:
+    return one_of(option, value, TREATMENTS)

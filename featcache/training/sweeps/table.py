@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from featcache.config import HeadSpec
+from featcache.config import HeadSpec, SolverSpec
 from featcache.core.paths import portable
 from featcache.evaluation.metrics import Spread
 from featcache.store import replace_file
@@ -19,21 +19,23 @@ class SweepSetting:
 
     Attributes:
         head: Shape and regularisation.
-        lr: Learning rate.
+        lr: Learning rate; None of another solver than mlp.
         val_loss: Of its heads; None if one broke off.
         val_acc: Of its heads; None if one broke off.
         n_epochs: Epochs, the mean over its heads.
         problem: Why a head broke off; empty if none did.
         runs: Folders of its heads, by seed.
+        solver: How its heads were found.
     """
 
     head: HeadSpec
-    lr: float
+    lr: float | None
     val_loss: Spread | None
     val_acc: Spread | None
     n_epochs: float
     problem: str
     runs: Sequence[Path]
+    solver: SolverSpec = field(default_factory=SolverSpec)
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def markdown_table(result: SweepResult) -> str:
 
 def name_of(setting: SweepSetting) -> str:
     """Write a setting as it is typed."""
+    if not setting.solver.is_mlp:
+        return _typed_solver(setting.solver)
     spec = setting.head
     words = [f"--reg {spec.reg}", f"--lr {setting.lr:g}"]
     words.append(f"--hidden {','.join(map(str, spec.hidden)) or repr('')}")
@@ -97,6 +101,12 @@ def name_of(setting: SweepSetting) -> str:
         words.append(f"--weight-decay {spec.weight_decay:g}")
     if spec.dropout:
         words.append(f"--dropout {','.join(f'{p:g}' for p in spec.dropout)}")
+    return " ".join(words)
+
+
+def _typed_solver(spec: SolverSpec) -> str:
+    words = [f"--solver {spec.solver}", f"--features {spec.features}"]
+    words += [f"--C {C:g}" for C in spec.C or ()] + [f"--k {k}" for k in spec.k or ()]
     return " ".join(words)
 
 

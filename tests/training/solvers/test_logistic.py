@@ -90,15 +90,15 @@ def test_rows_that_are_read_again_give_the_gradient_of_rows_that_are_kept() -> N
     at = torch.randn(2, 650, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) / 50
     which = torch.arange(2)
 
-    def evaluated(dtype: torch.dtype, *, is_held: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        problems = LogisticProblems(
-            data.rows, [0.1, 10.0], n_classes=10, dtype=dtype, is_held=is_held
-        )
+    def evaluated(
+        dtype: torch.dtype, kept: torch.dtype | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        problems = LogisticProblems(data.rows, [0.1, 10.0], n_classes=10, dtype=dtype, kept=kept)
         return problems.evaluate(at, which)
 
-    values, gradients = evaluated(torch.float64, is_held=True)
-    again, same = evaluated(torch.float64, is_held=False)
-    narrow, near = evaluated(torch.float32, is_held=False)
+    values, gradients = evaluated(torch.float64, torch.float32)
+    again, same = evaluated(torch.float64, None)
+    narrow, near = evaluated(torch.float32, None)
 
     assert torch.equal(again, values)
     assert torch.equal(same, gradients)
@@ -107,6 +107,6 @@ def test_rows_that_are_read_again_give_the_gradient_of_rows_that_are_kept() -> N
     step = torch.zeros_like(at)
     step[:, 7] = 1e-6
     moved = LogisticProblems(
-        data.rows, [0.1, 10.0], n_classes=10, dtype=torch.float64, is_held=True
+        data.rows, [0.1, 10.0], n_classes=10, dtype=torch.float64, kept=None
     ).evaluate(at + step, which)[0]
     torch.testing.assert_close((moved - values) / 1e-6, gradients[:, 7], rtol=1e-4, atol=1e-8)
