@@ -49,7 +49,7 @@ _TOLD = ("converged", "refitted")  # of what is yes or no
     options_of(RunSpec, "runs_dir"),
 )
 def train_head(*, json: JsonOption = False, **options: Any) -> Any:
-    """Train a head on a cache: an MLP, or with --solver another kind, in seconds.
+    """Train a head on a cache: an MLP, or another kind with --solver.
 
     Loss, optimiser and split are the notebook's. So are the defaults on the notebook's own data and
     backbones; elsewhere they are general ones (--recipe). The same command gives the same bits. A
