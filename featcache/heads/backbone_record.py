@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from featcache.store import Cache, Provenance, read_reference, read_trunk_statistics
 
-Rows = npt.NDArray[np.float32]
+Float32Array = npt.NDArray[np.float32]
 _PREFIX = "backbone."  # of the tensors in a head's file
 _MOST_COLUMNS = 256  # a function that was changed differs in more features than one in a hundred
 
@@ -29,8 +29,8 @@ class BackboneRecord:
     """
 
     provenance: Provenance
-    statistics: Mapping[str, Rows] = field(default_factory=dict)
-    reference: Rows | None = None
+    statistics: Mapping[str, Float32Array] = field(default_factory=dict)
+    reference: Float32Array | None = None
 
     @classmethod
     def of_cache(cls, cache: Cache) -> BackboneRecord:
@@ -72,12 +72,12 @@ class BackboneRecord:
             said["reference"] = base64.b64encode(content).decode()
         return said
 
-    def arrays(self) -> dict[str, Rows]:
+    def arrays(self) -> dict[str, Float32Array]:
         """Give the tensors that a head keeps of it."""
         return {f"{_PREFIX}{name}": array for name, array in self.statistics.items()}
 
 
-def sampled(reference: Rows) -> Rows:
+def sampled(reference: Float32Array) -> Float32Array:
     """Take evenly spaced columns of reference rows, (2, D) to (2, n): all rows would be too many.
 
     Those of VGG16 are 200 kB, beside a head of ten classes that is 1 MB.
