@@ -16,10 +16,12 @@ from featcache.core.identity import differing_fields
 from featcache.core.reporting import NoteCallback
 from featcache.deployment.backbone import RebuiltBackbone, build_named
 from featcache.deployment.named_backbone import name_backbone
+from featcache.deployment.own_cache import neighbours_cache
 from featcache.errors import MismatchError
 from featcache.heads.head_file import load_head
 from featcache.heads.runs import find_run, newest_run
 from featcache.heads.trained_head import TrainedHead
+from featcache.store import Cache
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,11 +37,13 @@ class HeadsTogether:
         by_run: Folder of each run, and its head.
         backbone: Built again and compared.
         device: Where it is to run: "cpu" or "cuda:N".
+        caches: For each head the cache whose rows it asks; None of those that have layers.
     """
 
     by_run: Sequence[tuple[Path, TrainedHead]]
     backbone: RebuiltBackbone
     device: str
+    caches: Sequence[Cache | None]
 
     def pipeline(self, asked: ExtractSpec, *, on_note: NoteCallback) -> Pipeline:
         """Put all of it on the device; `asked` has batch size, processes and engine."""
@@ -48,6 +52,7 @@ class HeadsTogether:
         return Pipeline(
             self.backbone,
             [head for _, head in self.by_run],
+            self.caches,
             device=self.device,
             batch_size=asked.batch_size,
             n_workers=asked.n_workers,
@@ -96,15 +101,16 @@ def open_heads(
             on_note(f"{folder}: its probabilities rank classes, and were fitted on no images")
     for folder, head in others:
         _require_one_cache(first, folder, head)
+    folder_of_caches = place("--cache-dir", cache_dir)
+    caches = [neighbours_cache(head, folder_of_caches) for _, head in by_run]
     with nullcontext(None) if backbone is None else given_backbone(backbone) as name:
-        folder_of_caches = place("--cache-dir", cache_dir)
         named = name_backbone(first, backbone=name, weights=weights, cache_dir=folder_of_caches)
         from featcache.core.device import pick_device
 
         chosen = pick_device(device)
         on_note(f"device {chosen.told}")
         rebuilt = build_named(named, device=chosen.value, on_note=on_note)
-    return HeadsTogether(by_run, rebuilt, chosen.value)
+    return HeadsTogether(by_run, rebuilt, chosen.value, caches)
 
 
 def _require_one_cache(first: TrainedHead, folder: Path, head: TrainedHead) -> None:

@@ -14,6 +14,7 @@ from featcache.core.arguments import text
 from featcache.core.backbone_kinds import TIMM, backbone_slug, is_own, is_timm, timm_name
 from featcache.core.backbone_names import DEFAULT, PIXELS, RANDOM, backbone_name, weights_names
 from featcache.core.paths import file_and_part, native, places_of
+from featcache.deployment.own_cache import own_cache
 from featcache.errors import (
     CacheMissingError,
     CorruptError,
@@ -24,7 +25,7 @@ from featcache.errors import (
 )
 from featcache.heads.backbone_record import BackboneRecord
 from featcache.heads.trained_head import TrainedHead
-from featcache.store import Identity, Provenance, find_fingerprint, is_there, made_with, open_cache
+from featcache.store import Identity, Provenance, made_with
 
 _NEEDED = ("layer", "weights_sha256", "bn", "preprocess", "precision", "store_dtype")
 
@@ -123,10 +124,9 @@ def _record_of(
     """Take what the head keeps of its backbone; of an older head, what its cache does."""
     if head.record is not None:
         return head.record
-    path = head.cache_path if _has_fingerprint(head) else None
-    path = path or find_fingerprint(Path(cache_dir), head.cache_fingerprint)
-    if path is not None:
-        return BackboneRecord.of_cache(open_cache(path))
+    cache = own_cache(head, cache_dir)
+    if cache is not None:
+        return BackboneRecord.of_cache(cache)
     if identity.bn != ExtractSpec.bn:
         raise CacheMissingError(
             f"{head.path} is of a featcache that kept the adapted BatchNorm statistics of the "
@@ -135,13 +135,6 @@ def _record_of(
             f"Say where it is with --cache-dir, or extract it and train the head again."
         )
     return BackboneRecord(Provenance({"dataset": head.dataset}))
-
-
-def _has_fingerprint(head: TrainedHead) -> bool:
-    """Tell whether the head's cache is still where it was."""
-    if not is_there(head.cache_path):
-        return False
-    return open_cache(head.cache_path).fingerprint == head.cache_fingerprint
 
 
 def _name_of(

@@ -20,9 +20,11 @@ from featcache.core.arithmetic import head_arithmetic
 from featcache.core.device import pick_batch_size, pick_n_workers
 from featcache.core.reporting import NoteCallback
 from featcache.deployment.backbone import RebuiltBackbone, precision_on
+from featcache.heads.answering import answering_module
 from featcache.heads.trained_head import TrainedHead
 from featcache.images.batches import ImageBatch, Span, after_loading, load_batches
 from featcache.images.splits import Split
+from featcache.store import Cache
 
 _FEWEST_BATCHES = 16  # below, to look whether an engine pays takes longer than what it gains
 NOT_FINITE = "its features are not finite"
@@ -54,6 +56,7 @@ class Pipeline:
         self,
         backbone: RebuiltBackbone,
         heads: Sequence[TrainedHead],
+        caches: Sequence[Cache | None],
         *,
         device: str,
         batch_size: int | None,
@@ -66,6 +69,7 @@ class Pipeline:
         Args:
             backbone: What made the features of the heads.
             heads: At least one.
+            caches: For each the cache whose rows it asks; None if it has layers.
             device: "cpu" or "cuda:N".
             batch_size: Images in one forward pass; None chooses by free memory.
             n_workers: Processes that decode files; None chooses.
@@ -97,7 +101,12 @@ class Pipeline:
             settle_memory_format(self._runner, self._shape)
         self._n_classes = [len(head.class_names) for head in heads]
         with head_arithmetic(device):
-            self._modules = [head.module().to(device) for head in heads]
+            self._modules = [
+                head.module().to(device)
+                if cache is None
+                else answering_module(head, cache, device=torch.device(device))
+                for head, cache in zip(heads, caches, strict=True)
+            ]
 
     @property
     def batch_size(self) -> int:

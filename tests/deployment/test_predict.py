@@ -16,6 +16,7 @@ from PIL import Image
 import featcache
 from featcache.deployment.prediction_table import require_no_table, write_table
 from featcache.errors import (
+    CacheMissingError,
     DatasetError,
     InterruptedRunError,
     LockedError,
@@ -300,3 +301,25 @@ def test_pixels_are_answered_as_evaluate_does(tmp_path: Path) -> None:
     assert [one.classes[0] for one in found] == classes
     ranked = -np.sort(-probabilities, axis=1)
     assert np.abs(ranked - [one.probabilities for one in found]).max() <= 1e-6
+
+
+def test_a_knn_head_asks_the_rows_of_its_cache(
+    of_digits: Extract, photos: Path, tmp_path: Path
+) -> None:
+    made = of_digits(limit=40)
+    run = featcache.train_head(
+        made.path, solver="knn", k=(3,), runs_dir=tmp_path / "knn", cache_dir=tmp_path / "cache"
+    ).path
+    classes, probabilities = evaluated(run)
+    every = featcache.open_cache(made.path)["test"]
+
+    digits = featcache.load_dataset("digits", data_dir="data").limited(40).splits["test"]
+    predictor = featcache.load_predictor(run, n_workers=0, compile="never")
+    found = predictor.predict(digits.images.pixels)
+
+    assert list(found.classes) == classes
+    assert np.abs(found.probabilities - probabilities).max() <= 1e-6
+    assert len(every) == len(classes)
+    made.path.unlink()
+    with pytest.raises(CacheMissingError, match=r"is a kNN head, which asks the rows of its cache"):
+        featcache.predict(photos, run=run, cache_dir=tmp_path / "cache")
