@@ -111,7 +111,9 @@ def between(file: ResultFile, scales: list[str]) -> str | None:
     for (low, loss_at_low), (high, loss_at_high) in pairwise(by_scale):
         if min(loss_at_low, loss_at_high) <= wanted <= max(loss_at_low, loss_at_high):
             part = (wanted - loss_at_low) / (loss_at_high - loss_at_low)
-            return f"{math.exp(math.log(low) + part * math.log(high / low)):.{_DIGITS}g}"
+            found = f"{math.exp(math.log(low) + part * math.log(high / low)):.{_DIGITS}g}"
+            same = [scale for scale in scales if float(Fraction(scale)) == float(found)]
+            return same[0] if same else found
     return None
 
 

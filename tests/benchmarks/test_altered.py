@@ -132,6 +132,14 @@ def test_a_result_file_goes_on_and_refuses_other_options(tmp_path: Path) -> None
         ResultFile(tmp_path / "x.json", {"cache": "b"}, device="cpu")
 
 
+def test_a_scale_that_is_there_is_not_trained_again_under_another_name(tmp_path: Path) -> None:
+    file = ResultFile(tmp_path / "x.json", {}, device="cpu")
+    for scale, loss in {"1/4": 0.5, "1/8": 0.66681, "1/16": 0.9}.items():
+        file.add({"scale": scale, "system": "vgg16", "seed": 0, "test_loss": loss})
+
+    assert between(file, ["1/4", "1/8", "1/16"]) == "1/8"
+
+
 def test_the_scale_is_chosen_by_the_plain_systems_loss_alone(tmp_path: Path) -> None:
     file = ResultFile(tmp_path / "x.json", {}, device="cpu")
     # Plain's loss is nearest to 0.6668 at 1/2, dropout's nearest to 1.0495 at 1.
