@@ -96,7 +96,12 @@ def _head_told(module: nn.Module, head: TrainedHead) -> str:
     linear = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
     widths = [linear[0].in_features, *(layer.out_features for layer in linear)]
     shape = " -> ".join(map(str, widths))
-    return f"{head.solver.solver}, {shape}; features {_TREATED[head.solver.treatment]}"
+    told = f"{head.solver.solver}, {shape}; features {_TREATED[head.solver.treatment]}"
+    if head.solver.is_mlp:
+        train = head.train
+        told += f"; reg {head.spec.reg}, lr {train.lr:g}, {head.n_epochs} epochs, seed {train.seed}"
+    found = ", ".join(f"{name} {value}" for name, value in head.found.items() if value is not None)
+    return f"{told}; {found}" if found else told
 
 
 def _split_told(head: TrainedHead) -> str:

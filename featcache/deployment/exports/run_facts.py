@@ -109,6 +109,9 @@ def _figures(said: Mapping[str, Any]) -> tuple[Figure, ...]:
             value, low, high = (n if isinstance(n, int | float) else None for n in numbers)
             if value is not None:
                 found.append(Figure(name, value, low, high))
+    calibration = said.get("calibration_error")
+    if isinstance(calibration, int | float):
+        found.append(Figure("expected calibration error", calibration))
     return tuple(found)
 
 

@@ -12,56 +12,44 @@ from featcache.deployment.exports.targets import ExportTarget
 _OPEN = 'Image.open(path).convert("RGB")'
 _OPEN_UPRIGHT = 'ImageOps.exif_transpose(Image.open(path)).convert("RGB")'
 
-_SESSION = """\
-import json
-
-import onnxruntime
-
+_LOADING = {
+    "onnx": """\
 session = onnxruntime.InferenceSession({model}, providers=["CPUExecutionProvider"])
 names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
-"""
-_PROGRAM = """\
-import json
-
-import torch
-
+""",
+    "pt2": """\
 said = {{"featcache.json": ""}}
 network = torch.export.load({model}, extra_files=said).module()
 names = json.loads(said["featcache.json"])["class_names"]
-"""
-_NETWORK = """\
-import json
-from pathlib import Path
-
-import torch
-
-import featcache
-
+""",
+    "safetensors": """\
 network = featcache.load_exported({model})
 names = json.loads(Path({about}).read_text())["class_names"]
-"""
-_LOADING = {"onnx": _SESSION, "pt2": _PROGRAM, "safetensors": _NETWORK, "hf": _NETWORK}
+""",
+}
+_LOADING["hf"] = _LOADING["safetensors"]
+_IMPORTS = {
+    "onnx": ("import onnxruntime",),
+    "pt2": ("import torch",),
+    "safetensors": ("import torch", "", "import featcache"),
+}
+_IMPORTS["hf"] = _IMPORTS["safetensors"]
 _RUN_ONNX = '[probabilities] = session.run(None, {{"images": {images}}})\n'
 _RUN_TORCH = """\
 with torch.no_grad():
     probabilities = network(torch.from_numpy({images})).numpy()
 """
 _ONE = """\
-
 {run}best = probabilities[0].argmax()
 print(names[best], probabilities[0, best])
 """
 _MANY = """\
-from pathlib import Path
-
 paths = sorted(Path("photos").iterdir())
 images = np.stack([prepare(path) for path in paths])
 {run}for path, row in zip(paths, probabilities, strict=True):
     print(path, names[row.argmax()], row.max())
 """
 _EACH = """\
-from pathlib import Path
-
 for path in sorted(Path("photos").iterdir()):
     {run}    print(path, names[probabilities[0].argmax()], probabilities[0].max())
 """
@@ -136,7 +124,9 @@ def snippets(about: Mapping[str, Any], target: ExportTarget) -> list[Snippet]:
         many = _EACH.format(run=run.format(images="prepare(path)[None]"))
     else:
         many = _MANY.format(run=run.format(images="images"))
-    start = f"{about['pillow']}\n\n{loading}"
+    imports, _, prepare = about["pillow"].partition("\n\n\n")
+    top = ["import json", "from pathlib import Path", "", imports, *_IMPORTS[format]]
+    start = "\n".join([*top, "", "", prepare, "", loading])
     return [
         Snippet("One image", f"{start}{one}"),
         Snippet("A folder of images", f"{start}{many}"),
