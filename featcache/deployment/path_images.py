@@ -70,13 +70,10 @@ def expanded_images(given: Sequence[ImagePath], notes: list[str]) -> list[str]:
         paths += _below(one, notes) if os.path.isdir(one) else [one]  # noqa: PTH112 - any text
     if any(map(os.path.lexists, paths)):
         return paths
-    folders = [one for one in given if os.path.isdir(one)]  # noqa: PTH112
-    if folders:
-        said = f"{folders[0]} holds no image. {' '.join(notes)}".strip()
-    else:
-        said = f"{given[0]} does not exist" + (
-            f", and neither do the {len(given) - 1} others." if given[1:] else "."
-        )
+    said = f"{'; '.join(notes)}."
+    if paths:  # none of them is there
+        others = f", and neither do the {len(paths) - 1} others" if paths[1:] else ""
+        said = f"{paths[0]} does not exist{others}."
     raise DatasetError(f"{said} Nothing was started. Give images, or a folder with images in it.")
 
 
@@ -104,5 +101,7 @@ def _below(folder: str, notes: list[str]) -> list[str]:
         notes.append(f"{folder}: {n} passed over, whose names are not those of images")
     if found.repeats:
         notes.append(f"{folder}: folders that were read already by another path were passed over")
+    if not found.strays and not any(found.images.values()):
+        notes.append(f"{folder} holds no image")
     start = folder if folder.endswith("/") else f"{folder}/"
     return [f"{start}{path}" for path in sorted((*found.strays, *below), key=bytewise)]

@@ -32,9 +32,13 @@ def require_no_table(path: str | os.PathLike[str]) -> Path:
         raise UsageError(
             f"{path} exists. Nothing was started. Remove it, or name another file after --csv."
         )
+    partial = partial_path(path)
+    was_there = is_there(partial)
     with named_failures(path, kept="Nothing was started."):
         make_folder(path.parent)
-        partial_path(path).open("ab").close()
+        partial.open("ab").close()
+        if not was_there:  # nothing may come of it
+            partial.unlink()
     return path
 
 

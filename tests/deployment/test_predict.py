@@ -141,15 +141,18 @@ def test_a_folder_of_mixed_files_gives_its_images_and_says_what_it_passed_over(
     (photos / "deeper").mkdir()
     shutil.copy(photos / "0.png", photos / "deeper" / "again.PNG")
     (photos / "notes.txt").write_text("no image")
+    empty = photos.with_name("empty")
+    empty.mkdir()
     notes: list[str] = []
 
-    found = answers(photos, run, on_note=notes.append)
+    found = answers([empty, photos], run, on_note=notes.append)
 
     assert [one.image for one in found[-2:]] == [
         f"{photos}/7.png",
         f"{photos}/deeper/again.PNG",
     ]
     assert f"{photos}: 1 file passed over, whose names are not those of images" in notes
+    assert f"{empty} holds no image" in notes
 
 
 def test_any_name_of_a_file_is_answered(run: Path, photos: Path, tmp_path: Path) -> None:
@@ -241,6 +244,8 @@ def test_a_file_that_is_there_or_cannot_be_written_is_refused(tmp_path: Path) ->
         require_no_table(tmp_path / "there.csv")
     with pytest.raises(StorageError, match="Nothing was started"):
         require_no_table(tmp_path / "file" / "out.csv")
+    require_no_table(tmp_path / "new" / "out.csv")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_two_at_once_do_not_write_one_table(run: Path, photos: Path, tmp_path: Path) -> None:
