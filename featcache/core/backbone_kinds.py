@@ -90,3 +90,8 @@ def _folder(path: str) -> str:
 
 def _slug(kind: str, name: str) -> str:
     return f"{kind}-{_NOT_IN_A_SLUG.sub('_', name.replace('/', '-'))}"[:_MOST_CHARACTERS]
+
+
+def must_be_named(name: str) -> bool:
+    """Tell whether a backbone is code or a folder of its user's, which no file may name."""
+    return is_own(name) or (is_timm(name) and timm_name(name).kind == "local-dir")

@@ -12,6 +12,7 @@ import PIL
 from torch import nn
 
 from featcache.config.export_specs import ANY
+from featcache.core.backbone_kinds import told_name
 from featcache.core.backbone_names import RANDOM
 from featcache.core.paths import native
 from featcache.deployment.backbone import RebuiltBackbone
@@ -60,7 +61,11 @@ def about_of(plan: ExportPlan, backbone: RebuiltBackbone, network: Network) -> d
         "pillow": pillow_code(backbone.preprocess, input=spec.input, is_turned=is_turned),
         "backbone": {
             "name": loaded.told.get("backbone", loaded.name),
-            "build": {"name": named.name, **build, "image_size": backbone.preprocess.out_size[0]},
+            "build": {
+                "name": told_name(named.name),
+                **build,
+                "image_size": backbone.preprocess.out_size[0],
+            },
             "layer": loaded.layer,
             "weights": loaded.weights,
             "weights_sha256": loaded.weights_sha256,

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from featcache.backbones.own import Backbone, given_backbone
 from featcache.config import ExportSpec, ExtractSpec, RunSpec
+from featcache.config.export_specs import GRAPHS
 from featcache.core.arguments import place
+from featcache.core.backbone_kinds import must_be_named
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.starting import ANY_START, starting
 from featcache.deployment.exports.check_images import images_for_check
@@ -134,6 +136,7 @@ def export(
         named = name_backbone(head, backbone=name, weights=weights, cache_dir=caches)
         facts = facts_of(head, folder, cache_dir=caches, on_note=note)
         plan = ExportPlan(spec, target, folder, head, named, facts, images)
+        _require_checkable(plan)
         return _written(plan, note)
 
 
@@ -175,6 +178,17 @@ def _require_layers(head: TrainedHead) -> None:
             f"The head {head.path} asks the rows of its cache (knn), so it cannot leave without "
             f"them. Nothing was written. Train one of another --solver on the same cache: logreg "
             f"takes seconds."
+        )
+
+
+def _require_checkable(plan: ExportPlan) -> None:
+    """Refuse tensors that the process of the check could not put into their backbone."""
+    format, name = plan.spec.format, plan.named.name
+    if plan.images is not None and format not in GRAPHS and must_be_named(name):
+        raise UsageError(
+            f"A file of --format {format} holds tensors, and the process that checks it cannot "
+            f"build {name}, which has to be named again. Nothing was written. Use --format "
+            f"{' or '.join(GRAPHS)}, or leave the check out with --unchecked."
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from featcache.backbones.load import load_backbone
 from featcache.backbones.own import Backbone, given_backbone
-from featcache.core.backbone_kinds import is_own, is_timm, timm_name
+from featcache.core.backbone_kinds import is_own, must_be_named
 from featcache.core.backbone_names import DEFAULT, PIXELS, RANDOM
 from featcache.core.identity import canonical_json
 from featcache.core.paths import expanded
@@ -91,8 +91,7 @@ def _built(
     """Build the backbone that a file describes; its tensors come later."""
     name = str(said["name"])
     with nullcontext(name) if backbone is None else given_backbone(backbone) as named:
-        is_elsewhere = is_own(named) or (is_timm(named) and timm_name(named).kind == "local-dir")
-        if backbone is None and is_elsewhere:
+        if backbone is None and must_be_named(named):
             raise UsageError(
                 f"{path} has the backbone {name!r}, which is code or a folder of its maker's. "
                 f"Nothing was run. If you trust it, name it: load_exported(path, backbone=...)."
