@@ -60,7 +60,7 @@ def about_of(plan: ExportPlan, backbone: RebuiltBackbone, network: Network) -> d
         "preprocess": asdict(backbone.preprocess),
         "pillow": pillow_code(backbone.preprocess, input=spec.input, is_turned=is_turned),
         "backbone": {
-            "name": loaded.told.get("backbone", loaded.name),
+            "name": told_name(loaded.told.get("backbone", loaded.name)),
             "build": {
                 "name": told_name(named.name),
                 **build,
@@ -113,7 +113,14 @@ def _split_told(head: TrainedHead) -> str:
     """Say which images trained it, and which it was watched by."""
     rows = head.split
     train, val = rows["train"], rows["val"]
-    counts = f"{train['n_rows']} images trained the head, {val['n_rows']} validated it"
+    of_train = f"{train['n_rows']} images"
+    if not val["n_rows"]:
+        return (
+            f"{of_train} of the split {train['split']!r} trained the head, and none validated it."
+        )
+    counts = f"{of_train} trained the head, {val['n_rows']} validated it"
+    if head.is_refitted:
+        counts += " and then, once they had chosen, trained it too"
     if val["split"] != train["split"]:
         return f"{counts}: those of the splits {train['split']!r} and {val['split']!r}."
     share = head.train.val_fraction

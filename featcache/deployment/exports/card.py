@@ -49,7 +49,7 @@ def card(
         _use(about, target),
         _network(about),
         _data(about, facts),
-        _figures(facts),
+        _figures(about, facts),
         _limits(about, facts, check),
         _check(check),
         _provenance(about),
@@ -121,13 +121,16 @@ def _data(about: Mapping[str, Any], facts: RunFacts) -> str:
     return "\n\n".join(["## Data", *lines])
 
 
-def _figures(facts: RunFacts) -> str:
+def _figures(about: Mapping[str, Any], facts: RunFacts) -> str:
     if not facts.figures:
         return "## How good it is\n\nNo figures are there: the head was not evaluated.\n"
+    is_refitted = about["head"].get("found", {}).get("refitted", False)
     blocks = []
     for split, figures in facts.figures.items():
         n = facts.n_images.get(split)
         of = f"{counted(n, 'image')} of split {split}" if n else f"split {split}, by the training"
+        if split == "val" and is_refitted:
+            of += ", before these images trained the head too"
         rows = [(figure.name, f"{figure.value:.4f}", _interval(figure)) for figure in figures]
         blocks.append(f"Of {of}:\n\n{_table(('figure', 'value', '95% interval'), rows)}")
     return "\n".join(["## How good it is\n", *blocks])

@@ -16,7 +16,14 @@ from featcache.core.paths import expanded, native, places_of
 from featcache.core.preprocess import Preprocess
 from featcache.errors import DatasetError, UsageError, counted
 from featcache.heads.trained_head import TrainedHead
-from featcache.images.datasets import at_path, is_there, list_datasets, load_dataset, path_in
+from featcache.images.datasets import (
+    at_path,
+    dataset_slug,
+    is_there,
+    list_datasets,
+    load_dataset,
+    path_in,
+)
 from featcache.images.decode_batches import resize_image
 from featcache.images.rules import ImageRules
 from featcache.images.splits import ArrayImages, Dataset, Split, UnreadableImageError
@@ -35,14 +42,24 @@ class CheckImages:
     """Images that a file is checked with.
 
     Attributes:
-        name: Where they are from, for people.
+        dataset: Name of the dataset, which may hold a path.
         split: The images.
         size: (height, width) of those that are wanted; None takes every size.
     """
 
-    name: str
+    dataset: str
     split: Split
     size: tuple[int, int] | None
+
+    @property
+    def name(self) -> str:
+        """Say where they are from, for who exports."""
+        return f"{self.dataset} ({self.split.name})"
+
+    @property
+    def told(self) -> str:
+        """Say it without a path of this machine, for files that travel."""
+        return f"{dataset_slug(self.dataset)} ({self.split.name})"
 
     def taken(self, preprocess: Preprocess) -> Iterator[Image.Image]:
         """Yield 64 images in mode RGB, evenly spaced.
@@ -113,7 +130,7 @@ def images_for_check(
     if not isinstance(split.images, ArrayImages):
         rules = ImageRules.of(head.cache_identity)
         split = replace(split, images=split.images.following(rules))
-    images = CheckImages(f"{name} ({split.name})", split, size)
+    images = CheckImages(name, split, size)
     images.require_enough()
     return images
 

@@ -117,7 +117,7 @@ def _checked(
         _eager(network, preprocess),
         format=spec.format,
         sha256=sha256,
-        images=images.name,
+        images=images.told,
         tolerance=spec.tolerance,
     )
 
