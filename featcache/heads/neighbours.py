@@ -11,12 +11,15 @@ from torch import Tensor, nn
 References = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Gives (R, D) treated rows and their (R,) int64 labels, in portions, each time from the first."""
 
+_MOST_SIMILARITIES = 16 << 20  # at a time: 64 MB of float32
+
 
 def nearest(queries: Tensor, references: References, k: int) -> tuple[Tensor, Tensor]:
     """Find the k nearest of all references to each query, the nearest first.
 
-    The similarity is x r' - |r|^2 / 2, which orders as the Euclidean distance does. Of rows of
-    length 1 it is their cosine, less 1/2.
+    The similarity is x r' - |r|^2 / 2, which orders as the Euclidean distance does. x and r are
+    taken from the first reference: far from the origin, float32 would lose what tells rows apart.
+    Of equal similarities the earlier reference is nearer, whatever the portions are.
 
     Args:
         queries: (B, D) treated rows.
@@ -24,18 +27,42 @@ def nearest(queries: Tensor, references: References, k: int) -> tuple[Tensor, Te
         k: How many.
 
     Returns:
-        (B, k) similarities and (B, k) int64 labels.
+        (B, k) similarities and (B, k) int64 labels. Of references of length 1 the similarity is the
+        cosine, up to a number that all references of a query share.
     """
     best = queries.new_zeros(len(queries), 0)
     owners = torch.zeros(len(queries), 0, dtype=torch.int64, device=queries.device)
+    origin: Tensor | None = None
     for rows, labels in references():
-        similarities = queries @ rows.T
-        similarities -= rows.square().sum(1) / 2
-        found, places = similarities.topk(min(k, len(rows)), dim=1)
+        if origin is None:
+            origin = rows[:1].clone()
+            queries = queries - origin
+        found, places = _nearest_of(queries, rows - origin, k)
         best, owners = torch.cat([best, found], 1), torch.cat([owners, labels[places]], 1)
-        best, places = best.topk(min(k, best.shape[1]), dim=1)
+        best, places = _largest(best, k)
         owners = owners.gather(1, places)
     return best, owners
+
+
+def _nearest_of(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the (B, k) similarities and places of a portion, for some queries at a time."""
+    half = rows.square().sum(1) / 2
+    step = max(1, _MOST_SIMILARITIES // len(rows))
+    found = [_largest((some @ rows.T).sub_(half), k) for some in queries.split(step)]
+    return torch.cat([values for values, _ in found]), torch.cat([places for _, places in found])
+
+
+def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the k largest of each row and their places, or all; of equal ones the first."""
+    k = min(k, values.shape[1])
+    found, places = values.topk(k, dim=1)
+    # What topk takes of those that are equal to the last is not defined.
+    [torn] = ((values >= found[:, -1:]).sum(1) > k).nonzero(as_tuple=True)
+    if len(torn):
+        places[torn] = values[torn].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    places = places.sort(dim=1).values
+    found, order = values.gather(1, places).sort(dim=1, descending=True, stable=True)
+    return found, places.gather(1, order)
 
 
 def log_votes(

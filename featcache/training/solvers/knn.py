@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -71,6 +71,26 @@ class NeighbourFit:
         return dict(treatment.state_dict())
 
 
+def with_possible_k(spec: SolverSpec, n_rows: int) -> SolverSpec:
+    """Leave out what the usual k ask for above the number of training rows.
+
+    Args:
+        spec: Any solver's.
+        n_rows: How many there are.
+
+    Raises:
+        UsageError: If a k that was asked for is above it.
+    """
+    if not spec.k or max(spec.k) <= n_rows:
+        return spec
+    if spec.k != OPTIONS_OF_SOLVER["knn"]["k"]:
+        raise UsageError(
+            f"--k {max(spec.k)} asks for more neighbours than there are training rows "
+            f"({n_rows}). Nothing was fitted. Give at most {n_rows}."
+        )
+    return replace(spec, k=tuple(k for k in spec.k if k <= n_rows) or (n_rows,))
+
+
 class NearestNeighbours:
     """The k with the lowest validation loss of those that were given."""
 
@@ -81,16 +101,9 @@ class NearestNeighbours:
         self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep
     ) -> Sequence[NeighbourFit]:
         """Keep the rows; there is a fit for each k."""
-        assert spec.k is not None, "settled before"
         assert spec.temperature is not None, "settled before"
-        values = [k for k in spec.k if k <= len(rows)]
-        if len(values) < len(spec.k):
-            if spec.k != OPTIONS_OF_SOLVER["knn"]["k"]:
-                raise UsageError(
-                    f"--k {max(spec.k)} asks for more neighbours than there are training rows "
-                    f"({len(rows)}). Nothing was fitted. Give at most {len(rows)}."
-                )
-            values = values or [len(rows)]  # of the default, what there is
+        values = with_possible_k(spec, len(rows)).k
+        assert values is not None, "settled before"
         search = _Search(rows, max(values))
         return [NeighbourFit(k, spec.temperature, n_classes, search) for k in values]
 

@@ -73,7 +73,7 @@ def _leave_one_out(
     """Compute the leave-one-out errors of all alphas, (M,), and the alphas."""
     directions, squares = _decomposed(rows)
     if alphas is None:
-        size = float(squares.mean())
+        size = float(squares.mean()) if len(squares) else 1.0  # no feature varies
         alphas = [size * 10.0**power for power in _POWERS]
     tried = torch.tensor(alphas, dtype=torch.float64, device=squares.device)
     targets = _targets(rows.rows.labels, n_classes)

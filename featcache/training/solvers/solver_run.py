@@ -36,6 +36,7 @@ from featcache.training.folds.cross_validate import cross_validate
 from featcache.training.folds.cross_validation import CrossValidation
 from featcache.training.folds.fold_fit import fit_fold
 from featcache.training.solvers.fit import Fitted, chosen, figures_of, finished, fit_values
+from featcache.training.solvers.knn import with_possible_k
 from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.rows import RowsOfSplit, SolverRows
 
@@ -102,6 +103,14 @@ class SolverJob:
             write_tried(path / METRICS_FILE, fits)
         return replace(read_run(path), outcome="trained")
 
+    def possible(self, spec: SolverSpec) -> SolverSpec:
+        """Leave out what the usual values ask for above the number of training rows.
+
+        Raises:
+            UsageError: If a value that was asked for is above it.
+        """
+        return with_possible_k(spec, len(self._rows()[0]))
+
     def run_all(self, specs: Sequence[SolverSpec]) -> tuple[list[HeadRun], int]:
         """Fit a head for each of several values, side by side, and test none.
 
@@ -125,7 +134,9 @@ class SolverJob:
         several = _joined(list(paths))
         ends = self._finished(self._fits(several, train, val), train, val)
         seconds = (time.perf_counter() - started) / len(ends)
-        for end, (spec, path) in zip(ends, paths.items(), strict=True):
+        of_value = {(end.found.get("C"), end.found.get("k")): end for end in ends}
+        for spec, path in paths.items():
+            end = of_value[(spec.C or (None,))[0], (spec.k or (None,))[0]]
             with locked(path, remove=True):
                 if not path.exists():
                     self._make(path, replace(end, spec=spec), seconds, test=None)

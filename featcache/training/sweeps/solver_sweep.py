@@ -70,6 +70,7 @@ def sweep_solver(
     require_trainable(found.cache, train.val_fraction)  # a sweep chooses on validation rows
     job, choices = job_on(found.cache, train, asked, on_progress=on_progress, on_note=on_note)
     started, n_new = time.perf_counter(), 0
+    spec = job.possible(spec)
     pairs: list[tuple[SolverSpec, HeadRun]] = []
     for specs in values_of(spec, treatments).values():
         runs, n = job.run_all(specs)

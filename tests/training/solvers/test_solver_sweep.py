@@ -13,6 +13,7 @@ import featcache
 from featcache.errors import UsageError
 from featcache.heads.run_files import read_run
 from featcache.training.sweeps.table import SweepResult, name_of
+from tests.feature_caches import MakeCache, learnable_rows
 
 Sweep = Callable[..., SweepResult]
 
@@ -99,3 +100,26 @@ def test_what_a_sweep_of_solvers_cannot_do_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         sweep(**options)
+
+
+def test_the_usual_k_above_the_number_of_rows_are_left_out_each_time(sweep: Sweep) -> None:
+    first = sweep(solver="knn")  # 158 rows, so that 200 of them cannot vote
+
+    again = sweep(solver="knn")
+
+    assert sorted(setting.solver.k for setting in first.settings) == [(10,), (20,), (100,)]
+    assert [read_run(setting.runs[0]).found["k"] for setting in first.settings] == [
+        setting.solver.k[0] for setting in first.settings
+    ]
+    assert (first.n_trained, again.n_trained) == (3, 0)
+    assert again.test_acc == first.test_acc
+
+
+def test_fewer_rows_than_the_least_usual_k_all_vote(make_cache: MakeCache, tmp_path: Path) -> None:
+    splits = {"train": learnable_rows(9, seed=1), "val": learnable_rows(9, seed=2)}
+
+    result = featcache.sweep(make_cache(splits=splits), solver="knn", runs_dir=tmp_path / "runs")
+
+    [setting] = result.settings
+    assert setting.solver.k == (9,)
+    assert read_run(setting.runs[0]).found == {"k": 9}

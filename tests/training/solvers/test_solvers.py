@@ -23,6 +23,7 @@ from tests.training.solvers.digits import digits, rows_of
 
 Array = npt.NDArray[np.float64]
 NAMES = [str(i) for i in range(10)]
+ONE: dict[str, dict[str, int]] = {"logreg": {"C": 1}, "knn": {"k": 5}}
 
 
 def fitted(spec: SolverSpec, *, with_val: bool = True) -> Fitted:
@@ -108,10 +109,46 @@ def test_the_temperature_is_that_of_the_least_loss() -> None:
 
     temperature = fit_temperature(scores, labels)
 
+    counts = np.bincount(data.test_labels, minlength=10)[data.test_labels, None]
+    targets = np.where(np.eye(10)[data.test_labels], (counts + 1), 1 / 9) / (counts + 2)
+
     def loss(t: float) -> float:
-        return float(torch.nn.functional.cross_entropy(scores / t, labels))
+        return float(torch.nn.functional.cross_entropy(scores / t, torch.from_numpy(targets)))
 
     assert loss(temperature) <= min(loss(temperature * 1.01), loss(temperature / 1.01))
+
+
+def test_scores_that_are_all_right_have_probabilities_below_1() -> None:
+    labels = torch.arange(3).repeat(8)
+    scores = torch.eye(3, dtype=torch.float64)[labels] * 40
+
+    temperature = fit_temperature(scores, labels)
+
+    p = (scores / temperature).softmax(1)
+    torch.testing.assert_close(p.amax(1), torch.full((24,), 9 / 10, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("solver", ["ncm", "ridge"])
+def test_a_head_that_is_right_on_all_validation_rows_is_not_certain(solver: str) -> None:
+    labels = np.arange(60, dtype=np.int64) % 3
+    noise = np.random.default_rng(0).normal(0, 0.01, (60, 3))
+    rows = rows_of((np.eye(3)[labels] + noise).astype(np.float32), labels)
+
+    found = fit_rows(rows, rows, SolverSpec(solver=solver), class_names=NAMES[:3])
+
+    assert found.val is not None
+    assert found.val.acc == 1.0
+    assert 0.01 < found.val.loss < 0.1
+    assert found.log_probabilities(rows).amax(1).exp().mean() == pytest.approx(21 / 22, abs=1e-3)
+
+
+def test_ridge_on_features_that_never_vary_predicts_the_shares_of_the_classes() -> None:
+    labels = np.array([0, 0, 0, 1], np.int64)
+
+    fit = fit_ridge(rows_of(np.full((4, 5), 2.0, np.float32), labels), n_classes=2)
+
+    assert not fit.weight.any()
+    np.testing.assert_allclose(fit.bias.numpy(), [0.5, -0.5], atol=1e-12)
 
 
 def test_ridge_is_that_of_scikit_learn_with_its_leave_one_out_alpha() -> None:
@@ -227,7 +264,7 @@ def test_a_row_that_is_no_number_is_named(solver: str) -> None:
         fit_rows(
             rows_of(features, data.train_labels),
             None,
-            SolverSpec(solver=solver, C=1 if solver == "logreg" else None),
+            SolverSpec(solver=solver, **ONE.get(solver, {})),
             class_names=NAMES,
         )
 
