@@ -16,9 +16,9 @@ from featcache.core.identity import differing_fields
 from featcache.core.reporting import NoteCallback
 from featcache.deployment.backbone import RebuiltBackbone, build_named
 from featcache.deployment.named_backbone import name_backbone
-from featcache.deployment.own_cache import neighbours_cache
 from featcache.errors import MismatchError
 from featcache.heads.head_file import load_head
+from featcache.heads.own_cache import neighbours_cache
 from featcache.heads.runs import find_run, newest_run
 from featcache.heads.trained_head import TrainedHead
 from featcache.store import Cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,16 @@ from featcache.backbones.families import family_of
 from featcache.backbones.family import WEIGHTS_FILE
 from featcache.config import IMPORTED, ExtractSpec
 from featcache.core.arguments import text
-from featcache.core.backbone_kinds import TIMM, backbone_slug, is_own, is_timm, timm_name
+from featcache.core.backbone_kinds import (
+    TIMM,
+    backbone_slug,
+    is_own,
+    is_timm,
+    timm_name,
+    written_name,
+)
 from featcache.core.backbone_names import DEFAULT, PIXELS, RANDOM, backbone_name, weights_names
 from featcache.core.paths import file_and_part, native, places_of
-from featcache.deployment.own_cache import own_cache
 from featcache.errors import (
     CacheMissingError,
     CorruptError,
@@ -24,6 +31,7 @@ from featcache.errors import (
     clipped,
 )
 from featcache.heads.backbone_record import BackboneRecord
+from featcache.heads.own_cache import own_cache
 from featcache.heads.trained_head import TrainedHead
 from featcache.store import Identity, Provenance, made_with
 
@@ -165,6 +173,13 @@ def _name_of(
         return backbone_name(f"{TIMM}{rest}")
     if is_timm(name) and timm_name(name).kind == "local-dir":
         raise _unnamed(head, name, "timm:local-dir:PATH")
+    if is_timm(name) and timm_name(name).kind == "hf-hub":
+        # What is downloaded, the user names, never a file: it may be a stranger's.
+        raise UsageError(
+            f"{head.path} was trained on features of {name!r}, which anybody may have put on the "
+            f"hub. Nothing was downloaded. If you trust it, name it: --backbone "
+            f"{shlex.quote(written_name(name))}"
+        )
     return backbone_name(name)
 
 

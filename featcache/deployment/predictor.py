@@ -124,7 +124,7 @@ def load_predictor(
 
     Args:
         run: Folder of a run, or part of its name; None is the run that `evaluate` takes.
-        backbone: The backbone of the head, where it cannot say it: code of one's own, a folder.
+        backbone: The backbone of the head, where it must not choose: own code, a folder, the hub.
         weights: What fills it; None takes what filled it then.
         device: "auto", "cpu", "cuda" or "cuda:N".
         batch_size: Images in one forward pass, to which fewer are padded; None is as `extract`

@@ -14,13 +14,14 @@ import numpy.typing as npt
 from featcache.core.arguments import device_name
 from featcache.core.preload import preloading
 from featcache.core.reporting import NoteCallback
-from featcache.errors import CacheMissingError, UsageError, clipped
+from featcache.errors import UsageError
 from featcache.features.lookup import settings_of
 from featcache.features.trainable import labels_of, require_labelled
 from featcache.heads.head_file import load_head
 from featcache.heads.other_images import OtherImages, other_images
+from featcache.heads.own_cache import require_own_cache
 from featcache.heads.trained_head import TrainedHead
-from featcache.store import Cache, find_cache, find_fingerprint, is_there, open_cache, require_sound
+from featcache.store import Cache, find_cache, open_cache, require_sound
 
 if TYPE_CHECKING:
     import torch
@@ -124,9 +125,12 @@ def outputs_of(
     """
     device = device_name(device)
     head = load_head(run)
-    opened = _its_cache(head, cache, cache_dir)
+    if cache is None:
+        opened = require_own_cache(head, cache_dir)
+    else:
+        opened = open_cache(find_cache(Path(cache), cache_dir=cache_dir))
     require_labelled(opened)
-    other = other_images(head, opened)
+    other = other_images(head, opened, cache_dir)
     on_note(f"cache {opened.path}: {settings_of(opened)}")
     if other is not None:
         split = other.split(split, on_note)
@@ -136,15 +140,15 @@ def outputs_of(
         _require_split(opened, split)
         if split == "val":
             _require_validation(head)
-    own = opened
-    if other is not None and not head.has_layers:  # its neighbours are where it was trained
-        own = _its_cache(head, None, cache_dir)
-        head.require_fit(own)
+    own = opened if other is None else other.own
+    if own is None and not head.has_layers:  # its neighbours are where it was trained
+        own = require_own_cache(head, cache_dir)
     # torch takes seconds to import: what can be refused without it, is refused by now.
     with preloading("featcache.features.batches", "torchmetrics"):
-        for one in {c.path: c for c in (opened, own) if c.path not in sound}.values():
+        used = {c.path: c for c in (opened, own) if c is not None and c.path not in sound}
+        for one in used.values():
             require_sound(one)
-    return _run(head, run, opened, split, device, other, own)
+    return _run(head, run, opened, split, device, other, own or opened)
 
 
 def _run(
@@ -243,21 +247,6 @@ def _blocks(n: int, n_values: int) -> Iterator[slice]:
     """Divide `n` rows of `n_values` numbers, or columns, into blocks of 16 MiB of float64."""
     step = max(1, _BLOCK_VALUES // n_values)
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
-
-
-def _its_cache(head: TrainedHead, cache: str | os.PathLike[str] | None, cache_dir: Path) -> Cache:
-    if cache is not None:
-        return open_cache(find_cache(Path(cache), cache_dir=cache_dir))
-    if is_there(head.cache_path):
-        return open_cache(head.cache_path)
-    moved = find_fingerprint(cache_dir, head.cache_fingerprint)
-    if moved is None:
-        raise CacheMissingError(
-            f"The cache of {head.path} is neither at {clipped(str(head.cache_path))} nor in "
-            f"{cache_dir} (its fingerprint is {head.cache_fingerprint[:8]}). Say where it is "
-            f"with --cache, or extract it again."
-        )
-    return open_cache(moved)
 
 
 def _usual_split(cache: Cache, on_note: NoteCallback) -> str:

@@ -16,7 +16,10 @@ from featcache.backbones.load import load_backbone
 from featcache.backbones.runner import BackboneRunner
 from featcache.core.random_state import seeded
 from featcache.deployment.backbone import RebuiltBackbone, precision_on, rebuild_backbone
+from featcache.deployment.named_backbone import name_backbone
 from featcache.errors import CacheMissingError, MismatchError, UsageError, WeightsError
+from featcache.heads.backbone_record import BackboneRecord
+from featcache.store import Provenance
 from tests.conftest import SMALL_BACKBONE
 from tests.deployment.conftest import Extract
 from tests.deployment.heads import save_random_head
@@ -188,6 +191,23 @@ def test_code_of_ones_own_is_run_only_where_it_is_named(
     with pytest.raises(UsageError, match=r"'ownnet:make', which is its maker's own code.*Nothing"):
         rebuild_backbone(head)
     assert rebuild_backbone(head, backbone=name).is_compared
+
+
+def test_a_head_does_not_choose_what_is_downloaded_from_the_hub(
+    of_digits: Extract, tmp_path: Path
+) -> None:
+    head = save_random_head(of_digits().path, tmp_path / "run")
+    name = "timm:hf-hub:Acme/Nice-ViT@v1"
+    identity = {**head.cache_identity, "backbone": "hub-Acme-Nice-ViT", "library": "timm"}
+    record = BackboneRecord(Provenance({"dataset": "digits", "backbone": name}))
+    strange = replace(head, cache_identity=identity, record=record)
+
+    with pytest.raises(
+        UsageError,
+        match=rf"Nothing was downloaded\. If you trust it, name it: --backbone {name}",
+    ):
+        name_backbone(strange)
+    assert name_backbone(strange, backbone=name).name == name
 
 
 def test_another_network_under_the_same_name_is_refused(of_digits: Extract, tmp_path: Path) -> None:

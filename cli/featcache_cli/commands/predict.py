@@ -45,8 +45,8 @@ _STDIN = "-"
         optional=True,
         unset="what the head says",
         help={
-            "backbone": "The backbone of the head, where it cannot say it: PACKAGE.MODULE:FUNCTION "
-            "or timm:local-dir:PATH.",
+            "backbone": "The backbone of the head, where that must not choose it: "
+            "PACKAGE.MODULE:FUNCTION, timm:hf-hub:ORG/NAME or timm:local-dir:PATH.",
             "weights": "The file of its weights, where that has moved.",
         },
     ),

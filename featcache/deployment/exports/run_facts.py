@@ -10,9 +10,10 @@ from typing import Any
 
 from featcache.core.reporting import NoteCallback
 from featcache.errors import FeatcacheError
+from featcache.heads.own_cache import require_own_cache
 from featcache.heads.runs import RESULT_FILE
 from featcache.heads.trained_head import TrainedHead
-from featcache.store import describe_cache, find_fingerprint, is_there
+from featcache.store import describe_cache
 
 _FIGURES = {
     "acc": "accuracy",
@@ -61,14 +62,14 @@ class RunFacts:
 def facts_of(head: TrainedHead, run: Path, *, cache_dir: Path, on_note: NoteCallback) -> RunFacts:
     """Read them; what cannot be read is left out with a note, as no probability depends on it."""
     counts: dict[str, Mapping[str, int]] = {}
-    cache = head.cache_path
-    if not is_there(cache):
-        cache = find_fingerprint(cache_dir, head.cache_fingerprint) or cache
     try:
-        for split in describe_cache(cache).splits:
+        cache = require_own_cache(head, cache_dir)
+        for split in describe_cache(cache.path).splits:
             counts[split.name] = split.rows_per_class
     except FeatcacheError:
-        on_note(f"the cache {cache} is not at hand: the card counts no images of each class")
+        on_note(
+            f"the cache {head.cache_path} is not at hand: the card counts no images of each class"
+        )
     figures: dict[str, tuple[Figure, ...]] = {}
     n_images: dict[str, int | None] = {}
     shares: dict[str, float] = {}

@@ -24,6 +24,23 @@ def own_cache(head: TrainedHead, cache_dir: str | os.PathLike[str]) -> Cache | N
     return None if path is None else open_cache(path)
 
 
+def require_own_cache(head: TrainedHead, cache_dir: str | os.PathLike[str]) -> Cache:
+    """Find a head's cache, for its rows to be evaluated.
+
+    Raises:
+        CacheMissingError: If it is gone.
+        CorruptError: If what lies there is damaged.
+    """
+    cache = own_cache(head, cache_dir)
+    if cache is None:
+        raise CacheMissingError(
+            f"The cache of {head.path} is neither at {clipped(str(head.cache_path))} nor in "
+            f"{os.fspath(cache_dir)} (its fingerprint is {head.cache_fingerprint[:8]}). Say where "
+            f"it is with --cache, or extract it again."
+        )
+    return cache
+
+
 def neighbours_cache(head: TrainedHead, cache_dir: str | os.PathLike[str]) -> Cache | None:
     """Find and verify the cache whose rows a kNN head asks; None if it asks none.
 
