@@ -14,12 +14,18 @@ import pytest
 import torch
 
 import featcache
-from featcache.errors import CorruptError, NonFiniteError, UsageError
+from featcache.errors import CorruptError, InterruptedRunError, NonFiniteError, UsageError
 from featcache.features.split import training_rows
 from featcache.heads.head_file import load_head
 from featcache.heads.treatment import folded
 from featcache.training.train_result import TrainResult
-from tests.feature_caches import CLASS_NAMES, N_FEATURES, MakeCache, learnable_rows
+from tests.feature_caches import (
+    CLASS_NAMES,
+    IDENTITY,
+    N_FEATURES,
+    MakeCache,
+    learnable_rows,
+)
 from tests.store.conftest import Rows
 
 Fit = Callable[..., TrainResult]
@@ -279,3 +285,27 @@ def test_the_45_values_of_dinov2_are_those_typed_out(fit: Fit) -> None:
     typed = fit(solver="logreg", C=[10.0 ** (-6 + 11 * i / 44) for i in range(45)])
 
     assert (typed.path, typed.runs[0].outcome) == (named.path, "reused")
+
+
+def test_a_solver_that_is_stopped_keeps_nothing_and_says_so(fit: Fit, tmp_path: Path) -> None:
+    def stop(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError, match=r"Stopped\. Nothing was kept; the same"):
+        fit(solver="logreg", on_progress=stop)
+
+    assert featcache.list_runs(tmp_path / "runs") == []
+    assert fit(solver="logreg").runs[0].outcome == "trained"
+
+
+def test_a_head_of_neighbours_asks_its_own_cache_about_other_images(
+    fit: Fit, make_cache: MakeCache, cache: featcache.Cache
+) -> None:
+    run = fit(solver="knn", k=3)
+    identity = {**IDENTITY, "dataset_sha256": "1" * 64}
+    rows = {"test": learnable_rows(60, seed=2)}
+    other = make_cache("other.h5", identity=identity, splits=rows)
+
+    evaluated = featcache.evaluate(run.path, cache=other)
+
+    assert evaluated.acc.value == run.runs[0].test_acc
