@@ -169,6 +169,8 @@ def _limits(about: Mapping[str, Any], facts: RunFacts, check: CheckReport | None
         )
     if check is None:
         lines.append("**The file was not checked** after it was written (`--unchecked`).")
+    else:
+        lines += check.limits_told
     return "\n".join(["## Limits\n", *(f"- {line}" for line in lines), ""])
 
 
