@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 import featcache
+from featcache.deployment.exports.about import head_limits
 from featcache.deployment.exports.card import card
 from featcache.deployment.exports.check import CheckReport
 from featcache.deployment.exports.check_images import images_for_check
@@ -130,3 +131,27 @@ def test_a_check_in_which_classes_differ_is_told_among_the_limits(
         "of the two classes are less than 0.1 apart, twice the tolerance.",
     )
     assert f"- {apart.limits_told[0]}\n" in text
+
+
+def test_a_head_that_was_stopped_and_features_of_float16_are_told(
+    run: Path, tmp_path: Path
+) -> None:
+    stopped = replace(featcache.load_head(run), is_finished=False, n_epochs=3)
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+    save_head(folder, stopped)
+    notes: list[str] = []
+
+    made = featcache.export(
+        folder,
+        out=tmp_path / "x.safetensors",
+        format="safetensors",
+        unchecked=True,
+        on_note=notes.append,
+    )
+
+    told = "The training was stopped: the head is that of epoch 3."
+    assert told in notes
+    assert f"- {told}\n" in made.card.read_text()
+    assert head_limits(featcache.load_head(run), "float32") == []
+    assert "features rounded to float16" in head_limits(stopped, "float16")[1]

@@ -89,9 +89,28 @@ def about_of(plan: ExportPlan, backbone: RebuiltBackbone, network: Network) -> d
         },
         "head_told": _head_told(network.head, head),
         "is_calibrated": head.is_calibrated,
+        "limits": head_limits(head, backbone.store_dtype),
         "fingerprints": {"cache": head.cache_fingerprint, "head": said["sha256"]},
         "versions": _versions(loaded.told),
     }
+
+
+def head_limits(head: TrainedHead, store_dtype: str) -> list[str]:
+    """Say what is unusual of a head and of the features that it was trained on.
+
+    Args:
+        head: The head.
+        store_dtype: As its cache kept them.
+    """
+    limits = []
+    if not head.is_finished:
+        limits.append(f"The training was stopped: the head is that of epoch {head.n_epochs}.")
+    if store_dtype == "float16":
+        limits.append(
+            "The head was trained on features rounded to float16, and the file rounds none: its "
+            "probabilities may differ a little from those of `featcache eval` and `predict`."
+        )
+    return limits
 
 
 def _solver(head: TrainedHead) -> dict[str, Any]:

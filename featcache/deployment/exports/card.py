@@ -153,6 +153,7 @@ def _limits(about: Mapping[str, Any], facts: RunFacts, check: CheckReport | None
         f"one would be right as often."
         for split, share in facts.largest_share.items()
     ]
+    lines += about["limits"]
     if not about["is_calibrated"]:
         lines.append(
             "Its probabilities mean nothing beside their order: there were no images to fit their "

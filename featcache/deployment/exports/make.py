@@ -18,7 +18,7 @@ from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import breakable
 from featcache.deployment.backbone import build_named
-from featcache.deployment.exports.about import about_of
+from featcache.deployment.exports.about import about_of, head_limits
 from featcache.deployment.exports.card import card
 from featcache.deployment.exports.check import CheckReport, Images, Probabilities, check_file
 from featcache.deployment.exports.check_images import batches
@@ -74,6 +74,8 @@ def make_model(file: BinaryIO, plan: ExportPlan, *, on_note: NoteCallback) -> Wr
             f"the features were computed in {backbone.precision}, and the file computes in fp32: "
             f"the figures of the head may differ in their last digits"
         )
+    for limit in head_limits(plan.head, backbone.store_dtype):
+        on_note(limit)
     # The comparison of the backbone left it in channels_last.
     module = (backbone.module or nn.Flatten()).to(memory_format=torch.contiguous_format)
     with breakable(), arithmetic("fp32", "cpu"):
