@@ -60,7 +60,7 @@ class Evaluation:
             to nothing, as all classes but one are.
         k: That k: 5.
         train_acc: Share of the images that it was trained on, 10,000 of them at most, that are
-            right; None if those are the split.
+            right; None if those are the split, or the neighbours that the head asks.
         n_train_images: How many these are.
         auroc: One-vs-rest area under the ROC curve, averaged over the classes; None if undefined.
         calibration_error: Expected calibration error over 15 bins; None likewise.

@@ -53,7 +53,8 @@ class Outputs:
         losses: (N,) cross-entropy of each row.
         log_sums: (N,) logarithm of the sum of each row's exponentiated logits.
         trained_on: (M,) which of the training rows the head gets right: 10,000 of them, evenly
-            spaced, or all; none if they are the split itself, or the cache is of other images.
+            spaced, or all; none if they are the split itself or a head's neighbours, or the cache
+            is of other images.
         other: What the cache has of the head's classes, where it is of other images.
     """
 
@@ -140,6 +141,8 @@ def outputs_of(
         _require_split(opened, split)
         if split == "val":
             _require_validation(head)
+        if split == "train":
+            _require_layers(head)
     own = opened if other is None else other.own
     if own is None and not head.has_layers:  # its neighbours are where it was trained
         own = require_own_cache(head, cache_dir)
@@ -192,7 +195,7 @@ def _run(
         labels = all_labels[index.numpy()]
         by_row = _by_row(logits, labels, n_classes=n_classes)
         right: list[npt.NDArray[np.bool_]] = []
-        if split != "train" and other is None:
+        if split != "train" and other is None and head.has_layers:  # else a row finds itself
             train_source, train_index = _rows_of(head, cache, "train")
             every = -(-len(train_index) // _TRAIN_ROWS)
             train_rows = load_rows(cache, train_source, device=where, residence="file")
@@ -285,6 +288,16 @@ def _require_validation(head: TrainedHead) -> None:
         raise UsageError(
             f"{head.path} was trained with --val-fraction 0, so that it has no validation rows. "
             f"Nothing was evaluated. Use --split test or train."
+        )
+
+
+def _require_layers(head: TrainedHead) -> None:
+    """Refuse the training rows of a head that looks for neighbours among them."""
+    if not head.has_layers:
+        raise UsageError(
+            f"{head.path} takes its neighbours from the training rows: each of them would be its "
+            f"own nearest, and the figures too good. Nothing was evaluated. Use --split test or "
+            f"val."
         )
 
 

@@ -63,20 +63,41 @@ def cross_validate(
     n_classes, figures = len(cache.class_names), []
     failures = device_failures_named(device, "Cross-validation", kept=lambda: "Runs are kept.")
     with head_arithmetic(device), failures:
-        rows, index = pooled_rows(cache, resident)
-        labels = rows.labels.cpu()[index]
-        share = VAL_FRACTION if train.val_fraction is None else train.val_fraction
-        folds = divide(labels, n_folds=n_folds, val_fraction=share, seed=train.split_seed)
+        rows, labels, folds = folds_of(cache, train, resident, n_folds)
         counts = torch.bincount(labels, minlength=n_classes).tolist()
         _tell_small_classes(counts, cache.class_names, n_folds, on_note)
-        for k, parts in enumerate(folds, start=1):
-            fold = FoldRows(index[parts.train], index[parts.val], index[parts.test])
+        for k, fold in enumerate(folds, start=1):
             trained = train_fold(rows, fold, f"{k}/{n_folds}")
             figures.append(_tested(rows, fold, trained, n_classes))
     seconds = time.perf_counter() - started
     found = summed_up(figures, file, seconds, has_balanced=are_unequal(counts))
     write_folds(found)
     return found
+
+
+def folds_of(
+    cache: Cache, train: TrainSpec, resident: Resident, n_folds: int
+) -> tuple[FeatureRows, Tensor, list[FoldRows]]:
+    """Divide the rows that are not of the split "test" into folds.
+
+    Args:
+        cache: The cache, which was verified.
+        train: Which rows validate; its `split_seed` seeds the folds.
+        resident: What is loaded of the cache.
+        n_folds: How many folds.
+
+    Returns:
+        The rows, the (N,) labels of those whose images could be read, and the folds of these.
+
+    Raises:
+        UsageError: If there are too few rows.
+    """
+    rows, index = pooled_rows(cache, resident)
+    labels = rows.labels.cpu()[index]
+    share = VAL_FRACTION if train.val_fraction is None else train.val_fraction
+    parts = divide(labels, n_folds=n_folds, val_fraction=share, seed=train.split_seed)
+    folds = [FoldRows(index[p.train], index[p.val], index[p.test]) for p in parts]
+    return rows, labels, folds
 
 
 def _tested(rows: FeatureRows, fold: FoldRows, trained: TrainedFold, n_classes: int) -> FoldFigures:

@@ -4,15 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from featcache.config import SolverSpec
+from featcache.errors import UsageError, clipped, counted
 from featcache.features.rows import FeatureRows
 from featcache.training.folds.divide import FoldRows
 from featcache.training.folds.trained_fold import TrainedFold
 from featcache.training.solvers.fit import fit_rows
 from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.rows import RowsOfSplit, SolverRows
+from featcache.training.solvers.table import SOLVER_OF
+
+
+def require_classes_of_folds(
+    rows: FeatureRows, folds: Sequence[FoldRows], *, solver: str, class_names: Sequence[str]
+) -> None:
+    """Refuse folds whose training rows lack a class that others have, if the solver needs each.
+
+    Args:
+        rows: The features.
+        folds: Which of them train.
+        solver: Its name.
+        class_names: K names.
+
+    Raises:
+        UsageError: Naming the first fold and class.
+    """
+    if not SOLVER_OF[solver].needs_every_class:
+        return
+    labels = rows.labels.cpu()
+    for number, fold in enumerate(folds, start=1):
+        there = [
+            torch.bincount(labels[own], minlength=len(class_names))
+            for own in (fold.train, fold.val, fold.test)
+        ]
+        counts = there[0] + there[1] + there[2]
+        lacking = ((there[0] == 0) & (counts > 0)).nonzero()[:, 0].tolist()
+        if lacking:
+            raise UsageError(
+                f"--folds is {len(folds)}, but fold {number} would have no training row of the "
+                f"class {clipped(class_names[lacking[0]])!r}, which has "
+                f"{counted(int(counts[lacking[0]]), 'image')}, and --solver {solver} needs one of "
+                f"each class. Nothing was fitted. Use --solver knn or ridge, more images of that "
+                f"class, or no --folds."
+            )
 
 
 def fit_fold(

@@ -60,6 +60,8 @@ def fit_head(
     choices: Mapping[str, str] = {}
     if run is None or (asked.folds and folds is None):
         job, choices = job_on(found.cache, train, asked, on_progress=on_progress, on_note=on_note)
+        if asked.folds and folds is None:
+            job.require_folds(spec, asked.folds)
         run = job.run(spec)
         if asked.folds and folds is None:
             folds = job.cross_validated(spec, asked.folds, folds_file(run.path, asked.folds))

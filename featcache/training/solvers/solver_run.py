@@ -32,16 +32,18 @@ from featcache.heads.run_files import HeadRun, has_test_rows, head_of, read_run,
 from featcache.heads.run_folder import begin_folder, finish_folder
 from featcache.heads.runs import METRICS_FILE, run_path
 from featcache.store import Cache, locked, named_failures, replace_file
-from featcache.training.folds.cross_validate import cross_validate
+from featcache.training.folds.cross_validate import cross_validate, folds_of
 from featcache.training.folds.cross_validation import CrossValidation
-from featcache.training.folds.fold_fit import fit_fold
+from featcache.training.folds.fold_fit import fit_fold, require_classes_of_folds
 from featcache.training.solvers.fit import Fitted, chosen, figures_of, finished, fit_values
 from featcache.training.solvers.knn import with_possible_k
 from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.rows import RowsOfSplit, SolverRows
 
 LINEAR = HeadSpec(hidden=())
-_KEPT = "Nothing was kept; the same command starts again."
+_NOTHING_KEPT = "Nothing was kept; the same command starts again."
+_FINISHED_KEPT = "Runs that are finished are kept; the same command makes the others."
+_UNTESTED_KEPT = "All runs are kept; the same command tests the best."
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class SolverJob:
     def run(self, spec: SolverSpec) -> HeadRun:
         """Fit a head, with the best of all its values, or find it fitted."""
         path = self._path(spec)
-        with self._careful(path), locked(path, remove=True):
+        with self._careful(path, _NOTHING_KEPT), locked(path, remove=True):
             if path.exists():  # another process finished it meanwhile, or a sweep left it untested
                 return self._tested(read_run(path))
             started = time.perf_counter()
@@ -99,8 +101,7 @@ class SolverJob:
             fits = self._fits(spec, train, val)
             [best] = self._finished([chosen(fits)], train, val)
             seconds = time.perf_counter() - started
-            self._make(path, best, seconds, test=self._test(best))
-            write_tried(path / METRICS_FILE, fits)
+            self._make(path, best, seconds, test=self._test(best), tried=fits)
         return replace(read_run(path), outcome="trained")
 
     def possible(self, spec: SolverSpec) -> SolverSpec:
@@ -123,7 +124,7 @@ class SolverJob:
         paths = {spec: self._path(spec) for spec in specs}
         missing = [spec for spec in specs if not paths[spec].exists()]
         if missing:
-            with self._careful(paths[missing[0]]):
+            with self._careful(paths[missing[0]], _FINISHED_KEPT):
                 self._make_all({spec: paths[spec] for spec in missing})
         runs = [read_run(paths[spec]) for spec in specs]
         return runs, len(missing)
@@ -143,8 +144,18 @@ class SolverJob:
 
     def tested(self, run: HeadRun) -> HeadRun:
         """Test a run that was left untested, and note the figures in its folder."""
-        with self._careful(run.path), locked(run.path, remove=True):
+        with self._careful(run.path, _UNTESTED_KEPT), locked(run.path, remove=True):
             return self._tested(read_run(run.path))
+
+    def require_folds(self, spec: SolverSpec, n_folds: int) -> None:
+        """Refuse folds that would fail, before anything is fitted.
+
+        Raises:
+            UsageError: If there are too few rows, or too few of a class.
+        """
+        rows, _, folds = folds_of(self.cache, self.train, self.resident, n_folds)
+        names = self.cache.class_names
+        require_classes_of_folds(rows, folds, solver=spec.solver, class_names=names)
 
     def cross_validated(self, spec: SolverSpec, n_folds: int, file: Path) -> CrossValidation:
         """Fit and test a head for each fold, and keep the figures in a file."""
@@ -169,17 +180,17 @@ class SolverJob:
         return run_path(self.runs_dir, self.cache, LINEAR, self.train, spec)
 
     @contextlib.contextmanager
-    def _careful(self, path: Path) -> Iterator[None]:
+    def _careful(self, path: Path, kept: str) -> Iterator[None]:
         """Name what fails inside, and what is kept of it."""
         device = str(self.resident.device)
         path.parent.mkdir(parents=True, exist_ok=True)
-        failures = device_failures_named(device, "Fitting", kept=lambda: _KEPT)
+        failures = device_failures_named(device, "Fitting", kept=lambda: kept)
         try:
-            named = named_failures(path, kept=lambda: _KEPT)
+            named = named_failures(path, kept=lambda: kept)
             with head_arithmetic(device), failures, named, working(), torch.no_grad():
                 yield
         except KeyboardInterrupt as err:
-            raise InterruptedRunError(f"Stopped. {_KEPT}") from err
+            raise InterruptedRunError(f"Stopped. {kept}") from err
 
     def _rows(self) -> tuple[SolverRows, SolverRows | None]:
         """Give the rows that train, and those that validate, if there are any."""
@@ -230,7 +241,15 @@ class SolverJob:
         write_figures(run.path, run)
         return run
 
-    def _make(self, path: Path, fitted: Fitted, seconds: float, *, test: Figures | None) -> None:
+    def _make(
+        self,
+        path: Path,
+        fitted: Fitted,
+        seconds: float,
+        *,
+        test: Figures | None,
+        tried: Sequence[Fitted] = (),
+    ) -> None:
         """Write the folder of a run, like any other."""
         folder = partial_path(path)
         begin_folder(folder, self.on_note)
@@ -267,6 +286,7 @@ class SolverJob:
         if test is not None:
             run = _with_test(run, test, is_calibrated=head.is_calibrated)
         write_figures(folder, run)
+        write_tried(folder / METRICS_FILE, tried)
         finish_folder(folder, path, self.on_note)
 
     def _val_rows(self, val: SolverRows | None) -> tuple[str, int]:

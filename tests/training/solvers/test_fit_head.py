@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import featcache
+from featcache.core.side_files import partial_path
 from featcache.errors import CorruptError, InterruptedRunError, NonFiniteError, UsageError
 from featcache.features.split import training_rows
 from featcache.heads.head_file import load_head
@@ -309,3 +310,47 @@ def test_a_head_of_neighbours_asks_its_own_cache_about_other_images(
     evaluated = featcache.evaluate(run.path, cache=other)
 
     assert evaluated.acc.value == run.runs[0].test_acc
+
+
+def test_each_row_of_training_is_its_own_neighbour_and_is_not_evaluated(fit: Fit) -> None:
+    path = fit(solver="knn", k=1).path
+
+    assert featcache.evaluate(path).train_acc is None
+    with pytest.raises(UsageError, match=r"own nearest.*Nothing was evaluated. Use --split test"):
+        featcache.evaluate(path, split="train")
+
+
+def test_the_values_that_were_tried_stand_in_a_run_before_it_has_its_name(
+    fit: Fit, tmp_path: Path
+) -> None:
+    name = fit(solver="knn", k=(1, 5)).path.relative_to(tmp_path / "runs")
+    partial_run = partial_path(tmp_path / "again" / name)
+    partial_run.mkdir(parents=True)
+    (partial_run / "mine.txt").touch()  # it is told of when the run begins and when it is finished
+    is_there: list[bool] = []
+
+    def note(told: str) -> None:
+        if "mine.txt" in told:
+            is_there.append((partial_run / "metrics.csv").exists())
+
+    fit(solver="knn", k=(1, 5), runs_dir=tmp_path / "again", on_note=note)
+
+    assert is_there == [False, True]
+
+
+@pytest.mark.parametrize("solver", ["logreg", "ncm", "lda"])
+def test_folds_that_lack_a_class_are_refused_before_anything_is_fitted(
+    make_cache: MakeCache, tmp_path: Path, solver: str
+) -> None:
+    rows = learnable_rows(60, seed=1)
+    train = with_labels(rows, [2, *(i % 2 for i in range(59))])
+    path = make_cache(splits={"train": train, "val": with_labels(rows, [0, 1] * 30)})
+    runs = tmp_path / "runs"
+
+    with pytest.raises(
+        UsageError, match=rf"--folds is 3, but fold \d .*class 'cow', which has 1 image, .*{solver}"
+    ):
+        featcache.train_head(path, solver=solver, folds=3, runs_dir=runs)
+    assert not [item for item in runs.rglob("*") if item.is_file()]
+    alone = featcache.train_head(path, solver=solver, runs_dir=runs)
+    assert alone.runs[0].outcome == "trained"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import featcache
-from featcache.errors import UsageError
+from featcache.errors import InterruptedRunError, UsageError
 from featcache.heads.run_files import read_run
 from featcache.training.sweeps.table import SweepResult, name_of
 from tests.feature_caches import MakeCache, learnable_rows
@@ -123,3 +123,14 @@ def test_fewer_rows_than_the_least_usual_k_all_vote(make_cache: MakeCache, tmp_p
     [setting] = result.settings
     assert setting.solver.k == (9,)
     assert read_run(setting.runs[0]).found == {"k": 9}
+
+
+def test_ctrl_c_tells_that_finished_runs_are_kept(sweep: Sweep) -> None:
+    sweep(solver="logreg", C=(1e-4, 1e-1))
+
+    def stop(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError, match=r"Runs that are finished are kept; the same"):
+        sweep(solver="logreg", C=(1e-4, 1e-1, 1), on_progress=stop)
+    assert sweep(solver="logreg", C=(1e-4, 1e-1, 1)).n_trained == 1
