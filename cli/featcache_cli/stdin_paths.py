@@ -14,7 +14,9 @@ from featcache.errors import UsageError
 _MOST_PATHS = 4096
 _WAITS_S = 0.5  # for more, once there is one
 _LOOKS_EVERY_S = 0.2
+_TOLD = {b"\n": "a line end", b"\0": "a zero byte"}
 _READ_BYTES = 1 << 16
+_LONGEST_BYTES = 1 << 20  # of one path: far above what any system takes
 
 
 def paths_from(stdin: int, *, ends_with: bytes) -> Iterator[list[str]]:
@@ -27,7 +29,7 @@ def paths_from(stdin: int, *, ends_with: bytes) -> Iterator[list[str]]:
         ends_with: What stands behind each path: a newline, or a zero byte.
 
     Raises:
-        UsageError: If it ends without any.
+        UsageError: If it ends without any; while they are taken, if one is longer than 1 MiB.
     """
     portions = _portions(stdin, ends_with)
     first = next(portions, None)
@@ -61,6 +63,13 @@ def _portions(stdin: int, ends_with: bytes) -> Iterator[list[str]]:
         if paths and (has_ended or time.monotonic() - since_s > _WAITS_S):
             yield paths
             paths = []
+        if len(rest) > _LONGEST_BYTES:
+            if paths:
+                yield paths
+            raise UsageError(
+                f"On stdin came more than 1 MiB without {_TOLD[ends_with]}: that is no path. No "
+                f"more is read. Write one path a line, or, with -0, a zero byte behind each."
+            )
 
 
 def _read(stdin: int, wait_s: float | None) -> bytes | None:

@@ -7,7 +7,7 @@ import fcntl
 import glob
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +31,35 @@ def replace_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
         _whole(path, content) as new,
     ):
         new.replace(path)  # while it is locked
+
+
+def replace_together(path: Path, write: Callable[[BinaryIO], Mapping[Path, bytes]]) -> None:
+    """Write a file and those that describe it; no old one ever describes the new.
+
+    All are whole before one gets its name. Old descriptions go first, and new ones come last: if
+    the process dies in between, there is none.
+
+    Args:
+        path: The file.
+        write: Writes it into an open file, and gives the others, which lie beside it.
+
+    Raises:
+        StorageError: If they cannot be written; DiskFullError if there is no room.
+    """
+    others: dict[Path, bytes] = {}
+    with (
+        working(),
+        named_failures(path, kept="What was there before is as it was."),
+        contextlib.ExitStack() as written,
+    ):
+        new = written.enter_context(_whole(path, lambda file: others.update(write(file))))
+        new_others = {p: written.enter_context(_whole(p, content)) for p, content in others.items()}
+        with named_failures(path, kept="Nothing describes it now: what did was removed first."):
+            for other in new_others:
+                other.unlink(missing_ok=True)
+            new.replace(path)
+            for other, new_other in new_others.items():
+                new_other.replace(other)
 
 
 def write_new_file(path: Path, content: Callable[[BinaryIO], object]) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import io
 import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,9 +18,9 @@ from featcache.core.paths import expanded, portable
 from featcache.core.side_files import partial_path
 from featcache.deployment.predict import ImagePrediction, Predictions
 from featcache.errors import LockedError, UsageError
-from featcache.store import is_there
 
 _ROWS_PER_WRITE = 64
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}  # as on FAT
 
 
 def require_no_table(path: str | os.PathLike[str]) -> Path:
@@ -33,12 +36,11 @@ def require_no_table(path: str | os.PathLike[str]) -> Path:
             f"{path} exists. Nothing was started. Remove it, or name another file after --csv."
         )
     partial = partial_path(path)
-    was_there = is_there(partial)
     with named_failures(path, kept="Nothing was started."):
         make_folder(path.parent)
-        partial.open("ab").close()
-        if not was_there:  # nothing may come of it
-            partial.unlink()
+        tempfile.TemporaryFile(dir=path.parent).close()  # no name that another process may take
+        with suppress(FileNotFoundError):
+            partial.open("r+b").close()
     return path
 
 
@@ -53,19 +55,17 @@ def write_table(path: Path, predictions: Predictions) -> None:
 
     Raises:
         InterruptedRunError: At Ctrl-C.
+        UsageError: If something lies at `path` by now.
         LockedError: If another process writes it.
         StorageError: If it cannot be written; DiskFullError if there is no room.
     """
     partial = partial_path(path)
-    with named_failures(partial, kept="The rows before are whole."), partial.open("ab") as file:
-        _lock(file, path)
+    with named_failures(partial, kept="The rows before are whole."), _locked(path) as file:
         file.truncate(0)
         _write(file, predictions)
         file.flush()
         os.fsync(file.fileno())
-        if is_there(path):
-            raise UsageError(f"{path} was made meanwhile. It is as it was; see {partial}.")
-        partial.rename(path)
+        _name(partial, path)
 
 
 def _write(file: BinaryIO, predictions: Predictions) -> None:
@@ -107,6 +107,38 @@ def _empty(text: io.StringIO, file: BinaryIO) -> None:
     file.flush()
     text.seek(0)
     text.truncate()
+
+
+def _name(partial: Path, path: Path) -> None:
+    """Give the file its name, unless another has it: a rename would replace that one."""
+    try:
+        os.link(partial, path)
+    except OSError as err:
+        if os.path.lexists(path):
+            raise UsageError(f"{path} was made meanwhile. It is as it was; see {partial}.") from err
+        if err.errno not in _NO_LINKS:
+            raise
+        partial.rename(path)
+    else:
+        partial.unlink()
+
+
+def _locked(path: Path) -> BinaryIO:
+    """Open the partial file as the only one; it may get its name before the lock is had."""
+    partial = partial_path(path)
+    while True:
+        if os.path.lexists(path):
+            raise UsageError(f"{path} was made meanwhile. It is as it was; nothing was written.")
+        file = partial.open("ab")
+        try:
+            _lock(file, path)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), partial.stat()):
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 def _lock(file: BinaryIO, path: Path) -> None:

@@ -163,6 +163,23 @@ def test_what_comes_slowly_is_given_on_before_the_end() -> None:
     os.close(reading)
 
 
+@pytest.mark.parametrize(("ends_with", "told"), [(b"\n", "a line end"), (b"\0", "a zero byte")])
+def test_a_stream_without_ends_of_paths_is_refused_behind_those_before(
+    tmp_path: Path, ends_with: bytes, told: str
+) -> None:
+    (tmp_path / "stream").write_bytes(b"a.png" + ends_with + b"x" * (3 << 19))
+
+    with (tmp_path / "stream").open("rb") as stream:
+        portions = paths_from(stream.fileno(), ends_with=ends_with)
+        first = next(portions)
+        with pytest.raises(UsageError, match=f"more than 1 MiB without {told}: that is no path"):
+            next(portions)
+        n_read = stream.tell()
+
+    assert first == ["a.png"]
+    assert n_read < 9 << 17
+
+
 def test_ctrl_c_in_the_middle_leaves_valid_json_and_exit_130(head: Path) -> None:
     command = [sys.executable, "-m", "featcache_cli", "predict", "-", "--json", *SLOWLY]
     child = subprocess.Popen(

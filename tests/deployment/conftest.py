@@ -7,11 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import featcache
 from featcache.extraction.result import ExtractResult
 from tests.conftest import SMALL_BACKBONE
+from tests.deployment.heads import save_random_head
 
+N_TEST = 8
 Extract = Callable[..., ExtractResult]
 
 
@@ -29,3 +32,20 @@ def of_digits(tmp_path: Path) -> Extract:
         compile="never",
         cache_dir=tmp_path / "cache",
     )
+
+
+@pytest.fixture
+def run(of_digits: Extract, tmp_path: Path) -> Path:
+    """A head on eight digits of each split."""
+    return save_random_head(of_digits().path, tmp_path / "runs" / "digits" / "a").path.parent
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """The eight test digits as files, lossless."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    digits = featcache.load_dataset("digits", data_dir="data").limited(N_TEST).splits["test"]
+    for i, pixels in enumerate(digits.images.pixels):
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder

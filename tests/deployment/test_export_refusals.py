@@ -332,6 +332,45 @@ def test_what_belongs_to_a_model_that_failed_goes_with_it(tmp_path: Path) -> Non
     assert left(tmp_path) == ["x.onnx"]
 
 
+def test_an_old_model_that_stays_is_not_described_as_the_new_one(tmp_path: Path) -> None:
+    target = target_of(tmp_path / "x.onnx", format="onnx", overwrite=True)
+    for path in (target.model, target.about, target.card):
+        path.write_text("before")
+
+    def write(file: Any) -> dict[Path, bytes]:
+        file.write(b"after")
+        target.model.unlink()
+        target.model.mkdir()  # so that the last step fails
+        return {target.about: b"after", target.card: b"after"}
+
+    with pytest.raises(StorageError, match="Nothing describes it now"):
+        target.write(write)
+
+    assert left(tmp_path) == ["x.onnx"]
+
+
+def test_files_that_are_replaced_stay_if_the_new_ones_fail(tmp_path: Path) -> None:
+    target = target_of(tmp_path / "x.onnx", format="onnx", overwrite=True)
+    for path in (target.model, target.about, target.card):
+        path.write_text("before")
+
+    with pytest.raises(ZeroDivisionError):
+        target.write(lambda file: {target.about: b"after", target.card: bytes(1 // 0)})
+
+    assert left(tmp_path) == ["x.onnx", "x.onnx.json", "x.onnx.md"]
+    assert target.about.read_text() == "before"
+
+
+def test_an_empty_folder_of_the_user_stays(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    target = target_of(tmp_path / "hub", format="hf", overwrite=False)
+
+    with pytest.raises(ZeroDivisionError):
+        target.write(lambda file: {target.about: bytes(1 // 0)})
+
+    assert left(tmp_path) == ["hub"]
+
+
 def test_without_onnx_the_line_that_installs_it_is_told(run: Path, tmp_path: Path) -> None:
     code = f"""
 import importlib.util, sys

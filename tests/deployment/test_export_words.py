@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
 
 import featcache
+from featcache.deployment.exports.about import head_limits
+from featcache.deployment.exports.card import card
+from featcache.deployment.exports.check import CheckReport
 from featcache.deployment.exports.check_images import images_for_check
+from featcache.deployment.exports.run_facts import RunFacts
+from featcache.deployment.exports.targets import target_of
 from featcache.heads.head_file import save_head
 from tests.conftest import save_image
 
@@ -62,13 +71,13 @@ def test_a_folder_that_was_typed_is_told_by_its_name_alone(run: Path, pets: Path
 def test_a_card_tells_that_the_validation_images_trained_the_head_too(
     run: Path, tmp_path: Path
 ) -> None:
-    card = exported(run, tmp_path / "x.safetensors", unchecked=True).card.read_text()
+    text = exported(run, tmp_path / "x.safetensors", unchecked=True).card.read_text()
 
     assert (
         "56 images trained the head, 14 validated it and then, once they had chosen, trained it "
         "too: a fifth of the split 'train', chosen by chance with the seed 42."
-    ) in card
-    assert "Of split val, by the training, before these images trained the head too:" in card
+    ) in text
+    assert "Of split val, by the training, before these images trained the head too:" in text
 
 
 def test_a_card_of_a_head_without_validation_names_none(run: Path, tmp_path: Path) -> None:
@@ -82,8 +91,67 @@ def test_a_card_of_a_head_without_validation_names_none(run: Path, tmp_path: Pat
     train = replace(head.train, val_fraction=0)
     save_head(folder, replace(head, split=split, train=train, found={"C": 1.0}))
 
-    card = featcache.export(
+    text = featcache.export(
         folder, out=tmp_path / "x.safetensors", format="safetensors", unchecked=True
     ).card.read_text()
 
-    assert "70 images of the split 'train' trained the head, and none validated it." in card
+    assert "70 images of the split 'train' trained the head, and none validated it." in text
+
+
+def test_standardising_is_part_of_the_first_layer_and_the_file_is_read_so(
+    run: Path, tmp_path: Path
+) -> None:
+    made = exported(run, tmp_path / "x.safetensors", unchecked=True)
+    head = featcache.load_head(run).module()
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), np.uint8))
+
+    network = featcache.load_exported(made.model)
+
+    with safe_open(made.model, framework="np") as file:
+        assert [name for name in file.keys() if "head" in name] == ["head.0.bias", "head.0.weight"]  # noqa: SIM118
+    assert json.loads(made.about.read_text())["head"]["solver"]["features"] == "raw"
+    assert "features standardised (in its first layer)" in made.card.read_text()
+    wanted = head(((images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5).flatten(1)).softmax(1)
+    torch.testing.assert_close(network(images), wanted, rtol=0, atol=1e-5)
+
+
+def test_a_check_in_which_classes_differ_is_told_among_the_limits(
+    run: Path, tmp_path: Path
+) -> None:
+    made = exported(run, tmp_path / "x.safetensors", unchecked=True)
+    target = target_of(made.path, format="safetensors", overwrite=True)
+    same = CheckReport(64, "digits (test)", (1, 7, 56), 0.01, 64, 0.05)
+    apart = replace(same, n_same_top1=62)
+
+    text = card(json.loads(made.about.read_text()), RunFacts(), apart, target)
+
+    assert same.limits_told == ()
+    assert apart.limits_told == (
+        "In the check, 2 of 64 images got another class than PyTorch gives them. Its probabilities "
+        "of the two classes are less than 0.1 apart, twice the tolerance.",
+    )
+    assert f"- {apart.limits_told[0]}\n" in text
+
+
+def test_a_head_that_was_stopped_and_features_of_float16_are_told(
+    run: Path, tmp_path: Path
+) -> None:
+    stopped = replace(featcache.load_head(run), is_finished=False, n_epochs=3)
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+    save_head(folder, stopped)
+    notes: list[str] = []
+
+    made = featcache.export(
+        folder,
+        out=tmp_path / "x.safetensors",
+        format="safetensors",
+        unchecked=True,
+        on_note=notes.append,
+    )
+
+    told = "The training was stopped: the head is that of epoch 3."
+    assert told in notes
+    assert f"- {told}\n" in made.card.read_text()
+    assert head_limits(featcache.load_head(run), "float32") == []
+    assert "features rounded to float16" in head_limits(stopped, "float16")[1]

@@ -11,41 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import featcache
 from featcache.deployment.prediction_table import require_no_table, write_table
 from featcache.errors import (
     CacheMissingError,
     DatasetError,
-    InterruptedRunError,
-    LockedError,
     MismatchError,
-    StorageError,
     UsageError,
 )
 from tests.conftest import save_image
-from tests.deployment.conftest import Extract
+from tests.deployment.conftest import N_TEST, Extract
 from tests.deployment.heads import save_random_head
-
-N_TEST = 8
-
-
-@pytest.fixture
-def run(of_digits: Extract, tmp_path: Path) -> Path:
-    """A head on eight digits of each split."""
-    return save_random_head(of_digits().path, tmp_path / "runs" / "digits" / "a").path.parent
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """The eight test digits as files, lossless."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    digits = featcache.load_dataset("digits", data_dir="data").limited(N_TEST).splits["test"]
-    for i, pixels in enumerate(digits.images.pixels):
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-    return folder
 
 
 def evaluated(run: Path) -> tuple[list[str], np.ndarray]:
@@ -212,52 +189,6 @@ def test_a_list_in_an_iterator_is_answered_before_more_is_asked_for(
     first = next(found)
 
     assert (first.image, asked) == (f"{photos}/0.png", ["0"])
-
-
-def test_ctrl_c_leaves_whole_rows(run: Path, photos: Path, tmp_path: Path) -> None:
-    out = require_no_table(tmp_path / "out.csv")
-
-    def press_ctrl_c(progress: featcache.Progress) -> None:
-        if progress.n_done == 4:
-            raise KeyboardInterrupt
-
-    given = [str(photos / f"{i}.png") for i in range(N_TEST)]
-    found = featcache.predict(given, run=run, n_workers=0, batch_size=2, on_progress=press_ctrl_c)
-    with pytest.raises(InterruptedRunError, match=r"Stopped\. 4 of 8 images were answered"):
-        write_table(out, found)
-
-    with (tmp_path / "out.csv.partial").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["image"] for row in rows] == given[:4]
-    assert all(row["p(class 1)"] and row["reason"] == "" for row in rows)
-    assert not out.exists()
-    write_table(out, featcache.predict(given, run=run, n_workers=0))  # the same command again
-    assert len(out.read_text().splitlines()) == 1 + N_TEST
-    assert not out.with_name("out.csv.partial").exists()
-
-
-def test_a_file_that_is_there_or_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "there.csv").touch()
-    (tmp_path / "file").touch()
-
-    with pytest.raises(UsageError, match=r"there\.csv exists\. Nothing was started"):
-        require_no_table(tmp_path / "there.csv")
-    with pytest.raises(StorageError, match="Nothing was started"):
-        require_no_table(tmp_path / "file" / "out.csv")
-    require_no_table(tmp_path / "new" / "out.csv")
-    assert list((tmp_path / "new").iterdir()) == []
-
-
-def test_two_at_once_do_not_write_one_table(run: Path, photos: Path, tmp_path: Path) -> None:
-    out = require_no_table(tmp_path / "out.csv")
-
-    def again(progress: featcache.Progress) -> None:
-        with pytest.raises(LockedError, match="is being written by another process"):
-            write_table(out, featcache.predict(photos, run=run, n_workers=0))
-
-    write_table(out, featcache.predict(photos, run=run, n_workers=0, on_progress=again))
-
-    assert len(out.read_text().splitlines()) == 1 + N_TEST
 
 
 def test_memory_does_not_grow_with_the_paths(run: Path, tmp_path: Path) -> None:

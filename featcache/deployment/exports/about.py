@@ -26,7 +26,11 @@ from featcache.images.datasets import dataset_slug
 from featcache.version import __version__
 
 EXPORT_VERSION = 1
-_TREATED = {"raw": "as they are", "standard": "standardised", "l2": "scaled to length 1"}
+_TREATED = {
+    "raw": "as they are",
+    "standard": "standardised (in its first layer)",
+    "l2": "scaled to length 1",
+}
 _OF_THE_HEAD = (
     *("format", "head", "solver", "found", "train", "n_features", "class_names", "split"),
     *("n_epochs", "is_finished", "versions"),
@@ -75,6 +79,7 @@ def about_of(plan: ExportPlan, backbone: RebuiltBackbone, network: Network) -> d
         "split_told": _split_told(head),
         "head": {
             **{name: said[name] for name in _OF_THE_HEAD if name in said},
+            **_solver(head),
             "dataset": dataset,
             "cache": {
                 "path": "",
@@ -84,9 +89,35 @@ def about_of(plan: ExportPlan, backbone: RebuiltBackbone, network: Network) -> d
         },
         "head_told": _head_told(network.head, head),
         "is_calibrated": head.is_calibrated,
+        "limits": head_limits(head, backbone.store_dtype),
         "fingerprints": {"cache": head.cache_fingerprint, "head": said["sha256"]},
         "versions": _versions(loaded.told),
     }
+
+
+def head_limits(head: TrainedHead, store_dtype: str) -> list[str]:
+    """Say what is unusual of a head and of the features that it was trained on.
+
+    Args:
+        head: The head.
+        store_dtype: As its cache kept them.
+    """
+    limits = []
+    if not head.is_finished:
+        limits.append(f"The training was stopped: the head is that of epoch {head.n_epochs}.")
+    if store_dtype == "float16":
+        limits.append(
+            "The head was trained on features rounded to float16, and the file rounds none: its "
+            "probabilities may differ a little from those of `featcache eval` and `predict`."
+        )
+    return limits
+
+
+def _solver(head: TrainedHead) -> dict[str, Any]:
+    """Say that a file's head takes raw features where its first layer standardises them."""
+    if head.solver.treatment != "standard":
+        return {}
+    return {"solver": {**head.solver.identity, "features": "raw"}}
 
 
 def _licence(backbone: RebuiltBackbone) -> str:

@@ -153,6 +153,7 @@ def _limits(about: Mapping[str, Any], facts: RunFacts, check: CheckReport | None
         f"one would be right as often."
         for split, share in facts.largest_share.items()
     ]
+    lines += about["limits"]
     if not about["is_calibrated"]:
         lines.append(
             "Its probabilities mean nothing beside their order: there were no images to fit their "
@@ -169,6 +170,8 @@ def _limits(about: Mapping[str, Any], facts: RunFacts, check: CheckReport | None
         )
     if check is None:
         lines.append("**The file was not checked** after it was written (`--unchecked`).")
+    else:
+        lines += check.limits_told
     return "\n".join(["## Limits\n", *(f"- {line}" for line in lines), ""])
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from featcache.core.starting import starting
 from featcache.core.stopping import stop_if_asked
 from featcache.deployment.exports.check_child import ANSWER, DAMAGED, SHAPE
-from featcache.errors import CorruptError, MismatchError, UsageError, clipped
+from featcache.errors import CorruptError, MismatchError, UsageError, clipped, counted
 
 CHILD = (sys.executable, "-P", str(Path(__file__).with_name("check_child.py")))
 _KEPT = "Nothing was written."
@@ -45,6 +45,18 @@ class CheckReport:
     difference: float
     n_same_top1: int
     tolerance: float
+
+    @property
+    def limits_told(self) -> tuple[str, ...]:
+        """Say where classes differ: the tolerance takes that of those that are nearly as likely."""
+        n_other = self.n_images - self.n_same_top1
+        if not n_other:
+            return ()
+        return (
+            f"In the check, {n_other} of {counted(self.n_images, 'image')} got another class than "
+            f"PyTorch gives them. Its probabilities of the two classes are less than "
+            f"{2 * self.tolerance:g} apart, twice the tolerance.",
+        )
 
     @property
     def told(self) -> str:

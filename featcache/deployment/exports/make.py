@@ -18,7 +18,7 @@ from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import breakable
 from featcache.deployment.backbone import build_named
-from featcache.deployment.exports.about import about_of
+from featcache.deployment.exports.about import about_of, head_limits
 from featcache.deployment.exports.card import card
 from featcache.deployment.exports.check import CheckReport, Images, Probabilities, check_file
 from featcache.deployment.exports.check_images import batches
@@ -27,6 +27,7 @@ from featcache.deployment.exports.onnx_file import onnx_bytes
 from featcache.deployment.exports.plan import ExportPlan
 from featcache.deployment.exports.tensors_file import tensors_bytes
 from featcache.deployment.exports.traced import pt2_bytes
+from featcache.heads.treatment import folded
 from featcache.images.transform import BatchPreprocessor
 
 _WRITERS: Mapping[str, Callable[[Network, Mapping[str, Any]], bytes]] = {
@@ -35,6 +36,8 @@ _WRITERS: Mapping[str, Callable[[Network, Mapping[str, Any]], bytes]] = {
     "safetensors": tensors_bytes,
     "hf": tensors_bytes,
 }
+Eager = Callable[[Images], Probabilities]
+
 _FULL = ("fp32", "exact")  # precisions of features that a file's are equal to
 
 
@@ -71,10 +74,13 @@ def make_model(file: BinaryIO, plan: ExportPlan, *, on_note: NoteCallback) -> Wr
             f"the features were computed in {backbone.precision}, and the file computes in fp32: "
             f"the figures of the head may differ in their last digits"
         )
+    for limit in head_limits(plan.head, backbone.store_dtype):
+        on_note(limit)
     # The comparison of the backbone left it in channels_last.
     module = (backbone.module or nn.Flatten()).to(memory_format=torch.contiguous_format)
     with breakable(), arithmetic("fp32", "cpu"):
-        network = Network(module, plan.head.module(), backbone.preprocess, in_size=spec.size).eval()
+        head = plan.head.module()
+        network = Network(module, folded(head), backbone.preprocess, in_size=spec.size).eval()
         about = about_of(plan, backbone, network)
         on_note(f"writing {target.model}")
         content = _WRITERS[spec.format](network, about)
@@ -82,7 +88,8 @@ def make_model(file: BinaryIO, plan: ExportPlan, *, on_note: NoteCallback) -> Wr
         file.flush()
         sha256 = hashlib.sha256(content).hexdigest()
         del content
-        report = _checked(Path(file.name), sha256, plan, network, backbone.preprocess, on_note)
+        eager = _eager(nn.Sequential(module, head), backbone.preprocess)
+        report = _checked(Path(file.name), sha256, plan, eager, backbone.preprocess, on_note)
     checked = None if report is None else asdict(report)
     beside = {"file": target.model.name, "sha256": sha256, "check": checked, **about}
     told = card(about, plan.facts, report, target)
@@ -100,7 +107,7 @@ def _checked(
     path: Path,
     sha256: str,
     plan: ExportPlan,
-    network: Network,
+    eager: Eager,
     preprocess: Preprocess,
     on_note: NoteCallback,
 ) -> CheckReport | None:
@@ -114,7 +121,7 @@ def _checked(
     return check_file(
         path,
         batches(images.taken(preprocess), preprocess, takes_crops=spec.input == CROP),
-        _eager(network, preprocess),
+        eager,
         format=spec.format,
         sha256=sha256,
         images=images.told,
@@ -122,15 +129,15 @@ def _checked(
     )
 
 
-def _eager(network: Network, preprocess: Preprocess) -> Callable[[Images], Probabilities]:
-    """Give PyTorch's own probabilities of what Pillow made, by the parts of the network."""
+def _eager(module: nn.Module, preprocess: Preprocess) -> Eager:
+    """Give PyTorch's own probabilities of what Pillow made, by backbone and head as they were."""
     prepare = BatchPreprocessor(
         preprocess.after_resize, in_size=preprocess.out_size, device=torch.device("cpu")
     )
 
     def probabilities(prepared: Images) -> Probabilities:
         with torch.no_grad():
-            logits = network.head(network.backbone(prepare(torch.from_numpy(prepared))))
+            logits = module(prepare(torch.from_numpy(prepared)))
             found: Probabilities = torch.softmax(logits.double(), dim=1).numpy()
         return found
 

@@ -16,7 +16,8 @@ class Network(nn.Module):
         in_size: (H, W) of the images that it takes.
         resize: Pillow's resizing; None where the images come resized and cropped.
         backbone: (N, 3, h, w) -> (N, D).
-        head: (N, D) -> (N, K) logits; the treatment of features and the temperature are in it.
+        head: (N, D) -> (N, K) logits; the treatment of features and the temperature are in it;
+            standardising is part of its first linear layer.
     """
 
     mean: Tensor

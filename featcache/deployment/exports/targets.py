@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from featcache.core.files import named_failures
 from featcache.core.paths import expanded
-from featcache.core.replace import replace_file, write_new_file
+from featcache.core.replace import replace_together, write_new_file
 from featcache.errors import UsageError
 
 SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
@@ -38,7 +38,9 @@ class ExportTarget:
     may_replace: bool
 
     def write(self, make: Callable[[BinaryIO], Mapping[Path, bytes]]) -> None:
-        """Write all three; the model gets its name last, and only if nothing failed.
+        """Write all three, each whole; nothing of them is there if something failed.
+
+        Where files are replaced, none describes another model than lies there, at any time.
 
         Args:
             make: Given the open file of the model, which has another name as yet; writes it, and
@@ -49,11 +51,15 @@ class ExportTarget:
             UsageError: If a file took one of the names meanwhile.
         """
         written: list[Path] = []
+        was_there = self.out.exists()
         with contextlib.ExitStack() as on_failure:
-            on_failure.callback(self._remove, written)
+            on_failure.callback(self._remove, written, was_there=was_there)
             with named_failures(self.model, kept="Nothing was written."):
                 self.model.parent.mkdir(parents=True, exist_ok=True)
-            self._put(self.model, lambda file: self._put_others(make(file), written))
+            if self.may_replace:
+                replace_together(self.model, make)
+            else:
+                self._put(self.model, lambda file: self._put_others(make(file), written))
             on_failure.pop_all()
 
     def _put_others(self, contents: Mapping[Path, bytes], written: list[Path]) -> None:
@@ -62,17 +68,14 @@ class ExportTarget:
             written.append(path)
 
     def _put(self, path: Path, content: Callable[[BinaryIO], object]) -> None:
-        if self.may_replace:
-            replace_file(path, content)
-        elif not write_new_file(path, content):
+        if not write_new_file(path, content):
             raise _exists(path)
 
-    def _remove(self, written: list[Path]) -> None:
-        """Take away what belongs to a model that is not there."""
-        if not self.may_replace:
-            for path in written:
-                path.unlink(missing_ok=True)
-        if self.out != self.model:
+    def _remove(self, written: list[Path], *, was_there: bool) -> None:
+        """Take away what belongs to a model that is not there, and a folder made for it."""
+        for path in written:
+            path.unlink(missing_ok=True)
+        if self.out != self.model and not was_there:
             with contextlib.suppress(OSError):  # something lies in it
                 self.out.rmdir()
 
