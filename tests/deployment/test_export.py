@@ -135,6 +135,7 @@ def opened(case: Case) -> Run:
         module = torch.export.load(model).module()
     else:
         module = featcache.load_exported(case.made.path)
+        return lambda images: module(images).numpy()  # arrays as Pillow's images give them
     return lambda images: module(torch.from_numpy(images)).detach().numpy()
 
 

@@ -15,7 +15,7 @@ from featcache.errors import counted
 
 _MOST_CLASSES = 100  # in the table of counts
 _INPUTS = {
-    "crop": "uint8 RGB images that Pillow has resized and cropped, as `prepare` below does",
+    "crop": "uint8 RGB images that Pillow has resized and cropped, as `prepare` does",
     "any": "uint8 RGB images of any one size; they are resized inside",
 }
 _NEEDS = {
@@ -64,7 +64,7 @@ def _front(about: Mapping[str, Any]) -> str:
     if licence in _LICENCES:
         lines.append(f"license: {licence}")
     else:
-        lines += ["license: other", f"license_name: {json.dumps(about['licence'])}"]
+        lines += ["license: other", f"license_name: {json.dumps(licence.partition(':')[0])}"]
     lines.append(f"tags: {json.dumps(['featcache', about['backbone']['name']])}")
     return "\n".join(["---", *lines, "---", ""])
 

@@ -59,7 +59,7 @@ def load_exported(
             never says what is run.
 
     Returns:
-        (N, h, w, 3) uint8 images, as Pillow resized and cropped them, to (N, K) probabilities; in
+        (N, h, w, 3) uint8 images, an array or a tensor, as Pillow resized and cropped them, to (N, K) probabilities; in
         evaluation mode, without gradients.
 
     Raises:
@@ -82,7 +82,13 @@ def load_exported(
     module = _built(about["backbone"]["build"], backbone, path)
     _fill(module, parts["backbone"], path)
     network = Network(module, head.module(), Preprocess.from_json(about["preprocess"]))
+    network.register_forward_pre_hook(_arrays_too)
     return network.eval().requires_grad_(False)
+
+
+def _arrays_too(network: nn.Module, images: tuple[Any]) -> tuple[Tensor]:
+    """Take numpy's arrays as well as tensors."""
+    return (torch.as_tensor(images[0]),)
 
 
 def _built(
