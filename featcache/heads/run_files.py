@@ -163,6 +163,7 @@ def head_of(
     is_finished: bool = True,
     solver: SolverSpec | None = None,
     found: Mapping[str, Any] | None = None,
+    record: BackboneRecord | None = None,
 ) -> TrainedHead:
     """Describe a head, to be saved.
 
@@ -177,6 +178,8 @@ def head_of(
         is_finished: Whether training ended as planned.
         solver: How it was found; None is an MLP on raw features.
         found: What the solver found beside the weights.
+        record: What the cache says of its backbone, read before a long training: the file may be
+            gone at its end. None reads it now.
     """
     from featcache.features.rows import n_inputs
 
@@ -198,7 +201,7 @@ def head_of(
         versions=versions(device, lightning=solver.is_mlp),
         solver=solver,
         found=found or {},
-        record=BackboneRecord.of_cache(cache),
+        record=record or BackboneRecord.of_cache(cache),
     )
 
 

@@ -30,6 +30,7 @@ from featcache.features.datamodule import FeatureDataModule
 from featcache.features.order import EpochOrder
 from featcache.features.resident import Resident
 from featcache.features.rows import n_inputs
+from featcache.heads.backbone_record import BackboneRecord
 from featcache.heads.figures import Figures, MeansOfBatches, figures_on_test
 from featcache.heads.head_file import save_head
 from featcache.heads.mlp import require_room
@@ -77,6 +78,7 @@ class HeadJob:
         on_note: NoteCallback,
     ) -> None:
         self.cache = cache
+        self.record = BackboneRecord.of_cache(cache)  # the file may be gone at the end
         self.head = head
         self.solver = solver or SolverSpec()
         self.resident = resident
@@ -257,6 +259,7 @@ class HeadJob:
             self.head,
             train,
             state,
+            record=self.record,
             rows=batches.n_rows,
             n_epochs=n_epochs,
             device=self.device,

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from featcache_cli import console
-from featcache_cli.commands.extract import _rate, _shares
+from featcache_cli.commands.extract import _shares
+from featcache_cli.console import rate_of
 from featcache_cli.tables import show_table
 
 
@@ -90,7 +91,7 @@ def test_durations_are_short(seconds: float, text: str) -> None:
 
 
 def test_rates_and_shares_are_short() -> None:
-    assert (_rate(29.46), _rate(1234.5), _rate(185000)) == (
+    assert (rate_of(29.46), rate_of(1234.5), rate_of(185000)) == (
         "29.5 img/s",
         "1,234 img/s",
         "185,000 img/s",

@@ -20,6 +20,7 @@ from featcache.features.batches import SuperBatch
 from featcache.features.datamodule import FeatureDataModule
 from featcache.features.order import EpochOrder
 from featcache.features.rows import n_inputs
+from featcache.heads.backbone_record import BackboneRecord
 from featcache.heads.figures import SumsOfHeads, measure
 from featcache.heads.head_file import save_head
 from featcache.heads.mlp import build_head
@@ -93,6 +94,7 @@ class BankRun:
         self.finished: list[Entry] = []
         self.broken = broken
         self.batches = batches
+        self.record = BackboneRecord.of_cache(batches.cache)  # the file may be gone at the end
         self.device = device
         self.checkpoint = checkpoint
         self.on_progress = on_progress
@@ -208,6 +210,7 @@ class BankRun:
             rows=self.batches.n_rows,
             n_epochs=n_epochs,
             device=str(self.device),
+            record=self.record,
         )
         try:
             with locked(entry.path, remove=True):
