@@ -59,8 +59,8 @@ def load_exported(
             never says what is run.
 
     Returns:
-        (N, h, w, 3) uint8 images, an array or a tensor, as Pillow resized and cropped them, to (N, K) probabilities; in
-        evaluation mode, without gradients.
+        (N, h, w, 3) uint8 images, an array or a tensor, as Pillow resized and cropped them, to
+        (N, K) probabilities; in evaluation mode, without gradients.
 
     Raises:
         CacheMissingError: If there is no such file.

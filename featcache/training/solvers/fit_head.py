@@ -157,8 +157,8 @@ def refuse_options_of_mlp(
         given |= {name: value for name, (value, usual) in pairs.items() if value != usual}
     for name in given:
         raise UsageError(
-            f"{option_name(name)} is for heads that are trained in epochs, and does nothing with "
-            f"--solver {spec.solver}. Nothing was started. Leave it out, or use --solver mlp."
+            f"{option_name(name)} does nothing with --solver {spec.solver}: it is for heads that "
+            f"are trained in epochs. Nothing was started. Leave it out, or use --solver mlp."
         )
 
 
