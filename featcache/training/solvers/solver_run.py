@@ -26,6 +26,7 @@ from featcache.features.resident import Resident
 from featcache.features.rows import load_rows, n_inputs
 from featcache.features.split import training_rows, valid_rows
 from featcache.heads.answering import answering_module
+from featcache.heads.backbone_record import BackboneRecord
 from featcache.heads.figures import Figures, SumsOfBatches, measure
 from featcache.heads.head_file import load_head, save_head
 from featcache.heads.run_files import HeadRun, has_test_rows, head_of, read_run, write_figures
@@ -88,6 +89,7 @@ class SolverJob:
             on_note: Told what else is in a folder.
         """
         self.cache, self.resident, self.train = cache, resident, train
+        self.record = BackboneRecord.of_cache(cache)  # the file may be gone at the end
         self.runs_dir, self.on_progress, self.on_note = runs_dir, on_progress, on_note
 
     def run(self, spec: SolverSpec) -> HeadRun:
@@ -264,6 +266,7 @@ class SolverJob:
             device=str(self.resident.device),
             solver=fitted.spec,
             found=fitted.found,
+            record=self.record,
         )
         save_head(folder, head)
         run = HeadRun(

@@ -32,12 +32,9 @@ def fitted(spec: SolverSpec, *, with_val: bool = True) -> Fitted:
     return fit_rows(data.rows, val, spec, class_names=NAMES)
 
 
-def test_rows() -> SolverRows:
+def rows_to_test() -> SolverRows:
     data = digits()
     return rows_of(data.test[300:], data.test_labels[300:])
-
-
-test_rows.__test__ = False  # type: ignore[attr-defined]
 
 
 def normalised(features: npt.NDArray[np.float32]) -> Array:
@@ -65,7 +62,7 @@ def log_loss(p: Array, labels: npt.NDArray[np.int64]) -> float:
 
 @pytest.mark.parametrize("k", [1, 7, 100])
 def test_neighbours_vote_as_brute_force_says(k: int) -> None:
-    found = fitted(SolverSpec(solver="knn", k=k)).log_probabilities(test_rows()).exp().numpy()
+    found = fitted(SolverSpec(solver="knn", k=k)).log_probabilities(rows_to_test()).exp().numpy()
 
     expected = brute_force_votes(k)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
@@ -95,7 +92,7 @@ def test_the_nearest_class_mean_is_that_of_brute_force() -> None:
     train, test = normalised(data.train), normalised(data.test[300:])
     means = np.stack([train[data.train_labels == k].mean(0) for k in range(10)])
     distances = ((test[:, None] - means) ** 2).sum(2)
-    log_p = found.log_probabilities(test_rows()).numpy()
+    log_p = found.log_probabilities(rows_to_test()).numpy()
     assert (log_p.argmax(1) == distances.argmin(1)).all()
     scores = -distances / 2 / found.fit.found["temperature"]
     expected = scores - np.log(np.exp(scores).sum(1, keepdims=True))
@@ -246,7 +243,7 @@ def test_standardising_takes_mean_and_deviation_of_the_rows_and_spares_what_is_c
     "spec", [SolverSpec(solver=s) for s in ("logreg", "knn", "ncm", "ridge", "lda")]
 )
 def test_every_solver_reads_most_digits(spec: SolverSpec) -> None:
-    rows = test_rows()
+    rows = rows_to_test()
 
     log_p = fitted(spec).log_probabilities(rows)
 
