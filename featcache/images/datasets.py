@@ -121,6 +121,11 @@ def is_there(name: str) -> bool:
     return _source_of(name).is_there(name)
 
 
+def is_here(name: str, *, data_dir: str | Path) -> bool:
+    """Tell whether the files of a dataset seem to be here, so that opening it downloads nothing."""
+    return _source_of(name).is_here(name, data_dir=data_dir)
+
+
 def list_datasets(*, data_dir: str | Path | None = None) -> list[DatasetInfo]:
     """List every name that `load_dataset` takes, without opening or importing a dataset.
 

@@ -127,6 +127,10 @@ class Source(ABC):
         """Tell whether something lies at the path in a name."""
         return True
 
+    def is_here(self, name: str, *, data_dir: str | Path) -> bool:
+        """Tell whether `load` would find the files, by their names, so that it downloads none."""
+        return self.is_there(name)
+
 
 class PathSource(Source):
     """A kind whose names are `kind:PATH`, or `kind:PATH#...` where more has to be said."""

@@ -70,6 +70,10 @@ class TorchvisionSets(Source):
             paths += inside or [str(place)]
         return Files(root, tuple(sorted((os.path.relpath(p, root) for p in paths), key=bytewise)))
 
+    def is_here(self, name: str, *, data_dir: str | Path) -> bool:
+        """Look for its files in the data folder."""
+        return _set_of(name).is_present(data_dir)
+
     def load(self, name: str, *, data_dir: str | Path) -> Dataset:
         """Open all splits, downloading what is absent.
 
