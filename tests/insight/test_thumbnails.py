@@ -198,9 +198,9 @@ def test_an_older_cache_asks_for_all_images_to_be_the_same(cache: Cache, pets: P
 
 
 def test_imported_features_have_no_images(tmp_path: Path) -> None:
-    np.save(tmp_path / "clip.npy", np.ones((5, 3), np.float32))
+    np.savez(tmp_path / "clip.npz", features=np.ones((5, 3), np.float32))
     path = featcache.import_features(
-        tmp_path / "clip.npy", name="clip", cache_dir=tmp_path / "cache"
+        tmp_path / "clip.npz", features="features", name="clip", cache_dir=tmp_path / "cache"
     ).path
 
     found = images_of(featcache.open_cache(path))
