@@ -2,5 +2,6 @@
 
 `probe` is the public verb. `probe_rows` chooses the images and draws a few of each class,
 `classifiers` fits to them, and `probe_cache` does both for one cache. `probe_result` is the result,
-and `few_shot_plot` draws its curve.
+and `few_shot_plot` draws its curve. `cache_images` finds the images of a cache again, and
+`thumbnails` makes small pictures of them.
 """
