@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from featcache.insight.page.axes import N_MARKS, Mark, Scale, legend, spanning
-from featcache.insight.page.bars import Bar, Rule, bars, dots
+from featcache.insight.page.bars import Bar, bars, dots
 from featcache.insight.page.document import POLICY, Section, document
 from featcache.insight.page.heat_map import heat_map
 from featcache.insight.page.lines import Line, lines
@@ -68,7 +68,7 @@ def whole_page(said: str) -> str:
         picture_rows([([Picture(PIXEL, said, said)] * 2, said)], label=said),
         lines(line, x_title=said, y_title=said, caption=said, alt=said),
         bars([Bar(said, 0.5, 0.4, 0.6, said)], x_title=said, caption=said, alt=said),
-        dots([Bar(said, 0.5)], rules=[Rule(said, 0.4)], x_title=said, caption=said, alt=said),
+        dots([Bar(said, 0.5)], x_title=said, caption=said, alt=said),
         scatter(
             [Cloud(said, [(0, 0), (1, 2)], Mark(9)), Cloud("others", [(1, 1)], None)],
             x_title=said,

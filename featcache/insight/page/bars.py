@@ -42,19 +42,6 @@ class Bar:
     shown: str = ""
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A line down all rows, to compare with.
-
-    Attributes:
-        name: What it is.
-        value: Where.
-    """
-
-    name: str
-    value: float
-
-
 def bars(rows: Sequence[Bar], *, x_title: str, caption: Content, alt: str) -> Html:
     """Draw bars from 0 to 1, for shares; an interval is a thin line over its bar."""
     x = Scale(0.0, 1.0, _NAME_WIDTH, WIDTH - RIGHT - 34)
@@ -67,40 +54,30 @@ def bars(rows: Sequence[Bar], *, x_title: str, caption: Content, alt: str) -> Ht
             drawn.append(element("rect", **place, width=width, height="12", class_="f0"))
         drawn += [_name(row, middle), _interval(row, x, middle, "axis-line"), _value(row, middle)]
     height = TOP + _ROW * len(rows) + _LOWEST
-    shown = picture(_bottom(x, height, x_title, ()), *drawn, alt=alt, height=height)
+    shown = picture(_bottom(x, height, x_title), *drawn, alt=alt, height=height)
     return figure(shown, caption=caption)
 
 
-def dots(
-    rows: Sequence[Bar],
-    *,
-    rules: Sequence[Rule] = (),
-    x_title: str,
-    caption: Content,
-    alt: str,
-) -> Html:
+def dots(rows: Sequence[Bar], *, x_title: str, caption: Content, alt: str) -> Html:
     """Draw a dot for each row with its interval, on an axis that begins where they do.
 
     Args:
         rows: The rows, at least one with a value.
-        rules: Lines to compare with, named by their numbers below the axis.
         x_title: Of the axis, with its unit.
         caption: What stands below.
         alt: What it shows, in a sentence.
     """
     known = [v for row in rows for v in (row.value, row.low, row.high) if v is not None]
-    x = spanning([*known, *(rule.value for rule in rules)], _NAME_WIDTH, WIDTH - RIGHT - 34)
+    x = spanning(known, _NAME_WIDTH, WIDTH - RIGHT - 34)
     drawn = []
     for i, row in enumerate(rows):
-        middle = TOP + 10 + _ROW * (i + 0.5)
-        drawn += [_name(row, middle), _interval(row, x, middle, "line s0")]
+        middle = TOP + _ROW * (i + 0.5)
+        drawn += [_name(row, middle), _interval(row, x, middle, "line s0"), _value(row, middle)]
         if row.value is not None:
-            drawn.append(
-                element("path", d=f"M{x(row.value):.1f} {middle:.1f}h.01", class_="dots s0")
-            )
-        drawn.append(_value(row, middle))
-    height = TOP + 10 + _ROW * len(rows) + _LOWEST
-    shown = picture(_bottom(x, height, x_title, rules), *drawn, alt=alt, height=height)
+            dot = f"M{x(row.value):.1f} {middle:.1f}h.01"
+            drawn.append(element("path", d=dot, class_="dots s0"))
+    height = TOP + _ROW * len(rows) + _LOWEST
+    shown = picture(_bottom(x, height, x_title), *drawn, alt=alt, height=height)
     return figure(shown, caption=caption)
 
 
@@ -121,20 +98,14 @@ def _interval(row: Bar, x: Scale, middle: float, kind: str) -> Html | None:
     return element("path", d=ends + caps, class_=kind)
 
 
-def _bottom(x: Scale, height: float, title: str, rules: Sequence[Rule]) -> Html:
-    """Draw the axis below the rows, the lines up from it, and the rules with their names."""
+def _bottom(x: Scale, height: float, title: str) -> Html:
+    """Draw the axis below the rows, and the lines up from it."""
     base = height - _LOWEST
     ticks = x.ticks(4)
     up = "".join(f"M{x(value):.1f} {base:g}V{TOP}" for value in ticks)
-    named = [
-        text(rule.name, x(rule.value), TOP + 4, anchor="middle", kind="small") for rule in rules
-    ]
-    down = "".join(f"M{x(rule.value):.1f} {TOP + 8}V{base:g}" for rule in rules)
     return joined(
         element("path", d=up, class_="grid-line"),
         element("path", d=f"M{x.start:g} {base:g}H{x.end:g}", class_="axis-line"),
         *(text(tick(value), x(value), base + 13, anchor="middle") for value in ticks),
         text(title, (x.start + x.end) / 2, base + 28, anchor="middle"),
-        element("path", d=down, class_="rule") if rules else None,
-        *named,
     )
