@@ -45,7 +45,7 @@ class Bar:
 def bars(rows: Sequence[Bar], *, x_title: str, caption: Content, alt: str) -> Html:
     """Draw bars from 0 to 1, for shares; an interval is a thin line over its bar."""
     x = Scale(0.0, 1.0, _NAME_WIDTH, WIDTH - RIGHT - 34)
-    drawn = []
+    drawn: list[Content] = []
     for i, row in enumerate(rows):
         middle = TOP + _ROW * (i + 0.5)
         if row.value is not None:
@@ -69,7 +69,7 @@ def dots(rows: Sequence[Bar], *, x_title: str, caption: Content, alt: str) -> Ht
     """
     known = [v for row in rows for v in (row.value, row.low, row.high) if v is not None]
     x = spanning(known, _NAME_WIDTH, WIDTH - RIGHT - 34)
-    drawn = []
+    drawn: list[Content] = []
     for i, row in enumerate(rows):
         middle = TOP + _ROW * (i + 0.5)
         drawn += [_name(row, middle), _interval(row, x, middle, "line s0"), _value(row, middle)]
