@@ -14,6 +14,10 @@ References = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 _MOST_SIMILARITIES = 16 << 20  # at a time: 64 MB of float32
 
 
+Scores = Callable[[Tensor], Callable[[Tensor], Tensor]]
+"""Takes (R, D) references, and gives what scores them for (B, D) queries: (B, R)."""
+
+
 def nearest(queries: Tensor, references: References, k: int) -> tuple[Tensor, Tensor]:
     """Find the k nearest of all references to each query, the nearest first.
 
@@ -30,26 +34,47 @@ def nearest(queries: Tensor, references: References, k: int) -> tuple[Tensor, Te
         (B, k) similarities and (B, k) int64 labels. Of references of length 1 the similarity is the
         cosine, up to a number that all references of a query share.
     """
+    origin: Tensor | None = None
+
+    def scores(rows: Tensor) -> Callable[[Tensor], Tensor]:
+        nonlocal origin
+        start = rows[:1].clone() if origin is None else origin
+        origin = start
+        rows = rows - start
+        half = rows.square().sum(1) / 2
+        return lambda some: ((some - start) @ rows.T).sub_(half)
+
+    return highest(queries, references, k, scores)
+
+
+def highest(
+    queries: Tensor, references: References, k: int, scores: Scores
+) -> tuple[Tensor, Tensor]:
+    """Find the k references of the highest score for each query, the highest first.
+
+    Of equal scores the earlier reference goes first, whatever the portions are.
+
+    Args:
+        queries: (B, D) treated rows.
+        references: At least k rows, with a number each.
+        k: How many.
+        scores: What is compared; for some queries at a time, so that the scores have room.
+
+    Returns:
+        (B, k) scores and (B, k) numbers.
+    """
     best = queries.new_zeros(len(queries), 0)
     owners = torch.zeros(len(queries), 0, dtype=torch.int64, device=queries.device)
-    origin: Tensor | None = None
-    for rows, labels in references():
-        if origin is None:
-            origin = rows[:1].clone()
-            queries = queries - origin
-        found, places = _nearest_of(queries, rows - origin, k)
-        best, owners = torch.cat([best, found], 1), torch.cat([owners, labels[places]], 1)
+    for rows, numbers in references():
+        score = scores(rows)
+        step = max(1, _MOST_SIMILARITIES // len(rows))
+        found = [_largest(score(some), k) for some in queries.split(step)]
+        places = torch.cat([places for _, places in found])
+        best = torch.cat([best, torch.cat([values for values, _ in found])], 1)
+        owners = torch.cat([owners, numbers[places]], 1)
         best, places = _largest(best, k)
         owners = owners.gather(1, places)
     return best, owners
-
-
-def _nearest_of(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Find the (B, k) similarities and places of a portion, for some queries at a time."""
-    half = rows.square().sum(1) / 2
-    step = max(1, _MOST_SIMILARITIES // len(rows))
-    found = [_largest((some @ rows.T).sub_(half), k) for some in queries.split(step)]
-    return torch.cat([values for values, _ in found]), torch.cat([places for _, places in found])
 
 
 def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -23,11 +23,10 @@ from featcache.insight.probe_result import MAJORITY
 from featcache.insight.probe_rows import (
     ChosenRows,
     ProbeRows,
-    features_of,
     few_of_each_class,
     load_part,
-    rows_in,
 )
+from featcache.insight.stored_rows import stored_rows
 from featcache.store import Cache
 
 _TESTED_VALUES = 1 << 23  # of a batch of the tested rows
@@ -123,11 +122,11 @@ def _ask(
     """Ask all classifiers of each batch."""
     given: dict[Classifier, list[Tensor]] = {asked: [] for asked in fitted}
     losses = dict.fromkeys(fitted, 0.0)
-    rows, unit_length = rows_in(cache, test.split, device), UnitLength()
+    rows, unit_length = stored_rows(cache, test.split, device), UnitLength()
     n_rows = max(1, min(_MOST_ROWS, _TESTED_VALUES // cache.n_features))
-    for index, labels in zip(test.rows.split(n_rows), test.labels.split(n_rows), strict=True):
+    for index in test.rows.split(n_rows):
         stop_if_asked()
-        features, labels = features_of(rows, index), labels.to(device)
+        features, labels = rows.take(index)
         unit_rows = unit_length(features)  # once for all that want them
         for asked, one in fitted.items():
             log_p = one.log_p(unit_rows if one.is_of_unit_rows else features)

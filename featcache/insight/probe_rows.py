@@ -12,9 +12,9 @@ from torch import Tensor
 from featcache.config import VAL_FRACTION
 from featcache.core.reporting import NoteCallback
 from featcache.errors import UsageError, counted
-from featcache.features.rows import FeatureRows, load_rows
 from featcache.features.split import evenly_spaced, ordered_by_class, training_rows, valid_rows
 from featcache.features.trainable import labels_of, require_classes
+from featcache.insight.stored_rows import stored_rows
 from featcache.store import Cache
 
 SPLIT_SEED = 42  # of the rows for validation, as of a training
@@ -103,24 +103,8 @@ def choose_rows(
 
 def load_part(cache: Cache, part: ChosenRows, *, device: torch.device) -> Tensor:
     """Read the features of some rows, (n, D) float32 on the device."""
-    return features_of(rows_in(cache, part.split, device), part.rows)
-
-
-def rows_in(cache: Cache, split: str, device: torch.device) -> FeatureRows:
-    """Make the rows of a split ready to be read from the file."""
-    return load_rows(cache, split, device=device, residence="file")
-
-
-def features_of(rows: FeatureRows, index: Tensor) -> Tensor:
-    """Read rows as (n, D) float32: features as they are, pixels of -1 to 1 as they are stored.
-
-    A head sees pixels at the size that enters the notebook's network, 150,528 numbers of 3,072.
-    Those say nothing more, and would make of seconds minutes.
-    """
-    found = rows.gather(index).to(rows.device)
-    if rows.prepare is None:
-        return found.float()
-    return found.flatten(1).float().div_(127.5).sub_(1)
+    features, _ = stored_rows(cache, part.split, device).take(part.rows)
+    return features
 
 
 def few_of_each_class(labels: Tensor, n: int, *, seed: int) -> Tensor:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from featcache.heads.neighbours import References, nearest
+from tests.largest_tensor import LargestTensor
 
 
 def in_portions(rows: Tensor, labels: Tensor, size: int) -> References:
@@ -50,18 +49,6 @@ def test_an_equal_row_is_not_put_before_a_nearer_one() -> None:
         _, found = nearest(torch.zeros(1, 1), in_portions(rows, torch.arange(5), size), 3)
 
         assert found.tolist() == [[4, 1, 2]]
-
-
-class LargestTensor(TorchDispatchMode):
-    """Notes how many values the largest tensor has."""
-
-    n_values = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, Tensor):
-            self.n_values = max(self.n_values, made.numel())
-        return made
 
 
 def test_a_search_among_many_rows_takes_bounded_memory() -> None:

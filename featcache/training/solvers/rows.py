@@ -74,9 +74,11 @@ class SolverRows:
         """Give these rows with others behind them, all with the treatment of these."""
         return replace(self, parts=self.parts + others.parts)
 
-    def chunks(self, dtype: torch.dtype = torch.float32) -> Iterator[tuple[slice, Tensor]]:
-        """Give the rows in portions, as slices of 0..N and (B, D)."""
-        step = max(1, _CHUNK_VALUES // self.n_features)
+    def chunks(
+        self, dtype: torch.dtype = torch.float32, *, n_values: int = _CHUNK_VALUES
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Give the rows in portions of so many numbers, as slices of 0..N and (B, D)."""
+        step = max(1, n_values // self.n_features)
         start = 0
         for part in self.parts:
             for index in part.index.split(step):
