@@ -129,7 +129,7 @@ class TrainSpec:
     """How a head is trained; the defaults are the notebook's VGG16 systems."""
 
     # Without --lr, `train-head` takes this in the notebook's recipe and 1e-3 in the general one
-    # (GENERAL in training/recipes.py).
+    # (GENERAL in training/recipes.py). `parity` has a default of its own: 1e-3 (config/calls.py).
     lr: float = option(1e-5, "Learning rate of Adam.")
     batch_size: int = option(
         64, "Rows in one step; the last batch of an epoch may be smaller.", least=1, most=MOST_ROWS

@@ -1,8 +1,8 @@
 """What makes two files the same: canonical JSON, its fingerprint, and how two of them differ.
 
 The identity of a cache is put together in `extraction/plan.py`, or of imported features in
-`store/imports/keep.py`. `store/identity.py` is its type. That of a run is put together in
-`heads/runs.py`.
+`store/imports/keep.py`. `store/identity.py` is its type, whose property `fingerprint` calls the
+function here. That of a run is put together in `heads/runs.py`.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 The terminal's handler (`featcache_cli.signals`) ends the process at once while nothing is written.
 While there is `working`, it only leaves a request here. Each loop of the work asks for it
-(`stop_if_asked`) and then raises StopRequested, which is a KeyboardInterrupt. Three places meet
+(`stop_if_asked`) and then raises StopRequested, which is a KeyboardInterrupt. Some places catch
 that, and raise an InterruptedRunError (exit code 130) that says what is kept: `extraction/run.py`
 the rows acknowledged so far, `training/run.py` the head of the last epoch,
 `training/sweeps/bank_trainer.py` all heads as of the last epoch. The same command goes on there.
-Blocks that were complete by then are still written.
+Blocks that were complete by then are still written. `training/solvers/solver_run.py`,
+`deployment/predict.py` and `deployment/exports/export.py` do the same; there the same command
+starts again.
 
 In the terminal, a second signal that comes more than a second after the first ends the process at
 once (`featcache_cli.signals`). The same happens if the process has not ended 8 s after the first.
@@ -17,7 +19,7 @@ a hook of `os.fork` or in a weakref callback. There Python ignores it, and the r
 lost.
 
 The library installs no signal handler. In a Python program, Ctrl-C is a KeyboardInterrupt as
-always; the same three places meet it, and no request is set here.
+always; the same places catch it, and no request is set here.
 """
 
 from __future__ import annotations

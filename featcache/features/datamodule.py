@@ -1,7 +1,7 @@
 """A cache as training, validation and test batches: the LightningDataModule.
 
 It keeps the features in memory while a head trains. `residence` chose where, and `resident` loaded
-them.
+them. When a head is only tested, `heads/predictions.py` holds the rows.
 """
 
 from __future__ import annotations

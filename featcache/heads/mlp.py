@@ -90,6 +90,7 @@ def l1_norm(parameters: Iterable[Tensor]) -> Tensor:
     The notebook also sums over its frozen backbone: a constant in the logged loss, without
     gradient. Here the head is all there is, so that constant is missing. `training/module.py`
     multiplies the sum by `--l1` and adds it to the training loss. A sweep has a sum of its own
-    (`training/sweeps/head_bank.py`), for all heads at once and with its gradient.
+    (`training/sweeps/head_bank.py`), for all heads at once and with its gradient. So has the
+    end-to-end side of parity (`notebook/end_to_end.py`), which knows nothing of this file.
     """
     return torch.stack([p.abs().sum() for p in parameters]).sum()

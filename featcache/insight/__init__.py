@@ -1,4 +1,4 @@
-"""What is in a cache: how good its backbone is for these images.
+"""What is in a cache, and what people look at: how good its backbone is for these images.
 
 `probe` is the public verb. `probe_rows` chooses the images and draws a few of each class,
 `classifiers` fits to them, and `probe_cache` does both for one cache. `probe_result` is the result,

@@ -16,8 +16,9 @@ from featcache.errors import clipped
 from featcache.store import Cache
 from featcache.training.notebook_systems import DATASET, SYSTEMS, System
 
-# Features of another scale, or a few hundred images, need more and larger steps than the notebook's
-# 3,125 of 1e-5 (docs/guides/heads.md has the figures).
+# The notebook's recipe has TrainSpec's own learning rate (1e-5, config/head_specs.py); no system
+# changes it. Features of another scale, or a few hundred images, need more and larger steps than
+# the notebook's 3,125 of 1e-5 (docs/guides/heads.md has the figures).
 GENERAL = TrainSpec(lr=1e-3, max_epochs=100, patience=5, select="best")
 # An epoch of fewer steps tells too little to lose patience over.
 STEPS_TO_JUDGE_BY = 20
