@@ -2,11 +2,13 @@
 
     python -m tests.benchmarks.account BENCH.json --extracted FILE ... --reproduced FILE ...
 
-BENCH.json is `bench`'s, taken on the same machine: its account in fp32 has the notebook's hours.
-A reproduced file is what `featcache reproduce` left as JSON. An extracted file is what
-`featcache extract --json` printed, one for each call: a run that was stopped and resumed has
-several, which are added. A cache that `reproduce` made in one go needs none. Only systems count
-that ran on the notebook's own data, backbone and size; the others stand by `bench`'s rates, apart.
+BENCH.json is `bench`'s, taken on the same machine: its account in fp32 has the notebook's hours. A
+reproduced file is what `featcache reproduce` left as JSON. An extracted file is what `featcache
+extract --json` printed, one for each call: a run that was stopped and resumed may have several,
+which are added. A call that was stopped prints no JSON. The rows that it computed count at the rate
+of the others, and the page says so. A cache that `reproduce` made in one go needs none. Only
+systems count that ran on the notebook's own data, backbone and size; the others stand by `bench`'s
+rates, apart.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ def page(parts: Json, extracted: Sequence[Json], reproduced: Sequence[Json]) -> 
     lines.append("|---|---|---|---|---|")
     notebook_s, one_s, all_s = 0.0, 0.0, 0.0
     made = {told["backbone"]: told["extract_s"] for told in ran.values()}
-    for name, seconds in extraction_s(extracted, made).items():
+    extractions, remarks = extraction_s(extracted, made)
+    for name, seconds in extractions.items():
         lines.append(f"| extraction, {name} | | {seconds / 3600:.3f} | | {seconds / 3600:.3f} |")
         one_s, all_s = one_s + seconds, all_s + seconds
     for name, told in ran.items():
@@ -81,31 +84,44 @@ def page(parts: Json, extracted: Sequence[Json], reproduced: Sequence[Json]) -> 
             f"{notebook_s / 3600:.1f} hours against {one_s / 3600:.2f}, "
             f"{notebook_s / one_s:.1f} times less.",
         ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *remarks]) + "\n"
 
 
-def extraction_s(extracted: Sequence[Json], made: Mapping[str, float | None]) -> dict[str, float]:
-    """Add the seconds of the calls that made each cache; all its rows must be among them.
+def extraction_s(
+    extracted: Sequence[Json], made: Mapping[str, float | None]
+) -> tuple[dict[str, float], list[str]]:
+    """Add the seconds of the calls that made each cache, and say which rows no call tells of.
 
     Args:
         extracted: Results of `extract`.
         made: The backbones of the caches, with the seconds that `reproduce` knows, if it does.
+
+    Returns:
+        The seconds of each backbone, and a remark for each whose rows were not all told.
     """
+    remarks: list[str] = []
     by_path: dict[str, list[Json]] = defaultdict(list)
     for call in extracted:
         by_path[call["path"]].append(call)
     seconds = dict(made)
     for path, calls in by_path.items():
         n_computed, n_rows = sum(call["n_rows_computed"] for call in calls), calls[-1]["n_rows"]
-        if n_computed != n_rows:
+        if not 0 < n_computed <= n_rows:
             raise SystemExit(f"{path}: the calls computed {n_computed} of {n_rows} rows.")
         name = Path(path).stem.rpartition("-")[0]
-        if name in made:
-            seconds[name] = sum(call["seconds"] for call in calls)
+        if name not in made:
+            continue
+        seconds[name] = sum(call["seconds"] for call in calls) * n_rows / n_computed
+        if n_computed < n_rows:
+            remarks += [
+                "",
+                f"{n_rows - n_computed} of {n_rows} rows of {name} are of calls that were stopped. "
+                f"They count at the rate of the other {n_computed}.",
+            ]
     known = {name: each for name, each in seconds.items() if each is not None}
     if unknown := sorted(seconds.keys() - known.keys()):
         raise SystemExit(f"No --extracted file is of {', '.join(unknown)}.")
-    return known
+    return known, remarks
 
 
 if __name__ == "__main__":

@@ -171,11 +171,23 @@ def test_the_account_sets_the_notebooks_hours_beside_those_of_real_runs() -> Non
     assert "With them by rates: 50.0 hours against 0.60, 83.3 times less." in found
 
 
-def test_the_account_wants_every_call_that_made_a_cache_unless_reproduce_did() -> None:
+def test_rows_of_a_call_that_was_stopped_count_at_the_rate_of_the_others() -> None:
     call = {"path": "vgg16-0a1b2c3d.h5", "n_rows": 60, "n_rows_computed": 20, "seconds": 9.0}
 
-    with pytest.raises(SystemExit, match="the calls computed 20 of 60 rows"):
+    seconds, remarks = account.extraction_s([call], {"vgg16": None})
+
+    assert seconds == {"vgg16": 27.0}
+    assert remarks[-1] == (
+        "40 of 60 rows of vgg16 are of calls that were stopped. They count at the rate of the "
+        "other 20."
+    )
+
+
+def test_the_account_wants_a_call_that_made_a_cache_unless_reproduce_did() -> None:
+    call = {"path": "vgg16-0a1b2c3d.h5", "n_rows": 60, "n_rows_computed": 70, "seconds": 9.0}
+
+    with pytest.raises(SystemExit, match="the calls computed 70 of 60 rows"):
         account.extraction_s([call], {"vgg16": None})
     with pytest.raises(SystemExit, match="No --extracted file is of vgg16"):
         account.extraction_s([], {"vgg16": None})
-    assert account.extraction_s([], {"pixels": 3.0}) == {"pixels": 3.0}
+    assert account.extraction_s([], {"pixels": 3.0}) == ({"pixels": 3.0}, [])
