@@ -16,31 +16,52 @@ from featcache.core.stopping import StopRequested
 from featcache.errors import FeatcacheError, InterruptedRunError, StorageError
 from featcache.version import __version__
 from featcache_cli import signals
-from featcache_cli.commands import (
-    about,
-    backbones,
-    cache,
-    datasets,
-    demo,
-    evaluate,
-    export,
-    extract,
-    parity,
-    predict,
-    probe,
-    reproduce,
-    runs,
-    sweep,
-    train_head,
-)
 from featcache_cli.console import fail, reset_progress, speak, speaks_fully
-from featcache_cli.grammar import Command, Group, problem_of
+from featcache_cli.grammar import problem_of
 from featcache_cli.helpgroups import OUTPUT
+from featcache_cli.lazy_group import LazyGroup
 from featcache_cli.streams import flush_answer, prepare_streams
 
+# A command's name, its place below `commands`, and the first sentence of its help.
+_COMMANDS: Mapping[str, tuple[str, str]] = {
+    "extract": (
+        "extract:extract",
+        "Run a dataset through frozen backbones once, into HDF5 files.",
+    ),
+    "train-head": (
+        "train_head:train_head",
+        "Train a head on a cache: an MLP, or another kind with --solver.",
+    ),
+    "eval": (
+        "evaluate:evaluate",
+        "Evaluate a head, with 95% intervals; or two, on the same images.",
+    ),
+    "export": ("export:export", "Write a head with its backbone as one file."),
+    "predict": ("predict:predict", "Say what trained heads make of new images."),
+    "reproduce": (
+        "reproduce:reproduce",
+        "Run the notebook's five systems, and show its figures.",
+    ),
+    "sweep": ("sweep:sweep", "Train a grid of heads in one pass over the features."),
+    "parity": ("parity:parity", "Prove that training on a cache is training end to end."),
+    "probe": ("probe:probe", "Tell how good a backbone is for these images, in seconds."),
+    "runs": ("runs:runs", "List the trained heads, the newest last."),
+    "backbones": ("backbones:backbones", "List the backbones that --backbone takes."),
+    "datasets": (
+        "datasets:datasets",
+        "List the datasets that --dataset takes, and which are here.",
+    ),
+    "demo": ("demo:demo", "Extract 1,797 digits and train heads on them, without a network."),
+    "help": ("about:help_", "Show how a command is used."),
+    "version": ("about:version_", "Show the versions of featcache and of what decides results."),
+    "cache": ("cache:app", "List, verify, repair, import, export, remove caches."),
+}
 
-class Root(Group):
+
+class Root(LazyGroup):
     """Turns errors, the library's and those of a command line, into one message each."""
+
+    table = _COMMANDS
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         """Read what stands before the command."""
@@ -103,26 +124,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run a frozen backbone once, keep its features in one HDF5 file, train heads in seconds.",
 )
-_COMMANDS: Mapping[str, Callable[..., Any]] = {
-    "extract": extract.extract,
-    "train-head": train_head.train_head,
-    "eval": evaluate.evaluate,
-    "export": export.export,
-    "predict": predict.predict,
-    "reproduce": reproduce.reproduce,
-    "sweep": sweep.sweep,
-    "parity": parity.parity,
-    "probe": probe.probe,
-    "runs": runs.runs,
-    "backbones": backbones.backbones,
-    "datasets": datasets.datasets,
-    "demo": demo.demo,
-    "help": about.help_,
-    "version": about.version_,
-}
-for name, command in _COMMANDS.items():
-    app.command(name, cls=Command)(command)
-app.add_typer(cache.app, name="cache")
 
 
 def _show_version(wanted: bool) -> None:

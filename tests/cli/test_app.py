@@ -63,17 +63,38 @@ def test_every_command_has_help(run: Run, command: list[str]) -> None:
     assert f"Usage: featcache {' '.join(command)} " in result.stdout
 
 
-def test_help_imports_nothing_slow() -> None:
+def imported_by(*arguments: str) -> set[str]:
     finished = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "featcache_cli", "--help"],
+        [sys.executable, "-X", "importtime", "-m", "featcache_cli", *arguments],
         capture_output=True,
         text=True,
         check=True,
     )
+    return {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines()}
 
-    imported = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines()}
-    assert "featcache_cli.commands.extract" in imported
+
+def test_help_imports_nothing_slow_and_no_command() -> None:
+    imported = imported_by("--help")
+
+    assert "featcache_cli.app" in imported
     assert imported.isdisjoint(SLOW)
+    assert not [name for name in imported if name.startswith("featcache_cli.commands.")]
+
+
+def test_a_command_imports_no_other() -> None:
+    imported = imported_by("version", "--help")
+
+    assert [n for n in imported if "_cli.commands." in n] == ["featcache_cli.commands.about"]
+    assert imported.isdisjoint(SLOW)
+
+
+def test_the_help_of_all_says_of_a_command_what_its_own_begins_with(run: Run) -> None:
+    root: Any = typer.main.get_command(app)
+
+    listed = " ".join(run("--help").stdout.split())
+
+    for name, command in root.commands.items():
+        assert f" {name} {command.get_short_help_str(200)} " in listed
 
 
 def test_help_takes_less_than_half_a_second_of_cpu(spawn: Spawn) -> None:

@@ -18,7 +18,13 @@ from featcache_cli.grammar import Command, Group
 from featcache_cli.options import CacheArgument, JsonOption, options_of, takes
 from featcache_cli.tables import show_facts, show_table
 
-app = typer.Typer(cls=Group, help="List, verify, repair, import, export, remove caches.")
+app = typer.Typer(
+    name="cache",
+    cls=Group,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="List, verify, repair, import, export, remove caches.",
+)
 app.command("import", cls=Command)(cache_import.import_)
 app.command("export", cls=Command)(cache_export.export)
 app.command("verify", cls=Command)(cache_verify.verify)
