@@ -1,13 +1,15 @@
 """The solvers of heads on a real cache: beside scikit-learn, and beside one another.
 
-    python -m tests.benchmarks.solvers OUT_STEM CACHE [--limit 10000] [--rounds 3]
+    python -m tests.benchmarks.solvers OUT_STEM CACHE [--limit 10000] [--rounds 1]
     python -m tests.benchmarks.solvers OUT_STEM CACHE --all [--seeds 5] [--runs-dir runs]
 
 The first takes evenly spaced training rows, standardises them, and holds logistic regression
-against scikit-learn's: probabilities on the test rows at four values of C, both fitted as far as
-float64 goes, and the time of 13 values of C, in turn, both until no part of the gradient is above
-1e-6. The second trains a head by each solver with `train_head`; an MLP with several seeds. Both
-write OUT_STEM.json and OUT_STEM.md.
+against scikit-learn's: the time of 13 values of C, in turn, both until no part of the gradient is
+above 1e-6, and probabilities on the test rows at four values of C, both fitted further. The second
+trains a head by each solver with `train_head`; an MLP with several seeds.
+
+Each finished fit is a line on stderr, with the seconds since the start. OUT_STEM.json and
+OUT_STEM.md are written after each, so a program that is stopped keeps what it has measured.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +35,59 @@ from featcache.config import SOLVERS
 from featcache.config.solver_specs import DECADES, MOST_STEPS
 from featcache.evaluation.metrics import Spread
 from featcache.features.trainable import labels_of
+from featcache.training.solvers.linear import LinearFit
 from featcache.training.solvers.logistic import TOLERANCE, fit_logistic
 from featcache.training.solvers.rows import SolverRows, fitted_treatment
+from featcache.training.solvers.solver_run import SolverProgress
 from tests.benchmarks.measure import machine
 from tests.benchmarks.resultfile import markdown_table
 
 COMPARED = (1e-3, 1e-1, 1.0, 10.0)
+# scikit-learn stops before 1e-8 if its loss no longer falls; 1e-8 moves no probability by 1e-5.
+_FURTHER, _MOST_STEPS_FURTHER = 1e-8, 5_000
+_EVERY_STEPS = 50
+
+
+class Report:
+    """What was measured so far, on disk after each line.
+
+    Attributes:
+        facts: Figures by name.
+        tables: Rows of each table.
+    """
+
+    def __init__(self, stem: Path, cache: str) -> None:
+        """Begin it; OUT_STEM's folder is made."""
+        self._stem, self._started = stem, time.perf_counter()
+        self.facts: dict[str, Any] = {"machine": machine("cpu"), "cache": cache}
+        self.tables: dict[str, list[Mapping[str, Any]]] = {}
+        stem.parent.mkdir(parents=True, exist_ok=True)
+
+    def tell(self, line: str) -> None:
+        """Say it at once, with the seconds since the start."""
+        print(f"{time.perf_counter() - self._started:7.1f} s  {line}", file=sys.stderr, flush=True)
+
+    def add(self, table: str, row: Mapping[str, Any]) -> None:
+        """Take a row, say it, and write both files."""
+        self.tables.setdefault(table, []).append(row)
+        self.tell(f"{table}: " + ", ".join(f"{name} {value}" for name, value in row.items()))
+        self.save()
+
+    def save(self) -> None:
+        """Write both files."""
+        written = json.dumps({**self.facts, **self.tables}, indent=2, default=str)
+        self._stem.with_suffix(".json").write_text(written + "\n")
+        self._stem.with_suffix(".md").write_text(self.markdown + "\n")
+
+    @property
+    def markdown(self) -> str:
+        """The tables, and the figures below them."""
+        told = ", ".join(f"{name} {value}" for name, value in self.facts["machine"].items())
+        lines = [f"Machine: {told}.", ""]
+        for rows in self.tables.values():
+            lines += markdown_table([*rows[0]], [[*row.values()] for row in rows])
+        others = {n: value for n, value in self.facts.items() if n not in ("machine", "cache")}
+        return "\n".join(lines + [f"{name}: {value}" for name, value in others.items()])
 
 
 def main() -> None:
@@ -44,29 +95,28 @@ def main() -> None:
     parser.add_argument("stem", type=Path)
     parser.add_argument("cache")
     parser.add_argument("--limit", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--runs-dir", default="runs")
     parser.add_argument("--solvers", default=",".join(SOLVERS))
     options = parser.parse_args()
-    options.stem.parent.mkdir(parents=True, exist_ok=True)
-    facts = machine("cpu")
+    report = Report(options.stem, options.cache)
     if options.all:
-        rows = every_solver(options)
-        lines = markdown_table([*rows[0]], [row.values() for row in rows])
-        report: dict[str, Any] = {"machine": facts, "cache": options.cache, "heads": rows}
+        every_solver(options, report)
     else:
-        data = rows_of(options.cache, options.limit)
-        differences = [difference(data, C) for C in COMPARED]
-        times = timed(data, options.rounds)
-        report = {"machine": facts, "cache": options.cache, **times, "differences": differences}
-        lines = markdown_table([*differences[0]], [row.values() for row in differences])
-        lines += [f"{name}: {value}" for name, value in times.items()]
-    options.stem.with_suffix(".json").write_text(json.dumps(report, indent=2, default=str) + "\n")
-    told = ", ".join(f"{name} {value}" for name, value in facts.items())
-    options.stem.with_suffix(".md").write_text("\n".join([f"Machine: {told}.", "", *lines]) + "\n")
-    print("\n".join(lines))
+        beside_scikit_learn(options, report)
+    print(report.markdown)
+
+
+def beside_scikit_learn(options: argparse.Namespace, report: Report) -> None:
+    data = rows_of(options.cache, options.limit)
+    shape = tuple(data["train"].shape)
+    report.facts |= {"rows, features": shape, "threads": torch.get_num_threads()}
+    report.tell(f"{shape[0]} training rows of {shape[1]} features")
+    for value in COMPARED:
+        report.add("differences", difference(data, value, report))
+    timed(data, options.rounds, report)
 
 
 def rows_of(cache: str, limit: int) -> dict[str, Any]:
@@ -87,20 +137,68 @@ def rows_of(cache: str, limit: int) -> dict[str, Any]:
     return found
 
 
-def difference(data: dict[str, Any], C: float) -> dict[str, Any]:  # noqa: N803
-    """Compare probabilities of the test rows, both fitted as far as float64 goes."""
+def timed(data: dict[str, Any], rounds: int, report: Report) -> None:
+    """Time 13 values of C in turn: side by side, and one after the other by scikit-learn."""
+    own: list[float] = []
+    theirs: list[float] = []
+    for i in range(1, rounds + 1):
+        seconds, fits = side_by_side(data, report)
+        own.append(seconds)
+        row = {"of": "featcache, 13 values", "round": i, "s": f"{seconds:.2f}"}
+        most = max(fit.found["n_iterations"] for fit in fits)
+        report.add("rounds", row | {"steps": most, "steps here": most})
+        theirs.append(0.0)
+        for value, fit in zip(DECADES, fits, strict=True):
+            seconds, n_steps = of_scikit_learn(data, value)
+            theirs[-1] += seconds
+            row = {"of": f"scikit-learn, C {value:g}", "round": i, "s": f"{seconds:.2f}"}
+            report.add("rounds", row | {"steps": n_steps, "steps here": fit.found["n_iterations"]})
+        ratios = [other / one for one, other in zip(own, theirs, strict=True)]
+        report.facts |= {
+            "seconds of 13 values, each round": [round(s, 2) for s in own],
+            "seconds of scikit-learn, each round": [round(s, 2) for s in theirs],
+            "times faster, median (range)": f"{statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f}), n {len(ratios)}",
+        }
+        report.save()
+        report.tell(f"times faster: {ratios[-1]:.2f}")
+
+
+def side_by_side(data: dict[str, Any], report: Report) -> tuple[float, list[LinearFit]]:
     rows = SolverRows.of_arrays(data["train"], data["train_labels"])
-    [fit] = fit_logistic(rows, [C], n_classes=data["n_classes"], exact=True)
+    on_step = steps_told(report, "13 values side by side")
+    started = time.perf_counter()
+    fits = fit_logistic(rows, DECADES, n_classes=data["n_classes"], on_step=on_step)
+    return time.perf_counter() - started, fits
+
+
+def of_scikit_learn(data: dict[str, Any], value: float) -> tuple[float, int]:
+    started = time.perf_counter()
+    _, n_steps = scikit_learn(data, value, tolerance=TOLERANCE, max_steps=MOST_STEPS)
+    return time.perf_counter() - started, n_steps
+
+
+def difference(data: dict[str, Any], value: float, report: Report) -> dict[str, Any]:
+    """Compare probabilities of the test rows, both fitted further than to choose by."""
+    rows = SolverRows.of_arrays(data["train"], data["train_labels"])
+    on_step = steps_told(report, f"C {value:g}")
+    started = time.perf_counter()
+    [fit] = fit_logistic(rows, [value], n_classes=data["n_classes"], exact=True, on_step=on_step)
+    middle = time.perf_counter()
+    report.tell(f"C {value:g}: {middle - started:.1f} s; now scikit-learn")
+    other, n_steps = scikit_learn(data, value, tolerance=_FURTHER, max_steps=_MOST_STEPS_FURTHER)
+    ended = time.perf_counter()
     own = fit.log_probabilities(data["test"]).exp().numpy()
-    other, n_steps = scikit_learn(data, C, tolerance=1e-10, max_steps=20_000)
     theirs, labels = other.predict_proba(data["test"].double().numpy()), data["test_labels"].numpy()
     return {
-        "C": f"{C:g}",
+        "C": f"{value:g}",
         "largest difference of a probability": f"{np.abs(own - theirs).max():.1e}",
         "accuracy": f"{(own.argmax(1) == labels).mean():.4f}",
         "accuracy of scikit-learn": f"{(theirs.argmax(1) == labels).mean():.4f}",
         "steps": fit.found["n_iterations"],
         "steps of scikit-learn": n_steps,
+        "s": f"{middle - started:.1f}",
+        "s of scikit-learn": f"{ended - middle:.1f}",
     }
 
 
@@ -118,43 +216,31 @@ def scikit_learn(
     return model, int(model.n_iter_[0])
 
 
-def timed(data: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """Time 13 values of C in turn: side by side, and one after the other by scikit-learn."""
-    rows = SolverRows.of_arrays(data["train"], data["train_labels"])
-    own: list[float] = []
-    theirs: list[float] = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        fits = fit_logistic(rows, DECADES, n_classes=data["n_classes"])
-        own.append(time.perf_counter() - started)
-        started = time.perf_counter()
-        steps = [
-            scikit_learn(data, C, tolerance=TOLERANCE, max_steps=MOST_STEPS)[1] for C in DECADES
-        ]
-        theirs.append(time.perf_counter() - started)
-    ratios = [other / one for one, other in zip(own, theirs, strict=True)]
-    return {
-        "rows, features": tuple(data["train"].shape),
-        "seconds of 13 values, each round": [round(s, 2) for s in own],
-        "seconds of scikit-learn, each round": [round(s, 2) for s in theirs],
-        "times faster, median (range)": f"{statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f}), n {rounds}",
-        "steps": [fit.found["n_iterations"] for fit in fits],
-        "steps of scikit-learn": steps,
-        "threads": torch.get_num_threads(),
-    }
+def steps_told(report: Report, what: str) -> Callable[[int, int], None]:
+    """Say every 50th step of an L-BFGS here."""
+
+    def tell(n_steps: int, n_left: int) -> None:
+        if n_steps % _EVERY_STEPS == 0:
+            report.tell(f"{what}: step {n_steps}, {n_left} not done")
+
+    return tell
 
 
-def every_solver(options: argparse.Namespace) -> list[dict[str, Any]]:
+def solving_told(report: Report) -> Callable[[SolverProgress], None]:
+    return lambda so_far: steps_told(report, so_far.solver)(so_far.n_done, so_far.n_left)
+
+
+def every_solver(options: argparse.Namespace, report: Report) -> None:
     """Train a head by each solver, an MLP with several seeds."""
-    found = []
     for solver in options.solvers.split(","):
+        report.tell(f"{solver} begins")
         seeds = {"seeds": options.seeds} if solver == "mlp" else {}
         result = featcache.train_head(
             options.cache,
             solver=solver,
             runs_dir=options.runs_dir,
-            on_note=lambda told: print(told, flush=True),
+            on_progress=None if solver == "mlp" else solving_told(report),
+            on_note=report.tell,
             **seeds,
         )
         runs = result.runs
@@ -164,21 +250,18 @@ def every_solver(options: argparse.Namespace) -> list[dict[str, Any]]:
             return str(Spread.of(figures)) if figures else "-"
 
         head = featcache.load_head(runs[0].path)
-        found.append(
-            {
-                "solver": solver,
-                "features": head.solver.features,
-                "test_acc": spread("test_acc"),
-                "test_loss": spread("test_loss"),
-                "val_acc": spread("val_acc"),
-                "val_loss": spread("val_loss"),
-                "seconds a head": f"{statistics.median(run.seconds for run in runs):.1f}",
-                "found": ", ".join(f"{name} {value}" for name, value in runs[0].found.items()),
-                "remarks": " ".join(result.remarks),
-            }
-        )
-        print(found[-1], flush=True)
-    return found
+        row = {
+            "solver": solver,
+            "features": head.solver.features,
+            "test_acc": spread("test_acc"),
+            "test_loss": spread("test_loss"),
+            "val_acc": spread("val_acc"),
+            "val_loss": spread("val_loss"),
+            "seconds a head": f"{statistics.median(run.seconds for run in runs):.1f}",
+            "found": ", ".join(f"{name} {value}" for name, value in runs[0].found.items()),
+            "remarks": " ".join(result.remarks),
+        }
+        report.add("heads", row)
 
 
 if __name__ == "__main__":
