@@ -61,8 +61,8 @@ def test_an_incomplete_file_gets_no_name_under_python_o(tmp_path: Path) -> None:
         "train is not as it was planned: its labels, ids or digests of images are others. It was "
         "not written.",
         "cache.h5.partial is not as it was planned: its rows are others. It was not written.",
-        "cache.h5.partial is not as it was planned: 1 blocks are not acknowledged. It was not "
-        "written.",
+        "cache.h5.partial is not as it was planned: 1 blocks are not acknowledged (train rows 1 "
+        "to 1, ...). It was not written.",
         "False",
     ]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -21,10 +23,18 @@ from featcache.store import Block, CacheWriter
 
 
 class Target(NamedTuple):
-    """A cache to be filled: what computes its rows, and its file."""
+    """A cache to be filled.
+
+    Attributes:
+        job: What computes its rows.
+        writer: Its file.
+        blocks: Which blocks are written here, by number of slot; each is asked for when its turn
+            comes, so that several processes can deal them. None takes all that are pending.
+    """
 
     job: Job
     writer: CacheWriter
+    blocks: Iterable[Block] | None = None
 
     def can_share(self, other: Target) -> bool:
         """Tell whether one pass can serve both: the same images on the same grid of batches."""
@@ -47,9 +57,10 @@ class Filled(NamedTuple):
 
 
 def fill(targets: Sequence[Target]) -> list[Filled]:
-    """Compute and write every pending block of caches that can share their reading.
+    """Compute and write the pending blocks of caches that can share their reading.
 
-    Each batch is read once, for all caches that lack its rows.
+    Each batch is read once, for all caches that lack its rows. Threads and decoding processes stay
+    from the first block of a split to its last.
 
     Args:
         targets: At least one; all of one dataset.
@@ -60,28 +71,29 @@ def fill(targets: Sequence[Target]) -> list[Filled]:
     jobs = [target.job for target in targets]
     pending = [target.writer.pending() for target in targets]
     clock = _Clock(jobs, pending)
+    splits = list(jobs[0].plan.dataset.splits.values())
     with contextlib.ExitStack() as stack:
         outs = [stack.enter_context(BlockWriter(t.writer, t.job.numerics)) for t in targets]
-        for split in jobs[0].plan.dataset.splits.values():
-            all_of_each = zip(targets, pending, outs, strict=True)
-            makers = [_BlockMaker(*one, split, clock) for one in all_of_each]
-            _fill_split(jobs[0], split, makers, clock)
+        makers = [_BlockMaker(*one, clock) for one in zip(targets, pending, outs, strict=True)]
+        wanted = heapq.merge(*(maker.wanted(splits) for maker in makers))
+        once = (batch for batch, _ in groupby(wanted))
+        for number, batches in groupby(once, key=lambda batch: batch[0]):
+            _fill_split(jobs[0], splits[number], (span for _, span in batches), makers, clock)
         waited = time.perf_counter()
     clock.write_s += time.perf_counter() - waited
     return [clock.report(job) for job in jobs]
 
 
-def _fill_split(reader: Job, split: Split, makers: Sequence[_BlockMaker], clock: _Clock) -> None:
-    spans = sorted({span for maker in makers for span in maker.blocks})
-    if not spans:
-        return
-    with contextlib.closing(reader.load(split, spans)) as batches:
+def _fill_split(
+    reader: Job, split: Split, spans: Iterator[Span], makers: Sequence[_BlockMaker], clock: _Clock
+) -> None:
+    loading = reader.load(split, spans, batch_size=reader.batch_size)
+    with contextlib.closing(loading) as batches:
         started = time.perf_counter()
         for batch in batches:
             clock.read_s += time.perf_counter() - started
             for maker in makers:
-                if batch.span in maker.blocks:
-                    maker.add(batch)
+                maker.add(split, batch)
             clock.tick(split.name, batch.span.stop - batch.span.start)
             started = time.perf_counter()
     for maker in makers:
@@ -89,39 +101,40 @@ def _fill_split(reader: Job, split: Split, makers: Sequence[_BlockMaker], clock:
 
 
 class _BlockMaker:
-    """Gathers the rows of one cache's pending blocks of a split, each in a buffer of its own.
-
-    Attributes:
-        blocks: The block of every batch that is wanted.
-    """
+    """Gathers the rows of one cache's blocks, each in a buffer of its own."""
 
     def __init__(
-        self,
-        target: Target,
-        pending: Sequence[Block],
-        out: BlockWriter,
-        split: Split,
-        clock: _Clock,
+        self, target: Target, pending: Sequence[Block], out: BlockWriter, clock: _Clock
     ) -> None:
-        inside = [block for block in pending if block.split == split.name]
         self._job = target.job
-        self.blocks = {span: b for b in inside for span in _grid(b, self._job.batch_size)}
-        self._split = split
-        self._layout = target.writer.manifest.splits[split.name].columns["features"]
+        self._layouts = target.writer.manifest.splits
+        self._coming = pending if target.blocks is None else target.blocks
         self._out = out
         self._clock = clock
-        self._launched: deque[tuple[ImageBatch, InFlight]] = deque()
+        self._blocks: dict[tuple[str, Span], Block] = {}
+        self._launched: deque[tuple[Block, ImageBatch, InFlight]] = deque()
         self._rooms: dict[Block, Tensor] = {}
         self._reasons: dict[int, str] = {}
 
-    def add(self, batch: ImageBatch) -> None:
-        """Launch a wanted batch, and hand over a block that is complete meanwhile."""
-        block, span = self.blocks[batch.span], batch.span
+    def wanted(self, splits: Sequence[Split]) -> Iterator[tuple[int, Span]]:
+        """Yield each batch that is wanted, with the number of its split."""
+        numbers = {split.name: number for number, split in enumerate(splits)}
+        for block in self._coming:
+            for span in _grid(block, self._job.batch_size):
+                self._blocks[block.split, span] = block
+                yield numbers[block.split], span
+
+    def add(self, split: Split, batch: ImageBatch) -> None:
+        """Launch a batch if it is wanted, and hand over a block that is complete meanwhile."""
+        block, span = self._blocks.pop((split.name, batch.span), None), batch.span
+        if block is None:
+            return
         if block not in self._rooms:
-            shape = (block.stop - block.start, *self._layout.shape[1:])
-            self._rooms[block] = self._job.host_rows(shape, self._layout.dtype)
+            layout = self._layouts[block.split].columns["features"]
+            shape = (block.stop - block.start, *layout.shape[1:])
+            self._rooms[block] = self._job.host_rows(shape, layout.dtype)
         rows = self._rooms[block][span.start - block.start : span.stop - block.start]
-        self._launched.append((batch, self._job.launch(self._split, batch, rows)))
+        self._launched.append((block, batch, self._job.launch(split, batch, rows)))
         self._take(self._job.n_ahead)
 
     def finish(self) -> None:
@@ -133,8 +146,7 @@ class _BlockMaker:
         while len(self._launched) > n_left:
             self._take_one(*self._launched.popleft())
 
-    def _take_one(self, batch: ImageBatch, flight: InFlight) -> None:
-        block = self.blocks[batch.span]
+    def _take_one(self, block: Block, batch: ImageBatch, flight: InFlight) -> None:
         flight.rows()  # they are views of the block's room
         first = batch.span.start - block.start
         self._reasons |= {first + i: reason for i, reason in batch.reasons.items()}

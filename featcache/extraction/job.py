@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
@@ -198,14 +198,23 @@ class Job:
         )
 
     def load(
-        self, split: Split, spans: Sequence[Span], *, may_skip: bool = True
+        self,
+        split: Split,
+        spans: Iterable[Span],
+        *,
+        batch_size: int | None = None,
+        may_skip: bool = True,
     ) -> Generator[ImageBatch, None, None]:
-        """Read these spans of a split; unless `may_skip`, every image must be decoded here."""
+        """Read these spans of a split; unless `may_skip`, every image must be decoded here.
+
+        With a `batch_size`, which none exceeds, each span is asked for when its turn comes.
+        """
         return load_batches(
             split,
             spans,
             preprocess=self.plan.preprocess,
             n_workers=self.n_workers,
+            batch_size=batch_size,
             may_skip=may_skip and self.plan.spec.skip_undecodable,
             on_note=self.on_note,
         )
@@ -237,7 +246,7 @@ def _numerics(
     # versions bring other decoders along.
     release = version("pillow")
     decoders = {"pillow": release.partition(".")[0] if plan.dataset.is_in_memory else release}
-    if plan.dataset.has_heic:
+    if plan.has_heic:
         decoders["pillow_heif"] = version("pillow_heif")
     if runner is None:
         return NumericClass.from_json(decoders)

@@ -50,6 +50,19 @@ N_REFERENCE = 2
 _ADAPTATION = {"mode": "adapted", "batch_size": ADAPT_BATCH_SIZE, "seed": ADAPT_SEED}
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What a part of a cache has from the whole, whatever its own images are.
+
+    Attributes:
+        id_nbytes: Width of the ids in the file, by split; a digest of rows counts it.
+        has_heic: Whether libheif decodes some of the images: the numeric class then says which.
+    """
+
+    id_nbytes: Mapping[str, int]
+    has_heic: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """One run of `extract`, decided before its first row; a `Job` carries it out.
@@ -67,6 +80,7 @@ class Plan:
         identity: What the fingerprint is the hash of.
         path: Where the cache will be.
         choices: What was chosen automatically, with the reason.
+        whole: The whole of which this is a part; None if it is a whole itself.
     """
 
     spec: ExtractSpec
@@ -81,6 +95,12 @@ class Plan:
     identity: Identity
     path: Path
     choices: Mapping[str, str]
+    whole: Whole | None = None
+
+    @property
+    def has_heic(self) -> bool:
+        """Whether libheif decodes some of the images, or of those of the whole."""
+        return self.dataset.has_heic if self.whole is None else self.whole.has_heic
 
     @property
     def has_backbone(self) -> bool:
@@ -116,7 +136,9 @@ class Plan:
                 n_rows=len(split),
                 feature_shape=self.row_shape,
                 feature_dtype=DTYPES_IN_FILE[self.store_dtype],
-                id_nbytes=max(len(encode_id(i)) for i in split.ids),
+                id_nbytes=max(len(encode_id(i)) for i in split.ids)
+                if self.whole is None
+                else self.whole.id_nbytes[name],
                 has_reasons=not isinstance(split.images, ArrayImages),
                 has_labels=split.labels is not None,
                 has_image_sha256=version > 1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable
 
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback, silent
@@ -29,10 +29,11 @@ def after_loading(split: Split, preprocess: Preprocess) -> Preprocess:
 
 def load_batches(
     split: Split,
-    spans: Sequence[Span],
+    spans: Iterable[Span],
     *,
     preprocess: Preprocess,
     n_workers: int,
+    batch_size: int | None = None,
     may_skip: bool = False,
     on_note: NoteCallback = silent,
 ) -> Generator[ImageBatch, None, None]:
@@ -43,11 +44,12 @@ def load_batches(
 
     Args:
         split: The images.
-        spans: Which rows, batch by batch.
+        spans: Which rows, batch by batch. With `batch_size`, each is asked for when its turn comes.
         preprocess: How image files are resized and cropped.
         n_workers: Decoding processes; 0 decodes in this one. So does a daemonic process, which may
             have no children. Images that a Python object gives are asked for in this process, too.
             Without worker processes nothing stops a decoder that never ends.
+        batch_size: Images of the longest batch; None looks through all spans for it.
         may_skip: Whether an image that this machine cannot decode is left out, with a reason.
         on_note: Told when an image had to be tried again.
 
@@ -70,10 +72,11 @@ def load_batches(
     if n_workers == 0:
         yield from map(decoder.batch, spans)
         return
-    longest = max((span.stop - span.start for span in spans), default=0)
-    with Workers(
-        decoder, n_workers=min(n_workers, len(spans)), batch_size=longest, on_note=on_note
-    ) as workers:
+    if batch_size is None:
+        spans = list(spans)
+        batch_size = max((span.stop - span.start for span in spans), default=0)
+        n_workers = min(n_workers, len(spans))
+    with Workers(decoder, n_workers=n_workers, batch_size=batch_size, on_note=on_note) as workers:
         yield from workers.batches(spans)
 
 

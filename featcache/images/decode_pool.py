@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import sys
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -93,33 +93,46 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def batches(self, spans: Sequence[Span]) -> Generator[ImageBatch, None, None]:
-        """Yield the batches of `spans`, in order.
+    def batches(self, spans: Iterable[Span]) -> Generator[ImageBatch, None, None]:
+        """Yield the batches of `spans`, in order; each span is asked for when there is room for it.
 
         Raises:
             DeviceError: If a process dies at an image, or needs more than 60 CPU seconds for it,
                 and again when it does nothing else; unless such images may be left out.
         """
-        ahead = deque(enumerate(spans))
-        for number in range(len(spans)):
-            self._collect(timeout_s=0)
-            self._hand_out(ahead)
+        coming = enumerate(spans)
+        n_given = self._hand_out(coming)
+        number = 0
+        while number < n_given:
             while number not in self._done:
                 self._collect()
                 if self._victims:
                     self._try_alone()
-                self._hand_out(ahead)
+                n_given += self._hand_out(coming)
             yield self._take(number)
+            number += 1
+            self._collect(timeout_s=0)
+            n_given += self._hand_out(coming)
 
-    def _hand_out(self, ahead: deque[tuple[int, Span]]) -> None:
-        """Give every worker enough to do, as long as there is room for the images."""
-        while len(self._workers) < min(self._n_workers, len(ahead)):
-            self._workers.append(self._start(len(self._workers)))
-        while ahead and self._free_slots and not self._victims:
+    def _hand_out(self, coming: Iterator[tuple[int, Span]]) -> int:
+        """Give every worker enough to do, as long as there is room for the images.
+
+        Returns:
+            How many batches it gave.
+        """
+        n_given = 0
+        while self._free_slots and not self._victims:
+            least = min((len(worker.tasks) for worker in self._workers), default=0)
+            is_idle = len(self._workers) < self._n_workers or least < _TASKS_PER_WORKER
+            task = next(coming, None) if is_idle else None
+            if task is None:
+                break
+            if len(self._workers) < self._n_workers:
+                self._workers.append(self._start(len(self._workers)))
             worker = min(self._workers, key=lambda worker: len(worker.tasks))
-            if len(worker.tasks) == _TASKS_PER_WORKER:
-                return
-            self._give(worker, Task(*ahead.popleft(), self._free_slots.popleft(), {}))
+            self._give(worker, Task(*task, self._free_slots.popleft(), {}))
+            n_given += 1
+        return n_given
 
     def _give(self, worker: _Worker, task: Task) -> None:
         worker.tasks.append(task)

@@ -160,7 +160,13 @@ class Split:
         """Keep at most `n` images, evenly spaced: a folder sorted by class keeps its classes."""
         if n >= len(self):
             return self
-        rows = np.arange(n, dtype=np.int64) * len(self) // n
+        return self._taken(np.arange(n, dtype=np.int64) * len(self) // n)
+
+    def cut(self, start: int, stop: int) -> Split:
+        """Keep the rows start..stop."""
+        return self._taken(np.arange(start, stop, dtype=np.int64))
+
+    def _taken(self, rows: npt.NDArray[np.int64]) -> Split:
         return replace(
             self,
             images=self.images.take(rows),
@@ -207,6 +213,10 @@ class Dataset:
         if n is None:
             return self
         return replace(self, splits={name: s.limited(n) for name, s in self.splits.items()})
+
+    def cut(self, rows: Mapping[str, tuple[int, int]]) -> Dataset:
+        """Keep the rows start..stop of the splits that are named here, as a share of a job does."""
+        return replace(self, splits={name: self.splits[name].cut(*rows[name]) for name in rows})
 
     def with_splits(self, names: Container[str]) -> Dataset:
         """Keep the splits of these names, or all if none of them is here."""

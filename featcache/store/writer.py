@@ -18,14 +18,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featcache.core.files import named_failures, read_at, sync_bytes, sync_folder, write_at
+from featcache.core.files import (
+    named_failures,
+    named_read_failures,
+    read_at,
+    sync_bytes,
+    sync_folder,
+    write_at,
+)
 from featcache.core.side_files import partial_path
 from featcache.errors import counted
 from featcache.store.columns import SplitRows, clipped_reason, known_columns, require_planned
 from featcache.store.digest import block_digest, read_part
 from featcache.store.hdf5_file import FilePlan
 from featcache.store.identity import NumericClass
-from featcache.store.ledger import SLOT_BYTES, Slot, numeric_class_id, pack_slot
+from featcache.store.ledger import SLOT_BYTES, Slot, numeric_class_id, pack_slot, unpack_slots
 from featcache.store.manifest import (
     COLUMNS,
     PARTS,
@@ -36,7 +43,7 @@ from featcache.store.manifest import (
     Manifest,
 )
 from featcache.store.new_file import make_partial_file
-from featcache.store.reader import open_regular, read_manifest, read_slots
+from featcache.store.reader import open_regular, read_ledger, read_manifest, read_slots
 
 
 class CacheWriter:
@@ -65,6 +72,7 @@ class CacheWriter:
         self.manifest = manifest
         self._fd = fd
         self._slots = slots
+        self._forgotten: set[int] = set()
         self._rows = rows
         self._uncommitted: dict[int, tuple[bytes, int]] = {}
         self._uncommitted_lock = threading.Lock()
@@ -126,7 +134,7 @@ class CacheWriter:
             with contextlib.suppress(OSError):
                 digest = block_digest(self._fd, self.manifest, block)
             if digest != slot.sha256:
-                del self._slots[block.slot]
+                self.forget(block)
                 damaged.append(block)
             n_done += block.stop - block.start
             if on_progress is not None:
@@ -149,6 +157,16 @@ class CacheWriter:
     def forget(self, block: Block) -> None:
         """Count an acknowledged block as pending, so that it is written again."""
         del self._slots[block.slot]
+        self._forgotten.add(block.slot)
+
+    def refresh(self) -> None:
+        """Read the ledger again: other processes may have acknowledged blocks of this file.
+
+        A block that was forgotten stays pending: its old slot is on the disk until it is written.
+        """
+        with named_read_failures(self.file):
+            slots, _ = unpack_slots(read_ledger(self._fd, self.manifest))
+        self._slots |= {n: slot for n, slot in slots.items() if n not in self._forgotten}
 
     def read_rows(
         self, split: str, start: int, stop: int, *, column: str = "features"
@@ -249,15 +267,19 @@ class CacheWriter:
             sync_bytes(self._fd)
         for number, (sha256, _) in uncommitted.items():
             self._slots[number] = Slot(sha256, numeric_id)
+            self._forgotten.discard(number)
 
     def finish(self) -> None:
-        """Give the file its final name, once every block is acknowledged.
+        """Give the file its final name, once every block is acknowledged, by whomever.
 
         Raises:
-            CorruptError: If one is not; the file keeps the name that it has.
+            CorruptError: If one is not, with the first of them; the file keeps the name it has.
         """
-        n_missing = self.manifest.n_slots - len(self._slots)
-        require_planned(not n_missing, self.file, f"{n_missing} blocks are not acknowledged")
+        self.refresh()
+        missing = [PARTS[n] for n, p in self.manifest.parts.items() if p.slot not in self._slots]
+        missing += [f"{b.split} rows {b.start} to {b.stop - 1}" for b in self.pending()]
+        problem = f"{len(missing)} blocks are not acknowledged ({', '.join(missing[:1])}, ...)"
+        require_planned(not missing, self.file, problem)
         with self._named_failures():
             os.fsync(self._fd)
             if self.file != self.path:

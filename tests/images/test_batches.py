@@ -111,6 +111,22 @@ def test_batches_come_in_order_with_every_row_in_its_place(n_workers: int) -> No
     assert not notes
 
 
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_spans_are_asked_for_when_there_is_room_for_their_images(n_workers: int) -> None:
+    asked: list[Span] = []
+    spans = (asked.append(span) or span for span in SPANS)
+    split = Split("train", HardImages(), None, [str(i) for i in range(N_ROWS)])
+
+    batches = load_batches(
+        split, spans, preprocess=Preprocess.notebook(4), n_workers=n_workers, batch_size=4
+    )
+
+    assert next(batches).span == SPANS[0]
+    assert len(asked) == 1 if n_workers == 0 else 2 * n_workers
+    assert [batch.span for batch in batches] == SPANS[1:]
+    assert asked == SPANS
+
+
 @pytest.mark.parametrize(
     ("act", "why"),
     [

@@ -84,7 +84,8 @@ def test_finish_refuses_while_blocks_are_missing(recipe: Recipe) -> None:
     with recipe.create() as cache_writer:
         recipe.write(cache_writer, cache_writer.pending()[:3])
 
-        with pytest.raises(CorruptError, match=r"\d blocks are not acknowledged\. It was not"):
+        missing = r"1 blocks are not acknowledged \(test rows 0 to 2, ...\)\. It was not"
+        with pytest.raises(CorruptError, match=missing):
             cache_writer.finish()
 
     assert not recipe.path.exists()
@@ -96,8 +97,39 @@ def test_finish_refuses_while_statistics_are_missing(make_recipe: MakeRecipe) ->
     with CacheWriter.create(recipe.path, recipe.plan(), recipe.rows()) as cache_writer:
         recipe.write(cache_writer, cache_writer.pending())
 
-        with pytest.raises(CorruptError, match=r"\d blocks are not acknowledged\. It was not"):
+        missing = r"1 blocks are not acknowledged \(the backbone's running statistics, ...\)"
+        with pytest.raises(CorruptError, match=missing):
             cache_writer.finish()
+
+
+def test_what_another_writer_acknowledged_is_found_by_a_refresh(
+    recipe: Recipe, make_recipe: MakeRecipe
+) -> None:
+    straight = make_recipe("toys/straight.h5").build()
+    with recipe.create() as first, CacheWriter.resume(recipe.path, recipe.rows()) as second:
+        recipe.write(first, first.pending()[::2])
+        recipe.write(second, second.pending()[1::2])
+        assert len(first.pending()) == 2
+
+        first.refresh()
+
+        assert first.pending() == []
+        second.finish()  # refreshes by itself
+    assert recipe.path.read_bytes() == straight.read_bytes()
+
+
+def test_a_forgotten_block_is_pending_until_it_is_written_again(recipe: Recipe) -> None:
+    with recipe.create() as cache_writer:
+        blocks = cache_writer.pending()
+        recipe.write(cache_writer, blocks)
+        cache_writer.forget(blocks[1])
+
+        cache_writer.refresh()
+
+        assert cache_writer.pending() == [blocks[1]]
+        recipe.write(cache_writer, cache_writer.pending())
+        cache_writer.refresh()
+        assert cache_writer.pending() == []
 
 
 # What is stored.
