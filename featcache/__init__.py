@@ -65,6 +65,13 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.notebook.reproduce import Reproduction as Reproduction
     from featcache.notebook.reproduce import reproduce as reproduce
     from featcache.notebook.reproduce_table import SystemResult as SystemResult
+    from featcache.scale.extract_share import ShareResult as ShareResult
+    from featcache.scale.extract_share import extract_share as extract_share
+    from featcache.scale.merge_parts import MergeResult as MergeResult
+    from featcache.scale.merge_parts import merge_parts as merge_parts
+    from featcache.scale.parts import PartsDescription as PartsDescription
+    from featcache.scale.parts import PartState as PartState
+    from featcache.scale.parts import describe_parts as describe_parts
     from featcache.store import Cache as Cache
     from featcache.store import CacheSplit as CacheSplit
     from featcache.store import describe_cache as describe_cache
@@ -118,6 +125,9 @@ _NAMES = {
     "notebook.parity_checks": ("NotebookComparison", "ParityCheck"),
     "notebook.reproduce": ("Reproduction", "reproduce"),
     "notebook.reproduce_table": ("SystemResult",),
+    "scale.extract_share": ("ShareResult", "extract_share"),
+    "scale.merge_parts": ("MergeResult", "merge_parts"),
+    "scale.parts": ("PartState", "PartsDescription", "describe_parts"),
     "store": (
         "Cache",
         "CacheSplit",

@@ -1,9 +1,9 @@
 """Every option with its default, help text and limits, once; no torch.
 
 `specs` has those of an extraction, `head_specs` those of a head and of its training, `solver_specs`
-those of other solvers, `export_specs` those of a file for other programs; `calls` has those of a
-whole call. The two of `reproduce` alone stand in training/notebook_systems.py, beside what they
-name.
+those of other solvers, `export_specs` those of a file for other programs, `scale_specs` those of
+shares; `calls` has those of a whole call. The two of `reproduce` alone stand in
+training/notebook_systems.py, beside what they name.
 """
 
 from featcache.config.calls import EvaluateSpec, ParitySpec, RunSpec
@@ -19,6 +19,7 @@ from featcache.config.head_specs import (
 )
 from featcache.config.insight_specs import ProbeSpec
 from featcache.config.predict_specs import PredictSpec
+from featcache.config.scale_specs import ShareSpec
 from featcache.config.solver_specs import SOLVERS, TREATMENTS, SolverSpec
 from featcache.config.specs import (
     BN_MODES,
@@ -56,6 +57,7 @@ __all__ = [
     "PredictSpec",
     "ProbeSpec",
     "RunSpec",
+    "ShareSpec",
     "SolverSpec",
     "TrainSpec",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 _PARTIAL = ".partial"
+_PARTS = ".parts"
 
 
 def lock_path(path: Path) -> Path:
@@ -20,6 +21,16 @@ def partial_path(path: Path) -> Path:
 def newborn_path(path: Path) -> Path:
     """Name the place where a cache's partial file is made, before it can be resumed."""
     return path.with_name(path.name + ".new")
+
+
+def parts_folder(path: Path) -> Path:
+    """Name the folder of the parts of a cache, which several machines make."""
+    return path.with_suffix(_PARTS)
+
+
+def is_parts_folder(path: Path) -> bool:
+    """Tell whether this is the name of a folder of parts."""
+    return path.suffix == _PARTS
 
 
 def is_partial(path: Path) -> bool:

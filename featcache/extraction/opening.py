@@ -14,6 +14,7 @@ from featcache.images.datasets import load_dataset
 from featcache.images.rules import ImageRules
 from featcache.images.splits import Dataset, Identified
 from featcache.images.stat_index import KnownFiles
+from featcache.store import SplitRows
 
 
 def check_names(spec: ExtractSpec) -> None:
@@ -63,6 +64,14 @@ def open_images(
     for sentence in (*dataset.notes, dataset.summary):
         on_note(sentence)
     return dataset
+
+
+def known_rows(dataset: Dataset) -> dict[str, SplitRows]:
+    """Give what is known of the rows of a dataset that was hashed, before they are computed."""
+    return {
+        name: SplitRows(split.labels, split.ids, split.image_sha256())
+        for name, split in dataset.splits.items()
+    }
 
 
 def identified(

@@ -24,7 +24,7 @@ from featcache.core.plain_torch import plain_torch
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback
 from featcache.errors import UsageError
-from featcache.extraction.opening import identified
+from featcache.extraction.opening import identified, known_rows
 from featcache.extraction.progress import Progress, ProgressCallback
 from featcache.images.batches import image_shape
 from featcache.images.rules import ImageRules
@@ -124,10 +124,7 @@ class Plan:
 
     def rows(self) -> dict[str, SplitRows]:
         """What is known of the rows, which the file holds from the start."""
-        return {
-            name: SplitRows(split.labels, split.ids, split.image_sha256())
-            for name, split in self.dataset.splits.items()
-        }
+        return known_rows(self.dataset)
 
     def splits(self, version: int = FILE_VERSION) -> dict[str, SplitPlan]:
         """Describe the splits of a file of this version; the identity leaves no choice."""

@@ -29,23 +29,14 @@ from featcache.store import CacheWriter
 
 
 def adapt(job: Job, writer: CacheWriter) -> None:
-    """Give the backbone its adapted BatchNorm statistics: stored ones, else one pass over train.
-
-    The order is a fixed permutation, since the batches of a folder sorted by class would each
-    see one class; a short last batch is left out.
-    """
+    """Give the backbone its adapted BatchNorm statistics: stored ones, else one pass over train."""
     assert job.runner is not None, "only a network has BatchNorm"
-    module = job.runner.module
     stored = writer.read_statistics()
     if stored is None:
-        with job.runner.running():
-            adapt_batch_norm(module, _adaptation_inputs(job))
-        values = batch_norm_statistics(module).values()
-        flat = torch.cat([v.flatten().float() for v in values]).numpy()
-        writer.write_statistics(flat, job.numerics)
+        writer.write_statistics(adapted_statistics(job), job.numerics)
     else:
         statistics = {name: torch.from_numpy(values.copy()) for name, values in stored.items()}
-        load_batch_norm_statistics(module, statistics)
+        load_batch_norm_statistics(job.runner.module, statistics)
     if job.numerics.compiler is not None:
         shape = job.plan.image_shape
         try:  # the compiled one has the statistics of before
@@ -55,6 +46,20 @@ def adapt(job: Job, writer: CacheWriter) -> None:
                 f"{err} The statistics are kept; no rows were computed. Remove {writer.file} "
                 f"(featcache cache rm) and run again with --compile never."
             ) from err
+
+
+def adapted_statistics(job: Job) -> npt.NDArray[np.float32]:
+    """Adapt the backbone by one pass over train; give its statistics, one after the other.
+
+    The order is a fixed permutation, since the batches of a folder sorted by class would each
+    see one class; a short last batch is left out.
+    """
+    assert job.runner is not None, "only a network has BatchNorm"
+    module = job.runner.module
+    with job.runner.running():
+        adapt_batch_norm(module, _adaptation_inputs(job))
+    values = batch_norm_statistics(module).values()
+    return torch.cat([v.flatten().float() for v in values]).numpy()
 
 
 def _adaptation_inputs(job: Job) -> Iterator[torch.Tensor]:

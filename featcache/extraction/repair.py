@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,11 @@ from featcache.extraction.whereabouts import dataset_of
 from featcache.images.splits import Dataset
 from featcache.images.stat_index import KnownFiles
 from featcache.store import (
+    PART,
     PARTS,
     CacheState,
     VerifyReport,
+    command_of,
     describe_cache,
     locked,
     made_with,
@@ -194,6 +197,12 @@ def _spec_of(state: CacheState, path: Path, asked: Mapping[str, Any]) -> Extract
         raise UsageError(
             f"{path} was imported, so its rows cannot be computed. Nothing was computed. Import "
             f"its source again, as it was made (featcache cache import); that replaces it."
+        )
+    if PART in identity:
+        command = command_of(path, identity, provenance)
+        raise UsageError(
+            f"{path} is a part of a cache, which is not repaired but computed again. Nothing was "
+            f"computed. Remove it and run its share: rm {shlex.quote(str(path))} && {command}"
         )
     require_fields(path, {**identity, **provenance}, "preprocess", "limit", "weights")
     backbone = asked["backbone"] or _backbone_of(state, path)

@@ -141,7 +141,7 @@ def _target(begun: _Begun, writer: CacheWriter, *, on_note: NoteCallback) -> Tar
     if begun.job.plan.spec.bn == "adapted":
         adapt(begun.job, writer)
     compare_reference(begun.job, writer)
-    if begun.job.is_resumed:
+    if begun.n_rows_before:
         n_same = check_canaries(begun.job, writer)
         on_note(
             f"resuming: {counted(begun.n_rows_before, 'row')} kept, {n_same} recomputed and found "

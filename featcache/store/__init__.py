@@ -21,7 +21,7 @@ from featcache.store.columns import SplitRows, encode_id
 from featcache.store.describe import CacheDescription, SplitDescription, describe_cache
 from featcache.store.extract_command import command_of, extract_command, made_with
 from featcache.store.hdf5_file import FilePlan, SplitPlan, was_made_from
-from featcache.store.identity import Identity, NumericClass, Provenance, named_backbone
+from featcache.store.identity import PART, Identity, NumericClass, Provenance, named_backbone
 from featcache.store.manifest import FILE_VERSION, PARTS, Block, Extent, Manifest, rows_per_block
 from featcache.store.reader import (
     Cache,
@@ -45,6 +45,7 @@ from featcache.store.writer import CacheWriter
 
 __all__ = [
     "FILE_VERSION",
+    "PART",
     "PARTS",
     "Block",
     "Cache",

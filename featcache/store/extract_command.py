@@ -16,9 +16,10 @@ from featcache.core.dataset_names import PYTHON
 from featcache.core.options import declared
 from featcache.core.paths import native, settled
 from featcache.core.preprocess import Preprocess
-from featcache.store.identity import Identity, Provenance, named_backbone
+from featcache.store.identity import PART, Identity, Provenance, named_backbone
 
 _RANDOM = re.compile(rf"{RANDOM} \(seed (\d+)\)")
+_PART = re.compile(r"part-(\d+)-of-(\d+)-")
 _ALWAYS = ("dataset", "backbone")
 _OF_TOKENS = ("cls", "mean", "cls+mean")  # what --pool may be without --layer
 
@@ -84,8 +85,13 @@ def command_of(path: Path, identity: Identity, provenance: Provenance, **other: 
         return "featcache cache import"
     if provenance.dataset.startswith(PYTHON):
         return "the same call in Python"
-    said = {**made_with(identity, provenance), "cache_dir": path.parent.parent, **other}
-    return extract_command(said)
+    folder = path.parent.parent
+    said = {**made_with(identity, provenance), "cache_dir": folder, **other}
+    part = _PART.match(path.name) if PART in identity else None
+    if part is None:
+        return extract_command(said)
+    said["cache_dir"] = folder.parent
+    return f"{extract_command(said)} --share {int(part[1])}/{int(part[2])}"
 
 
 def _taken(identity: Identity) -> dict[str, Any]:

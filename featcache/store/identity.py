@@ -17,6 +17,8 @@ from featcache.core.identity import fingerprint
 from featcache.core.preprocess import Preprocess
 from featcache.store.json_values import count, mapping, text
 
+PART = "part"
+"""The field of an identity that only a part has: [first block, block behind its last, blocks]."""
 _BACKBONE_NAME = re.compile(r"\w[\w.-]{0,99}")  # it will name folders
 _TEXTS = ("layer", "pool", "weights_sha256", "precision", "store_dtype", "dataset_sha256")
 
@@ -66,6 +68,10 @@ class Identity(_Said):
             _ = identity.bn
         if "max_pixels" in stored:
             count(stored["max_pixels"], least=1)
+        if PART in stored:
+            first, stop, n_blocks = map(count, stored[PART])
+            if not first < stop <= n_blocks:
+                raise ValueError(f"blocks {first} to {stop} of {n_blocks}")
         if stored.get("exif_orientation", "ignore") not in EXIF_ORIENTATIONS:
             raise ValueError(f"EXIF orientation {stored['exif_orientation']!r}")
         return identity

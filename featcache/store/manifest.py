@@ -156,15 +156,17 @@ class Manifest:
         """Slots of the ledger: the skeleton's, those of the parts, the blocks'."""
         return 1 + len(self.parts) + self.n_blocks
 
-    def blocks(self) -> list[Block]:
-        """List every block, in slot order."""
-        slot = self.n_slots - self.n_blocks
+    def blocks(self, first: int = 0, behind: int | None = None) -> list[Block]:
+        """List the blocks first..behind, counted over all splits, in slot order; every block."""
+        slot, size, n_before = self.n_slots - self.n_blocks, self.rows_per_block, 0
         blocks = []
         for name, split in self.splits.items():
-            for start in range(0, split.n_rows, self.rows_per_block):
-                stop = min(start + self.rows_per_block, split.n_rows)
-                blocks.append(Block(slot, name, start, stop))
-                slot += 1
+            n_here = -(-split.n_rows // size)
+            last = n_here if behind is None else min(n_here, behind - n_before)
+            for i in range(max(0, first - n_before), last):
+                stop = min((i + 1) * size, split.n_rows)
+                blocks.append(Block(slot + n_before + i, name, i * size, stop))
+            n_before += n_here
         return blocks
 
     def block_extents(self, block: Block) -> Iterator[tuple[int, int]]:

@@ -70,7 +70,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 def _fill_skeleton(fd: int, manifest: Manifest, rows: Mapping[str, SplitRows]) -> None:
     write_at(fd, manifest.to_bytes(), MANIFEST_OFFSET)
-    for name, layout in manifest.splits.items():
+    for name, layout in manifest.splits.items() if rows else ():
         require_known(rows[name], layout.columns, name)
         for start in range(0, layout.n_rows, _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, layout.n_rows)

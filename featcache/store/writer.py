@@ -81,6 +81,8 @@ class CacheWriter:
     def create(cls, path: Path, plan: FilePlan, rows: Mapping[str, SplitRows]) -> CacheWriter:
         """Make `<path>.partial` with all its space reserved, labels and ids in place.
 
+        Without `rows`, labels and ids come with the blocks (`write_columns`).
+
         Raises:
             DiskFullError: If the disk cannot hold it; nothing is left behind.
             StorageError: If the folder cannot be written.
@@ -207,15 +209,26 @@ class CacheWriter:
             for row, reason in (reasons or {}).items():
                 texts[row] = clipped_reason(reason)
             content["reason"] = texts
+        self.write_columns(block, content)
+
+    def write_columns(self, block: Block, content: Mapping[str, Any]) -> bytes:
+        """Write all columns of a block as they are stored; raises and counts as `write_block` does.
+
+        Returns:
+            The SHA-256 that the ledger will hold.
+        """
+        columns = self.manifest.splits[block.split].columns
         sha = hashlib.sha256()
         with self._named_failures():
-            for column in COLUMNS:
-                if column in columns:
-                    part = memoryview(content[column]).cast("B")
-                    write_at(self._fd, part, columns[column].rows(block.start, block.stop)[0])
-                    sha.update(part)
+            for column in (name for name in COLUMNS if name in columns):
+                offset, nbytes = columns[column].rows(block.start, block.stop)
+                part = memoryview(content[column]).cast("B")
+                require_planned(part.nbytes == nbytes, self.file, f"its {column} are others")
+                write_at(self._fd, part, offset)
+                sha.update(part)
         with self._uncommitted_lock:
-            self._uncommitted[block.slot] = (sha.digest(), n_rows)
+            self._uncommitted[block.slot] = (sha.digest(), block.stop - block.start)
+        return sha.digest()
 
     def write_statistics(
         self, values: npt.NDArray[np.float32], numerics: NumericClass | None = None

@@ -11,7 +11,7 @@ import typer
 
 from featcache.config import ExtractSpec
 from featcache.errors import counted
-from featcache_cli.commands import cache_export, cache_import, cache_verify
+from featcache_cli.commands import cache_export, cache_import, cache_parts, cache_verify
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.console import ProgressDisplay, ask, fail, note, reset_progress, show_json
 from featcache_cli.grammar import Command, Group
@@ -23,41 +23,68 @@ app = typer.Typer(
     cls=Group,
     add_completion=False,
     rich_markup_mode=None,
-    help="List, verify, repair, import, export, remove caches.",
+    help="List, verify, repair, import, export, merge, remove caches.",
 )
 app.command("import", cls=Command)(cache_import.import_)
 app.command("export", cls=Command)(cache_export.export)
 app.command("verify", cls=Command)(cache_verify.verify)
+app.command("merge", cls=Command)(cache_parts.merge)
 
 
 @app.command("ls", cls=Command)
 @takes(options_of(ExtractSpec, "cache_dir"))
-def ls(*, cache_dir: str, json: JsonOption = False) -> None:
-    """List all caches, complete or not."""
+def ls(
+    folder: Annotated[
+        str | None, typer.Argument(metavar="FOLDER", help="A folder of parts: list its parts.")
+    ] = None,
+    *,
+    cache_dir: str,
+    json: JsonOption = False,
+) -> None:
+    """List all caches, complete or not, and folders of parts."""
+    from featcache.scale.parts import describe_parts, list_parts
     from featcache.store import extract_command, human_bytes, list_caches
 
-    caches = list_caches(cache_dir)
-    if json:
-        show_json({"caches": caches})
+    if folder is not None:
+        cache_parts.list_parts(folder, json=json)
         return
-    if not caches:
+    caches = list_caches(cache_dir)
+    parts = [describe_parts(path) for path in list_parts(cache_dir)]
+    if json:
+        show_json({"caches": caches, "parts": parts})
+        return
+    if not (caches or parts):
         command = extract_command({"cache_dir": cache_dir})
         note(f"There are no caches in {cache_dir!r}. Make one with: {command}")
         return
     show_table(
         ["dataset", "backbone", "#rows", "#features", "#size", "state", "cache"],
-        (
-            (
-                c.dataset,
-                c.backbone,
-                c.n_rows,
-                c.n_features,
-                human_bytes(c.nbytes),
-                f"{100 * c.n_rows_done // c.n_rows}%" if c.state == "incomplete" else c.state,
-                c.path,
-            )
-            for c in caches
-        ),
+        [
+            *(
+                (
+                    c.dataset,
+                    c.backbone,
+                    c.n_rows,
+                    c.n_features,
+                    human_bytes(c.nbytes),
+                    f"{100 * c.n_rows_done // c.n_rows}%" if c.state == "incomplete" else c.state,
+                    c.path,
+                )
+                for c in caches
+            ),
+            *(
+                (
+                    p.dataset,
+                    p.backbone,
+                    p.n_rows,
+                    p.n_features,
+                    human_bytes(p.nbytes),
+                    f"parts, {100 * p.n_rows_done // p.n_rows}%",
+                    p.folder,
+                )
+                for p in parts
+            ),
+        ],
     )
     for cache in caches:
         if cache.problem:
@@ -70,10 +97,14 @@ def info(cache: CacheArgument, *, cache_dir: str, json: JsonOption = False) -> N
     """Say what a cache holds.
 
     Its identity, which the fingerprint is the hash of; what it was made with; its splits and the
-    images that could not be read.
+    images that could not be read. Of a folder of parts: which shares are there, which are missing.
     """
+    from featcache.scale.parts import is_folder_of_parts
     from featcache.store import describe_cache, find_cache
 
+    if is_folder_of_parts(cache):
+        cache_parts.tell_parts(cache, json=json)
+        return
     description = describe_cache(find_cache(cache, cache_dir=cache_dir))
     if json:
         show_json(description)

@@ -8,6 +8,7 @@ import typer
 
 from featcache.config import ExtractSpec
 from featcache.errors import UsageError, counted
+from featcache_cli.commands.cache_parts import verify_parts
 from featcache_cli.console import ProgressDisplay, fail, note, reset_progress, show_json
 from featcache_cli.options import CacheArgument, JsonOption, options_of, takes
 from featcache_cli.tables import show_facts
@@ -53,13 +54,19 @@ def verify(
     """Check every digest of a cache; with --images, also those of the images.
 
     Exit 13 if a byte is not what was written, 10 if rows are still to be computed, 12 if the images
-    are not those that the cache was made from.
+    are not those that the cache was made from. A folder of parts is checked part by part.
     """
+    from featcache.scale.parts import is_folder_of_parts
     from featcache.store import find_cache, verify_cache
 
     share = _share(subset)
     if dataset is not None and not images:
         raise UsageError("--dataset says where the images are for --images, which was not given.")
+    if is_folder_of_parts(cache):
+        if images:
+            raise UsageError("--images is for a cache; merge the parts first. Nothing was checked.")
+        verify_parts(cache, subset=share, json=json)
+        return
     path = find_cache(cache, cache_dir=cache_dir)
     note(f"checking {path}")
     display = ProgressDisplay()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from featcache.config import ExtractSpec
-from featcache.errors import counted
+from featcache.config import ExtractSpec, ShareSpec
+from featcache.errors import UsageError, counted
 from featcache_cli.console import (
     ProgressDisplay,
     duration,
@@ -25,6 +25,7 @@ from featcache_cli.tables import show_facts
 if TYPE_CHECKING:
     from featcache.extraction.progress import Progress
     from featcache.extraction.result import ExtractResult
+    from featcache.scale.extract_share import ShareResult
 
 _SHOWN_FAILURES = 10
 _STAGES = {
@@ -34,6 +35,7 @@ _STAGES = {
     "engines": "trying engines",
     "check": "checking the rows that are there",
     "adapt": "adapting BatchNorm",
+    "plan": "planning the shares",
 }
 
 
@@ -44,8 +46,9 @@ _STAGES = {
         for option in options_of(ExtractSpec, "backbone")
     ],
     options_of(ExtractSpec, without=("dataset", "backbone")),
+    options_of(ShareSpec),
 )
-def extract(*, json: JsonOption = False, **options: Any) -> Any:
+def extract(*, share: str | None, wait: float, json: JsonOption = False, **options: Any) -> Any:
     """Run a dataset through frozen backbones once, into HDF5 files.
 
     The same command resumes an interrupted run. If the cache exists, the command checks the images
@@ -55,6 +58,8 @@ def extract(*, json: JsonOption = False, **options: Any) -> Any:
 
     display = ProgressDisplay()
     specs = [ExtractSpec(**{**options, "backbone": name}) for name in options["backbone"]]
+    if share is not None:
+        return _extract_share(specs, ShareSpec(share=share, wait=wait), display, json=json)
     results = extract_all(
         specs,
         on_progress=lambda progress: show_extraction(display, progress),
@@ -72,6 +77,46 @@ def extract(*, json: JsonOption = False, **options: Any) -> Any:
     if failed:
         raise typer.Exit(3)
     return results
+
+
+def _extract_share(
+    specs: Sequence[ExtractSpec], asked: ShareSpec, display: ProgressDisplay, *, json: bool
+) -> ShareResult:
+    """Compute one share. Images that could not be read are told when the parts are merged."""
+    from featcache import extract_share
+    from featcache.store import human_bytes
+
+    if len(specs) != 1:
+        raise UsageError(
+            f"--share takes one backbone, but {len(specs)} are named. Nothing was started. Submit "
+            f"a job for each."
+        )
+    result = extract_share(
+        specs[0],
+        share=asked.share,
+        wait=asked.wait,
+        on_progress=lambda progress: show_extraction(display, progress),
+        on_note=note,
+    )
+    reset_progress()
+    if json:
+        show_json(result)
+    else:
+        facts: dict[str, object] = {result.outcome: result.path, "share": result.share}
+        facts |= {"rows": result.n_rows, "size": human_bytes(result.nbytes)}
+        facts["time"] = duration(result.seconds)
+        if result.n_rows_computed:
+            facts["rate"] = rate_of(result.images_per_s)
+        show_facts(facts)
+    if result.failures:
+        note(
+            f"{len(result.failures)} of {counted(result.n_rows, 'image')} could not be read; "
+            f"the merge lists them"
+        )
+    if result.next:
+        when = "Then" if result.outcome == "planned" else "Once all shares are there"
+        note(f"{when}: {result.next}")
+    return result
 
 
 def show_extraction(display: ProgressDisplay, progress: Progress) -> None:

@@ -1,0 +1,192 @@
+"""`featcache cache merge`, and what `ls`, `info` and `verify` say of a folder of parts."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featcache.config import ExtractSpec
+from featcache.errors import counted
+from featcache_cli.console import (
+    ProgressDisplay,
+    duration,
+    fail,
+    note,
+    reset_progress,
+    show_json,
+)
+from featcache_cli.options import JsonOption, options_of, takes
+from featcache_cli.tables import show_facts, show_table
+
+if TYPE_CHECKING:
+    from featcache.scale.parts import PartsDescription
+    from featcache.store import VerifyReport
+
+_SHOWN_FAILURES = 10
+
+FolderArgument = Annotated[
+    str, typer.Argument(metavar="FOLDER", help="The folder of the parts, `<name>.parts`.")
+]
+
+
+@takes(
+    options_of(
+        ExtractSpec,
+        "mix_numerics",
+        help={"mix_numerics": "Take parts of different hardware or library versions."},
+    )
+)
+def merge(folder: FolderArgument, *, mix_numerics: bool, json: JsonOption = False) -> None:
+    """Join the parts of a cache, byte for byte as one process would have written it.
+
+    Every byte is compared with its digest. Exit 10 if shares are missing, 12 if a part is not of
+    the plan, 13 if one is damaged, 3 if images could not be read.
+    """
+    from featcache import merge_parts
+    from featcache.store import human_bytes
+
+    display = ProgressDisplay()
+    result = merge_parts(
+        folder,
+        mix_numerics=mix_numerics,
+        on_progress=lambda done, total: display.show("blocks", done, total),
+        on_note=note,
+    )
+    reset_progress()
+    if json:
+        show_json(result)
+    else:
+        show_facts(
+            {
+                result.outcome: result.path,
+                "rows": f"{result.n_rows} of {counted(result.n_features, 'feature')}",
+                "shares": result.n_shares,
+                "size": human_bytes(result.nbytes),
+                "time": duration(result.seconds),
+            }
+        )
+    note(f"The parts are no longer needed: rm -r {shlex.quote(folder)}")
+    if result.failures:
+        n = len(result.failures)
+        fail(f"{n} of {counted(result.n_rows, 'image')} could not be read.", kind="unreadable")
+        for failure in result.failures[:_SHOWN_FAILURES]:
+            note(f"  {failure.split} {failure.id}: {failure.reason}")
+        if n > _SHOWN_FAILURES:
+            note(f"  and {n - _SHOWN_FAILURES} more: featcache cache info {result.path}")
+        raise typer.Exit(3)
+
+
+def list_parts(folder: str, *, json: bool) -> None:
+    """List the parts of a folder, one a line, and what is missing."""
+    from featcache.store import human_bytes
+
+    found = _described(folder)
+    if json:
+        show_json({**vars(found)})
+    else:
+        show_table(
+            ["#share", "#rows", "#size", "state", "part"],
+            (
+                (
+                    part.index,
+                    part.n_rows,
+                    human_bytes(part.nbytes),
+                    f"{100 * part.n_rows_done // part.n_rows}%"
+                    if part.state == "incomplete"
+                    else part.state,
+                    part.path,
+                )
+                for part in found.parts
+            ),
+        )
+    _end(found)
+
+
+def tell_parts(folder: str, *, json: bool) -> None:
+    """Say what a folder of parts holds, and what is missing."""
+    from featcache.store import human_bytes
+
+    found = _described(folder)
+    if json:
+        show_json({**vars(found)})
+    else:
+        n_done = sum(part.state in ("complete", "empty") for part in found.parts)
+        show_facts(
+            {
+                "parts": found.folder,
+                "state": f"{found.state}, {n_done} of {counted(found.n_shares, 'share')}, "
+                f"{found.n_rows_done} of {counted(found.n_rows, 'row')}",
+                "dataset": found.dataset,
+                "backbone": found.backbone,
+                "fingerprint": found.fingerprint,
+                "size": human_bytes(found.nbytes),
+                "cache": found.cache,
+            }
+        )
+    _end(found)
+
+
+def verify_parts(folder: str, *, subset: float, json: bool) -> None:
+    """Check every digest of every part that is there, and whether all are of one plan."""
+    from featcache.store import verify_cache
+
+    found = _described(folder)
+    display = ProgressDisplay()
+    reports: list[VerifyReport] = []
+    for part in found.parts:
+        display.show("parts", part.index, found.n_shares)
+        if part.state in ("complete", "incomplete"):
+            reports.append(verify_cache(part.path, subset=subset))
+    reset_progress()
+    damaged = [report for report in reports if not report.is_sound]
+    if json:
+        show_json({**vars(found), "is_sound": not damaged, "reports": reports})
+    else:
+        show_facts(
+            {
+                "parts": found.folder,
+                "checked": f"{counted(len(reports), 'part')}, "
+                f"{sum(report.n_rows_checked for report in reports)} of "
+                f"{counted(found.n_rows, 'row')}",
+                "result": "DAMAGED" if damaged else "sound",
+            }
+        )
+    for report in damaged:
+        for damage in report.damages:
+            rows = f"{damage.split} rows {damage.first_row} to {damage.last_row}"
+            fail(f"{report.path}: {rows}: {damage.what}", kind="damaged")
+        note(f"Compute it again: rm {shlex.quote(str(report.path))}, then its share")
+    if damaged:
+        raise typer.Exit(13)
+    _end(found)
+
+
+def _described(folder: str) -> PartsDescription:
+    from featcache import describe_parts
+
+    return describe_parts(folder)
+
+
+def _end(found: PartsDescription) -> None:
+    """Tell what is wrong and what is missing, and end with its exit code."""
+    for part in found.parts:
+        if part.problem:
+            fail(part.problem, kind=part.state)
+    for stranger in found.strangers:
+        fail(f"{stranger} is not of this plan", kind="stranger")
+    if found.missing:
+        note(
+            f"Missing shares: {found.missing}. On SLURM: sbatch --array={found.missing} with the "
+            f"script of before. Elsewhere: {found.command}"
+        )
+    elif not found.strangers:
+        note(f"All shares are there. Join them with: {found.command}")
+    states = {part.state for part in found.parts}
+    if "damaged" in states:
+        raise typer.Exit(13)
+    if "stranger" in states or found.strangers:
+        raise typer.Exit(12)
+    if found.missing:
+        raise typer.Exit(10)

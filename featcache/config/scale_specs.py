@@ -1,0 +1,64 @@
+"""The options of what is larger than one process."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from featcache.core.options import check_fields, option, options_in
+from featcache.errors import UsageError
+
+MOST_SHARES = 99_999  # five digits in the name of a part
+_SHARE = re.compile(r"(?P<index>\d{0,6}|plan)/(?P<n>\d{1,6})")
+
+
+@options_in("Scale")
+@dataclass(frozen=True, kw_only=True)
+class ShareSpec:
+    """Which share of a cache is computed here."""
+
+    share: str | None = option(
+        None,
+        "Compute only one share, as a part that `cache merge` joins: I/N, with I from 0 to N-1. /N "
+        "takes I from SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX; plan/N makes the plan alone.",
+        unset="the whole cache",
+    )
+    wait: float = option(
+        6.0, "Hours to wait for the plan of the parts, while another process makes it.", least=0
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.share is not None:
+            split_share(self.share)
+
+
+def split_share(share: str) -> tuple[str, int]:
+    """Read "3/16" as ("3", 16); what stands before the slash may be "plan" or nothing.
+
+    Raises:
+        UsageError: If it is not written so, or names a share that does not exist.
+    """
+    found = _SHARE.fullmatch(share.strip())
+    if found is None or not 1 <= int(found["n"]) <= MOST_SHARES:
+        raise UsageError(
+            f"--share is {share!r}, but must be I/N, like 0/16, with N from 1 to {MOST_SHARES}; or "
+            f"/N, or plan/N. Nothing was started."
+        )
+    index, n = found["index"], int(found["n"])
+    if index.isdigit():
+        require_share(int(index), n)
+    return index, n
+
+
+def require_share(index: int, n: int, *, named: str = "--share") -> None:
+    """Refuse the number of a share that does not exist.
+
+    Raises:
+        UsageError: If it is not within 0..N-1.
+    """
+    if index >= n:
+        raise UsageError(
+            f"{named} asks for share {index} of {n}, but shares are counted from 0 to {n - 1}. "
+            f"Nothing was started. An array of SLURM is --array=0-{n - 1}."
+        )

@@ -1,0 +1,8 @@
+"""One cache on several machines, each of which computes a share of it.
+
+`shares` says which blocks a share has. `plan_file` is plan.json, in which all shares agree;
+`planning` makes it. `extract_share` computes one share, as a part: a cache file of its own.
+`parts` says which parts there are, `part_checks` holds them against the plan, and `merge_parts` joins them to the file that one process would
+have written. `forecast` says before all that what it will cost. How blocks are copied stands in
+`store/merging.py`.
+"""

@@ -1,0 +1,144 @@
+"""The parts in a folder: which are there, which are missing, and which are not of its plan."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.core.paths import expanded
+from featcache.core.side_files import is_parts_folder, partial_path
+from featcache.errors import FeatcacheError, MismatchError
+from featcache.scale.part_checks import checked_part, strangers_in
+from featcache.scale.plan_file import NAME, PartsPlan, read_plan
+from featcache.scale.shares import Share, array_of
+from featcache.store import read_state
+
+COMPLETE, MISSING, EMPTY = "complete", "missing", "empty"
+
+
+@dataclass(frozen=True)
+class PartState:
+    """One share of a folder of parts.
+
+    Attributes:
+        index: Of the share, from 0.
+        path: Where its part is, or will be; the folder where it is empty.
+        state: "complete", "incomplete", "missing", "empty" (it has no blocks), "damaged", or
+            "stranger" (it is not of this plan).
+        n_rows: Rows of the share.
+        n_rows_done: Rows that are written.
+        nbytes: Size of the part.
+        problem: What is wrong with it.
+    """
+
+    index: int
+    path: Path
+    state: str
+    n_rows: int = 0
+    n_rows_done: int = 0
+    nbytes: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class PartsDescription:
+    """What `describe_parts` finds.
+
+    Attributes:
+        folder: Of the parts.
+        cache: Where they are merged to.
+        state: "complete" or "incomplete".
+        dataset: Name of the dataset.
+        backbone: Name of the backbone.
+        n_features: D.
+        fingerprint: Of the whole cache, 64 hex digits.
+        n_shares: How many shares there are.
+        n_rows: Rows of all.
+        n_rows_done: Rows that are written.
+        nbytes: Size of all parts.
+        parts: One for each share.
+        strangers: Files that are parts, but not of this plan.
+        missing: Numbers of the shares that are not complete, as SLURM's --array takes them.
+        command: What computes the first of them; where none is missing, what merges the parts.
+    """
+
+    folder: Path
+    cache: Path
+    state: str
+    dataset: str
+    backbone: str
+    n_features: int
+    fingerprint: str
+    n_shares: int
+    n_rows: int
+    n_rows_done: int
+    nbytes: int
+    parts: tuple[PartState, ...]
+    strangers: tuple[Path, ...]
+    missing: str
+    command: str
+
+
+def describe_parts(folder: str | os.PathLike[str]) -> PartsDescription:
+    """Say which parts of a cache are there; reads their heads, and no row.
+
+    Raises:
+        CacheMissingError: If the folder has no plan.
+        CorruptError: If the plan is damaged.
+    """
+    plan = read_plan(expanded(folder))
+    parts = tuple(_state_of(plan, index) for index in range(plan.n_shares))
+    missing = [part.index for part in parts if part.state not in (COMPLETE, EMPTY)]
+    merge = f"featcache cache merge {shlex.quote(str(plan.folder))}"
+    return PartsDescription(
+        folder=plan.folder,
+        cache=plan.whole,
+        state="incomplete" if missing else COMPLETE,
+        dataset=plan.manifest.provenance.dataset,
+        backbone=plan.identity.backbone,
+        n_features=next(iter(plan.manifest.splits.values())).columns["features"].n_values,
+        fingerprint=plan.identity.fingerprint,
+        n_shares=plan.n_shares,
+        n_rows=plan.n_rows,
+        n_rows_done=sum(part.n_rows_done for part in parts),
+        nbytes=sum(part.nbytes for part in parts),
+        parts=parts,
+        strangers=tuple(strangers_in(plan)),
+        missing=array_of(missing),
+        command=plan.command(Share(missing[0], plan.n_shares)) if missing else merge,
+    )
+
+
+def list_parts(cache_dir: str | os.PathLike[str]) -> list[Path]:
+    """List the folders of parts below a folder of caches, by path."""
+    return sorted(path.parent for path in expanded(cache_dir).glob(f"*/*.parts/{NAME}"))
+
+
+def is_folder_of_parts(name: str | os.PathLike[str]) -> bool:
+    """Tell whether a name is the path of a folder of parts."""
+    path = expanded(name or ".")
+    return path.is_dir() and (is_parts_folder(path) or (path / NAME).exists())
+
+
+def _state_of(plan: PartsPlan, index: int) -> PartState:
+    first, stop = plan.blocks(index)
+    if first == stop:
+        return PartState(index, plan.folder, EMPTY)
+    path = plan.part(index)
+    n_rows = sum(b.stop - b.start for b in plan.manifest.blocks(first, stop))
+    try:
+        if path.exists():
+            with checked_part(plan, index, mix_numerics=True, reads_rows=False) as part:
+                nbytes = part.state.manifest.file_size
+                return PartState(index, path, COMPLETE, n_rows, n_rows, nbytes)
+        partial = partial_path(path)
+        if not partial.exists():
+            return PartState(index, path, MISSING, n_rows)
+        state = read_state(partial)
+        nbytes = state.manifest.file_size
+        return PartState(index, partial, "incomplete", n_rows, state.n_rows_done, nbytes)
+    except FeatcacheError as err:
+        word = "stranger" if isinstance(err, MismatchError) else "damaged"
+        return PartState(index, path, word, n_rows, problem=str(err))

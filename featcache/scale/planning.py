@@ -1,0 +1,130 @@
+"""Make the plan of the parts: by the first share that comes, while the others wait for it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from pathlib import Path
+
+from featcache.config import ExtractSpec
+from featcache.core.backbone_kinds import backbone_slug
+from featcache.core.identity import canonical_json
+from featcache.core.paths import expanded
+from featcache.core.reporting import NoteCallback
+from featcache.core.side_files import parts_folder
+from featcache.errors import CacheMissingError, LockedError
+from featcache.extraction.opening import open_images
+from featcache.extraction.progress import Progress, ProgressCallback
+from featcache.images.datasets import dataset_slug
+from featcache.images.stat_index import KnownFiles
+from featcache.scale.plan_file import (
+    PartsPlan,
+    asked_of,
+    find_plan,
+    read_plan,
+    require_plan_of,
+    require_shares,
+)
+from featcache.scale.shares import blocks_of_share
+from featcache.store import locked, read_state
+from featcache.store.merging import known_of_rows, planned_manifest
+
+_LOOKS_EVERY_S = 1.0
+
+
+def plan_parts(
+    spec: ExtractSpec,
+    n_shares: int,
+    *,
+    wait_s: float,
+    on_progress: ProgressCallback,
+    on_note: NoteCallback,
+) -> PartsPlan | Path:
+    """Find the plan for these options, make it, or wait until another process has made it.
+
+    Returns:
+        The plan; or the cache, if it is there already and complete.
+
+    Raises:
+        CacheMissingError: If another process makes it, and takes longer than `wait_s` seconds.
+        MismatchError: If there is a plan of another number of shares.
+        FeatcacheError: Whatever else stops the making.
+    """
+    folder = expanded(spec.cache_dir) / dataset_slug(spec.dataset)
+    key = hashlib.sha256(canonical_json(asked_of(spec)).encode()).hexdigest()[:8]
+    place = folder / f"{backbone_slug(spec.backbone)}-{key}.plan"
+    began_s, is_told = time.monotonic(), False
+    while True:
+        if found := find_plan(folder, spec, n_shares):
+            return found
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(place, remove=True))
+            except LockedError as err:
+                if not is_told:
+                    on_note(f"waiting for the plan of the parts: {err}")
+                is_told = True
+                _require_time(began_s, wait_s, folder, err)
+                time.sleep(min(_LOOKS_EVERY_S, wait_s))
+                continue
+            found = find_plan(folder, spec, n_shares)  # it may have been made meanwhile
+            return found or _made(spec, n_shares, on_progress=on_progress, on_note=on_note)
+
+
+def _require_time(began_s: float, wait_s: float, folder: Path, err: LockedError) -> None:
+    waited_s = time.monotonic() - began_s
+    if waited_s >= wait_s:
+        raise CacheMissingError(
+            f"There is no plan of the parts in {folder} after {waited_s / 3600:.2g} h: another "
+            f"process still makes it ({err}) Nothing was changed. Run the same command again, with "
+            f"a longer --wait where the dataset takes longer to read."
+        ) from err
+
+
+def _made(
+    spec: ExtractSpec, n_shares: int, *, on_progress: ProgressCallback, on_note: NoteCallback
+) -> PartsPlan | Path:
+    """Decide all that a single process would decide before its first row, and write it down."""
+    on_note(f"planning {n_shares} shares: the whole dataset is read once, for its digest")
+    known = KnownFiles(rehash=spec.rehash, on_note=on_note)
+    images = open_images(spec, on_note=on_note)
+    # They import torch, which takes seconds.
+    from featcache.core.plain_torch import plain_torch
+    from featcache.extraction.job import Job
+    from featcache.extraction.plan import make_plan
+    from featcache.extraction.prepare import adapted_statistics
+    from featcache.extraction.reference_rows import reference_rows
+
+    plan = make_plan(spec, images, on_progress=on_progress, on_note=on_note, known=known)
+    if plan.path.is_file() and read_state(plan.path).is_complete:
+        return plan.path
+    plan.backbone.require_published(None)
+    with known.trusted(), plain_torch():
+        job = Job.begin(plan, on_progress=on_progress, on_note=on_note)
+        manifest = planned_manifest(job.file_plan())
+        statistics = adapted_statistics(job) if spec.bn == "adapted" else None
+        reference = None if job.runner is None else reference_rows(job.runner)
+    on_progress(Progress("plan", "", 0, 0))
+    rows = plan.rows()
+    ranges = [blocks_of_share(i, n_shares, manifest.n_blocks) for i in range(n_shares)]
+    made = PartsPlan(
+        folder=parts_folder(plan.path),
+        asked=asked_of(spec),
+        n_shares=n_shares,
+        manifest=manifest,
+        shares_sha256=tuple(
+            known_of_rows(manifest, *r, rows, are_all=True) if r[0] < r[1] else "" for r in ranges
+        ),
+        statistics=statistics,
+        reference=reference,
+    )
+    known.save()
+    if made.write():
+        on_note(f"the plan is {made.path}, in blocks of {manifest.rows_per_block} rows")
+        return made
+    there = read_plan(made.folder)  # made by other options that mean the same
+    require_plan_of(there, manifest.identity)
+    require_shares(there, n_shares)
+    on_note(f"the plan was there: {there.path}")
+    return there
