@@ -67,6 +67,8 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.notebook.reproduce_table import SystemResult as SystemResult
     from featcache.scale.extract_share import ShareResult as ShareResult
     from featcache.scale.extract_share import extract_share as extract_share
+    from featcache.scale.forecast import Forecast as Forecast
+    from featcache.scale.forecast import forecast as forecast
     from featcache.scale.merge_parts import MergeResult as MergeResult
     from featcache.scale.merge_parts import merge_parts as merge_parts
     from featcache.scale.parts import PartsDescription as PartsDescription
@@ -126,6 +128,7 @@ _NAMES = {
     "notebook.reproduce": ("Reproduction", "reproduce"),
     "notebook.reproduce_table": ("SystemResult",),
     "scale.extract_share": ("ShareResult", "extract_share"),
+    "scale.forecast": ("Forecast", "forecast"),
     "scale.merge_parts": ("MergeResult", "merge_parts"),
     "scale.parts": ("PartState", "PartsDescription", "describe_parts"),
     "store": (

@@ -21,7 +21,8 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "Backbone": ("--backbone resnet50 --weights random", "--weights random"),
     "Measuring": ("--image-size 32",),
     "Machine": ("--device cpu --precision bf16", "--device cpu"),
-    "Scale": ("--share 3/16", "--rows 1000000"),
+    "Scale": ("--share 3/16",),
+    "Forecast": ("--plan --rows 1000000",),
     "Cache": (
         "--dataset cifar10 --backbone vgg16",
         "--name flowers --class-names rose,tulip",

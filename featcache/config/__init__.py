@@ -19,7 +19,7 @@ from featcache.config.head_specs import (
 )
 from featcache.config.insight_specs import ProbeSpec
 from featcache.config.predict_specs import PredictSpec
-from featcache.config.scale_specs import ShareSpec
+from featcache.config.scale_specs import ForecastSpec, ShareSpec
 from featcache.config.solver_specs import SOLVERS, TREATMENTS, SolverSpec
 from featcache.config.specs import (
     BN_MODES,
@@ -52,6 +52,7 @@ __all__ = [
     "EvaluateSpec",
     "ExportSpec",
     "ExtractSpec",
+    "ForecastSpec",
     "HeadSpec",
     "ParitySpec",
     "PredictSpec",

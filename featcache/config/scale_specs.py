@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from featcache.core.arguments import option_name
 from featcache.core.options import check_fields, option, options_in
 from featcache.errors import UsageError
 
 MOST_SHARES = 99_999  # five digits in the name of a part
+MOST_ROWS = 10**12  # of a forecast
 _SHARE = re.compile(r"(?P<index>\d{0,6}|plan)/(?P<n>\d{1,6})")
 
 
@@ -31,6 +33,44 @@ class ShareSpec:
         check_fields(self)
         if self.share is not None:
             split_share(self.share)
+
+
+@options_in("Forecast")
+@dataclass(frozen=True, kw_only=True)
+class ForecastSpec:
+    """What a forecast takes instead of finding it out."""
+
+    rows: int | None = option(
+        None,
+        "With --plan: count so many images, of a dataset that is not opened.",
+        least=1,
+        most=MOST_ROWS,
+        unset="those of the dataset",
+    )
+    images_per_s: float | None = option(
+        None,
+        "With --plan: images that one device computes a second.",
+        unset="measured here",
+    )
+    decoded_per_s: float | None = option(
+        None,
+        "With --plan: image files that one core decodes a second.",
+        unset="measured here",
+    )
+    image_nbytes: int | None = option(
+        None,
+        "With --plan: bytes of an image file.",
+        least=1,
+        unset="measured here",
+        unit="bytes",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("images_per_s", "decoded_per_s"):
+            rate = getattr(self, name)
+            if rate is not None and not rate > 0:
+                raise UsageError(f"{option_name(name)} is {rate:g}, but must be above 0.")
 
 
 def split_share(share: str) -> tuple[str, int]:

@@ -202,7 +202,7 @@ def _copy(
             n_waiting = 0
         if block.slot in pending:
             if not copy_block(writer, block, part, of_part):
-                rows = f"{block.split} rows {block.start} to {block.stop - 1}"
+                rows = f"{of_part.split} rows {of_part.start} to {of_part.stop - 1}"
                 raise damaged_part(plan, index, f"the SHA-256 of {rows} is not as written")
             numeric_id, n_waiting = own_id, n_waiting + 1
         on_progress(number, plan.manifest.n_blocks)

@@ -18,7 +18,7 @@ from featcache.errors import CacheMissingError, CorruptError, MismatchError
 from featcache.scale.plan_file import PartsPlan
 from featcache.scale.shares import Share, array_of
 from featcache.store import FilePlan
-from featcache.store.digest import read_part
+from featcache.store.digest import block_digest, read_part
 from featcache.store.hdf5_file import plan_of
 from featcache.store.manifest import REFERENCE, TRUNK
 from featcache.store.merging import OpenPart, known_sha256, opened_part, part_plan
@@ -146,7 +146,7 @@ def _require_parts(plan: PartsPlan, index: int, part: OpenPart) -> None:
     for name, planned in part.state.manifest.parts.items():
         found = read_part(part.fd, planned, part.state.slots[planned.slot].sha256)
         if found is None:
-            raise damaged_part(plan, index, f"its {name} rows or statistics are not as written")
+            raise damaged_part(plan, index, f"its {name!r} is not as written")
         values = wanted[name]
         if values is None or found.tobytes() != np.ascontiguousarray(values).tobytes():
             raise MismatchError(
@@ -158,12 +158,16 @@ def _require_parts(plan: PartsPlan, index: int, part: OpenPart) -> None:
 def _require_known(plan: PartsPlan, index: int, part: OpenPart) -> None:
     of_part = dict(zip(plan.manifest.blocks(*plan.blocks(index)), part.blocks, strict=True))
     found = known_sha256(list(of_part), lambda block: part.known(of_part[block]))
-    if found != plan.shares_sha256[index]:
-        raise MismatchError(
-            f"{part.path} has other labels, ids or digests of images than {plan.path} counts "
-            f"(shares_sha256), or they are damaged. The parts are as they were. "
-            f"{_anew(plan, index)}"
-        )
+    if found == plan.shares_sha256[index]:
+        return
+    for block in part.blocks:
+        if block_digest(part.fd, part.state.manifest, block) != part.slot(block).sha256:
+            rows = f"{block.split} rows {block.start} to {block.stop - 1}"
+            raise damaged_part(plan, index, f"the SHA-256 of {rows} is not as written")
+    raise MismatchError(
+        f"{part.path} has other labels, ids or digests of images than {plan.path} counts "
+        f"(shares_sha256). The parts are as they were. {_anew(plan, index)}"
+    )
 
 
 def damaged_part(plan: PartsPlan, index: int, what: str) -> CorruptError:

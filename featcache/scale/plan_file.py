@@ -20,7 +20,7 @@ import numpy.typing as npt
 from featcache.config import ExtractSpec
 from featcache.config.scale_specs import MOST_SHARES
 from featcache.core.backbone_kinds import backbone_slug
-from featcache.core.files import make_folder, named_failures, named_read_failures
+from featcache.core.files import make_folder, named_failures, read_at
 from featcache.core.identity import canonical_json, differing_fields
 from featcache.core.replace import write_new_file
 from featcache.errors import CacheMissingError, CorruptError, MismatchError, clipped
@@ -40,7 +40,9 @@ from featcache.store.merging import part_identity
 
 NAME = "plan.json"
 _VERSION = 1
-_MOST_BYTES = 256 << 20  # of statistics of the largest networks, and of digests of 99,999 shares
+_MOST_BYTES = (
+    256 << 20
+)  # more than those of statistics of the largest networks, and of digests of 99,999 shares
 # What may differ from machine to machine, and what no file depends on.
 _LOCAL = (
     "batch_size",
@@ -156,15 +158,9 @@ def read_plan(folder: Path) -> PartsPlan:
             f"There is no {path}, so {folder} is no folder of parts. Nothing was done. The first "
             f"share makes it: featcache extract ... --share 0/N."
         )
-    with (
-        opened_readonly(path) as fd,
-        named_read_failures(path),
-        os.fdopen(os.dup(fd), "rb") as file,
-    ):
-        content = file.read(_MOST_BYTES + 1)
+    with opened_readonly(path) as fd:
+        content = read_at(fd, min(_MOST_BYTES, os.fstat(fd).st_size), 0)
     try:
-        if len(content) > _MOST_BYTES:
-            raise ValueError(f"it has more than {_MOST_BYTES} bytes")
         sealed = json.loads(content)
         if sealed.pop("sha256") != _sha256(sealed):
             raise ValueError("its SHA-256 differs")

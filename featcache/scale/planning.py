@@ -30,7 +30,7 @@ from featcache.scale.shares import blocks_of_share
 from featcache.store import locked, read_state
 from featcache.store.merging import known_of_rows, planned_manifest
 
-_LOOKS_EVERY_S = 1.0
+_LOOKS_EVERY_S = 0.5
 
 
 def plan_parts(
@@ -51,9 +51,8 @@ def plan_parts(
         MismatchError: If there is a plan of another number of shares.
         FeatcacheError: Whatever else stops the making.
     """
-    folder = expanded(spec.cache_dir) / dataset_slug(spec.dataset)
-    key = hashlib.sha256(canonical_json(asked_of(spec)).encode()).hexdigest()[:8]
-    place = folder / f"{backbone_slug(spec.backbone)}-{key}.plan"
+    place = place_of_plan(spec)
+    folder = place.parent
     began_s, is_told = time.monotonic(), False
     while True:
         if found := find_plan(folder, spec, n_shares):
@@ -70,6 +69,13 @@ def plan_parts(
                 continue
             found = find_plan(folder, spec, n_shares)  # it may have been made meanwhile
             return found or _made(spec, n_shares, on_progress=on_progress, on_note=on_note)
+
+
+def place_of_plan(spec: ExtractSpec) -> Path:
+    """Name what is locked while the plan is made: its folder has no name before that."""
+    key = hashlib.sha256(canonical_json(asked_of(spec)).encode()).hexdigest()[:8]
+    folder = expanded(spec.cache_dir) / dataset_slug(spec.dataset)
+    return folder / f"{backbone_slug(spec.backbone)}-{key}.plan"
 
 
 def _require_time(began_s: float, wait_s: float, folder: Path, err: LockedError) -> None:

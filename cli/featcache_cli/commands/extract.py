@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.config import ExtractSpec, ShareSpec
+from featcache.config import ExtractSpec, ForecastSpec, ShareSpec
+from featcache.core.arguments import option_name
 from featcache.errors import UsageError, counted
+from featcache_cli.commands.extract_plan import show_forecast
 from featcache_cli.console import (
     ProgressDisplay,
     duration,
@@ -47,8 +49,27 @@ _STAGES = {
     ],
     options_of(ExtractSpec, without=("dataset", "backbone")),
     options_of(ShareSpec),
+    options_of(ForecastSpec),
 )
-def extract(*, share: str | None, wait: float, json: JsonOption = False, **options: Any) -> Any:
+def extract(
+    *,
+    share: str | None,
+    wait: float,
+    rows: int | None,
+    images_per_s: float | None,
+    decoded_per_s: float | None,
+    image_nbytes: int | None,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Say what it will cost and what will bound it; compute nothing.",
+            rich_help_panel="Forecast",
+        ),
+    ] = False,
+    json: JsonOption = False,
+    **options: Any,
+) -> Any:
     """Run a dataset through frozen backbones once, into HDF5 files.
 
     The same command resumes an interrupted run. If the cache exists, the command checks the images
@@ -58,6 +79,15 @@ def extract(*, share: str | None, wait: float, json: JsonOption = False, **optio
 
     display = ProgressDisplay()
     specs = [ExtractSpec(**{**options, "backbone": name}) for name in options["backbone"]]
+    if plan:
+        asked = ForecastSpec(
+            rows=rows,
+            images_per_s=images_per_s,
+            decoded_per_s=decoded_per_s,
+            image_nbytes=image_nbytes,
+        )
+        return show_forecast(specs, asked, share=share, json=json)
+    _refuse_without_plan(rows=rows, images_per_s=images_per_s, decoded_per_s=decoded_per_s)
     if share is not None:
         return _extract_share(specs, ShareSpec(share=share, wait=wait), display, json=json)
     results = extract_all(
@@ -77,6 +107,14 @@ def extract(*, share: str | None, wait: float, json: JsonOption = False, **optio
     if failed:
         raise typer.Exit(3)
     return results
+
+
+def _refuse_without_plan(**of_a_forecast: float | None) -> None:
+    for name, value in of_a_forecast.items():
+        if value is not None:
+            raise UsageError(
+                f"{option_name(name)} is for --plan, which was not given. Nothing was started."
+            )
 
 
 def _extract_share(

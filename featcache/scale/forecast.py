@@ -1,0 +1,300 @@
+"""What an extraction will cost, before it starts; nothing here grows with the number of rows."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from featcache.backbones.describe import describe_backbone
+from featcache.backbones.families import family_of
+from featcache.config import ExtractSpec
+from featcache.config.scale_specs import MOST_SHARES, ForecastSpec, ShareSpec
+from featcache.core.backbone_kinds import backbone_slug
+from featcache.core.options import AUTO
+from featcache.core.preprocess import Preprocess
+from featcache.core.reporting import NoteCallback, silent
+from featcache.core.starting import ANY_START, starting
+from featcache.extraction.opening import check_names, open_images
+from featcache.extraction.pace import current_pace
+from featcache.images.batches import image_shape
+from featcache.images.splits import ArrayImages, Dataset
+from featcache.scale.rates import Decoding, measured_backbone, measured_decoding
+from featcache.scale.shares import share_of
+from featcache.store import FilePlan, Identity, NumericClass, Provenance, SplitPlan, encode_id
+from featcache.store import extract_command as command_for
+from featcache.store.hdf5_file import largest_nbytes
+
+_HOURS_OF_A_SHARE = 2
+_HOUR_S = 3600
+_ID_NBYTES = 48  # of a dataset that is not listed
+_MOST_LISTED = 30_000_000
+_DTYPES = {"float32": "<f4", "float16": "<f2"}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What an extraction will cost.
+
+    Attributes:
+        rows: Images.
+        n_features: D.
+        nbytes: Size of the cache, at most.
+        rows_per_block: Rows of a block.
+        n_blocks: Blocks.
+        n_shares: Shares that take about two hours each, or those that were asked for.
+        rows_per_share: Rows of the largest share, at most.
+        nbytes_per_share: Size of its part, about.
+        device: Where the backbone runs.
+        images_per_s: Images that one device computes a second; None where no network runs.
+        decoded_per_s: Image files that one core decodes a second; None where none is decoded.
+        cores: Cores of this machine.
+        cores_per_device: Cores that decode as fast as a device computes.
+        rate: Images a second of one machine like this, with one device.
+        device_hours: Hours of one such machine, for all rows.
+        hours_per_share: Hours of one share.
+        read_per_s: Bytes of image files that one machine reads a second.
+        written_per_s: Bytes of features that it writes a second.
+        bound_by: What is slowest: "the backbone" or "decoding".
+        array: The shares, as SLURM's --array takes them.
+        command: What computes a share.
+        remarks: What limits this forecast, in sentences.
+        seconds: Wall time of the forecast, without opening the dataset, describing the backbone,
+            and measuring.
+    """
+
+    rows: int
+    n_features: int
+    nbytes: int
+    rows_per_block: int
+    n_blocks: int
+    n_shares: int
+    rows_per_share: int
+    nbytes_per_share: int
+    device: str
+    images_per_s: float | None
+    decoded_per_s: float | None
+    cores: int
+    cores_per_device: float
+    rate: float
+    device_hours: float
+    hours_per_share: float
+    read_per_s: float
+    written_per_s: float
+    bound_by: str
+    array: str
+    command: str
+    remarks: tuple[str, ...]
+    seconds: float
+
+
+class _Machine(NamedTuple):
+    """What is known of one machine; rates are None where there is nothing to do."""
+
+    device: str
+    batch_size: int
+    cores: int
+    images_per_s: float | None
+    decoding: Decoding | None
+
+
+@starting(*ANY_START)
+def forecast(
+    spec: ExtractSpec,
+    *,
+    share: str | None = ShareSpec.share,
+    rows: int | None = ForecastSpec.rows,
+    images_per_s: float | None = ForecastSpec.images_per_s,
+    decoded_per_s: float | None = ForecastSpec.decoded_per_s,
+    image_nbytes: int | None = ForecastSpec.image_nbytes,
+    on_note: NoteCallback | None = None,
+) -> Forecast:
+    """Say what an extraction will cost, from rates that are given or measured for seconds here.
+
+    Args:
+        spec: What is to be extracted.
+        share: As in `ShareSpec`; the number of shares is taken from it.
+        rows: As in `ForecastSpec`, and those below likewise.
+        on_note: Told what is measured.
+
+    Raises:
+        FeatcacheError: As `extract` raises them for its options.
+
+    Example:
+        >>> spec = featcache.ExtractSpec(dataset="digits", backbone="pixels", image_size=32)
+        >>> found = featcache.forecast(spec, rows=10**9, decoded_per_s=500, image_nbytes=110_000)
+        >>> found.n_blocks, found.bound_by
+        (976563, 'decoding')
+    """
+    note = on_note or silent
+    asked = ForecastSpec(
+        rows=rows,
+        images_per_s=images_per_s,
+        decoded_per_s=decoded_per_s,
+        image_nbytes=image_nbytes,
+    )
+    n_shares = None if share is None else share_of(share, os.environ).n_shares
+    check_names(spec)
+    dataset = open_images(spec, on_note=note) if asked.rows is None else None
+    family = family_of(spec.backbone)
+    size = spec.image_size or family.usual_size(spec.backbone)
+    info = describe_backbone(spec.backbone, size, layer=spec.layer, pool=spec.pool)
+    preprocess = _preprocess(spec, size)
+    machine = _machine(spec, asked, dataset, preprocess, info.activation_bytes_per_image, note)
+
+    started = time.perf_counter()
+    shape, dtype = (info.n_features,), _DTYPES[spec.store_dtype]
+    if not family.runs_network:
+        first = None if dataset is None else next(iter(dataset.splits.values()))
+        shape = (*preprocess.out_size, 3) if first is None else image_shape(first, preprocess)
+        dtype = "|u1"
+    plan = _file_plan(spec, asked.rows, dataset, shape, dtype, machine.batch_size, info.gflop)
+    return _forecast(spec, plan, machine, n_shares, started)
+
+
+def _preprocess(spec: ExtractSpec, size: int) -> Preprocess:
+    family = family_of(spec.backbone)
+    asked = family.usual_preprocess if spec.preprocess == AUTO else spec.preprocess
+    if asked == "notebook":
+        return Preprocess.notebook(size)
+    return family.preprocess(spec.backbone, spec.weights, size).value
+
+
+def _machine(
+    spec: ExtractSpec,
+    asked: ForecastSpec,
+    dataset: Dataset | None,
+    preprocess: Preprocess,
+    nbytes_per_image: int,
+    note: NoteCallback,
+) -> _Machine:
+    """Take the rates that are given, and measure the others."""
+    from featcache.core.device import pick_batch_size, pick_device, usable_cores
+
+    device = pick_device(spec.device).value
+    batch_size, rate = current_pace().pixels_batch_size, asked.images_per_s
+    if family_of(spec.backbone).runs_network:
+        chosen = pick_batch_size(device, nbytes_per_image=nbytes_per_image).value
+        batch_size = spec.batch_size or chosen
+        if rate is None:
+            note(f"measuring {spec.backbone} on {device} for seconds, with random weights")
+            rate = measured_backbone(spec, preprocess, batch_size)
+    else:
+        rate = None
+    are_arrays = dataset is not None and dataset.is_in_memory
+    decoding = None
+    if not are_arrays:
+        if asked.decoded_per_s is None or asked.image_nbytes is None:
+            note("measuring how fast one core decodes")
+            decoding = measured_decoding(dataset, preprocess)
+        found = decoding or Decoding(1.0, 1)
+        decoding = Decoding(
+            asked.decoded_per_s or found.images_per_s, asked.image_nbytes or found.nbytes
+        )
+    return _Machine(device, batch_size, usable_cores().value, rate, decoding)
+
+
+def _file_plan(
+    spec: ExtractSpec,
+    rows: int | None,
+    dataset: Dataset | None,
+    shape: tuple[int, ...],
+    dtype: str,
+    batch_size: int,
+    gflop: float,
+) -> FilePlan:
+    """Describe the file; of a dataset that is not opened, as one labelled split of image files."""
+    n_values = math.prod(shape) * {"<f4": 4, "<f2": 2, "|u1": 1}[dtype]
+    widths: Mapping[str, tuple[int, int, bool, bool]]
+    if dataset is None:
+        assert rows is not None, "either is there"
+        widths = {"train": (rows, _ID_NBYTES, True, True)}
+    else:
+        widths = {
+            name: (
+                len(split),
+                max(len(encode_id(i)) for i in split.ids),
+                not isinstance(split.images, ArrayImages),
+                split.labels is not None,
+            )
+            for name, split in dataset.splits.items()
+        }
+    return FilePlan(
+        identity=Identity.from_json({"backbone": backbone_slug(spec.backbone)}),
+        numerics=NumericClass.from_json({}),
+        provenance=Provenance.from_json({"dataset": spec.dataset}),
+        class_names=() if dataset is None else dataset.class_names,
+        rows_per_block=current_pace().rows_per_block(n_values, batch_size, gflop=gflop),
+        splits={
+            name: SplitPlan(n, shape, dtype, id_nbytes, has_reasons, has_labels, True)
+            for name, (n, id_nbytes, has_reasons, has_labels) in widths.items()
+        },
+    )
+
+
+def _rate(machine: _Machine) -> tuple[float, str, float]:
+    """Give images a second of a machine, what is slowest, and the cores that a device needs."""
+    computed = machine.images_per_s or math.inf
+    per_core = math.inf if machine.decoding is None else machine.decoding.images_per_s
+    decoded = machine.cores * per_core
+    bound_by = "decoding" if decoded < computed else "the backbone"
+    if math.isinf(computed) and math.isinf(decoded):
+        return math.inf, "the disk", 0.0
+    cores = 0.0 if math.isinf(per_core) or math.isinf(computed) else computed / per_core
+    if machine.device == "cpu":  # both on the same cores, one after the other
+        return 1 / (1 / computed + 1 / decoded), bound_by, cores
+    return min(computed, decoded), bound_by, cores
+
+
+def _forecast(
+    spec: ExtractSpec, plan: FilePlan, machine: _Machine, n_shares: int | None, started: float
+) -> Forecast:
+    draft = plan.draft()
+    rows = sum(split.n_rows for split in plan.splits.values())
+    rate, bound_by, cores_per_device = _rate(machine)
+    hours = rows / rate / _HOUR_S
+    if n_shares is None:
+        n_shares = max(1, min(math.ceil(hours / _HOURS_OF_A_SHARE), draft.n_blocks, MOST_SHARES))
+    rows_per_share = min(rows, -(-draft.n_blocks // n_shares) * draft.rows_per_block)
+    nbytes = largest_nbytes(plan)
+    features = next(iter(draft.splits.values())).columns["features"]
+    row_nbytes = sum(e.nbytes for s in draft.splits.values() for e in s.columns.values()) / rows
+    remarks = []
+    if rows > _MOST_LISTED:
+        remarks.append(
+            f"A process lists the whole dataset, ids included, and {rows:,} rows are more than "
+            f"the {_MOST_LISTED:,} that fit into the memory of usual machines. Make a cache for "
+            f"each part of the dataset."
+        )
+    if machine.device == "cpu" and machine.images_per_s is not None:
+        remarks.append("On a CPU the backbone and decoding share the cores, which is counted.")
+    said = {n: getattr(spec, n) for n in ("dataset", "backbone", "weights", "store_dtype", "limit")}
+    said |= {n: getattr(spec, n) for n in ("bn", "layer", "pool", "image_size", "cache_dir")}
+    return Forecast(
+        rows=rows,
+        n_features=features.n_values,
+        nbytes=nbytes,
+        rows_per_block=draft.rows_per_block,
+        n_blocks=draft.n_blocks,
+        n_shares=n_shares,
+        rows_per_share=rows_per_share,
+        nbytes_per_share=round(rows_per_share * row_nbytes),
+        device=machine.device,
+        images_per_s=machine.images_per_s,
+        decoded_per_s=None if machine.decoding is None else machine.decoding.images_per_s,
+        cores=machine.cores,
+        cores_per_device=cores_per_device,
+        rate=rate,
+        device_hours=hours,
+        hours_per_share=rows_per_share / rate / _HOUR_S,
+        read_per_s=0.0 if machine.decoding is None else rate * machine.decoding.nbytes,
+        written_per_s=rate * row_nbytes,
+        bound_by=bound_by,
+        array=f"0-{n_shares - 1}",
+        command=f"{command_for(said)} --share /{n_shares}",
+        remarks=tuple(remarks),
+        seconds=time.perf_counter() - started,
+    )

@@ -1,0 +1,401 @@
+"""What can be wrong with a folder of parts, each with the error and the field that it names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from featcache.core.side_files import partial_path
+from featcache.errors import (
+    CacheMissingError,
+    CorruptError,
+    FeatcacheError,
+    MismatchError,
+    UnsafeFileError,
+)
+from featcache.scale.plan_file import PartsPlan, _sha256
+from featcache.store import CacheWriter, FilePlan, Identity, NumericClass, Provenance
+from featcache.store.hdf5_file import plan_of
+from featcache.store.manifest import MANIFEST_OFFSET
+from featcache.store.merging import opened_part
+from tests.store.damage import flip
+
+VICTIM = 1  # the share whose part is another
+
+
+@dataclass(frozen=True)
+class Defect:
+    """Something that is wrong with a folder of parts.
+
+    Attributes:
+        name: For the report.
+        do: Does it.
+        error: How a merge is refused.
+        told: What its message says: the field, as a regular expression.
+    """
+
+    name: str
+    do: Callable[[PartsPlan], object]
+    error: type[FeatcacheError]
+    told: str
+
+
+def remade(
+    plan: PartsPlan,
+    change: Callable[[FilePlan], FilePlan],
+    *,
+    edit: Callable[[dict[str, bytes]], dict[str, bytes]] = lambda content: content,
+    numerics: NumericClass | None = None,
+    values: float = 0.0,
+) -> None:
+    """Write the victim's part anew, sound in itself, from a changed plan.
+
+    Args:
+        plan: Of the parts.
+        change: Changes the plan of its file; where it changes the layout, its rows are zeros.
+        edit: Changes the columns of each block.
+        numerics: The numeric class that its slots name.
+        values: Added to its statistics and reference rows.
+    """
+    path = plan.part(VICTIM)
+    old = path.with_name("old.h5")
+    path.rename(old)
+    with opened_part(old) as part:
+        made = change(plan_of(part.state.manifest))
+        is_alike = made.splits == plan_of(part.state.manifest).splits
+        with CacheWriter.create(path, made, {}) as writer:
+            for block, there in zip(writer.pending(), part.blocks, strict=False):
+                extents = writer.manifest.splits[block.split].columns
+                zeros = {n: bytes(e.rows(block.start, block.stop)[1]) for n, e in extents.items()}
+                writer.write_columns(block, edit(part.content(there)) if is_alike else zeros)
+            for block in writer.pending()[len(part.blocks) :]:
+                extents = writer.manifest.splits[block.split].columns
+                zeros = {n: bytes(e.rows(block.start, block.stop)[1]) for n, e in extents.items()}
+                writer.write_columns(block, zeros)
+            if plan.statistics is not None:
+                writer.write_statistics(plan.statistics + values)
+            if plan.reference is not None:
+                writer.write_reference(plan.reference + values)
+            writer.commit(numerics)
+            writer.finish()
+    old.unlink()
+
+
+def identity_of(**fields: Any) -> Callable[[PartsPlan], object]:
+    def change(made: FilePlan) -> FilePlan:
+        return replace(made, identity=Identity.from_json({**made.identity, **fields}))
+
+    return lambda plan: remade(plan, change)
+
+
+def splits_of(**fields: Any) -> Callable[[PartsPlan], object]:
+    def change(made: FilePlan) -> FilePlan:
+        splits = {name: replace(split, **fields) for name, split in made.splits.items()}
+        names = made.class_names if fields.get("has_labels", True) else ()
+        return replace(made, splits=splits, class_names=names)
+
+    return lambda plan: remade(plan, change)
+
+
+def file_of(**fields: Any) -> Callable[[PartsPlan], object]:
+    return lambda plan: remade(plan, lambda made: replace(made, **fields))
+
+
+def column_of(name: str) -> Callable[[PartsPlan], object]:
+    def edit(content: dict[str, bytes]) -> dict[str, bytes]:
+        return {**content, name: content[name][:1].translate(_OTHER) + content[name][1:]}
+
+    return lambda plan: remade(plan, lambda made: made, edit=edit)
+
+
+_OTHER = bytes(byte ^ 1 for byte in range(256))
+
+
+def numerics_of(made: FilePlan) -> FilePlan:
+    return replace(made, numerics=NumericClass.from_json({**made.numerics, "threads": 99}))
+
+
+def in_numerics(plan: PartsPlan) -> None:
+    other = NumericClass.from_json({**plan.manifest.numerics, "threads": 99})
+    remade(plan, lambda made: made, numerics=other)
+
+
+def provenance_of(made: FilePlan) -> FilePlan:
+    return replace(made, provenance=Provenance.from_json({**made.provenance, "torch": "1.0"}))
+
+
+def resized(n: int) -> Callable[[PartsPlan], object]:
+    def change(made: FilePlan) -> FilePlan:
+        name, split = next(iter(made.splits.items()))
+        return replace(made, splits={**made.splits, name: replace(split, n_rows=split.n_rows + n)})
+
+    return lambda plan: remade(plan, change)
+
+
+def resealed(**fields: Any) -> Callable[[PartsPlan], object]:
+    """Change plan.json under a digest that fits."""
+
+    def do(plan: PartsPlan) -> None:
+        said = json.loads(plan.path.read_bytes())
+        del said["sha256"]
+        for name, value in fields.items():
+            said[name] = value(said[name]) if callable(value) else value
+        plan.path.write_text(json.dumps({**said, "sha256": _sha256(said)}))
+
+    return do
+
+
+def renamed(plan: PartsPlan, name: str) -> None:
+    path = plan.part(VICTIM)
+    path.with_name(name.format(path.name)).write_bytes(path.read_bytes())
+
+
+def swapped(plan: PartsPlan) -> None:
+    first, second = plan.part(0), plan.part(1)
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
+def at(offset: Callable[[PartsPlan], int]) -> Callable[[PartsPlan], object]:
+    return lambda plan: flip(plan.part(VICTIM), offset(plan))
+
+
+def in_column(name: str) -> Callable[[PartsPlan], object]:
+    def offset(plan: PartsPlan) -> int:
+        with opened_part(plan.part(VICTIM)) as part:
+            return next(iter(part.state.manifest.splits.values())).columns[name].offset
+
+    return at(offset)
+
+
+def in_ledger(plan: PartsPlan) -> int:
+    with opened_part(plan.part(VICTIM)) as part:
+        return part.state.manifest.ledger.offset + part.blocks[0].slot * 64 + 20
+
+
+def in_statistics(plan: PartsPlan) -> int:
+    with opened_part(plan.part(VICTIM)) as part:
+        return part.state.manifest.parts["trunk"].extent.offset + 3
+
+
+def cut(n: int) -> Callable[[PartsPlan], object]:
+    def do(plan: PartsPlan) -> None:
+        path = plan.part(VICTIM)
+        os.truncate(path, path.stat().st_size + n)
+
+    return do
+
+
+def replaced_by(make: Callable[[Path], object]) -> Callable[[PartsPlan], object]:
+    def do(plan: PartsPlan) -> None:
+        plan.part(VICTIM).unlink()
+        make(plan.part(VICTIM))
+
+    return do
+
+
+def removed(*indices: int) -> Callable[[PartsPlan], object]:
+    return lambda plan: [plan.part(index).unlink() for index in indices]
+
+
+_MANIFEST = MANIFEST_OFFSET + 300
+_OTHER_N = "part-00001-of-00024-00000000.h5"
+
+DEFECTS = [
+    Defect("the first part is missing", removed(0), CacheMissingError, r"lacks 1 of 3 shares: 0\."),
+    Defect("the last part is missing", removed(2), CacheMissingError, "--array=2 with"),
+    Defect("two parts are missing", removed(0, 1), CacheMissingError, "--array=0-1 with"),
+    Defect(
+        "a part is not complete",
+        lambda plan: plan.part(1).rename(partial_path(plan.part(1))),
+        CacheMissingError,
+        "--array=1 with",
+    ),
+    Defect(
+        "the plan is missing", lambda plan: plan.path.unlink(), CacheMissingError, "no folder of"
+    ),
+    Defect(
+        "a part of another number of shares",
+        lambda plan: renamed(plan, _OTHER_N),
+        MismatchError,
+        "n_shares: found 24, wanted 3",
+    ),
+    Defect(
+        "a partial part of another number of shares",
+        lambda plan: renamed(plan, f"{_OTHER_N}.partial"),
+        MismatchError,
+        "n_shares: found 24, wanted 3",
+    ),
+    Defect(
+        "a part under another name",
+        lambda plan: renamed(plan, "part-00001-of-00003-00000000.h5"),
+        MismatchError,
+        r"\(part: none of this plan",
+    ),
+    Defect("two parts swapped", swapped, MismatchError, r"identity\.part: found \[2,4,6\], wanted"),
+    Defect(
+        "a part twice",
+        lambda plan: plan.part(1).write_bytes(plan.part(0).read_bytes()),
+        MismatchError,
+        r"identity\.part: found \[0,2,6\], wanted \[2,4,6\]",
+    ),
+    Defect(
+        "an older part: dataset",
+        identity_of(dataset_sha256="0" * 64),
+        MismatchError,
+        r"identity\.dataset_sha256: found",
+    ),
+    Defect(
+        "an older part: weights",
+        identity_of(weights_sha256="1" * 64),
+        MismatchError,
+        r"identity\.weights_sha256: found",
+    ),
+    Defect("another layer", identity_of(layer="x"), MismatchError, r"identity\.layer: found"),
+    Defect("another BatchNorm", identity_of(bn="frozen"), MismatchError, r"identity\.bn"),
+    Defect(
+        "another precision", identity_of(precision="bf16"), MismatchError, r"identity\.precision"
+    ),
+    Defect(
+        "another storage type",
+        identity_of(store_dtype="float32"),
+        MismatchError,
+        r"identity\.store_dtype",
+    ),
+    Defect(
+        "another limit of pixels",
+        identity_of(max_pixels=7),
+        MismatchError,
+        r"identity\.max_pixels: found 7, wanted null",
+    ),
+    Defect(
+        "another orientation",
+        identity_of(exif_orientation="apply"),
+        MismatchError,
+        r"identity\.exif_orientation",
+    ),
+    Defect("another backbone", identity_of(backbone="vgg16"), MismatchError, r"identity\.backbone"),
+    Defect("another pool", identity_of(pool="avg"), MismatchError, r"identity\.pool"),
+    Defect(
+        "other blocks", identity_of(part=[2, 4, 7]), MismatchError, r"identity\.part: found \[2,4,7"
+    ),
+    Defect(
+        "no blocks",
+        lambda plan: remade(
+            plan,
+            lambda made: replace(
+                made,
+                identity=Identity.from_json(
+                    {n: v for n, v in made.identity.items() if n != "part"}
+                ),
+            ),
+        ),
+        MismatchError,
+        r"identity\.part: found null",
+    ),
+    Defect(
+        "other versions",
+        lambda plan: remade(plan, provenance_of),
+        MismatchError,
+        r"provenance\.torch: found \"1\.0\"",
+    ),
+    Defect("a class renamed", file_of(class_names=("cat", "pup")), MismatchError, "class_names: f"),
+    Defect(
+        "classes in another order",
+        file_of(class_names=("dog", "cat")),
+        MismatchError,
+        "class_names: found",
+    ),
+    Defect(
+        "a class more", file_of(class_names=("cat", "dog", "x")), MismatchError, "class_names: f"
+    ),
+    Defect(
+        "other blocks in the file", file_of(rows_per_block=8), MismatchError, "rows_per_block: f"
+    ),
+    Defect(
+        "another type of features",
+        splits_of(feature_dtype="<f4"),
+        MismatchError,
+        r"splits\.train\.feature_dtype: found \"<f4\", wanted \"<f2\"",
+    ),
+    Defect(
+        "wider ids", splits_of(id_nbytes=99), MismatchError, r"splits\.train\.id_nbytes: found 99"
+    ),
+    Defect(
+        "no reasons", splits_of(has_reasons=False), MismatchError, r"splits\.train\.has_reasons"
+    ),
+    Defect("no labels", splits_of(has_labels=False), MismatchError, r"splits\.train\.has_labels"),
+    Defect(
+        "no digests of images",
+        splits_of(has_image_sha256=False),
+        MismatchError,
+        r"splits\.train\.has_image_sha256",
+    ),
+    Defect("fewer rows", resized(-1), MismatchError, r"splits\.train\.n_rows: found 5, wanted 6"),
+    Defect("more rows", resized(1), MismatchError, r"splits\.train\.n_rows: found 7, wanted 6"),
+    Defect(
+        "another split",
+        lambda plan: remade(plan, lambda made: replace(made, splits={"val": made.splits["train"]})),
+        MismatchError,
+        r"splits\.train.*found null",
+    ),
+    Defect(
+        "another numeric class",
+        lambda plan: remade(plan, numerics_of),
+        MismatchError,
+        r"numerics: threads: found 99",
+    ),
+    Defect(
+        "blocks of another numeric class",
+        in_numerics,
+        MismatchError,
+        r"numerics: blocks that another numeric class computed: 2",
+    ),
+    Defect("other labels", column_of("labels"), MismatchError, "shares_sha256"),
+    Defect("other ids", column_of("ids"), MismatchError, "shares_sha256"),
+    Defect("other images", column_of("image_sha256"), MismatchError, "shares_sha256"),
+    Defect(
+        "other statistics",
+        lambda plan: remade(plan, lambda made: made, values=1.0),
+        MismatchError,
+        "other values of 'trunk'",
+    ),
+    Defect("a bit of the features", in_column("features"), CorruptError, "SHA-256 of train rows"),
+    Defect("a bit of the masks", in_column("valid"), CorruptError, "SHA-256 of train rows"),
+    Defect("a bit of the labels", in_column("labels"), CorruptError, "SHA-256 of train rows"),
+    Defect("a bit of the ledger", at(in_ledger), CorruptError, "slots of its ledger: 1"),
+    Defect("a bit of the statistics", at(in_statistics), CorruptError, "its 'trunk' is not as"),
+    Defect("a bit of the manifest", at(lambda _: _MANIFEST), CorruptError, "manifest is damaged"),
+    Defect("a bit of HDF5's own", at(lambda _: 50), CorruptError, "outside its rows"),
+    Defect("a part cut short", cut(-8), CorruptError, "cut or extended"),
+    Defect("a part extended", cut(8), CorruptError, "cut or extended"),
+    Defect("a folder as a part", replaced_by(Path.mkdir), UnsafeFileError, "not a regular file"),
+    Defect("a pipe as a part", replaced_by(os.mkfifo), UnsafeFileError, "not a regular file"),
+    Defect(
+        "a part that is none",
+        replaced_by(lambda path: path.write_text("none")),
+        CorruptError,
+        "not an HDF5 file",
+    ),
+    Defect("a bit of the plan", lambda plan: flip(plan.path, 200), CorruptError, "not a plan that"),
+    Defect(
+        "a plan that is none",
+        lambda plan: plan.path.write_text("[]"),
+        CorruptError,
+        "not a plan that featcache wrote",
+    ),
+    Defect("a plan of other shares", resealed(n_shares=2), CorruptError, "3 digests of 2 shares"),
+    Defect(
+        "a plan of two shares",
+        resealed(n_shares=2, shares_sha256=lambda digests: digests[:2]),
+        MismatchError,
+        "n_shares: found 3, wanted 2",
+    ),
+    Defect("a plan without its rows", resealed(reference=None), CorruptError, "without a place"),
+    Defect("a later plan", resealed(version=2), MismatchError, "its version is 2, and this one"),
+]
