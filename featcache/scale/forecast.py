@@ -22,10 +22,18 @@ from featcache.extraction.opening import check_names, open_images
 from featcache.extraction.pace import current_pace
 from featcache.images.batches import image_shape
 from featcache.images.splits import ArrayImages, Dataset
+from featcache.scale.plan_file import asked_of
 from featcache.scale.rates import Decoding, measured_backbone, measured_decoding
 from featcache.scale.shares import share_of
-from featcache.store import FilePlan, Identity, NumericClass, Provenance, SplitPlan, encode_id
-from featcache.store import extract_command as command_for
+from featcache.store import (
+    FilePlan,
+    Identity,
+    NumericClass,
+    Provenance,
+    SplitPlan,
+    encode_id,
+    extract_command,
+)
 from featcache.store.hdf5_file import largest_nbytes
 
 _HOURS_OF_A_SHARE = 2
@@ -271,8 +279,7 @@ def _forecast(
         )
     if machine.device == "cpu" and machine.images_per_s is not None:
         remarks.append("On a CPU the backbone and decoding share the cores, which is counted.")
-    said = {n: getattr(spec, n) for n in ("dataset", "backbone", "weights", "store_dtype", "limit")}
-    said |= {n: getattr(spec, n) for n in ("bn", "layer", "pool", "image_size", "cache_dir")}
+    command = extract_command({**asked_of(spec), "cache_dir": spec.cache_dir})
     return Forecast(
         rows=rows,
         n_features=features.n_values,
@@ -294,7 +301,7 @@ def _forecast(
         written_per_s=rate * row_nbytes,
         bound_by=bound_by,
         array=f"0-{n_shares - 1}",
-        command=f"{command_for(said)} --share /{n_shares}",
+        command=f"{command} --share /{n_shares}",
         remarks=tuple(remarks),
         seconds=time.perf_counter() - started,
     )

@@ -79,12 +79,10 @@ def place_of_plan(spec: ExtractSpec) -> Path:
 
 
 def _require_time(began_s: float, wait_s: float, folder: Path, err: LockedError) -> None:
-    waited_s = time.monotonic() - began_s
-    if waited_s >= wait_s:
+    if time.monotonic() - began_s >= wait_s:
         raise CacheMissingError(
-            f"There is no plan of the parts in {folder} after {waited_s / 3600:.2g} h: another "
-            f"process still makes it ({err}) Nothing was changed. Run the same command again, with "
-            f"a longer --wait where the dataset takes longer to read."
+            f"There was no plan of the parts in {folder} within {wait_s / 3600:g} h, since another "
+            f"process still makes it. {err} A longer --wait gives it more time."
         ) from err
 
 

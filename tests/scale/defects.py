@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -65,21 +66,20 @@ def remade(
     old = path.with_name("old.h5")
     path.rename(old)
     with opened_part(old) as part:
-        made = change(plan_of(part.state.manifest))
-        is_alike = made.splits == plan_of(part.state.manifest).splits
+        before = plan_of(part.state.manifest)
+        made = change(before)
+        is_alike = (made.splits, made.rows_per_block) == (before.splits, before.rows_per_block)
         with CacheWriter.create(path, made, {}) as writer:
-            for block, there in zip(writer.pending(), part.blocks, strict=False):
-                extents = writer.manifest.splits[block.split].columns
-                zeros = {n: bytes(e.rows(block.start, block.stop)[1]) for n, e in extents.items()}
-                writer.write_columns(block, edit(part.content(there)) if is_alike else zeros)
-            for block in writer.pending()[len(part.blocks) :]:
-                extents = writer.manifest.splits[block.split].columns
-                zeros = {n: bytes(e.rows(block.start, block.stop)[1]) for n, e in extents.items()}
-                writer.write_columns(block, zeros)
             if plan.statistics is not None:
                 writer.write_statistics(plan.statistics + values)
             if plan.reference is not None:
                 writer.write_reference(plan.reference + values)
+            for block, there in zip_longest(writer.pending(), part.blocks):
+                if block is None:
+                    break
+                extents = writer.manifest.splits[block.split].columns
+                zeros = {n: bytes(e.rows(block.start, block.stop)[1]) for n, e in extents.items()}
+                writer.write_columns(block, edit(part.content(there)) if is_alike else zeros)
             writer.commit(numerics)
             writer.finish()
     old.unlink()

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import featcache
-from featcache.core.side_files import partial_path
 from featcache.errors import (
     CacheMissingError,
     InterruptedRunError,
@@ -21,7 +20,8 @@ from featcache.scale.planning import place_of_plan
 from featcache.store import locked
 from tests.conftest import save_image
 from tests.extraction.interruptions import StopAfter
-from tests.scale.conftest import N_SHARES, all_shares
+from tests.scale.conftest import all_shares
+from tests.scale.defects import in_column
 from tests.scale.kinds import Kind, kinds
 
 
@@ -97,12 +97,12 @@ def test_a_share_that_was_stopped_goes_on(kind: Kind, tmp_path: Path) -> None:
     spec = kind.spec(tmp_path / "shares")
 
     with pytest.raises(
-        InterruptedRunError, match=r"4 of 12 rows are kept in .*part-00000-of-00002"
+        InterruptedRunError, match=r"8 of 12 rows are kept in .*part-00000-of-00002"
     ):
         featcache.extract_share(spec, share="0/2", on_progress=StopAfter(1))
     resumed = featcache.extract_share(spec, share="0/2")
 
-    assert (resumed.outcome, resumed.n_rows_computed) == ("resumed", 8)
+    assert (resumed.outcome, resumed.n_rows_computed) == ("resumed", 4)
     merged = featcache.merge_parts(all_shares(spec, 2).folder)
     assert merged.path.read_bytes() == whole.read_bytes()
 
@@ -187,7 +187,9 @@ def test_the_plan_is_waited_for_and_the_wait_ends(spec: featcache.ExtractSpec) -
             planned.write_bytes(content)
 
     with locked(place_of_plan(spec)):
-        with pytest.raises(CacheMissingError, match=r"no plan of the parts in .* after 0 h") as err:
+        with pytest.raises(
+            CacheMissingError, match=r"There was no plan of the parts in .* within 0 h"
+        ) as err:
             featcache.extract_share(spec, share="0/3", wait=0)
         waited = featcache.extract_share(spec, share="0/3", on_note=make_it)
 
@@ -201,27 +203,22 @@ def test_a_share_must_be_named(spec: featcache.ExtractSpec) -> None:
         featcache.extract_share(spec)
 
 
-def test_a_part_says_which_command_goes_on_with_it_and_is_not_repaired(
-    spec: featcache.ExtractSpec, plan: PartsPlan
+def test_a_part_that_is_not_complete_says_which_command_goes_on_with_it(
+    spec: featcache.ExtractSpec,
 ) -> None:
-    part = plan.part(1)
+    with pytest.raises(InterruptedRunError):
+        featcache.extract_share(spec, share="1/3", on_progress=StopAfter(0))
+    [part] = Path(spec.cache_dir).glob("*/*.parts/*.partial")
 
-    with pytest.raises(UsageError, match=rf"is a part of a cache, .*rm {part} && .*--share 1/3"):
-        with part.open("r+b") as file:
-            file.seek(-5, 2)
-            file.write(b"?")
-        featcache.repair_cache(part)
-    part.rename(partial_path(part))
     with pytest.raises(CacheMissingError, match=r"not complete.*--share 1/3") as err:
-        part.with_name(part.name + ".partial").touch()
-        featcache.open_cache(_incomplete(spec, plan))
+        featcache.open_cache(part)
 
     assert f"--cache-dir {spec.cache_dir} " in str(err.value)
 
 
-def _incomplete(spec: featcache.ExtractSpec, plan: PartsPlan) -> Path:
-    part = partial_path(plan.part(1))
-    part.unlink()
-    with pytest.raises(InterruptedRunError):
-        featcache.extract_share(spec, share=f"1/{N_SHARES}", on_progress=StopAfter(1))
-    return part
+def test_a_part_is_computed_again_and_not_repaired(plan: PartsPlan) -> None:
+    part = plan.part(1)
+    in_column("features")(plan)
+
+    with pytest.raises(UsageError, match=rf"is a part of a cache, .*rm {part} && .*--share 1/3"):
+        featcache.repair_cache(part)

@@ -87,7 +87,12 @@ def extract(
             image_nbytes=image_nbytes,
         )
         return show_forecast(specs, asked, share=share, json=json)
-    _refuse_without_plan(rows=rows, images_per_s=images_per_s, decoded_per_s=decoded_per_s)
+    _refuse_without_plan(
+        rows=rows,
+        images_per_s=images_per_s,
+        decoded_per_s=decoded_per_s,
+        image_nbytes=image_nbytes,
+    )
     if share is not None:
         return _extract_share(specs, ShareSpec(share=share, wait=wait), display, json=json)
     results = extract_all(
