@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from featcache.backbones.describe import describe_backbone
 from featcache.backbones.families import family_of
 from featcache.config import ExtractSpec
-from featcache.config.scale_specs import MOST_SHARES, ForecastSpec, ShareSpec
+from featcache.config.scale_specs import MOST_SHARES, ForecastSpec, ShareSpec, split_share
 from featcache.core.backbone_kinds import backbone_slug
 from featcache.core.options import AUTO
 from featcache.core.preprocess import Preprocess
@@ -24,7 +23,6 @@ from featcache.images.batches import image_shape
 from featcache.images.splits import ArrayImages, Dataset
 from featcache.scale.plan_file import asked_of
 from featcache.scale.rates import Decoding, measured_backbone, measured_decoding
-from featcache.scale.shares import share_of
 from featcache.store import (
     FilePlan,
     Identity,
@@ -144,7 +142,7 @@ def forecast(
         decoded_per_s=decoded_per_s,
         image_nbytes=image_nbytes,
     )
-    n_shares = None if share is None else share_of(share, os.environ).n_shares
+    n_shares = None if share is None else split_share(share)[1]
     check_names(spec)
     dataset = open_images(spec, on_note=note) if asked.rows is None else None
     family = family_of(spec.backbone)
@@ -154,7 +152,8 @@ def forecast(
     machine = _machine(spec, asked, dataset, preprocess, info.activation_bytes_per_image, note)
 
     started = time.perf_counter()
-    shape, dtype = (info.n_features,), _DTYPES[spec.store_dtype]
+    shape: tuple[int, ...] = (info.n_features,)
+    dtype = _DTYPES[spec.store_dtype]
     if not family.runs_network:
         first = None if dataset is None else next(iter(dataset.splits.values()))
         shape = (*preprocess.out_size, 3) if first is None else image_shape(first, preprocess)
@@ -168,7 +167,7 @@ def _preprocess(spec: ExtractSpec, size: int) -> Preprocess:
     asked = family.usual_preprocess if spec.preprocess == AUTO else spec.preprocess
     if asked == "notebook":
         return Preprocess.notebook(size)
-    return family.preprocess(spec.backbone, spec.weights, size).value
+    return family.preprocess(spec.backbone, spec.weights, size)
 
 
 def _machine(
