@@ -120,6 +120,8 @@ def test_keywords_have_the_names_defaults_and_order_of_the_specs(
         ParitySpec,
         ProbeSpec,
         ReproduceSpec,
+        ShareSpec,
+        ForecastSpec,
     ],
 )
 def test_every_option_says_what_it_means_and_names_its_choices(spec: type) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from featcache.config import ExtractSpec
 from featcache.core.identity import differing_fields
 from featcache.core.paths import expanded
 from featcache.core.reporting import NoteCallback, silent
@@ -68,7 +69,7 @@ class MergeResult:
 def merge_parts(
     folder: str | os.PathLike[str],
     *,
-    mix_numerics: bool = False,
+    mix_numerics: bool = ExtractSpec.mix_numerics,
     on_progress: MergeProgress | None = None,
     on_note: NoteCallback | None = None,
 ) -> MergeResult:
