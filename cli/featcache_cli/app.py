@@ -54,7 +54,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("demo:demo", "Extract 1,797 digits and train heads on them, without a network."),
     "help": ("about:help_", "Show how a command is used."),
     "version": ("about:version_", "Show the versions of featcache and of what decides results."),
-    "cache": ("cache:app", "List, verify, repair, import, export, remove caches."),
+    "cache": ("cache:app", "List, verify, repair, import, export, merge, remove caches."),
 }
 
 
