@@ -98,6 +98,7 @@ def extract_share(
         FeatcacheError: As `extract` raises them.
 
     Example:
+        >>> import featcache
         >>> spec = featcache.ExtractSpec(dataset="digits", backbone="pixels", cache_dir=str(tmp))
         >>> [featcache.extract_share(spec, share=f"{i}/2").n_rows for i in range(2)]
         [1024, 773]

@@ -130,6 +130,7 @@ def forecast(
         FeatcacheError: As `extract` raises them for its options.
 
     Example:
+        >>> import featcache
         >>> spec = featcache.ExtractSpec(dataset="digits", backbone="pixels", image_size=32)
         >>> found = featcache.forecast(spec, rows=10**9, decoded_per_s=500, image_nbytes=110_000)
         >>> found.n_blocks, found.bound_by
