@@ -29,7 +29,7 @@ OPTIONS_OF_SOLVER: Mapping[str, Mapping[str, Any]] = {
     "ridge": {"features": "raw"},
     "lda": {"features": "standard"},
 }
-_OFF: Mapping[str, Any] = {"C": (), "refit": False, "k": (), "temperature": None}
+_OFF: Mapping[str, Any] = {"C": (), "refit": None, "k": (), "temperature": None}
 
 
 def _solvers_with(name: str) -> str:
@@ -63,7 +63,7 @@ class SolverSpec:
         unset="1e-6 to 1e6 in decades",
         words={"dinov2": DINOV2},
     )
-    refit: bool = option(
+    refit: bool | None = option(  # None of a solver that has no refit
         True, "Fit logreg's chosen C again on training and validation rows together."
     )
     k: tuple[int, ...] | None = option(
@@ -83,9 +83,7 @@ class SolverSpec:
         own = OPTIONS_OF_SOLVER[self.solver]
         if self.features is None:
             object.__setattr__(self, "features", own["features"])
-        if "refit" not in own:
-            object.__setattr__(self, "refit", False)
-        for name in ("C", "k", "temperature"):
+        for name in _OFF:
             self._settle(name, own)
         for name in ("C", "k"):
             self._check_several(name)
@@ -99,12 +97,13 @@ class SolverSpec:
         value = getattr(self, name)
         if name in own:
             object.__setattr__(self, name, own[name] if value is None else value)
-        elif value is None or value == _OFF[name]:
+        elif value in (None, _OFF[name], getattr(SolverSpec, name)):
             object.__setattr__(self, name, _OFF[name])
         else:
+            given = "--no-refit" if value is False else f"{option_name(name)} {typed(value)}"
             raise UsageError(
-                f"{option_name(name)} {typed(value)} does nothing with --solver {self.solver}. "
-                f"Nothing was started. Use --solver {_solvers_with(name)}, or leave it out."
+                f"{given} does nothing with --solver {self.solver}. Nothing was started. Use "
+                f"--solver {_solvers_with(name)}, or leave it out."
             )
 
     def _check_several(self, name: str) -> None:

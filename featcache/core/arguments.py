@@ -28,8 +28,10 @@ def option_name(name: str) -> str:
 
 
 def typed(value: Any) -> str:
-    """Write a value as it is typed on a command line."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
+    """Write a value as it is typed on a command line: 1 and not 1.0."""
+    if isinstance(value, tuple):
+        return ",".join(map(typed, value))
+    return str(value).removesuffix(".0")
 
 
 def whole_number(option: str, value: Any) -> int:

@@ -38,7 +38,7 @@ def train_head(
     solver: str = SolverSpec.solver,
     features: str | None = SolverSpec.features,
     C: Sequence[float] | float | str | None = SolverSpec.C,  # noqa: N803 - scikit-learn's name
-    refit: bool = SolverSpec.refit,
+    refit: bool | None = SolverSpec.refit,
     k: Sequence[int] | int | None = SolverSpec.k,
     temperature: float | None = SolverSpec.temperature,
     hidden: Sequence[int] | int | None = None,

@@ -30,6 +30,7 @@ from featcache.insight.probe_rows import choose_rows, few_of_each_class, load_pa
 from featcache.training.solvers.fit import fit_rows
 from featcache.training.solvers.rows import SolverRows
 from tests.feature_caches import CLASS_NAMES, IDENTITY, MakeCache, Rows, learnable_rows
+from tests.training.solvers.digits import log_probabilities
 
 CPU = torch.device("cpu")
 
@@ -97,7 +98,7 @@ def test_the_accuracies_are_those_of_the_solvers_fitted_to_the_same_rows(
     specs = {"ncm": {}, "knn": {}, "logreg": {"C": (1e-4, 1e-3, 1e-2, 1e-1), "refit": False}}
     for solver, own in specs.items():
         fitted = fit_rows(train, val, SolverSpec(solver=solver, **own), class_names=CLASS_NAMES)
-        log_p = fitted.log_probabilities(test)
+        log_p = log_probabilities(fitted, test)
         right = (log_p.argmax(1) == test.labels).double().mean()
         assert found[solver].acc.value == pytest.approx(float(right))
         loss = -log_p.gather(1, test.labels[:, None]).mean()

@@ -39,11 +39,6 @@ class Fitted:
     val: Figures | None
     is_refitted: bool
 
-    def log_probabilities(self, rows: SolverRows) -> Tensor:
-        """Compute (N, K) float64 logarithms of probabilities of rows, which are not treated."""
-        treated = rows.treated(self.treatment)
-        return torch.cat([self.fit.log_probabilities(chunk) for _, chunk in treated.chunks()])
-
     def state(self) -> dict[str, Tensor]:
         """Give the tensors of the head, as `TrainedHead.arrays` has them."""
         return self.fit.state(self.treatment)
@@ -125,7 +120,7 @@ def finished(
 ) -> list[Fitted]:
     """Make of fits of one `fit_values` what is kept: exact, and with `refit` on all rows."""
     first = fits[0]
-    is_refitted = first.spec.refit and val is not None
+    is_refitted = bool(first.spec.refit) and val is not None
     rows = train.with_rows(val) if is_refitted and val is not None else train
     ends = SOLVER_OF[first.spec.solver].finish(
         [fitted.fit for fitted in fits],

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from sklearn.datasets import load_digits
 
+from featcache.training.solvers.fit import Fitted
 from featcache.training.solvers.rows import SolverRows
 
 
@@ -36,6 +37,12 @@ class Digits:
 
 def rows_of(features: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> SolverRows:
     return SolverRows.of_arrays(torch.from_numpy(features), torch.from_numpy(labels))
+
+
+def log_probabilities(fitted: Fitted, rows: SolverRows) -> torch.Tensor:
+    """(N, K) float64, of rows that are not treated."""
+    chunks = rows.treated(fitted.treatment).chunks()
+    return torch.cat([fitted.fit.log_probabilities(chunk) for _, chunk in chunks])
 
 
 @cache
