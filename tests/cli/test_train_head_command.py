@@ -142,14 +142,17 @@ def test_folds_are_a_table_with_mean_and_interval(run: Run, digits: list[str]) -
 
 
 def test_folds_of_a_solver_have_no_epochs(run: Run, digits: list[str]) -> None:
-    shown = run(*digits, "--solver", "knn", "--k", "5", "--folds", "3")
+    shown = run(*digits, "--solver", "knn", "--k", "1,5", "--folds", "3")
 
-    [title] = [line for line in shown.stdout.splitlines() if line.startswith("fold  trained on")]
-    assert title.split() == [
+    lines = shown.stdout.splitlines()
+    [title] = [i for i, line in enumerate(lines) if line.startswith("fold  trained on")]
+    assert lines[title].split() == [
         "fold",
-        *["trained", "on", "validated", "on", "tested", "on", "acc", "loss"],
+        *["trained", "on", "validated", "on", "tested", "on", "acc", "loss", "setting"],
     ]
-    assert shown.stdout.splitlines()[-1].startswith("folds")
+    settings = [line.rpartition("  ")[2] for line in lines[title + 1 : title + 4]]
+    assert set(settings) <= {"k 1", "k 5"}
+    assert lines[-1].startswith("folds")
 
 
 def test_json_is_one_object(run: Run, digits: list[str]) -> None:

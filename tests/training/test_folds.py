@@ -120,6 +120,8 @@ def test_the_head_of_a_fold_is_the_one_that_a_solver_fits_to_its_rows(
     assert found.folds[1].acc == pytest.approx(alone.test_acc)
     assert found.folds[1].loss == pytest.approx(alone.test_loss, rel=1e-5)
     assert found.folds[1].n_epochs == 0
+    chosen = {name: alone.found[name] for name in ("C", "k", "alpha") if name in alone.found}
+    assert found.folds[1].setting == "".join(f"{n} {value:.4g}" for n, value in chosen.items())
 
 
 def test_scores_without_validation_rows_have_no_loss_in_folds_either(

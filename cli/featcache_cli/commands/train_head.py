@@ -141,7 +141,8 @@ def _found(run: HeadRun) -> str:
         if isinstance(value, bool):
             words += [name] if value and name in _TOLD else []
         else:
-            words.append(f"{name} {'-' if value is None else f'{value:.4g}'}")
+            shown = f"{value:.4g}" if isinstance(value, float) else value
+            words.append(f"{name} {'-' if shown is None else shown}")
     return ", ".join(words) or "-"
 
 
@@ -166,13 +167,16 @@ def _show_spread(result: TrainResult) -> None:
 
 def _show_folds(found: CrossValidation) -> None:
     has_epochs, balanced = found.folds[0].n_epochs > 0, found.balanced_acc is not None
+    has_setting = any(fold.setting for fold in found.folds)
     columns = ["#fold", "#trained on", "#validated on", "#tested on", *["#epochs"] * has_epochs]
     rows = []
     for k, fold in enumerate(found.folds, start=1):
         row = [k, fold.n_train, fold.n_val, fold.n_test, *[fold.n_epochs] * has_epochs]
         figures = [fold.acc, fold.loss, *[fold.balanced_acc] * balanced]
-        rows.append([*row, *("-" if f is None else f"{f:.4f}" for f in figures)])
-    show_table([*columns, "#acc", "#loss", *["#balanced_acc"] * balanced], rows)
+        row += ["-" if f is None else f"{f:.4f}" for f in figures]
+        rows.append([*row, *[fold.setting or "-"] * has_setting])
+    columns += ["#acc", "#loss", *["#balanced_acc"] * balanced, *["setting"] * has_setting]
+    show_table(columns, rows)
     means = {"acc": found.acc, "balanced_acc": found.balanced_acc, "loss": found.loss}
     facts: dict[str, object] = {
         f"mean {name}": f"{mean.mean:.4f}  sd {mean.sd:.4f}  95% interval {mean.low:.4f} to "

@@ -121,6 +121,7 @@ def _tested(rows: FeatureRows, fold: FoldRows, trained: TrainedFold, n_classes: 
             torch.cat(labels).numpy(), torch.cat(given).numpy(), n_classes
         ),
         loss=sums.figures.loss if trained.is_calibrated else None,
+        setting=trained.setting,
     )
 
 

@@ -25,6 +25,7 @@ class FoldFigures:
         acc: Share of the tested images that are right.
         balanced_acc: Recall on them, averaged over the classes that they have.
         loss: Mean cross-entropy of them; None of a head whose scores are no probabilities.
+        setting: What its solver chose on its own rows: "C 0.01", "k 20", "alpha 3.2"; else empty.
     """
 
     n_train: int
@@ -35,6 +36,7 @@ class FoldFigures:
     acc: float
     balanced_acc: float
     loss: float | None
+    setting: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from featcache.training.solvers.fit import fit_rows
 from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.rows import RowsOfSplit, SolverRows
 from featcache.training.solvers.table import SOLVER_OF
+
+_CHOSEN = ("C", "k", "alpha")
 
 
 def require_classes_of_folds(
@@ -87,4 +90,11 @@ def fit_fold(
     return TrainedFold(
         lambda features: fitted.fit.log_probabilities(treatment(features)),
         is_calibrated=is_calibrated,
+        setting=_chosen(fitted.fit.found),
     )
+
+
+def _chosen(found: Mapping[str, Any]) -> str:
+    """Write what was chosen on the rows of the fold."""
+    chosen = {name: found[name] for name in _CHOSEN if name in found}
+    return ", ".join(f"{n} {v if isinstance(v, int) else f'{v:.4g}'}" for n, v in chosen.items())

@@ -20,12 +20,14 @@ class TrainedFold:
         n_epochs: Epochs that were trained; 0 for a solver.
         kept_epoch: The epoch of its weights, from 1; 0 for a solver.
         is_calibrated: Whether its probabilities mean anything.
+        setting: What a solver chose, as it is typed: "C 0.01".
     """
 
     answers: Callable[[Tensor], Tensor]
     n_epochs: int = 0
     kept_epoch: int = 0
     is_calibrated: bool = True
+    setting: str = ""
 
 
 TrainFold = Callable[[FeatureRows, FoldRows, str], TrainedFold]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,9 @@ _MOST_STEPS = 500
 _TOLERANCE = 1e-6  # of the right-hand side's length; float32 products allow no more
 
 
-def solve(rows: CentredRows, right: Tensor, *, scale: float, ridge: float) -> tuple[Tensor, bool]:
+def solve(
+    rows: CentredRows, right: Tensor, *, scale: float, ridge: float
+) -> tuple[Tensor, dict[str, Any]]:
     """Solve for (K, D) right-hand sides: by a Cholesky factor up to 2,048 features, else by CG.
 
     Conjugate gradients (Hestenes and Stiefel 1952) take one pass over the rows a step, for all
@@ -25,14 +29,16 @@ def solve(rows: CentredRows, right: Tensor, *, scale: float, ridge: float) -> tu
         ridge: Added to its diagonal, above 0.
 
     Returns:
-        (K, D) float64, and whether it is exact to 1e-6.
+        (K, D) float64; and of conjugate gradients, as a head keeps it, whether they "converged" to
+        1e-6 of the right-hand sides. A factor has no steps.
     """
     if rows.rows.n_features <= MOST_EXACT:
         matrix = rows.covariance() * scale
         matrix.diagonal().add_(ridge)
         factor = torch.linalg.cholesky(matrix)
-        return torch.cholesky_solve(right.T.contiguous(), factor).T.contiguous(), True
-    return _conjugate(rows, right, scale, ridge, spectrum_of(rows))
+        return torch.cholesky_solve(right.T.contiguous(), factor).T.contiguous(), {}
+    found, converged = _conjugate(rows, right, scale, ridge, spectrum_of(rows))
+    return found, {"converged": converged}
 
 
 def _conjugate(

@@ -43,15 +43,16 @@ def fit_discriminant(rows: SolverRows, *, n_classes: int) -> LinearFit:
         n_classes: K.
 
     Returns:
-        The fit, whose softmax is the probability; `found` has "shrinkage" and "converged".
+        The fit, whose softmax is the probability; `found` has "shrinkage" and, where it was solved
+        in steps, "converged".
     """
     within = CentredRows.by_class(rows, n_classes)
     shrinkage, variance = ledoit_wolf(within)
     ridge = max(shrinkage * variance, 1e-12 * variance) or 1.0
-    weight, converged = solve(within, within.means, scale=1 - shrinkage, ridge=ridge)
+    weight, told = solve(within, within.means, scale=1 - shrinkage, ridge=ridge)
     shares = torch.bincount(rows.labels, minlength=n_classes).double() / len(rows)
     bias = shares.log() - 0.5 * torch.linalg.vecdot(weight, within.means)
-    return LinearFit(weight, bias, {"shrinkage": shrinkage, "converged": converged})
+    return LinearFit(weight, bias, {"shrinkage": shrinkage, **told})
 
 
 def ledoit_wolf(rows: CentredRows) -> tuple[float, float]:

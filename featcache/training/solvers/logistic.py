@@ -31,6 +31,7 @@ def fit_logistic(
     n_classes: int,
     start: Sequence[LinearFit] = (),
     exact: bool = False,
+    max_steps: int = MOST_STEPS,
     on_step: OnStep | None = None,
 ) -> list[LinearFit]:
     """Minimise C * (sum of cross-entropies) + 0.5 |W|^2 for each C, all of them side by side.
@@ -45,6 +46,7 @@ def fit_logistic(
         n_classes: K.
         start: Fits to begin with, one for each C; without them all begin at 0.
         exact: Whether to go on until the gradient is 1e-9, instead of 1e-6 (1e-5 in float32).
+        max_steps: What takes more is not converged.
         on_step: Called after each step.
 
     Returns:
@@ -57,7 +59,7 @@ def fit_logistic(
     problems = LogisticProblems(rows, values, n_classes=n_classes, dtype=dtype, kept=kept)
     begin = [problems.packed(fit) for fit in start] or [problems.zero()] * len(values)
     minima = minimise(
-        problems, torch.stack(begin), tolerance=tolerance, max_steps=MOST_STEPS, on_step=on_step
+        problems, torch.stack(begin), tolerance=tolerance, max_steps=max_steps, on_step=on_step
     )
     told = zip(values, minima.converged.tolist(), minima.n_steps.tolist(), strict=True)
     return [

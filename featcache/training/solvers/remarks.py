@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from featcache.config import SolverSpec
+from featcache.errors import counted
 
 
 def solver_remarks(found: Mapping[str, Any], spec: SolverSpec) -> Iterator[str]:
@@ -26,5 +27,6 @@ def solver_remarks(found: Mapping[str, Any], spec: SolverSpec) -> Iterator[str]:
     if found.get("alpha_is_at_end"):
         yield f"The best alpha, {found['alpha']:.3g}, is at an end of those that ridge tries."
     if not found.get("converged", True):
-        steps = f" in {found['n_iterations']} iterations" if "n_iterations" in found else ""
+        n_steps = found.get("n_iterations")
+        steps = f" in {counted(n_steps, 'iteration')}" if n_steps is not None else ""
         yield f"{spec.solver} did not converge{steps}: with more, its figures may change."

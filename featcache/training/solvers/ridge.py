@@ -48,8 +48,8 @@ def fit_ridge(
         alphas: To choose from, ascending; None is 13 decades around the size of the features.
 
     Returns:
-        The fit; `found` has "alpha", "alpha_is_at_end" (whether it is the least or largest) and
-        "converged".
+        The fit; `found` has "alpha", "alpha_is_at_end" (whether it is the least or largest) and,
+        where it was solved in steps, "converged".
     """
     judged = rows if min(len(rows), rows.n_features) <= MOST_EXACT else _spaced(rows, MOST_EXACT)
     errors, tried = _leave_one_out(CentredRows.by_mean(judged), n_classes, alphas)
@@ -61,9 +61,9 @@ def fit_ridge(
     right = torch.zeros(n_classes, rows.n_features, dtype=torch.float64, device=rows.device)
     for part, features in centred.chunks(torch.float64):
         right += (targets[part] - mean).T @ features
-    weight, converged = solve(centred, right / len(rows), scale=1.0, ridge=alpha / len(rows))
+    weight, told = solve(centred, right / len(rows), scale=1.0, ridge=alpha / len(rows))
     is_end = chosen in (0, len(tried) - 1)
-    found = {"alpha": alpha, "alpha_is_at_end": is_end, "converged": converged}
+    found = {"alpha": alpha, "alpha_is_at_end": is_end, **told}
     return LinearFit(weight, mean - weight @ centred.means[0], found)
 
 

@@ -15,6 +15,7 @@ from featcache.training.solvers.centred import CentredRows
 from featcache.training.solvers.conjugate import solve
 from featcache.training.solvers.fit import Fitted, fit_rows
 from featcache.training.solvers.lda import fit_discriminant, ledoit_wolf
+from featcache.training.solvers.logistic import fit_logistic
 from featcache.training.solvers.remarks import solver_remarks
 from featcache.training.solvers.ridge import fit_ridge
 from featcache.training.solvers.rows import SolverRows, fitted_treatment
@@ -191,10 +192,10 @@ def test_conjugate_gradients_solve_what_a_cholesky_factor_solves() -> None:
     rows = CentredRows.by_mean(wide_rows())
     right = torch.randn(2, 2100, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
-    found, converged = solve(rows, right, scale=0.7, ridge=0.2)
+    found, told = solve(rows, right, scale=0.7, ridge=0.2)
 
     matrix = 0.7 * rows.covariance() + 0.2 * torch.eye(2100, dtype=torch.float64)
-    assert converged
+    assert told == {"converged": True}
     torch.testing.assert_close(found, torch.linalg.solve(matrix, right.T).T, rtol=0, atol=1e-4)
 
 
@@ -341,8 +342,23 @@ def test_the_end_of_the_grid_is_told() -> None:
 
 
 def test_what_did_not_converge_is_told() -> None:
-    spec = SolverSpec(solver="logreg", C=1)
+    [fit] = fit_logistic(digits().rows, [1.0], n_classes=10, max_steps=1)
 
-    [remark] = solver_remarks({"C": 1.0, "converged": False, "n_iterations": 1000}, spec)
+    [remark] = solver_remarks(fit.found, SolverSpec(solver="logreg", C=1))
 
-    assert remark.startswith("logreg did not converge in 1000 iterations")
+    assert remark.startswith("logreg did not converge in 1 iteration: with more")
+
+
+@pytest.mark.parametrize("solver", ["ncm", "ridge", "lda"])
+def test_what_takes_no_steps_says_nothing_of_converging(solver: str) -> None:
+    found = fitted(SolverSpec(solver=solver)).found
+
+    assert "converged" not in found
+
+
+def test_an_alpha_at_an_end_of_those_tried_is_told() -> None:
+    fit = fit_ridge(digits().rows, n_classes=10, alphas=[1e7, 1e8])
+
+    [remark] = solver_remarks(fit.found, SolverSpec(solver="ridge"))
+
+    assert remark == "The best alpha, 1e+07, is at an end of those that ridge tries."
