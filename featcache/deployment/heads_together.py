@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from featcache.backbones.own import Backbone, given_backbone
 from featcache.config import ExtractSpec
-from featcache.core.arguments import place
+from featcache.core.arguments import device_name, place
 from featcache.core.identity import differing_fields
 from featcache.core.reporting import NoteCallback
 from featcache.deployment.backbone import RebuiltBackbone, build_named
@@ -45,46 +45,68 @@ class HeadsTogether:
     device: str
     caches: Sequence[Cache | None]
 
-    def pipeline(self, asked: ExtractSpec, *, on_note: NoteCallback) -> Pipeline:
-        """Put all of it on the device; `asked` has batch size, processes and engine."""
-        from featcache.deployment.pipeline import Pipeline
 
-        return Pipeline(
-            self.backbone,
-            [head for _, head in self.by_run],
-            self.caches,
-            device=self.device,
-            batch_size=asked.batch_size,
-            n_workers=asked.n_workers,
-            compile=asked.compile,
-            on_note=on_note,
-        )
-
-
-def open_heads(
+def ready_heads(
     runs: Sequence[str],
     *,
     backbone: str | Backbone | nn.Module | None,
     weights: str | os.PathLike[str] | None,
     device: str,
+    batch_size: int | None,
+    n_workers: int | None,
+    compile: str,
     cache_dir: str | os.PathLike[str],
     runs_dir: str | os.PathLike[str],
     on_note: NoteCallback,
-) -> HeadsTogether:
-    """Find the heads, and build their backbone; what can be refused without torch is.
+) -> tuple[HeadsTogether, Pipeline]:
+    """Find the heads, build their backbone, and put all of it on the device.
+
+    What can be refused without torch is. Arguments are those of `featcache.predict`, but for:
 
     Args:
         runs: Folders of runs, or parts of their names; empty is the run that `evaluate` takes.
-        backbone: As in `featcache.predict`.
-        weights: Likewise.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        cache_dir: Folder of all caches.
-        runs_dir: Folder of all runs.
-        on_note: Told each choice.
 
     Raises:
         FeatcacheError: Those of `featcache.predict`.
     """
+    asked = ExtractSpec(
+        device=device_name(device), batch_size=batch_size, n_workers=n_workers, compile=compile
+    )
+    heads = _opened(
+        runs,
+        backbone=backbone,
+        weights=weights,
+        device=asked.device,
+        cache_dir=place("--cache-dir", cache_dir),
+        runs_dir=runs_dir,
+        on_note=on_note,
+    )
+    from featcache.deployment.pipeline import Pipeline
+
+    pipeline = Pipeline(
+        heads.backbone,
+        [head for _, head in heads.by_run],
+        heads.caches,
+        device=heads.device,
+        batch_size=asked.batch_size,
+        n_workers=asked.n_workers,
+        compile=asked.compile,
+        on_note=on_note,
+    )
+    return heads, pipeline
+
+
+def _opened(
+    runs: Sequence[str],
+    *,
+    backbone: str | Backbone | nn.Module | None,
+    weights: str | os.PathLike[str] | None,
+    device: str,
+    cache_dir: Path,
+    runs_dir: str | os.PathLike[str],
+    on_note: NoteCallback,
+) -> HeadsTogether:
+    """Find the heads, and build their backbone."""
     if runs:
         folders = [find_run(name, runs_dir=runs_dir) for name in runs]
         on_note(f"predicting by {' and '.join(map(str, folders))}")
@@ -101,10 +123,9 @@ def open_heads(
             on_note(f"{folder}: its probabilities rank classes, and were fitted on no images")
     for folder, head in others:
         _require_one_cache(first, folder, head)
-    folder_of_caches = place("--cache-dir", cache_dir)
-    caches = [neighbours_cache(head, folder_of_caches) for _, head in by_run]
+    caches = [neighbours_cache(head, cache_dir) for _, head in by_run]
     with nullcontext(None) if backbone is None else given_backbone(backbone) as name:
-        named = name_backbone(first, backbone=name, weights=weights, cache_dir=folder_of_caches)
+        named = name_backbone(first, backbone=name, weights=weights, cache_dir=cache_dir)
         from featcache.core.device import pick_device
 
         chosen = pick_device(device)

@@ -14,11 +14,10 @@ import numpy.typing as npt
 
 from featcache.backbones.own import Backbone
 from featcache.config import ExtractSpec, PredictSpec, RunSpec
-from featcache.core.arguments import device_name
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.starting import ANY_START, starting
 from featcache.core.stopping import stop_if_asked, working
-from featcache.deployment.heads_together import HeadsTogether, open_heads
+from featcache.deployment.heads_together import HeadsTogether, ready_heads
 from featcache.deployment.path_images import ImagePath, expanded_images, portions, split_of
 from featcache.errors import InterruptedRunError, UsageError
 from featcache.extraction.progress import Progress, ProgressCallback
@@ -106,21 +105,20 @@ def predict(
     """
     runs = (run,) if isinstance(run, str | os.PathLike) else tuple(run or ())
     spec = PredictSpec(run=tuple(os.fspath(one) for one in runs), top=top, below=below)
-    asked = ExtractSpec(
-        device=device_name(device), batch_size=batch_size, n_workers=n_workers, compile=compile
-    )
     note = on_note or silent
     images, n_total = _counted_images(images, note)
-    heads = open_heads(
+    heads, pipeline = ready_heads(
         spec.run,
         backbone=backbone,
         weights=weights,
-        device=asked.device,
+        device=device,
+        batch_size=batch_size,
+        n_workers=n_workers,
+        compile=compile,
         cache_dir=cache_dir,
         runs_dir=runs_dir,
         on_note=note,
     )
-    pipeline = heads.pipeline(asked, on_note=note)
     return Predictions(
         heads, pipeline, spec, images, n_total=n_total, on_progress=on_progress or silent
     )

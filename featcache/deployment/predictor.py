@@ -15,10 +15,9 @@ from PIL import Image, ImageOps
 
 from featcache.backbones.own import Backbone
 from featcache.config import ExtractSpec, RunSpec
-from featcache.core.arguments import device_name
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.starting import ANY_START, starting
-from featcache.deployment.heads_together import HeadsTogether, open_heads
+from featcache.deployment.heads_together import HeadsTogether, ready_heads
 from featcache.deployment.path_images import PathImages, expanded_images, split_of
 from featcache.errors import DatasetError, UsageError
 from featcache.images.decode import reason_of
@@ -145,20 +144,19 @@ def load_predictor(
         >>> predictor.predict("photo.jpg").classes  # doctest: +SKIP
         ('cat',)
     """
-    asked = ExtractSpec(
-        device=device_name(device), batch_size=batch_size, n_workers=n_workers, compile=compile
-    )
-    note = on_note or silent
-    heads = open_heads(
+    heads, pipeline = ready_heads(
         () if run is None else (os.fspath(run),),
         backbone=backbone,
         weights=weights,
-        device=asked.device,
+        device=device,
+        batch_size=batch_size,
+        n_workers=n_workers,
+        compile=compile,
         cache_dir=cache_dir,
         runs_dir=runs_dir,
-        on_note=note,
+        on_note=on_note or silent,
     )
-    return Predictor(heads, heads.pipeline(asked, on_note=note))
+    return Predictor(heads, pipeline)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +183,8 @@ class _HeldImages:
         try:
             if isinstance(item, Image.Image) and self.rules.exif_orientation == "apply":
                 item = ImageOps.exif_transpose(item)
-            return Image.fromarray(rgb_pixels(item, what=self.path_of(row)))
+            pixels = rgb_pixels(item, what=self.path_of(row), kept="Nothing was predicted.")
+            return Image.fromarray(pixels)
         except OSError as err:  # PIL reads a file when its pixels are asked for
             if isinstance(err, DatasetError):
                 raise

@@ -55,6 +55,17 @@ class Interval:
         """Write both ends: "0.5012 to 0.5224"."""
         return f"{self.low:.4f} to {self.high:.4f}"
 
+    def cut(self, possible: Interval) -> Interval:
+        """Leave out what no figure can be, which takes nothing from the chance of being right."""
+        return Interval(max(self.low, possible.low), min(self.high, possible.high))
+
+
+SHARES = Interval(0.0, 1.0)
+"""What an accuracy can be."""
+LOSSES = Interval(0.0, math.inf)
+"""What a cross-entropy can be."""
+_ANY = Interval(-math.inf, math.inf)
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -85,16 +96,19 @@ class Spread:
         sd = statistics.stdev(figures) if len(figures) > 1 else None
         return cls(statistics.fmean(figures), sd, min(figures), max(figures), len(figures))
 
-    def prediction(self) -> Interval | None:
+    def prediction(self, possible: Interval = _ANY) -> Interval | None:
         """Predict one further figure with 95%: mean ± t(n - 1, 0.975) sd sqrt(1 + 1/n).
 
         It holds for figures of a normal distribution of which mean and deviation are unknown (Hahn
         and Meeker, Statistical Intervals, 1991, section 4.7). One figure predicts nothing: None.
+
+        Args:
+            possible: What a figure can be at all; the interval ends there.
         """
         if self.sd is None:
             return None
         reach = student_t(0.975, self.n - 1) * self.sd * math.sqrt(1 + 1 / self.n)
-        return Interval(self.mean - reach, self.mean + reach)
+        return Interval(self.mean - reach, self.mean + reach).cut(possible)
 
 
 @dataclass(frozen=True)
@@ -104,8 +118,9 @@ class MeanEstimate:
     Attributes:
         mean: The mean.
         sd: The sample standard deviation of the trials (n - 1); None for one.
-        low: mean - t(n - 1, 0.975) sd / sqrt(n), with Student's t; None for one.
-        high: mean + the same.
+        low: mean - t(n - 1, 0.975) sd / sqrt(n), with Student's t, but not less than a figure can
+            be; None for one.
+        high: mean + the same, likewise.
         n: How many trials.
     """
 
@@ -116,14 +131,15 @@ class MeanEstimate:
     n: int
 
     @classmethod
-    def of(cls, figures: Sequence[float]) -> MeanEstimate:
-        """Estimate the mean from figures, at least one."""
+    def of(cls, figures: Sequence[float], possible: Interval) -> MeanEstimate:
+        """Estimate the mean from figures, at least one; `possible` is what a figure can be."""
         n, mean = len(figures), statistics.fmean(figures)
         if n == 1:
             return cls(mean, None, None, None, n)
         sd = statistics.stdev(figures)
         reach = student_t(0.975, n - 1) * sd / math.sqrt(n)
-        return cls(mean, sd, mean - reach, mean + reach, n)
+        interval = Interval(mean - reach, mean + reach).cut(possible)
+        return cls(mean, sd, interval.low, interval.high, n)
 
 
 @dataclass(frozen=True)

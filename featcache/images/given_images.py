@@ -84,7 +84,7 @@ class GivenImages:
             MismatchError: If it is another than the first time.
         """
         image, _ = item_of(self.items, int(self.rows[row]), self.title)
-        pixels = rgb_pixels(image, what=self.path_of(row))
+        pixels = rgb_pixels(image, what=self.path_of(row), kept="All acknowledged rows are kept.")
         is_size = pixels.shape[:2] == tuple(self.sizes[row])
         if not is_size or pixel_digest(pixels) != self._expected_of(row):
             raise MismatchError(
@@ -120,13 +120,14 @@ def item_of(items: Any, index: int, title: str) -> tuple[Any, Any]:
     return item[0], item[1]
 
 
-def rgb_pixels(image: Any, *, what: str) -> npt.NDArray[np.uint8]:
+def rgb_pixels(image: Any, *, what: str, kept: str) -> npt.NDArray[np.uint8]:
     """Bring an image to (H, W, 3) uint8 without changing a pixel.
 
     Args:
         image: A PIL image; a uint8 array (H, W), (H, W, 1) or (H, W, 3); a tensor of torch with the
             channels first, uint8, or float as `ToTensor` makes it: grey levels divided by 255.
         what: Its name, for messages.
+        kept: What is kept or was not done, for messages.
 
     Raises:
         DatasetError: If it is something else.
@@ -141,8 +142,8 @@ def rgb_pixels(image: Any, *, what: str) -> npt.NDArray[np.uint8]:
         if np.abs(pixels * 255 - levels).max(initial=0) > 1e-3 or not _are_levels(levels):
             raise DatasetError(
                 f"{what} has values that are no grey levels divided by 255, as behind Normalize. "
-                f"Nothing was extracted. Give the images as they are before it: featcache prepares "
-                f"them for the backbone."
+                f"{kept} Give the images as they are before it: featcache prepares them for the "
+                f"backbone."
             )
         pixels = levels.astype(np.uint8)
     if pixels.ndim == 2:
@@ -151,7 +152,7 @@ def rgb_pixels(image: Any, *, what: str) -> npt.NDArray[np.uint8]:
     if pixels.dtype != np.uint8 or not is_image:
         raise DatasetError(
             f"{what} is {pixels.dtype} of shape {pixels.shape}; expected a PIL image, a uint8 "
-            f"array (H, W, 3) or (H, W), or a tensor (3, H, W). Nothing was extracted."
+            f"array (H, W, 3) or (H, W), or a tensor (3, H, W). {kept}"
         )
     whole = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
     return np.ascontiguousarray(whole)

@@ -155,6 +155,6 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _unreadable(folder: Path, err: OSError) -> DatasetError:
     return DatasetError(
-        f"Cannot list folder {str(folder)!r}: {err.strerror}. Nothing was extracted. "
-        "Make it readable, or move it out of the dataset."
+        f"Cannot list folder {str(folder)!r}: {err.strerror}. Nothing was started. "
+        "Make it readable, or move it away."
     )

@@ -16,6 +16,7 @@ from featcache.core.paths import native
 from featcache.core.reporting import NoteCallback
 from featcache.errors import clipped, counted
 from featcache.evaluation.metrics import (
+    SHARES,
     Estimate,
     IntArray,
     MeanEstimate,
@@ -148,7 +149,7 @@ def _curve(
         for n in per_class:
             each = [answers.predictions[Classifier(solver, n, i)] == labels for i in range(tries)]
             accs = [float(right.mean()) for right in each]
-            points.append(FewShotFigures(solver, n, MeanEstimate.of(accs)))
+            points.append(FewShotFigures(solver, n, MeanEstimate.of(accs, SHARES)))
     return tuple(points)
 
 

@@ -19,7 +19,7 @@ from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.starting import ANY_START, starting
 from featcache.errors import UsageError
-from featcache.evaluation.metrics import Spread
+from featcache.evaluation.metrics import LOSSES, SHARES, Spread
 from featcache.extraction.extract import extract
 from featcache.images.datasets import dataset_slug
 from featcache.notebook.reproduce_table import SystemResult, beside, markdown_table
@@ -233,8 +233,8 @@ def _result(
     acc, loss = map(Spread.of, zip(*tested, strict=True)) if tested else (None, None)
     published_acc = system.test_acc if is_own else None
     published_loss = system.test_loss if is_own else None
-    acc_interval, acc_within = beside(acc, published_acc)
-    loss_interval, loss_within = beside(loss, published_loss)
+    acc_interval, acc_within = beside(acc, published_acc, SHARES)
+    loss_interval, loss_within = beside(loss, published_loss, LOSSES)
     return SystemResult(
         name=system.name,
         backbone=backbone,

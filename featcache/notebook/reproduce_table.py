@@ -49,12 +49,15 @@ class SystemResult:
     runs: Sequence[Path]
 
 
-def beside(seeds: Spread | None, published: float | None) -> tuple[Interval | None, bool | None]:
+def beside(
+    seeds: Spread | None, published: float | None, possible: Interval
+) -> tuple[Interval | None, bool | None]:
     """Predict a further seed's figure with 95%, and tell whether a published one lies there.
 
     Each is None where it cannot be said: of fewer than two seeds, or with nothing published.
+    `possible` is what a figure can be.
     """
-    interval = seeds.prediction() if seeds else None
+    interval = seeds.prediction(possible) if seeds else None
     if interval is None or published is None:
         return interval, None
     return interval, published in interval

@@ -17,7 +17,12 @@ from featcache.errors import UsageError
 from featcache.heads.run_files import HeadRun, reusable_run
 from featcache.heads.runs import run_path
 from featcache.store import Cache
-from featcache.training.folds.cross_validation import CrossValidation, folds_file, read_folds
+from featcache.training.folds.cross_validation import (
+    CrossValidation,
+    folds_file,
+    folds_remarks,
+    kept_folds,
+)
 from featcache.training.remarks import remarks_on, reused
 from featcache.training.solvers.fit_head import fit_head, refuse_options_of_mlp
 from featcache.training.train_result import TrainResult
@@ -175,7 +180,7 @@ def train_head(
     _require_foldable(train, found_by, asked)
     choices = {"recipe": taken.recorded}
     runs = _reusable(opened, head, trains, found_by, Path(asked.runs_dir))
-    kept = _kept_folds(opened, head, trains[0], asked)
+    kept = kept_folds(run_path(Path(asked.runs_dir), opened, head, trains[0]), asked.folds)
     if not runs or (asked.folds and kept is None):
         runs, kept, chosen = _trained(
             opened,
@@ -188,7 +193,7 @@ def train_head(
             on_note=note,
         )
         choices |= chosen
-    remarks = remarks_on(runs, opened, train, recipe=taken)
+    remarks = (*remarks_on(runs, opened, train, recipe=taken), *folds_remarks(kept))
     for told in (*reused(runs), *remarks):
         note(told)
     remarks = (*found.remarks, *remarks)  # the first are told already
@@ -220,16 +225,6 @@ def _require_foldable(train: TrainSpec, solver: SolverSpec, asked: RunSpec) -> N
             f"--folds is for sets that fit into memory, but --max-memory {asked.max_memory} keeps "
             f"{train.window_rows} rows of them. Nothing was started. Leave one of both out."
         )
-
-
-def _kept_folds(
-    cache: Cache, head: HeadSpec, train: TrainSpec, asked: RunSpec
-) -> CrossValidation | None:
-    """Read what cross-validation found before, if it is asked for and there."""
-    if not asked.folds:
-        return None
-    run = run_path(Path(asked.runs_dir), cache, head, train)
-    return read_folds(folds_file(run, asked.folds), asked.folds)
 
 
 def _trained(

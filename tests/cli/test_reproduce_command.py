@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import featcache
-from featcache.evaluation.metrics import Interval, Spread
+from featcache.evaluation.metrics import LOSSES, Interval, Spread
 from featcache.notebook.reproduce_table import beside, markdown_table
 from featcache.training.notebook_systems import SYSTEMS
 from tests.cli.conftest import Run
@@ -110,15 +110,15 @@ def test_a_notebooks_figure_is_within_what_the_seeds_let_expect_or_not() -> None
     # The three scratch-mlp losses of docs/results.md, and the interval computed there by hand.
     seeds = Spread.of([1.4028, 1.4087, 1.4098])
 
-    interval, is_within = beside(seeds, 1.3992)
+    interval, is_within = beside(seeds, 1.3992, LOSSES)
 
     assert interval is not None
     assert str(interval) == "1.3884 to 1.4258"
     assert is_within is True
-    assert beside(seeds, 1.38) == (interval, False)
-    assert beside(seeds, None) == (interval, None)
-    assert beside(Spread.of([1.4028]), 1.4028) == (None, None)
-    assert beside(None, 1.4028) == (None, None)
+    assert beside(seeds, 1.38, LOSSES) == (interval, False)
+    assert beside(seeds, None, LOSSES) == (interval, None)
+    assert beside(Spread.of([1.4028]), 1.4028, LOSSES) == (None, None)
+    assert beside(None, 1.4028, LOSSES) == (None, None)
 
 
 def test_json_holds_the_interval_of_the_seeds(run: Run) -> None:

@@ -110,6 +110,20 @@ def test_what_is_no_image_is_refused(
         predictor.predict(given)
 
 
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        (np.zeros((2, 8, 8)), r"image 0 is float64 of shape \(2, 8, 8\); expected .*"),
+        (torch.full((3, 8, 8), 0.123), r"image 0 has values that are no grey levels .*"),
+    ],
+)
+def test_an_array_that_is_no_image_is_refused_by_what_was_not_done(
+    predictor: featcache.Predictor, given: object, got: str
+) -> None:
+    with pytest.raises(DatasetError, match=f"{got} Nothing was predicted\\."):
+        predictor.predict(given)
+
+
 def test_a_path_that_is_not_there_is_refused(predictor: featcache.Predictor) -> None:
     with pytest.raises(DatasetError, match=r"nothing\.png does not exist"):
         predictor.predict("nothing.png")

@@ -20,7 +20,10 @@ from sklearn.metrics import (
 )
 
 from featcache.evaluation.metrics import (
+    LOSSES,
+    SHARES,
     Interval,
+    MeanEstimate,
     Spread,
     auroc,
     bootstrap,
@@ -167,3 +170,15 @@ def test_one_further_figure_lies_within_its_prediction_interval_in_95_of_100() -
 def test_one_figure_predicts_nothing() -> None:
     assert Spread.of([0.8]).prediction() is None
     assert Spread.of([0.8, 0.8]).prediction() == Interval(0.8, 0.8)
+
+
+def test_intervals_end_where_no_figure_can_be() -> None:
+    accs, losses = [0.9, 0.98], [0.02, 0.3]
+
+    of_acc, of_loss = MeanEstimate.of(accs, SHARES), MeanEstimate.of(losses, LOSSES)
+
+    reach = 12.7062 * 0.04  # t(1, 0.975) and half the difference, which is sd / sqrt(2)
+    assert (of_acc.low, of_acc.high) == (pytest.approx(0.94 - reach, abs=1e-4), 1.0)
+    assert of_loss.low == 0.0
+    assert of_loss.high == pytest.approx(0.16 + 12.7062 * 0.14, abs=1e-4)
+    assert Spread.of(accs).prediction(SHARES) == Interval(pytest.approx(0.0597, abs=1e-4), 1.0)  # type: ignore[arg-type]

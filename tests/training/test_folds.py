@@ -16,7 +16,7 @@ import featcache
 from featcache.config import HeadSpec, TrainSpec
 from featcache.core.reporting import silent
 from featcache.errors import NonFiniteError, UsageError
-from featcache.evaluation.metrics import MeanEstimate
+from featcache.evaluation.metrics import SHARES, MeanEstimate
 from featcache.features.rows import load_rows
 from featcache.training.folds.divide import divide
 from featcache.training.folds.fold_head import train_fold
@@ -148,7 +148,7 @@ def test_mean_and_interval_are_those_of_student(train: Train) -> None:
         (found.acc.mean - reach, found.acc.mean + reach)
     )
     assert found.balanced_acc is None  # all classes have as many images
-    assert MeanEstimate.of([0.5]) == MeanEstimate(0.5, None, None, None, 1)
+    assert MeanEstimate.of([0.5], SHARES) == MeanEstimate(0.5, None, None, None, 1)
 
 
 def test_folds_are_kept_beside_the_run_and_used_again(train: Train) -> None:

@@ -141,7 +141,10 @@ def _show_curve(result: ProbeResult) -> None:
 def _mean(acc: MeanEstimate) -> str:
     if acc.low is None or acc.high is None:
         return f"{acc.mean:.4f}"
-    return f"{acc.mean:.4f} ± {(acc.high - acc.low) / 2:.4f}"
+    below, above = acc.mean - acc.low, acc.high - acc.mean
+    if abs(above - below) > 1e-9:  # an end was cut off: no accuracy is beyond 0 or 1
+        return f"{acc.mean:.4f}, {acc.low:.4f} to {acc.high:.4f}"
+    return f"{acc.mean:.4f} ± {above:.4f}"
 
 
 def _interval(estimate: Estimate, *, signed: bool = False) -> str:

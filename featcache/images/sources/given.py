@@ -181,7 +181,7 @@ def _read(given: Any, title: str) -> _Read:
     sizes, digests, labels = [], [], []
     for i in range(n):
         image, label = item_of(given, i, title)
-        pixels = rgb_pixels(image, what=f"Item {i} of {title}")
+        pixels = rgb_pixels(image, what=f"Item {i} of {title}", kept="Nothing was extracted.")
         sizes.append(pixels.shape[:2])
         digests.append(pixel_digest(pixels))
         labels.append(_label(label, title))

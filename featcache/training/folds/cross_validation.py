@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from featcache.core.from_file import from_file
-from featcache.evaluation.metrics import MeanEstimate
+from featcache.evaluation.metrics import LOSSES, SHARES, MeanEstimate
 from featcache.store import replace_file
+
+FEWEST_TOLD = 4  # Student's t is 12.7 for two figures, 4.3 for three, 3.2 for four
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,11 @@ def folds_file(run: Path, n_folds: int) -> Path:
     return run.with_name(f"{run.name}-folds-{n_folds}.json")
 
 
-def read_folds(file: Path, n_folds: int) -> CrossValidation | None:
-    """Read what is kept; None if there is nothing, or nothing that can be used."""
+def kept_folds(run: Path, n_folds: int | None) -> CrossValidation | None:
+    """Read what is kept of a run's setting; None if there is nothing that can be used, or asked."""
+    if n_folds is None:
+        return None
+    file = folds_file(run, n_folds)
     try:
         said = json.loads(file.read_bytes())
         folds = tuple(from_file(FoldFigures, fold) for fold in said["folds"])
@@ -98,17 +103,26 @@ def summed_up(
         has_balanced: Whether the balanced accuracy is another figure than the accuracy.
         outcome: "computed" or "reused".
     """
-    balanced = MeanEstimate.of([fold.balanced_acc for fold in folds])
+    balanced = MeanEstimate.of([fold.balanced_acc for fold in folds], SHARES)
     losses = [fold.loss for fold in folds if fold.loss is not None]
     return CrossValidation(
         outcome=outcome,
         folds=tuple(folds),
-        acc=MeanEstimate.of([fold.acc for fold in folds]),
+        acc=MeanEstimate.of([fold.acc for fold in folds], SHARES),
         balanced_acc=balanced if has_balanced else None,
-        loss=MeanEstimate.of(losses) if len(losses) == len(folds) else None,
+        loss=MeanEstimate.of(losses, LOSSES) if len(losses) == len(folds) else None,
         seconds=seconds,
         file=file,
     )
+
+
+def folds_remarks(found: CrossValidation | None) -> Iterator[str]:
+    """Say where intervals are of so few folds that they say little."""
+    if found is not None and len(found.folds) < FEWEST_TOLD:
+        yield (
+            f"The intervals are of {len(found.folds)} folds: of so few they are wide. --folds 5 or "
+            f"more says more."
+        )
 
 
 def write_folds(found: CrossValidation) -> None:

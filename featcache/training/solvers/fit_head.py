@@ -14,10 +14,10 @@ from featcache.errors import UsageError
 from featcache.features.lookup import Found, the_cache
 from featcache.features.residence import is_too_large
 from featcache.features.trainable import require_trainable
-from featcache.heads.run_files import HeadRun, reusable_run
+from featcache.heads.run_files import reusable_run
 from featcache.heads.runs import run_path
 from featcache.store import Cache
-from featcache.training.folds.cross_validation import CrossValidation, folds_file, read_folds
+from featcache.training.folds.cross_validation import folds_file, folds_remarks, kept_folds
 from featcache.training.remarks import remarks_on, reused
 from featcache.training.solvers.remarks import solver_remarks
 from featcache.training.train_result import TrainResult
@@ -55,8 +55,9 @@ def fit_head(
     found = open_to_fit(
         cache, spec, train, dataset=dataset, backbone=backbone, asked=asked, on_note=on_note
     )
-    run = _reusable(found.cache, spec, train, asked)
-    folds = _kept_folds(run, asked)
+    path = run_path(Path(asked.runs_dir), found.cache, HeadSpec(), train, spec)
+    run = reusable_run(path, found.cache)
+    folds = kept_folds(run.path, asked.folds) if run is not None else None
     choices: Mapping[str, str] = {}
     if run is None or (asked.folds and folds is None):
         job, choices = job_on(found.cache, train, asked, on_progress=on_progress, on_note=on_note)
@@ -66,7 +67,7 @@ def fit_head(
         if asked.folds and folds is None:
             folds = job.cross_validated(spec, asked.folds, folds_file(run.path, asked.folds))
     remarks = [*remarks_on([run], found.cache, train, recipe=None)]
-    remarks += solver_remarks(run.found, spec)
+    remarks += [*solver_remarks(run.found, spec), *folds_remarks(folds)]
     for told in (*reused([run]), *remarks):
         on_note(told)
     return TrainResult((run,), found.cache.path, choices, (*found.remarks, *remarks), folds)
@@ -160,15 +161,3 @@ def refuse_options_of_mlp(
             f"{option_name(name)} does nothing with --solver {spec.solver}: it is for heads that "
             f"are trained in epochs. Nothing was started. Leave it out, or use --solver mlp."
         )
-
-
-def _kept_folds(run: HeadRun | None, asked: RunSpec) -> CrossValidation | None:
-    """Read what cross-validation found before, if it is asked for and there."""
-    if run is None or not asked.folds:
-        return None
-    return read_folds(folds_file(run.path, asked.folds), asked.folds)
-
-
-def _reusable(cache: Cache, spec: SolverSpec, train: TrainSpec, asked: RunSpec) -> HeadRun | None:
-    """Read the run if it is there with nothing left to do, which needs no torch."""
-    return reusable_run(run_path(Path(asked.runs_dir), cache, HeadSpec(), train, spec), cache)
