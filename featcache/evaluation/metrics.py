@@ -141,6 +141,11 @@ class MeanEstimate:
         interval = Interval(mean - reach, mean + reach).cut(possible)
         return cls(mean, sd, interval.low, interval.high, n)
 
+    @property
+    def is_of_few(self) -> bool:
+        """Whether its interval says little: Student's t is 12.7 for two trials, 3.2 for four."""
+        return self.n in (2, 3)
+
 
 @dataclass(frozen=True)
 class ClassFigures:

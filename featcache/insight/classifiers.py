@@ -11,8 +11,11 @@ from torch import Tensor
 from featcache.config import SolverSpec
 from featcache.heads.treatment import Standardise, UnitLength
 from featcache.training.solvers.fit import Fitted, fit_rows
+from featcache.training.solvers.knn import with_possible_k
 from featcache.training.solvers.linear import LinearFit
+from featcache.training.solvers.remarks import at_end_of
 from featcache.training.solvers.rows import SolverRows, fitted_treatment
+from featcache.training.solvers.spectrum import MOST_EXACT
 
 SOLVERS = ("ncm", "knn", "logreg")
 # Of standardised features: decades beyond them were never the best of a few thousand images.
@@ -45,11 +48,13 @@ class FittedClassifier:
         log_p: (B, D) float32 features to the (B, K) logarithms of probabilities.
         is_of_unit_rows: Whether these features must have length 1; many classifiers share them.
         setting: What was chosen by validation, as it is typed: "k 20".
+        at_end: "k" or "C", if that is the first or last value of those tried.
     """
 
     log_p: Callable[[Tensor], Tensor]
     is_of_unit_rows: bool
     setting: str = ""
+    at_end: str = ""
 
 
 def fit(solver: str, train: Sample, val: Sample | None) -> FittedClassifier:
@@ -93,21 +98,27 @@ def _neighbours(train: Sample, val: Sample | None) -> FittedClassifier:
     """Keep rows of length 1; as such, not to make them so for each question again."""
     k = (min(_K_OF_FEW, len(train.labels)),) if val is None else None
     own, chosen_by = _of_unit_length(train), val and _of_unit_length(val)
-    fitted = _fitted(SolverSpec(solver="knn", features="raw", k=k), own, chosen_by)
-    setting = "" if val is None else f"k {fitted.fit.found['k']}"
-    return FittedClassifier(fitted.fit.log_probabilities, is_of_unit_rows=True, setting=setting)
+    spec = with_possible_k(SolverSpec(solver="knn", features="raw", k=k), len(train.labels))
+    fitted = _fitted(spec, own, chosen_by)
+    return FittedClassifier(
+        fitted.fit.log_probabilities,
+        is_of_unit_rows=True,
+        setting="" if val is None else f"k {fitted.fit.found['k']}",
+        at_end="".join(at_end_of(fitted.fit.found, spec)),
+    )
 
 
 def _logistic(train: Sample, val: Sample | None) -> FittedClassifier:
     """Fit logistic regression, in the space that the rows span where they are fewer than D.
 
-    No weight lies outside of it, where it would only raise the penalty. A few images say too little
-    of the deviation of a feature: their rows are brought to length 1 instead.
+    No weight lies outside of it, where it would only raise the penalty. Of many rows the space
+    takes longer to find than it saves. A few images say too little of the deviation of a feature:
+    their rows are brought to length 1 instead.
     """
     own = SolverRows.of_arrays(train.features, train.labels)
     treatment = fitted_treatment(own, "l2" if val is None else "standard")
     rows: Tensor = treatment(train.features)
-    basis = _row_space(rows) if len(rows) < rows.shape[1] else None
+    basis = _row_space(rows) if len(rows) < min(rows.shape[1], MOST_EXACT) else None
 
     def placed(features: Tensor) -> Tensor:
         treated: Tensor = treatment(features)
@@ -124,8 +135,12 @@ def _logistic(train: Sample, val: Sample | None) -> FittedClassifier:
         if isinstance(layer, Standardise):
             weight = weight / layer.scale.double()
             bias = bias - weight @ layer.mean.double()
-    setting = "" if val is None else f"C {fitted.fit.found['C']:g}"
-    return FittedClassifier(_linear(weight, bias), is_of_unit_rows=val is None, setting=setting)
+    return FittedClassifier(
+        _linear(weight, bias),
+        is_of_unit_rows=val is None,
+        setting="" if val is None else f"C {fitted.fit.found['C']:g}",
+        at_end="".join(at_end_of(fitted.fit.found, spec)),
+    )
 
 
 _FITS = {"ncm": _means, "knn": _neighbours, "logreg": _logistic}

@@ -55,11 +55,13 @@ class Answers:
         predictions: (M,) the most probable class of each row, by classifier.
         losses: Mean cross-entropy, by classifier.
         settings: What was chosen by validation, by classifier.
+        at_ends: "k" or "C" where that is the first or last value of those tried, by classifier.
     """
 
     predictions: Mapping[Classifier, npt.NDArray[np.int64]]
     losses: Mapping[Classifier, float]
     settings: Mapping[Classifier, str]
+    at_ends: Mapping[Classifier, str]
 
 
 @torch.no_grad()
@@ -104,7 +106,8 @@ def answers_of(
     largest = int(torch.bincount(rows.train.labels).argmax())
     predictions[Classifier(MAJORITY)] = np.full(len(rows.test.rows), largest)
     settings = {asked: one.setting for asked, one in fitted.items()}
-    return Answers(predictions, losses, settings)
+    at_ends = {asked: one.at_end for asked, one in fitted.items() if one.at_end}
+    return Answers(predictions, losses, settings, at_ends)
 
 
 def _sample(cache: Cache, part: ChosenRows, device: torch.device) -> Sample:

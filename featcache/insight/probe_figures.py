@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +77,8 @@ def probed(
             cache, rows, per_class=per_class, tries=asked.tries, seed=figures.seed, device=where
         )
         known.append(answers)
+        for told in _at_ends(answers, cache):
+            remark(told)
         found.append(
             ProbedCache(
                 path=cache.path,
@@ -87,6 +89,8 @@ def probed(
                 seconds=time.perf_counter() - started,
             )
         )
+    if any(point.acc.is_of_few for cache in found for point in cache.few_shot):
+        remark(f"the intervals of the curve are of {asked.tries} tries: of so few they are wide")
     return ProbeResult(
         dataset=native(first.provenance.dataset),
         n_classes=len(rows.train.labels.unique()),
@@ -151,6 +155,16 @@ def _curve(
             accs = [float(right.mean()) for right in each]
             points.append(FewShotFigures(solver, n, MeanEstimate.of(accs, SHARES)))
     return tuple(points)
+
+
+def _at_ends(answers: Answers, cache: Cache) -> Iterator[str]:
+    """Say which best settings are at an end of those that were tried."""
+    for one, name in answers.at_ends.items():
+        yield (
+            f"{one.solver} on {cache.path.stem}: the best {name}, {answers.settings[one][2:]}, is "
+            f"at an end of those that probe tries. Others beyond it may be better: featcache "
+            f"train-head --solver {one.solver} --{name} takes any"
+        )
 
 
 def _unseen(rows: ProbeRows, names: Sequence[str]) -> str:

@@ -121,6 +121,38 @@ def test_a_basis_of_the_rows_changes_no_answer_of_logistic_regression(n_rows: in
     assert (log_p[:, 3] == -torch.inf).all()  # of the class without a row
 
 
+def test_of_many_rows_their_space_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    eigh, sides = torch.linalg.eigh, list[int]()
+    monkeypatch.setattr(torch.linalg, "eigh", lambda m: (sides.append(len(m)), eigh(m))[1])
+    labels = torch.arange(2100) % 2
+    features = torch.randn(2100, 2200) + labels[:, None]
+
+    found = fit("logreg", Sample(features, labels, 2), None)
+
+    assert max(sides) < 2048
+    assert (found.log_p(UnitLength()(features)).argmax(1) == labels).double().mean() > 0.9
+
+
+def test_a_best_setting_at_an_end_of_those_tried_is_told(make_cache: MakeCache) -> None:
+    noise = {"train": blurred(learnable_rows(200, seed=1), 1e3)}  # to be penalised most
+    noise["test"] = blurred(learnable_rows(60, seed=2), 1e3)
+
+    told = featcache.probe(make_cache(splits=noise)).remarks
+
+    assert (
+        "logreg on toy: the best C, 0.0001, is at an end of those that probe tries. Others beyond "
+        "it may be better: featcache train-head --solver logreg --C takes any"
+    ) in told
+    assert any(t.startswith("knn on toy: the best k, 100, is at an end of those") for t in told)
+
+
+def test_an_interval_of_few_tries_is_told(cache: featcache.Cache) -> None:
+    said = "the intervals of the curve are of 2 tries: of so few they are wide"
+
+    assert said in featcache.probe(cache, per_class=1, tries=2).remarks
+    assert not [t for t in featcache.probe(cache, per_class=1, tries=4).remarks if "tries:" in t]
+
+
 def test_caches_are_compared_with_the_first_image_by_image(
     cache: featcache.Cache, blurred_cache: Path
 ) -> None:
@@ -234,8 +266,9 @@ def test_numbers_that_a_class_does_not_have_are_left_out(make_cache: MakeCache) 
     result = featcache.probe(make_cache(splits=splits), per_class=(2, 16, 4, 32))
 
     assert [p.per_class for p in result.caches[0].few_shot if p.solver == "ncm"] == [2, 4]
-    [remark] = result.remarks
-    assert remark.startswith("--per-class 16,32 is left out: 'cow', the smallest class, has ")
+    assert result.remarks[0].startswith(
+        "--per-class 16,32 is left out: 'cow', the smallest class, has "
+    )
 
 
 def test_classes_that_are_tested_but_were_not_fitted_are_told(make_cache: MakeCache) -> None:
@@ -244,9 +277,9 @@ def test_classes_that_are_tested_but_were_not_fitted_are_told(make_cache: MakeCa
     result = featcache.probe(make_cache(splits=splits))
 
     assert result.n_classes == 2
-    assert result.remarks == (
+    assert result.remarks[0] == (
         "20 tested images are of 1 class without a fitted image, such as 'cow': no classifier can "
-        "name them",
+        "name them"
     )
     assert all(one.acc.value <= 2 / 3 for one in result.caches[0].classifiers)
 

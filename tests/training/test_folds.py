@@ -151,6 +151,12 @@ def test_mean_and_interval_are_those_of_student(train: Train) -> None:
     assert MeanEstimate.of([0.5], SHARES) == MeanEstimate(0.5, None, None, None, 1)
 
 
+def test_an_interval_of_two_folds_is_told(train: Train) -> None:
+    assert train(folds=2, max_epochs=1).remarks[-1] == (
+        "The intervals are of 2 folds: of so few they are wide. --folds 5 or more says more."
+    )
+
+
 def test_folds_are_kept_beside_the_run_and_used_again(train: Train) -> None:
     alone = train()
 

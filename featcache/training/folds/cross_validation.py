@@ -11,8 +11,6 @@ from featcache.core.from_file import from_file
 from featcache.evaluation.metrics import LOSSES, SHARES, MeanEstimate
 from featcache.store import replace_file
 
-FEWEST_TOLD = 4  # Student's t is 12.7 for two figures, 4.3 for three, 3.2 for four
-
 
 @dataclass(frozen=True)
 class FoldFigures:
@@ -118,7 +116,7 @@ def summed_up(
 
 def folds_remarks(found: CrossValidation | None) -> Iterator[str]:
     """Say where intervals are of so few folds that they say little."""
-    if found is not None and len(found.folds) < FEWEST_TOLD:
+    if found is not None and found.acc.is_of_few:
         yield (
             f"The intervals are of {len(found.folds)} folds: of so few they are wide. --folds 5 or "
             f"more says more."
