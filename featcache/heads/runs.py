@@ -106,7 +106,10 @@ def find_run(name: str | os.PathLike[str] | None, *, runs_dir: str | os.PathLike
 
 
 def newest_run(runs_dir: str | os.PathLike[str]) -> Choice[Path]:
-    """Take the newest finished run, or what its sweep chose on validation if it is of a sweep.
+    """Take the newest finished run, or what a sweep chose on validation if that came last.
+
+    A sweep came last if the newest run is of it, or if its table was written after that run: then
+    it found all its runs there.
 
     Raises:
         CacheMissingError: If there is none.
@@ -119,9 +122,11 @@ def newest_run(runs_dir: str | os.PathLike[str]) -> Choice[Path]:
             f"train-head"
         )
     newest = finished[-1]
-    for table in sorted(newest.parent.glob("sweep-*.json"), key=_written_ns, reverse=True):
-        names = _swept(table)
-        if newest.name in names and (best := newest.with_name(names[0])) in finished:
+    made_ns = _written_ns(newest / HEAD_FILE)
+    for table in sorted(expanded(runs_dir).glob("*/sweep-*.json"), key=_written_ns, reverse=True):
+        runs_of_it = [table.with_name(name) for name in _swept(table)]
+        is_last = newest in runs_of_it or _written_ns(table) > made_ns
+        if is_last and runs_of_it and (best := runs_of_it[0]) in finished:
             return Choice(best, f"the newest runs are a sweep's, which chose it ({table.name})")
     stopped = f"; {runs[-1]} is newer, but was stopped" if runs[-1] != newest else ""
     return Choice(newest, f"the newest finished run{stopped}")

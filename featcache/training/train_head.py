@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from featcache.config import ExtractSpec, HeadSpec, RunSpec, SolverSpec, TrainSpec
-from featcache.core.arguments import text
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.starting import ANY_START, starting
 from featcache.errors import UsageError
+from featcache.features.lookup import Found
 from featcache.heads.run_files import HeadRun, reusable_run
 from featcache.heads.runs import run_path
 from featcache.store import Cache
@@ -23,6 +23,8 @@ from featcache.training.folds.cross_validation import (
     folds_remarks,
     kept_folds,
 )
+from featcache.training.keywords import by_hand, spec_of
+from featcache.training.recipes import Recipe
 from featcache.training.remarks import remarks_on, reused
 from featcache.training.solvers.fit_head import fit_head, refuse_options_of_mlp
 from featcache.training.train_result import TrainResult
@@ -121,45 +123,16 @@ def train_head(
         >>> result.runs[0].test_acc > 0.8
         True
     """
+    given = dict(locals())  # the keywords by name
     note = on_note or silent
-    found_by = SolverSpec(
-        solver=solver,
-        features=features,
-        C=C,  # type: ignore[arg-type]  # brought to its type there
-        refit=refit,
-        k=k,  # type: ignore[arg-type]
-        temperature=temperature,
-    )
-    shape = by_hand(hidden=hidden)
-    pace = by_hand(lr=lr, max_epochs=max_epochs, patience=patience, select=select)
-    regularisation: dict[str, Any] = {"l1": l1, "weight_decay": weight_decay, "dropout": dropout}
-    head = HeadSpec(reg=reg, **regularisation, **shape)
-    train = TrainSpec(
-        batch_size=batch_size,
-        min_delta=min_delta,
-        val_fraction=val_fraction,
-        split_seed=split_seed,
-        class_weight=class_weight,
-        label_smoothing=label_smoothing,
-        seed=seed,
-        order_seed=order_seed,
-        **pace,
-    )
-    asked = RunSpec(
-        recipe=recipe,
-        seeds=seeds,
-        folds=folds,
-        max_memory=max_memory,
-        resume=resume,
-        runs_dir=text("--runs-dir", runs_dir),
-        device=device,
-        cache_dir=text("--cache-dir", cache_dir),
-    )
+    found_by = spec_of(SolverSpec, given)
+    head, train = spec_of(HeadSpec, given), spec_of(TrainSpec, given)
+    asked = spec_of(RunSpec, given, cache=None)
     if not found_by.is_mlp:
         if features is None:
             usual = f"features {found_by.features}, as is usual with --solver {found_by.solver}"
             note(usual)
-        refuse_options_of_mlp(found_by, head, train, asked, {**shape, **pace})
+        refuse_options_of_mlp(found_by, head, train, asked, by_hand(given))
         return fit_head(
             cache,
             found_by,
@@ -173,31 +146,48 @@ def train_head(
     found, train, taken = open_to_train(
         cache, dataset=dataset, backbone=backbone, asked=asked, train=train, on_note=note
     )
-    opened = found.cache
-    [(head, train)] = taken.completed([(head, train)], given={*shape, *pace}, on_note=note)
-    of_each = range(train.seed, train.seed + asked.seeds)
-    trains = [replace(train, seed=s, order_seed=order_seed) for s in of_each]
+    [(head, train)] = taken.completed([(head, train)], given=by_hand(given), on_note=note)
     _require_foldable(train, found_by, asked)
-    choices = {"recipe": taken.recorded}
-    runs = _reusable(opened, head, trains, found_by, Path(asked.runs_dir))
-    kept = kept_folds(run_path(Path(asked.runs_dir), opened, head, trains[0]), asked.folds)
-    if not runs or (asked.folds and kept is None):
-        runs, kept, chosen = _trained(
-            opened,
-            head,
-            trains,
-            found_by,
-            asked,
-            kept,
-            on_progress=cast("TrainProgressCallback", on_progress or silent),
-            on_note=note,
+    seeds_of_runs = range(train.seed, train.seed + asked.seeds)
+    trains = [replace(train, seed=one, order_seed=order_seed) for one in seeds_of_runs]
+    return _train_mlps(
+        found,
+        head,
+        trains,
+        found_by,
+        asked,
+        taken,
+        on_progress=cast("TrainProgressCallback", on_progress or silent),
+        on_note=note,
+    )
+
+
+def _train_mlps(
+    found: Found,
+    head: HeadSpec,
+    trains: Sequence[TrainSpec],
+    solver: SolverSpec,
+    asked: RunSpec,
+    recipe: Recipe,
+    *,
+    on_progress: TrainProgressCallback,
+    on_note: NoteCallback,
+) -> TrainResult:
+    """Train a head for each seed, and those of folds, where they are not there already."""
+    cache, runs_dir = found.cache, Path(asked.runs_dir)
+    choices = {"recipe": recipe.recorded}
+    runs = _reusable(cache, head, trains, solver, runs_dir)
+    folds = kept_folds(run_path(runs_dir, cache, head, trains[0]), asked.folds)
+    if not runs or (asked.folds and folds is None):
+        runs, folds, chosen = _trained(
+            cache, head, trains, solver, asked, folds, on_progress=on_progress, on_note=on_note
         )
         choices |= chosen
-    remarks = (*remarks_on(runs, opened, train, recipe=taken), *folds_remarks(kept))
+    remarks = (*remarks_on(runs, cache, trains[0], recipe=recipe), *folds_remarks(folds))
     for told in (*reused(runs), *remarks):
-        note(told)
+        on_note(told)
     remarks = (*found.remarks, *remarks)  # the first are told already
-    return TrainResult(runs=runs, cache=opened.path, choices=choices, remarks=remarks, folds=kept)
+    return TrainResult(runs=runs, cache=cache.path, choices=choices, remarks=remarks, folds=folds)
 
 
 def _reusable(
@@ -281,8 +271,3 @@ def _trained(
             on_note=on_note,
         )
     return runs, folds, {"device": device.recorded, **job.choices}
-
-
-def by_hand(**values: Any) -> dict[str, Any]:
-    """Keep what was given; None leaves it to the recipe."""
-    return {name: value for name, value in values.items() if value is not None}

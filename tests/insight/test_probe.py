@@ -140,10 +140,12 @@ def test_a_best_setting_at_an_end_of_those_tried_is_told(make_cache: MakeCache) 
     told = featcache.probe(make_cache(splits=noise)).remarks
 
     assert (
-        "logreg on toy: the best C, 0.0001, is at an end of those that probe tries. Others beyond "
-        "it may be better: featcache train-head --solver logreg --C takes any"
+        "logreg on toy-00000000: the best C, 0.0001, is at an end of those that probe tries. "
+        "Others beyond it may be better: featcache train-head --solver logreg --C takes any"
     ) in told
-    assert any(t.startswith("knn on toy: the best k, 100, is at an end of those") for t in told)
+    assert any(
+        t.startswith("knn on toy-00000000: the best k, 100, is at an end of those") for t in told
+    )
 
 
 def test_an_interval_of_few_tries_is_told(cache: featcache.Cache) -> None:

@@ -15,16 +15,18 @@ from featcache.config import (
     SolverSpec,
     TrainSpec,
 )
-from featcache.core.arguments import one_of, several, text
+from featcache.core.arguments import one_of, several
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.starting import ANY_START, starting
 from featcache.errors import UsageError
+from featcache.features.lookup import Found
 from featcache.store import Cache
+from featcache.training.keywords import by_hand, spec_of
+from featcache.training.recipes import Recipe, Setting
 from featcache.training.solvers.fit_head import refuse_options_of_mlp
 from featcache.training.sweeps.grid import axes_of, settings_of
 from featcache.training.sweeps.solver_sweep import sweep_solver
 from featcache.training.sweeps.table import SweepResult
-from featcache.training.train_head import by_hand
 from featcache.training.training_cache import load_to_train, open_to_train
 
 if TYPE_CHECKING:
@@ -113,54 +115,31 @@ def sweep(
         >>> best.lr
         0.01
     """
+    given = dict(locals())  # the keywords by name
     note = on_note or silent
     treatments = () if features is None else several(_treatment, "--features", features)
-    found_by = SolverSpec(
-        solver=solver,
-        features=treatments[0] if treatments else None,
-        C=C,  # type: ignore[arg-type]  # brought to its type there
-        refit=refit,
-        k=k,  # type: ignore[arg-type]
-        temperature=temperature,
-    )
+    found_by = spec_of(SolverSpec, given, features=treatments[0] if treatments else None)
     if found_by.is_mlp and found_by.identity:
         raise UsageError(
             f"--features {found_by.features} is not for a sweep of MLPs. Nothing was started. "
             f"Train one with featcache train-head, or use --solver logreg."
         )
     penalties = axes_of(l1=l1, weight_decay=weight_decay, dropout=dropout)
-    pace = by_hand(max_epochs=max_epochs, patience=patience, select=select)
-    given = {**axes_of(hidden=hidden, lr=lr), **pace}
-    base = TrainSpec(
-        batch_size=batch_size,
-        min_delta=min_delta,
-        val_fraction=val_fraction,
-        split_seed=split_seed,
-        class_weight=class_weight,
-        label_smoothing=label_smoothing,
-        seed=seed,
-        **pace,
-    )
+    of_recipe = by_hand(given) | axes_of(hidden=hidden, lr=lr)
+    base = spec_of(TrainSpec, given, lr=None)  # of several rates each is a setting's
     settings = settings_of(
         base,
         reg=reg,
-        shapes=given.get("hidden", (HeadSpec.hidden,)),
-        rates=given.get("lr", (TrainSpec.lr,)),
+        shapes=of_recipe.get("hidden", (HeadSpec.hidden,)),
+        rates=of_recipe.get("lr", (TrainSpec.lr,)),
         penalties=penalties,
         on_note=note,
     )
-    asked = RunSpec(
-        recipe=recipe,
-        seeds=seeds,
-        max_memory=max_memory,
-        runs_dir=text("--runs-dir", runs_dir),
-        device=device,
-        cache_dir=text("--cache-dir", cache_dir),
-    )
+    asked = spec_of(RunSpec, given, cache=None)
     if not found_by.is_mlp:
         grid = {"reg": () if reg in ("none", ("none",)) else reg, **penalties}
         axes = {name: values for name, values in grid.items() if values}
-        refuse_options_of_mlp(found_by, HeadSpec(), base, asked, {**axes, **given})
+        refuse_options_of_mlp(found_by, HeadSpec(), base, asked, {**axes, **of_recipe})
         return sweep_solver(
             cache,
             found_by,
@@ -175,28 +154,47 @@ def sweep(
     found, base, taken = open_to_train(
         cache, dataset=dataset, backbone=backbone, asked=asked, train=base, on_note=note
     )
-    opened = found.cache
     settings = [(head, replace(s, window_rows=base.window_rows)) for head, s in settings]
-    settings = list(dict.fromkeys(taken.completed(settings, given=given, on_note=note)))
-    chosen, resident = load_to_train(
-        opened,
-        device=asked.device,
-        window_rows=base.window_rows,
-        trainer="featcache.training.sweeps.grid_run",
+    settings = list(dict.fromkeys(taken.completed(settings, given=of_recipe, on_note=note)))
+    return _sweep_mlps(
+        found,
+        settings,
+        asked,
+        taken,
+        on_progress=cast("SweepProgressCallback", on_progress or silent),
         on_note=note,
+    )
+
+
+def _sweep_mlps(
+    found: Found,
+    settings: Sequence[Setting],
+    asked: RunSpec,
+    recipe: Recipe,
+    *,
+    on_progress: SweepProgressCallback,
+    on_note: NoteCallback,
+) -> SweepResult:
+    """Load the cache and train the heads."""
+    chosen, resident = load_to_train(
+        found.cache,
+        device=asked.device,
+        window_rows=settings[0][1].window_rows,
+        trainer="featcache.training.sweeps.grid_run",
+        on_note=on_note,
     )
     from featcache.training.sweeps.grid_run import train_grid
 
     return train_grid(
-        opened,
+        found.cache,
         resident,
         settings,
-        recipe=taken,
+        recipe=recipe,
         asked=asked,
         device=chosen,
         remarks=found.remarks,
-        on_progress=cast("SweepProgressCallback", on_progress or silent),
-        on_note=note,
+        on_progress=on_progress,
+        on_note=on_note,
     )
 
 
