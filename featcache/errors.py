@@ -6,7 +6,11 @@ A message says what happened, where, what was expected and found, what is kept, 
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Callable, Iterable
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says where a file has no room."""
 
 
 class FeatcacheError(Exception):

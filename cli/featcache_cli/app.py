@@ -13,7 +13,13 @@ import typer
 from featcache.core.allocator import keep_freed_memory
 from featcache.core.starting import ANY_START, is_refused_start, start_refused
 from featcache.core.stopping import StopRequested
-from featcache.errors import FeatcacheError, InterruptedRunError, StorageError
+from featcache.errors import (
+    DISK_FULL,
+    DiskFullError,
+    FeatcacheError,
+    InterruptedRunError,
+    StorageError,
+)
 from featcache.version import __version__
 from featcache_cli import signals
 from featcache_cli.console import fail, reset_progress, speak, speaks_fully
@@ -105,7 +111,15 @@ def _of_the_machine(err: RuntimeError | OSError) -> FeatcacheError | None:
     """Say what the system refused, where the library did not: a thread, a process, a file."""
     if is_refused_start(err):
         return start_refused(ANY_START[0], err, kept=ANY_START[1])
-    if isinstance(err, OSError) and err.filename is not None:
+    if not isinstance(err, OSError):
+        return None
+    if err.errno in DISK_FULL:  # also a file that matplotlib or a logger writes
+        where = "" if err.filename is None else f" while writing {err.filename}"
+        return DiskFullError(
+            f"No space left{where}: {err.strerror} (errno {err.errno}). What is finished is kept. "
+            f"Make room and run the same command again."
+        )
+    if err.filename is not None:
         refused = f"The system refuses {err.filename}: {err.strerror} (errno {err.errno})."
         return StorageError(refused)
     return None

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
 import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-from featcache.errors import DiskFullError, StorageError
+from featcache.errors import DISK_FULL, DiskFullError, StorageError
 
 _is_answer_gone = False
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def prepare_streams() -> None:
@@ -75,7 +73,7 @@ def _answering() -> Iterator[None]:
 def _no_answer(err: OSError) -> StorageError:
     """Say that stdout does not take what a command answers, and let the rest of it go."""
     _give_up(sys.stdout)
-    kind = DiskFullError if err.errno in _NO_ROOM else StorageError
+    kind = DiskFullError if err.errno in DISK_FULL else StorageError
     return kind(
         f"The answer cannot be written to stdout: {err.strerror} (errno {err.errno}). What the "
         f"command did is kept. Make room, and run it again for its answer."

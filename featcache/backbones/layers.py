@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ def find_layer(layers: Mapping[str, Layer], name: str, pool: str, *, backbone: s
         UnknownNameError: If the backbone has no such part, with the nearest three.
         UsageError: If its output is no batch of tensors, or cannot be pooled so.
     """
-    listing = f"featcache backbones {backbone} --layers"
+    listing = f"featcache backbones {shlex.quote(backbone)} --layers"
     if name not in layers:
         raise UnknownNameError(f"layer of {backbone}", name, layers, listing=listing)
     layer = layers[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import http.client
 import os
@@ -20,6 +19,7 @@ from featcache.core.network import silence_limit_s
 from featcache.core.preprocess import Preprocess
 from featcache.core.stopping import breakable, working
 from featcache.errors import (
+    DISK_FULL,
     DiskFullError,
     StorageError,
     WeightsError,
@@ -173,7 +173,7 @@ def _download(entry: Pretrained, file: Path) -> None:
             f"place it in {file.parent}, or go on with --weights PATH or --weights random."
         ) from err
     except OSError as err:
-        kind = DiskFullError if err.errno == errno.ENOSPC else StorageError
+        kind = DiskFullError if err.errno in DISK_FULL else StorageError
         raise kind(
             f"Weights {entry.name} of {entry.backbone} could not be written to {file}: {err}. "
             f"Nothing was kept. Make room or set TORCH_HOME to a folder on another disk."

@@ -15,9 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.core.paths import resolved
-from featcache.errors import CorruptError, DiskFullError, FeatcacheError, StorageError
-
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+from featcache.errors import DISK_FULL, CorruptError, DiskFullError, FeatcacheError, StorageError
 
 sync_bytes = getattr(os, "fdatasync", os.fsync)
 """Wait until the file's bytes are on the disk (macOS has no fdatasync)."""

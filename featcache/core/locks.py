@@ -12,9 +12,9 @@ from pathlib import Path
 
 import filelock
 
-from featcache.core.files import DISK_FULL, make_folder
+from featcache.core.files import make_folder
 from featcache.core.side_files import lock_path
-from featcache.errors import DiskFullError, LockedError, StorageError
+from featcache.errors import DISK_FULL, DiskFullError, LockedError, StorageError
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 

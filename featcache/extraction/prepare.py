@@ -43,8 +43,8 @@ def adapt(job: Job, writer: CacheWriter) -> None:
             compile_backbone(job.runner, shape, job.numerics.compiler)
         except CompileError as err:
             raise DeviceError(
-                f"{err} The statistics are kept; no rows were computed. Remove {writer.file} "
-                f"(featcache cache rm) and run again with --compile never."
+                f"{err} The statistics are kept; no rows were computed. Remove the file (featcache "
+                f"cache rm {shlex.quote(str(writer.file))}) and run again with --compile never."
             ) from err
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from featcache.config import HeadSpec, SolverSpec, TrainSpec
+from featcache.config import HeadSpec, RunSpec, SolverSpec, TrainSpec
 from featcache.core.find_by_part import find_by_part
 from featcache.core.identity import fingerprint
-from featcache.core.paths import expanded, native
+from featcache.core.paths import expanded, native, settled
 from featcache.core.reporting import Choice
 from featcache.core.side_files import is_partial
 from featcache.errors import CacheMissingError, CorruptError, UsageError, clipped
@@ -101,8 +102,15 @@ def find_run(name: str | os.PathLike[str] | None, *, runs_dir: str | os.PathLike
         {f"{run.parent.name}/{run.name}": run for run in runs},
         kind="run",
         place=os.fspath(runs_dir),
-        way_out="Train one with: featcache train-head",
+        way_out=f"Train one with: {train_command(runs_dir)}",
     )
+
+
+def train_command(runs_dir: str | os.PathLike[str]) -> str:
+    """Write the command that trains a head into a folder of runs, for a shell."""
+    is_usual = settled(runs_dir) == settled(RunSpec.runs_dir)
+    place = [] if is_usual else ["--runs-dir", os.fspath(runs_dir)]
+    return shlex.join(["featcache", "train-head", *place])
 
 
 def newest_run(runs_dir: str | os.PathLike[str]) -> Choice[Path]:
@@ -118,8 +126,8 @@ def newest_run(runs_dir: str | os.PathLike[str]) -> Choice[Path]:
     finished = [run for run in runs if not is_partial(run)]
     if not finished:
         raise CacheMissingError(
-            f"There is no finished run in {os.fspath(runs_dir)}. Train a head with: featcache "
-            f"train-head"
+            f"There is no finished run in {os.fspath(runs_dir)}. Train a head with: "
+            f"{train_command(runs_dir)}"
         )
     newest = finished[-1]
     made_ns = _written_ns(newest / HEAD_FILE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ def _rows_per_class(path: Path, manifest: Manifest, split: CacheSplit) -> dict[s
     if not ((labels >= 0) & (labels < n_classes)).all():
         raise CorruptError(
             f"{path}: labels of split {split.name!r} lie outside its {n_classes} classes. Nothing "
-            f"was changed. Check the file with: featcache cache verify"
+            f"was changed. Check the file with: featcache cache verify {shlex.quote(str(path))}"
         )
     counts = np.bincount(labels, minlength=n_classes)
     return {c: int(n) for c, n in zip(manifest.class_names, counts, strict=True)}

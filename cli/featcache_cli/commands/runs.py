@@ -41,7 +41,9 @@ def runs(
         show_text(_csv(found))
         return
     if not found:
-        note(f"There are no runs in {runs_dir!r}. Train one with: featcache train-head")
+        from featcache.heads.runs import train_command
+
+        note(f"There are no runs in {runs_dir!r}. Train one with: {train_command(runs_dir)}")
         return
     show_table(
         ["age", "#test_acc", "#val_acc", "#epochs", "settings", "run"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,10 @@ def facts_of(head: TrainedHead, run: Path, *, cache_dir: Path, on_note: NoteCall
             if per_class and sum(per_class):
                 shares[name] = max(per_class) / sum(per_class)
     if not figures:
-        on_note(f"{run.name} was not evaluated: its card has no intervals. Run: featcache eval")
+        on_note(
+            f"{run.name} was not evaluated: its card has no intervals. Run: featcache eval "
+            f"{shlex.quote(str(run))}"
+        )
         figures = _of_the_training(run)
     return RunFacts(counts, figures, n_images, shares)
 

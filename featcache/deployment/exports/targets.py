@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,7 @@ def _meant(out: Path, suffix: str) -> str:
     for format, other in SUFFIXES.items():
         if out.suffix.lower() == other:
             return f"Use --format {format}, or another --out."
-    return f"Write it as: --out {out.name}{suffix}"
+    return f"Write it as: --out {shlex.quote(out.name + suffix)}"
 
 
 def _exists(path: Path) -> UsageError:
