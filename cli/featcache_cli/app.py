@@ -15,6 +15,7 @@ from featcache.core.starting import ANY_START, is_refused_start, start_refused
 from featcache.core.stopping import StopRequested
 from featcache.errors import (
     DISK_FULL,
+    DeviceError,
     DiskFullError,
     FeatcacheError,
     InterruptedRunError,
@@ -98,7 +99,7 @@ def _errors_shown() -> Iterator[None]:
         raise typer.Exit(err.exit_code) from err
     except KeyboardInterrupt as err:
         raise typer.Exit(_tell_stopped(err)) from err
-    except (RuntimeError, OSError) as err:
+    except (RuntimeError, OSError, MemoryError) as err:
         known = _of_the_machine(err)
         if known is None:
             raise
@@ -107,9 +108,15 @@ def _errors_shown() -> Iterator[None]:
         raise typer.Exit(known.exit_code) from err
 
 
-def _of_the_machine(err: RuntimeError | OSError) -> FeatcacheError | None:
-    """Say what the system refused, where the library did not: a thread, a process, a file."""
-    if is_refused_start(err):
+def _of_the_machine(err: RuntimeError | OSError | MemoryError) -> FeatcacheError | None:
+    """Say what the system refused, where the library did not: a process, memory, a file."""
+    if _is_out_of_memory(err):
+        said = str(err).partition("\n")[0] or "the system gives no more"
+        return DeviceError(
+            f"No memory is left: {said}. What is finished is kept. Run the same command again when "
+            f"more memory is free, or ask for less."
+        )
+    if isinstance(err, RuntimeError | OSError) and is_refused_start(err):
         return start_refused(ANY_START[0], err, kept=ANY_START[1])
     if not isinstance(err, OSError):
         return None
@@ -123,6 +130,14 @@ def _of_the_machine(err: RuntimeError | OSError) -> FeatcacheError | None:
         refused = f"The system refuses {err.filename}: {err.strerror} (errno {err.errno})."
         return StorageError(refused)
     return None
+
+
+def _is_out_of_memory(err: Exception) -> bool:
+    if isinstance(err, MemoryError) or "torch" not in sys.modules:
+        return isinstance(err, MemoryError)
+    from featcache.core.failures import is_out_of_memory  # it needs torch, which is there
+
+    return is_out_of_memory(err)
 
 
 def _command_path(err: typer.TyperException) -> str:

@@ -143,6 +143,7 @@ def parity(
         path = extracted(spec.bn)
     # They import torch and Lightning, which takes seconds.
     from featcache.features.rows import bn_mode
+    from featcache.heads.mlp import require_room
     from featcache.notebook.parity_checks import checks_of, compare_with_notebook
     from featcache.notebook.parity_sides import open_sides
     from featcache.notebook.parity_training import train_cached, train_end_to_end
@@ -152,6 +153,9 @@ def parity(
         open_sides, dataset=named, spec=spec, head=head, train=train, asked=asked
     )
     sides = open_cache_of(path)
+    if asked.as_notebook or {2, 3} & set(asked.levels):
+        shape = {"n_features": sides.cache.n_features, "n_classes": len(sides.cache.class_names)}
+        require_room(head, **shape, device="cpu")
     # Level 3's first training is level 2's, and one of those beside the notebook's.
     on_cache, end_to_end = functools.cache(train_cached), functools.cache(train_end_to_end)
     checks = checks_of(sides, asked, train.seed, on_cache=on_cache, end_to_end=end_to_end)

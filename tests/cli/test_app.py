@@ -204,6 +204,28 @@ def test_options_of_a_command_are_keywords_of_its_functions(
     assert missing == set()
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        ("MemoryError()", 16, "No memory is left: the system gives no more. What is finished"),
+        (
+            'OSError(28, "No space left on device", "x.png")',
+            14,
+            "No space left while writing x.png",
+        ),
+        ('OSError(28, "No space left on device")', 14, "No space left: No space left on device"),
+        ('OSError(5, "Input/output error", "x.png")', 1, "The system refuses x.png: Input/output"),
+    ],
+)
+def test_what_the_machine_lacks_has_a_message_and_a_code(
+    spawn: Spawn, error: str, code: int, said: str
+) -> None:
+    finished = spawn(code=BROKEN.replace('ZeroDivisionError("first line\\nsecond line")', error))
+
+    assert finished.returncode == code
+    assert finished.stderr.startswith(f"error: {said}")
+
+
 def test_an_unexpected_error_is_one_line_and_a_hint(spawn: Spawn) -> None:
     finished = spawn(code=BROKEN)
 

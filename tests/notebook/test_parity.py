@@ -91,6 +91,11 @@ def test_it_holds(parity: Parity, reg: str) -> None:
     assert "8 steps over 32 images" in figure(report, "step's loss").detail
 
 
+def test_a_head_that_memory_cannot_hold_is_refused(parity: Parity) -> None:
+    with pytest.raises(UsageError, match=r"A head with --hidden 1000000000000 on 512 features has"):
+        parity(hidden=10**12)
+
+
 def test_adapted_batch_norm_holds_in_its_own_mode(tmp_path: Path) -> None:
     report = featcache.parity(
         dataset="digits",

@@ -70,6 +70,19 @@ def test_without_a_name_the_run_that_a_sweep_chose_is_taken(
         assert newest_run(tmp_path / "runs").value == alone
 
 
+def test_a_sweep_that_found_all_its_runs_came_last_too(
+    sweep: Sweep, cache: featcache.Cache, tmp_path: Path
+) -> None:
+    first = sweep(reg=("none", "l2"))
+    alone = featcache.train_head(cache, max_epochs=1, runs_dir=tmp_path / "runs").path
+    after_alone = newest_run(tmp_path / "runs").value
+
+    again = sweep(reg=("none", "l2"))
+
+    assert (after_alone, again.n_trained) == (alone, 0)
+    assert newest_run(tmp_path / "runs").value == first.settings[0].runs[0]
+
+
 def test_each_head_is_the_one_trained_alone(
     sweep: Sweep, cache: featcache.Cache, tmp_path: Path
 ) -> None:
