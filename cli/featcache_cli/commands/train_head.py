@@ -171,7 +171,8 @@ def _show_folds(found: CrossValidation) -> None:
     columns = ["#fold", "#trained on", "#validated on", "#tested on", *["#epochs"] * has_epochs]
     rows = []
     for k, fold in enumerate(found.folds, start=1):
-        row = [k, fold.n_train, fold.n_val, fold.n_test, *[fold.n_epochs] * has_epochs]
+        row: list[object] = [k, fold.n_train, fold.n_val, fold.n_test]
+        row += [fold.n_epochs] * has_epochs
         figures = [fold.acc, fold.loss, *[fold.balanced_acc] * balanced]
         row += ["-" if f is None else f"{f:.4f}" for f in figures]
         rows.append([*row, *[fold.setting or "-"] * has_setting])
