@@ -90,10 +90,12 @@ class Option:
         """Describe it to Typer."""
         told = self.default is None and self.unset not in ("", AUTO)
         shown = f"{self.help}  [default: {self.unset}]" if told else self.help
-        is_flag = self.kind is bool and not self.default
+        named = [option_name(self.name)] if self.kind is bool and not self.default else []
+        if len(self.name) == 1:  # a letter is usually typed behind one dash
+            named = [option_name(self.name), f"-{self.name}"]
         offered = _COMPLETED.get(self.name)
         return typer.Option(
-            *([option_name(self.name)] if is_flag else []),
+            *named,
             help=shown,
             rich_help_panel=self.group,
             metavar=_METAVARS.get(self.name),

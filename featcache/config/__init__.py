@@ -17,7 +17,7 @@ from featcache.config.head_specs import (
     HeadSpec,
     TrainSpec,
 )
-from featcache.config.insight_specs import ProbeSpec
+from featcache.config.insight_specs import ProbeSpec, SimilarSpec
 from featcache.config.predict_specs import PredictSpec
 from featcache.config.scale_specs import ForecastSpec, ShareSpec
 from featcache.config.solver_specs import SOLVERS, TREATMENTS, SolverSpec
@@ -59,6 +59,7 @@ __all__ = [
     "ProbeSpec",
     "RunSpec",
     "ShareSpec",
+    "SimilarSpec",
     "SolverSpec",
     "TrainSpec",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from featcache.core.arguments import not_empty
 from featcache.core.options import check_fields, option, options_in
 from featcache.errors import UsageError
 
@@ -35,3 +36,17 @@ class ProbeSpec:
             if not self.per_class:
                 raise UsageError("--per-class has no value. Give one, or leave it out.")
             object.__setattr__(self, "per_class", tuple(sorted(set(self.per_class))))
+
+
+@options_in("Neighbours")
+@dataclass(frozen=True, kw_only=True)
+class SimilarSpec:
+    """Which rows are looked for."""
+
+    k: int = option(10, "How many of the nearest rows to tell.", least=1)
+    split: str | None = option(None, "Look only through the rows of this split.", unset="all")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.split is not None:
+            not_empty("--split", self.split)

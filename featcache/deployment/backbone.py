@@ -1,4 +1,4 @@
-"""The backbone that made a head's features, built again and held against what was kept of it."""
+"""The backbone that made features, built again and held against what was kept of it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _OF_THE_BACKBONE = ("layer", "weights_sha256", "library", "architecture", "pool"
 
 @dataclass(frozen=True, eq=False)
 class RebuiltBackbone:
-    """The backbone of a head: the function that made its features.
+    """The backbone of a head or a cache: the function that made its features.
 
     Attributes:
-        named: What the head says of it.
+        named: What the head or the cache says of it.
         loaded: The module on the CPU, frozen, with its adapted statistics if it has some; its
             weights, licence and name. The module is None for "pixels".
         activation_nbytes: Memory that one image needs in it.
@@ -149,8 +149,8 @@ def precision_on(device: str, precision: str) -> Choice[str]:
     if precision == "exact":
         return Choice(precision, "no network runs")
     if device == "cpu" and precision == "tf32":
-        return Choice("fp32", "a CPU has no TF32, in which the head's features were computed")
-    return Choice(pick_precision(precision, device).value, "that of the head's features")
+        return Choice("fp32", "a CPU has no TF32, in which the features were computed")
+    return Choice(pick_precision(precision, device).value, "that of the features")
 
 
 def _require_same(named: NamedBackbone, loaded: LoadedBackbone) -> None:
@@ -166,8 +166,8 @@ def _require_same(named: NamedBackbone, loaded: LoadedBackbone) -> None:
     then = named.record.provenance
     others = other_versions(then, _versions_now(loaded)) if "torch" in then else ""
     raise MismatchError(
-        f"{named.told} is not the backbone that made the features of {named.head}: "
-        f"{'; '.join(differing)}. {others}{' ' * bool(others)}Nothing was predicted. Say where "
+        f"{named.told} is not the backbone that made the features of {named.owner}: "
+        f"{'; '.join(differing)}. {others}{' ' * bool(others)}Nothing was computed. Say where "
         f"the right weights are with --weights FILE, or which backbone it is with --backbone."
     )
 
@@ -207,9 +207,9 @@ def _has_same_rows(named: NamedBackbone, loaded: LoadedBackbone, *, device: str)
     versions = versions_told(named.record.provenance, _versions_now(loaded))
     if difference > tolerance:
         raise MismatchError(
-            f"{named.told} has the weights that made the features of {named.head}, but computes "
+            f"{named.told} has the weights that made the features of {named.owner}, but computes "
             f"something else now: its reference rows differ by {difference:.2g} of their largest "
-            f"feature, expected at most {tolerance:g}. {versions} Nothing was predicted. Go back "
+            f"feature, expected at most {tolerance:g}. {versions} Nothing was computed. Go back "
             f"to what made them, or extract and train again."
         )
     return True

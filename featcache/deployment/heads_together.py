@@ -81,19 +81,18 @@ def ready_heads(
         runs_dir=runs_dir,
         on_note=on_note,
     )
+    from featcache.deployment.image_features import ImageFeatures
     from featcache.deployment.pipeline import Pipeline
 
-    pipeline = Pipeline(
+    features = ImageFeatures(
         heads.backbone,
-        [head for _, head in heads.by_run],
-        heads.caches,
         device=heads.device,
         batch_size=asked.batch_size,
         n_workers=asked.n_workers,
         compile=asked.compile,
         on_note=on_note,
     )
-    return heads, pipeline
+    return heads, Pipeline(features, [head for _, head in heads.by_run], heads.caches)
 
 
 def _opened(

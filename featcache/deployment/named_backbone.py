@@ -1,4 +1,4 @@
-"""Which backbone a head needs, by name and weights; known before torch is imported."""
+"""Which backbone made features, by name and weights; known before torch is imported."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ from featcache.errors import (
 from featcache.heads.backbone_record import BackboneRecord
 from featcache.heads.own_cache import own_cache
 from featcache.heads.trained_head import TrainedHead
-from featcache.store import Identity, Provenance, made_with
+from featcache.store import Cache, Identity, Provenance, made_with, require_fields
 
 _NEEDED = ("layer", "weights_sha256", "bn", "preprocess", "precision", "store_dtype")
 
 
 @dataclass(frozen=True, eq=False)
 class NamedBackbone:
-    """The backbone of a head, as it is to be built.
+    """The backbone that made the features of a head or a cache, as it is to be built.
 
     Attributes:
-        head: The head's file, for messages.
+        owner: The file of the head or the cache, for messages.
         name: Of the backbone, as --backbone takes it.
         options: What `load_backbone` takes beside: weights, seed, layer, pool.
-        identity: That of the head's cache.
+        identity: That of the cache.
         record: What is known of it beside.
     """
 
-    head: str
+    owner: str
     name: str
     options: dict[str, Any]
     identity: Identity
@@ -61,6 +61,25 @@ class NamedBackbone:
         """Name it with its weights, for messages."""
         weights = self.options["weights"]
         return self.name if self.name == PIXELS else f"{self.name} with the weights {weights}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Owner:
+    """What has features: a head that was trained on them, or the cache that holds them.
+
+    Attributes:
+        path: Its file.
+        has: How a sentence about its features begins.
+        identity: That of the cache.
+        record: What is known of the backbone beside.
+        cache_path: Where the cache was.
+    """
+
+    path: str
+    has: str
+    identity: Identity
+    record: BackboneRecord
+    cache_path: Path
 
 
 def name_backbone(
@@ -87,8 +106,44 @@ def name_backbone(
     """
     identity = _identity_of(head)
     record = _record_of(head, identity, cache_dir)
+    has = f"{head.path} was trained on"
+    owner = _Owner(str(head.path), has, identity, record, head.cache_path)
+    return _named(owner, backbone, weights)
+
+
+def name_backbone_of_cache(
+    cache: Cache,
+    *,
+    backbone: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
+) -> NamedBackbone:
+    """Say which backbone made the features of a cache, and what fills it.
+
+    Args:
+        cache: The cache.
+        backbone: As of `name_backbone`.
+        weights: Likewise.
+
+    Raises:
+        UsageError: If the backbone has to be named, or the features were imported.
+        CorruptError: If the cache does not say what a backbone needs.
+        MismatchError: If another backbone is named than the cache's.
+        WeightsError: If the file of the weights is not found.
+    """
+    has, identity = f"{cache.path} holds", cache.identity
+    _require_known(identity, has, "Name a row of the cache by its id.")
+    require_fields(cache.path, identity, *_NEEDED)
+    record = BackboneRecord.of_cache(cache)
+    return _named(_Owner(str(cache.path), has, identity, record, cache.path), backbone, weights)
+
+
+def _named(
+    owner: _Owner, backbone: str | None, weights: str | os.PathLike[str] | None
+) -> NamedBackbone:
+    """Settle name and weights, and refuse those that do not go together."""
+    identity, record = owner.identity, owner.record
     made = made_with(identity, record.provenance)
-    name = _name_of(head, identity, record, backbone)
+    name = _name_of(owner, backbone)
     options = {
         n: made.get(n, getattr(ExtractSpec, n)) for n in ("weights", "seed", "layer", "pool")
     }
@@ -97,9 +152,9 @@ def name_backbone(
     elif weights is not None:
         options["weights"] = text("--weights", weights)
     elif _is_of_file(identity.backbone, options["weights"]):
-        options["weights"] = _found_file(head, record, options["weights"])
+        options["weights"] = _found_file(owner, options["weights"])
     family_of(name).check_weights(name, options["weights"])
-    return NamedBackbone(str(head.path), name, options, identity, record)
+    return NamedBackbone(owner.path, name, options, identity, record)
 
 
 def _identity_of(head: TrainedHead) -> Identity:
@@ -111,12 +166,8 @@ def _identity_of(head: TrainedHead) -> Identity:
             f"{head.path} does not say what its features are ({clipped(str(err))}). Nothing was "
             f"started. Train it again."
         ) from err
-    if identity.backbone == IMPORTED:
-        raise UsageError(
-            f"{head.path} was trained on features that were imported: featcache does not know the "
-            f"network that made them, so it cannot make those of new images. Nothing was started. "
-            f"Import the features of the new images, and use featcache eval."
-        )
+    way_out = "Import the features of the new images, and use featcache eval."
+    _require_known(identity, f"{head.path} was trained on", way_out)
     missing = [name for name in _NEEDED if name not in identity]
     if missing:
         raise CorruptError(
@@ -124,6 +175,15 @@ def _identity_of(head: TrainedHead) -> Identity:
             f"Nothing was started. Extract the cache again, and train the head on it."
         )
     return identity
+
+
+def _require_known(identity: Identity, has: str, way_out: str) -> None:
+    """Refuse features of a network that is not known."""
+    if identity.backbone == IMPORTED:
+        raise UsageError(
+            f"{has} features that were imported: featcache does not know the network that made "
+            f"them, so it cannot make those of new images. Nothing was started. {way_out}"
+        )
 
 
 def _record_of(
@@ -145,48 +205,46 @@ def _record_of(
     return BackboneRecord(Provenance({"dataset": head.dataset}))
 
 
-def _name_of(
-    head: TrainedHead, identity: Identity, record: BackboneRecord, asked: str | None
-) -> str:
-    """Settle the name, and refuse another backbone than the head's."""
+def _name_of(owner: _Owner, asked: str | None) -> str:
+    """Settle the name, and refuse another backbone than the one of the features."""
+    identity = owner.identity
     if asked is not None:
         name = backbone_name(text("--backbone", asked))
         if backbone_slug(name) != identity.backbone and not is_own(name):
             raise MismatchError(
-                f"{head.path} was trained on features of {identity.backbone}, but --backbone is "
-                f"{name}. Nothing was started. Leave the option out, or name that backbone."
+                f"{owner.has} features of {identity.backbone}, but --backbone is {name}. Nothing "
+                f"was started. Leave the option out, or name that backbone."
             )
         return name
-    name = record.provenance.backbone or identity.backbone
+    name = owner.record.provenance.backbone or identity.backbone
     library = identity.get("library")
     if library == "own" or is_own(name):
         # Code is run because the user names it, never because a file does.
         raise UsageError(
-            f"{head.path} was trained on features of {name!r}, which is its maker's own code. "
-            f"Nothing was run. If you trust it, name it: --backbone PACKAGE.MODULE:FUNCTION, or in "
-            f"Python backbone=module."
+            f"{owner.has} features of {name!r}, which is its maker's own code. Nothing was run. If "
+            f"you trust it, name it: --backbone PACKAGE.MODULE:FUNCTION, or in Python "
+            f"backbone=module."
         )
     if library == "timm" and not is_timm(name):
         kind, _, rest = name.partition("-")  # the slug of its files
         if kind != "timm":
-            raise _unnamed(head, name, "timm:hf-hub:ORG/NAME or timm:local-dir:PATH")
+            raise _unnamed(owner, name, "timm:hf-hub:ORG/NAME or timm:local-dir:PATH")
         return backbone_name(f"{TIMM}{rest}")
     if is_timm(name) and timm_name(name).kind == "local-dir":
-        raise _unnamed(head, name, "timm:local-dir:PATH")
+        raise _unnamed(owner, name, "timm:local-dir:PATH")
     if is_timm(name) and timm_name(name).kind == "hf-hub":
         # What is downloaded, the user names, never a file: it may be a stranger's.
         raise UsageError(
-            f"{head.path} was trained on features of {name!r}, which anybody may have put on the "
-            f"hub. Nothing was downloaded. If you trust it, name it: --backbone "
-            f"{shlex.quote(written_name(name))}"
+            f"{owner.has} features of {name!r}, which anybody may have put on the hub. Nothing was "
+            f"downloaded. If you trust it, name it: --backbone {shlex.quote(written_name(name))}"
         )
     return backbone_name(name)
 
 
-def _unnamed(head: TrainedHead, name: str, wanted: str) -> UsageError:
+def _unnamed(owner: _Owner, name: str, wanted: str) -> UsageError:
     return UsageError(
-        f"{head.path} was trained on features of {name!r}, and does not know where that model is. "
-        f"Nothing was started. Say it with --backbone {wanted}."
+        f"{owner.has} features of {name!r}, and it is not known where that model is. Nothing was "
+        f"started. Say it with --backbone {wanted}."
     )
 
 
@@ -195,21 +253,21 @@ def _is_of_file(backbone: str, weights: str) -> bool:
     return weights not in (DEFAULT, RANDOM, *weights_names(backbone))
 
 
-def _found_file(head: TrainedHead, record: BackboneRecord, label: str) -> str:
+def _found_file(owner: _Owner, label: str) -> str:
     """Find the file that filled the backbone, as it was typed then or by its name.
 
     Raises:
         WeightsError: If it is at none of the places.
     """
-    typed = native(str(record.provenance.get(WEIGHTS_FILE, label)))
+    typed = native(str(owner.record.provenance.get(WEIGHTS_FILE, label)))
     names = dict.fromkeys([typed, label])
     for name in names:
         file, _ = file_and_part(name)
-        for place in places_of(Path(file).expanduser(), named_in=head.cache_path):
+        for place in places_of(Path(file).expanduser(), named_in=owner.cache_path):
             if place.is_file():
                 return f"{place}{name.removeprefix(file)}"
     raise WeightsError(
-        f"The backbone of {head.path} was filled from the file {typed!r}, which is neither there "
-        f"nor beside its cache nor in the working directory. Nothing was started. Say where it is "
+        f"The backbone of {owner.path} was filled from the file {typed!r}, which is neither there "
+        f"nor beside the cache nor in the working directory. Nothing was started. Say where it is "
         f"with --weights FILE."
     )
