@@ -44,6 +44,7 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "Prediction": ("--run vgg16-none --top 3 --below 0.8", "--top 3 --below 0.8"),
     "Figures": ("--split val --plot", "--draws 10000"),
     "Comparison": ("--levels 1,2,3",),
+    "Neighbours": ("--k 20 --split train",),
     "Probe": ("--per-class 1,2,4,8,16 --tries 5",),
     "Systems": ("--only vgg16 --seeds 5",),
     OUTPUT: ("--quiet",),

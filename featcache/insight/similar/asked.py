@@ -1,0 +1,150 @@
+"""What `similar` is asked about: a row of the cache, by its id, or an image file; no torch."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.core.arguments import text
+from featcache.core.paths import portable
+from featcache.core.reporting import NoteCallback
+from featcache.errors import UsageError, clipped, did_you_mean
+from featcache.store import Cache
+
+_SHOWN = 5  # of ids that fit
+_MOST_COMPARED = 1000  # ids that difflib compares letter by letter: of 60,000 that takes seconds
+
+
+@dataclass(frozen=True)
+class AskedRow:
+    """A row of the cache.
+
+    Attributes:
+        split: Its split.
+        row: Its number in the split.
+        id: Its id.
+    """
+
+    split: str
+    row: int
+    id: str
+
+
+def row_or_file(
+    given: str | os.PathLike[str], cache: Cache, on_note: NoteCallback
+) -> AskedRow | Path:
+    """Find what is meant: an id, SPLIT:ID, an image file, or part of one id, in this order.
+
+    Args:
+        given: What was typed; a Path is always a file.
+        cache: The cache.
+        on_note: Told what was taken where two could be meant.
+
+    Raises:
+        UsageError: If there is no such row or file, or several rows could be meant.
+    """
+    if isinstance(given, os.PathLike):
+        return _file(Path(given))
+    name = portable(text("IMAGE", given))
+    is_file = os.path.lexists(given)
+    rows = [*_rows_of(name, cache)] or [*_rows_of_split(name, cache)]
+    if len(rows) > 1:
+        ways = " or ".join(shlex.quote(f"{one.split}:{one.id}") for one in rows)
+        raise UsageError(
+            f"{given!r} is an id in several splits of {cache.path.name}. Nothing was compared. Say "
+            f"which is meant: {ways}"
+        )
+    if rows:
+        if is_file:
+            on_note(
+                f"{given!r} is taken as the id of a row; for the file of that name write ./{given}"
+            )
+        return _with_features(rows[0], cache)
+    if is_file:
+        return _file(Path(given))
+    return _row_by_part(given, name, cache, on_note)
+
+
+def _file(path: Path) -> Path:
+    """Refuse what is no file, before anything is loaded."""
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder. Nothing was compared. Name one image, or the id of a row."
+        )
+    there = "is no regular file" if os.path.lexists(path) else "does not exist"
+    raise UsageError(f"{path} {there}. Nothing was compared. Name an image, or the id of a row.")
+
+
+def _rows_of(name: str, cache: Cache) -> Iterator[AskedRow]:
+    """List the rows of an id, one of a split at most."""
+    for split, rows in cache.splits.items():
+        if name in rows.ids:
+            yield AskedRow(split, list(rows.ids).index(name), name)
+
+
+def _rows_of_split(name: str, cache: Cache) -> Iterator[AskedRow]:
+    """Read SPLIT:ID."""
+    split, separator, image_id = name.partition(":")
+    if separator and split in cache:
+        yield from (one for one in _rows_of(image_id, cache) if one.split == split)
+
+
+def _with_features(asked: AskedRow, cache: Cache) -> AskedRow:
+    """Refuse a row whose image could not be read."""
+    rows = cache[asked.split]
+    if not rows.valid[asked.row]:
+        raise UsageError(
+            f"{asked.split} row {asked.row} ({asked.id!r}) of {cache.path.name} has no features: "
+            f"{rows.failures[asked.id]}. Nothing was compared. Name another row, or an image."
+        )
+    return asked
+
+
+def _row_by_part(given: str, name: str, cache: Cache, on_note: NoteCallback) -> AskedRow:
+    """Take the only row whose id has the text in it."""
+    fitting = [
+        AskedRow(split, row, image_id)
+        for split, rows in cache.splits.items()
+        for row, image_id in enumerate(rows.ids)
+        if name and name in image_id
+    ]
+    if len(fitting) == 1:
+        [one] = fitting
+        on_note(f"{given!r} is part of the id {one.id!r} alone, in split {one.split!r}")
+        return _with_features(one, cache)
+    if fitting:
+        shown = ", ".join(f"{one.split}:{one.id}" for one in fitting[:_SHOWN])
+        more = f" and {len(fitting) - _SHOWN} more" if len(fitting) > _SHOWN else ""
+        raise UsageError(
+            f"{clipped(repr(given))} is part of several ids of {cache.path.name}: {shown}{more}. "
+            f"Nothing was compared. Give more of the id."
+        )
+    hint = did_you_mean(name, _look_alikes(name, cache), show=repr)
+    raise UsageError(
+        f"There is no file {clipped(repr(given))}, and {cache.path.name} has no row with that id."
+        f"{hint} Nothing was compared. An id is the path of an image within its dataset, or its "
+        f"number."
+    )
+
+
+def _look_alikes(name: str, cache: Cache) -> list[str]:
+    """List the ids that begin and end most like a name, so that few need a closer look."""
+
+    def likeness(image_id: str) -> int:
+        return _n_alike(image_id, name) + _n_alike(reversed(image_id), reversed(name))
+
+    ids = (image_id for rows in cache.splits.values() for image_id in rows.ids)
+    return heapq.nlargest(_MOST_COMPARED, ids, key=likeness)
+
+
+def _n_alike(one: Iterable[str], other: Iterable[str]) -> int:
+    """Count the letters before the first that differs."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
