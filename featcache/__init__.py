@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.config import HeadSpec as HeadSpec
     from featcache.config import SolverSpec as SolverSpec
     from featcache.config import TrainSpec as TrainSpec
+    from featcache.core.jupyter import JupyterProgress as JupyterProgress
     from featcache.core.preprocess import Preprocess as Preprocess
     from featcache.deployment.exports.export import ExportedModel as ExportedModel
     from featcache.deployment.exports.export import export as export
@@ -58,6 +59,12 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.insight.probe_result import ProbedCache as ProbedCache
     from featcache.insight.probe_result import ProbeFigures as ProbeFigures
     from featcache.insight.probe_result import ProbeResult as ProbeResult
+    from featcache.insight.similar.result import Neighbour as Neighbour
+    from featcache.insight.similar.result import SimilarImages as SimilarImages
+    from featcache.insight.similar.similar import similar as similar
+    from featcache.machine.doctor import doctor as doctor
+    from featcache.machine.finding import Checkup as Checkup
+    from featcache.machine.finding import Finding as Finding
     from featcache.notebook.parity import ParityReport as ParityReport
     from featcache.notebook.parity import parity as parity
     from featcache.notebook.parity_checks import NotebookComparison as NotebookComparison
@@ -100,6 +107,7 @@ _NAMES = {
     "backbones.describe": ("describe_backbone", "list_backbones"),
     "backbones.own": ("Backbone",),
     "config": ("ExtractSpec", "HeadSpec", "SolverSpec", "TrainSpec"),
+    "core.jupyter": ("JupyterProgress",),
     "core.preprocess": ("Preprocess",),
     "deployment.exports.export": ("ExportedModel", "export"),
     "deployment.exports.tensors_file": ("load_exported",),
@@ -123,6 +131,10 @@ _NAMES = {
     "images.sources.given": ("make_dataset",),
     "insight.probe": ("probe",),
     "insight.probe_result": ("FewShotFigures", "ProbedCache", "ProbeFigures", "ProbeResult"),
+    "insight.similar.result": ("Neighbour", "SimilarImages"),
+    "insight.similar.similar": ("similar",),
+    "machine.doctor": ("doctor",),
+    "machine.finding": ("Checkup", "Finding"),
     "notebook.parity": ("ParityReport", "parity"),
     "notebook.parity_checks": ("NotebookComparison", "ParityCheck"),
     "notebook.reproduce": ("Reproduction", "reproduce"),

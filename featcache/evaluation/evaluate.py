@@ -18,6 +18,7 @@ from featcache.core.arguments import place
 from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.starting import ANY_START, starting
+from featcache.evaluation.figures_html import evaluation_html
 from featcache.evaluation.metrics import (
     ClassFigures,
     Estimate,
@@ -105,6 +106,9 @@ class Evaluation:
         are_shown = len(self.classes) <= SHOWN_CLASSES
         figures["classes"] = [asdict(c) for c in self.classes] if are_shown else None
         return figures
+
+    def _repr_html_(self) -> str:
+        return evaluation_html(self)
 
 
 @starting(*ANY_START)

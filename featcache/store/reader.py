@@ -25,6 +25,7 @@ from featcache.errors import (
     UsageError,
     counted,
 )
+from featcache.store.cache_html import cache_html
 from featcache.store.digest import read_part, skeleton_digest
 from featcache.store.extract_command import command_of
 from featcache.store.identity import Identity, Provenance
@@ -96,6 +97,9 @@ class Cache:
     def keys(self) -> KeysView[str]:
         """Give the names of the splits, in their order."""
         return self.splits.keys()
+
+    def _repr_html_(self) -> str:
+        return cache_html(self)
 
 
 @dataclass(frozen=True)

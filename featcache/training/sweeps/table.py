@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from featcache.config import HeadSpec, SolverSpec
+from featcache.core.html_table import html_facts, html_table
 from featcache.core.paths import portable
 from featcache.evaluation.metrics import Spread
 from featcache.store import replace_file
+
+_COLUMNS = ("val_loss", "val_acc", "epochs")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class SweepResult:
     choices: dict[str, str]
     remarks: tuple[str, ...]
 
+    def _repr_html_(self) -> str:
+        rows = [(name_of(setting), *figures(setting)) for setting in self.settings]
+        table = html_table(["setting", *_COLUMNS], rows, caption=self.cache)
+        return f"{table}{html_facts({'test_acc': self.test_acc, 'test_loss': self.test_loss})}"
+
 
 def write_tables(result: SweepResult) -> None:
     """Write what was found into its two files."""
@@ -75,7 +83,7 @@ def write_tables(result: SweepResult) -> None:
 
 def markdown_table(result: SweepResult) -> str:
     """Write the settings as a table, the best first."""
-    lines = ["| setting | val_loss | val_acc | epochs |", "|---|---|---|---|"]
+    lines = [f"| setting | {' | '.join(_COLUMNS)} |", "|---|---|---|---|"]
     for setting in result.settings:
         cells = [name_of(setting), *figures(setting)]
         lines.append("| " + " | ".join(cells) + " |")
