@@ -163,7 +163,8 @@ def test_options_are_the_keywords_of_the_library(
 
     assert list(options) == list(keywords)
     for name, option in options.items():
-        assert option.opts == [f"--{name.replace('_', '-')}"]
+        letter = [f"-{name}"] if len(name) == 1 else []
+        assert option.opts == [f"--{name.replace('_', '-')}", *letter]
         if keywords[name] is None:
             assert option.default in ("auto", None)
         elif option.multiple and isinstance(keywords[name], str):

@@ -27,9 +27,7 @@ def test_a_broken_environment_is_told_line_by_line_and_ends_with_1(
     lines = done.stdout.splitlines()
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert done.stderr.strip() == "featcache can not work here; warnings: 0" or (
-        "featcache can not work here" in done.stderr
-    )
+    assert "featcache can not work here" in done.stderr
     problems = [line.split()[1] for line in lines if line.startswith("problem")]
     assert problems == ["torch", "torch", "cache"]
     assert any("1.13.0 is too old: 2.10 or newer is needed" in line for line in lines)
