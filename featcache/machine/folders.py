@@ -13,7 +13,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from featcache.core.files import human_bytes, preallocate, sync_bytes, sync_folder, write_at
+from featcache.core.files import (
+    human_bytes,
+    is_there,
+    preallocate,
+    sync_bytes,
+    sync_folder,
+    write_at,
+)
 from featcache.core.paths import resolved
 from featcache.machine.finding import OK, PROBLEM, WARNING, Finding
 
@@ -35,7 +42,7 @@ def look(subject: str, option: str, folder: Path) -> Iterator[Finding]:
         option: Which option names another.
         folder: The folder.
     """
-    there = next(path for path in (folder, *resolved(folder).parents) if path.exists())
+    there = next(path for path in (folder, *resolved(folder).parents) if is_there(path))
     missing = "" if there == folder else f"; {folder} is not there yet"
     other = f"name another folder with {option}."
     if not there.is_dir():
@@ -102,6 +109,8 @@ def _lock_problem(fd: int, path: Path) -> str:
     )
     if asked.stdout.strip() == b"refused":
         return ""
+    if asked.returncode:
+        return "has locks, but a second process cannot ask for one"
     return "gives a lock to two processes at once, so two runs could write one cache"
 
 

@@ -15,7 +15,7 @@ from featcache_cli.tables import show_row
 if TYPE_CHECKING:
     from featcache.machine.finding import Checkup, Finding
 
-_WIDTHS = (7, 12)
+_WIDTHS = (7, 13)
 
 
 @takes(options_of(ExtractSpec, "cache_dir", "data_dir"), options_of(RunSpec, "runs_dir"))

@@ -19,7 +19,7 @@ from featcache.insight.cache_images import images_of
 from featcache.insight.page.page_file import place_of_page
 from featcache.insight.similar.asked import row_or_file
 from featcache.insight.similar.pictures_page import write_page
-from featcache.insight.similar.query import features_of, opened_image
+from featcache.insight.similar.query import NewImage, features_of, opened_image
 from featcache.insight.similar.result import SimilarImages
 from featcache.store import Cache, require_sound
 
@@ -89,21 +89,21 @@ def similar(
         cache, dataset=None, backbone=None, cache_dir=Path(where.cache_dir), on_note=note
     ).cache
     splits = [*opened] if spec.split is None else [opened[spec.split].name]
-    asked = row_or_file(image, opened, note)
-    new = opened_image(asked, opened) if isinstance(asked, Path) else None
+    named = row_or_file(image, opened, note)
+    asked = opened_image(named, opened) if isinstance(named, Path) else named
     with preloading("featcache.insight.similar.compared"):
         require_sound(opened)
     from featcache.insight.similar.compared import nearest_to_image, nearest_to_row
 
-    if new is None:
-        compared = nearest_to_row(asked, opened, splits, spec.k, on_note=note)
-    else:
+    if isinstance(asked, NewImage):
         features = features_of(
-            new, opened, backbone=backbone, weights=weights, device=where.device, on_note=note
+            asked, opened, backbone=backbone, weights=weights, device=where.device, on_note=note
         )
-        compared = nearest_to_image(features, new, opened, splits, spec.k, on_note=note)
+        found = nearest_to_image(features, asked, opened, splits, spec.k, on_note=note)
+    else:
+        found = nearest_to_row(asked, opened, splits, spec.k, on_note=note)
     if page is None:
-        return compared
+        return found
     images = images_of(opened, dataset=dataset, data_dir=data_dir, on_note=note)
-    write_page(page, compared, images, new)
-    return replace(compared, page=page)
+    write_page(page, found, images, asked if isinstance(asked, NewImage) else None)
+    return replace(found, page=page)
