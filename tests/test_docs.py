@@ -116,6 +116,20 @@ def test_the_example_of_the_guide_to_probe_runs(
     assert all("Estimate(value=0.0, low=0.0, high=0.0)" in line for line in lines)
 
 
+def test_the_example_of_the_guide_to_similar_images_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = featcache.extract(
+        "digits", backbone="pixels", image_size=8, limit=200, cache_dir=tmp_path
+    ).path
+
+    code = compile(python_block("docs/guides/similar.md"), "similar.md", "exec")
+    exec(code, {"path": path})
+
+    labels = [line.split()[2] for line in capsys.readouterr().out.splitlines()]
+    assert labels == ["0", "0", "0"]
+
+
 def test_the_examples_of_the_guide_to_export_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

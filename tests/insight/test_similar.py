@@ -185,8 +185,7 @@ def test_an_id_is_meant_where_a_file_has_that_name_too(
         ("7", r"'7' is an id in several splits .*Say which is meant: train:7 or test:7"),
         ("train:5", r"train row 5 \('5'\) of .* has no features: broken"),
         ("nosuch", "There is no file 'nosuch', and toy-00000000.h5 has no row with that id"),
-        ("train:999", r"has no row with that id. Did you mean"),
-        ("19", "an id in several splits|is part of several ids"),
+        ("train:999", r"has no row with that id. Did you mean '199', '99'"),
         ("", "There is no file ''"),
         (Path("nosuch"), "nosuch does not exist. Nothing was compared"),
         (Path("/"), "/ is a folder. Nothing was compared. Name one image"),
@@ -205,7 +204,7 @@ def test_what_names_no_single_row_and_no_image_is_refused(
 def test_misspelt_ids_are_met_with_near_ones(extract: Extract) -> None:
     path = extract().path
 
-    with pytest.raises(UsageError, match=r"Did you mean 'train/cat/1.png', 'train/cat/3.png'"):
+    with pytest.raises(UsageError, match=r"Did you mean 'train/cat/1.png'"):
         featcache.similar("train/cta/1.png", cache=path)
     with pytest.raises(UsageError, match=r"part of several ids .*train:train/cat/1.png, train:"):
         featcache.similar("/cat/", cache=path)
@@ -261,7 +260,7 @@ def test_a_page_shows_the_image_and_its_neighbours(extract: Extract, pets: Path)
 
     page = out.read_text()
     assert found.page == again.page == out
-    assert page.count('<img src="data:image/png;base64,') == 3
+    assert page.count('<img src="data:image/') == 3
     assert "train/cat/1.png" in page
     assert "the same image" not in page
 

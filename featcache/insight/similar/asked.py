@@ -6,7 +6,7 @@ import heapq
 import itertools
 import os
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,30 +51,30 @@ def row_or_file(
     if isinstance(given, os.PathLike):
         return _file(Path(given))
     name = portable(text("IMAGE", given))
+    split, separator, rest = name.partition(":")
+    splits, part = ([split], rest) if separator and split in cache else ([*cache], name)
+    rows = [*_rows_of(name, cache, [*cache])] or [*_rows_of(part, cache, splits)]
     is_file = os.path.lexists(given)
-    rows = [*_rows_of(name, cache)] or [*_rows_of_split(name, cache)]
+    if not rows and is_file:
+        return _file(Path(given))
+    if not rows:
+        return _row_by_part(given, part, cache, splits, on_note)
     if len(rows) > 1:
         ways = " or ".join(shlex.quote(f"{one.split}:{one.id}") for one in rows)
         raise UsageError(
             f"{given!r} is an id in several splits of {cache.path.name}. Nothing was compared. Say "
             f"which is meant: {ways}"
         )
-    if rows:
-        if is_file:
-            on_note(
-                f"{given!r} is taken as the id of a row; for the file of that name write ./{given}"
-            )
-        return _with_features(rows[0], cache)
     if is_file:
-        return _file(Path(given))
-    return _row_by_part(given, name, cache, on_note)
+        on_note(f"{given!r} is taken as the id of a row; for the file of that name write ./{given}")
+    return _with_features(rows[0], cache)
 
 
 def _file(path: Path) -> Path:
     """Refuse what is no file, before anything is loaded."""
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name too long
         return path
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112
         raise UsageError(
             f"{path} is a folder. Nothing was compared. Name one image, or the id of a row."
         )
@@ -82,18 +82,11 @@ def _file(path: Path) -> Path:
     raise UsageError(f"{path} {there}. Nothing was compared. Name an image, or the id of a row.")
 
 
-def _rows_of(name: str, cache: Cache) -> Iterator[AskedRow]:
+def _rows_of(image_id: str, cache: Cache, splits: Sequence[str]) -> Iterator[AskedRow]:
     """List the rows of an id, one of a split at most."""
-    for split, rows in cache.splits.items():
-        if name in rows.ids:
-            yield AskedRow(split, list(rows.ids).index(name), name)
-
-
-def _rows_of_split(name: str, cache: Cache) -> Iterator[AskedRow]:
-    """Read SPLIT:ID."""
-    split, separator, image_id = name.partition(":")
-    if separator and split in cache:
-        yield from (one for one in _rows_of(image_id, cache) if one.split == split)
+    for split in splits:
+        if image_id in cache[split].ids:
+            yield AskedRow(split, list(cache[split].ids).index(image_id), image_id)
 
 
 def _with_features(asked: AskedRow, cache: Cache) -> AskedRow:
@@ -107,13 +100,15 @@ def _with_features(asked: AskedRow, cache: Cache) -> AskedRow:
     return asked
 
 
-def _row_by_part(given: str, name: str, cache: Cache, on_note: NoteCallback) -> AskedRow:
+def _row_by_part(
+    given: str, part: str, cache: Cache, splits: Sequence[str], on_note: NoteCallback
+) -> AskedRow:
     """Take the only row whose id has the text in it."""
     fitting = [
         AskedRow(split, row, image_id)
-        for split, rows in cache.splits.items()
-        for row, image_id in enumerate(rows.ids)
-        if name and name in image_id
+        for split in splits
+        for row, image_id in enumerate(cache[split].ids)
+        if part and part in image_id
     ]
     if len(fitting) == 1:
         [one] = fitting
@@ -126,7 +121,7 @@ def _row_by_part(given: str, name: str, cache: Cache, on_note: NoteCallback) -> 
             f"{clipped(repr(given))} is part of several ids of {cache.path.name}: {shown}{more}. "
             f"Nothing was compared. Give more of the id."
         )
-    hint = did_you_mean(name, _look_alikes(name, cache), show=repr)
+    hint = did_you_mean(part, _look_alikes(part, cache, splits), show=repr)
     raise UsageError(
         f"There is no file {clipped(repr(given))}, and {cache.path.name} has no row with that id."
         f"{hint} Nothing was compared. An id is the path of an image within its dataset, or its "
@@ -134,13 +129,13 @@ def _row_by_part(given: str, name: str, cache: Cache, on_note: NoteCallback) -> 
     )
 
 
-def _look_alikes(name: str, cache: Cache) -> list[str]:
-    """List the ids that begin and end most like a name, so that few need a closer look."""
+def _look_alikes(part: str, cache: Cache, splits: Sequence[str]) -> list[str]:
+    """List the ids that begin and end most like a text, so that few need a closer look."""
 
     def likeness(image_id: str) -> int:
-        return _n_alike(image_id, name) + _n_alike(reversed(image_id), reversed(name))
+        return _n_alike(image_id, part) + _n_alike(reversed(image_id), reversed(part))
 
-    ids = (image_id for rows in cache.splits.values() for image_id in rows.ids)
+    ids = (image_id for split in splits for image_id in cache[split].ids)
     return heapq.nlargest(_MOST_COMPARED, ids, key=likeness)
 
 
