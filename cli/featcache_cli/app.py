@@ -52,6 +52,10 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "sweep": ("sweep:sweep", "Train a grid of heads in one pass over the features."),
     "parity": ("parity:parity", "Prove that training on a cache is training end to end."),
     "probe": ("probe:probe", "Tell how good a backbone is for these images, in seconds."),
+    "similar": (
+        "similar:similar",
+        "Find the rows of a cache that are nearest to an image.",
+    ),
     "runs": ("runs:runs", "List the trained heads, the newest last."),
     "backbones": ("backbones:backbones", "List the backbones that --backbone takes."),
     "datasets": (
@@ -59,6 +63,10 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
         "List the datasets that --dataset takes, and which are here.",
     ),
     "demo": ("demo:demo", "Extract 1,797 digits and train heads on them, without a network."),
+    "doctor": (
+        "doctor:doctor",
+        "Tell what this machine has for featcache, and what to do where something is wrong.",
+    ),
     "help": ("about:help_", "Show how a command is used."),
     "version": ("about:version_", "Show the versions of featcache and of what decides results."),
     "cache": ("cache:app", "List, verify, repair, import, export, merge, remove caches."),
