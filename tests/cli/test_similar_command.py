@@ -26,7 +26,7 @@ def test_neighbours_are_a_table(run: Run) -> None:
     assert [float(line.split()[0]) for line in lines] == sorted(
         (float(line.split()[0]) for line in lines), reverse=True
     )
-    assert "7 (test row 7, bee) was compared with 257 rows" in result.stderr
+    assert "7 (test row 7, class bee) was compared with 257 rows" in result.stderr
 
 
 def test_json_holds_all_of_it(run: Run) -> None:

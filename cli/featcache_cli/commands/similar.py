@@ -79,7 +79,7 @@ def similar(
 
 
 def _show(result: SimilarImages) -> None:
-    label = f", {result.label}" if result.label is not None else ""
+    label = f", class {result.label}" if result.label is not None else ""
     row = f" ({result.split} row {result.row}{label})" if result.split is not None else ""
     note(f"{result.image}{row} was compared with {counted(result.n_rows, 'row')}")
     has_labels = any(one.label is not None for one in result.neighbours)
