@@ -39,6 +39,25 @@ def learnable_rows(n: int, *, seed: int, unreadable: tuple[int, ...] = ()) -> Ro
     return Rows(features, labels, [f"{i}" for i in range(n)], dict.fromkeys(unreadable, "broken"))
 
 
+def viewed_rows(rows: Rows, n_views: int) -> Rows:
+    """Give each row other views, which lie near it."""
+    rng = np.random.default_rng(n_views)
+    plain = rows.features[:, None]
+    others = plain + 0.3 * rng.standard_normal((len(plain), n_views - 1, plain.shape[2]))
+    return replace(rows, features=np.concatenate([plain, others], axis=1).astype("<f4"))
+
+
+def viewed_splits(n_views: int, *, of: str = "train") -> dict[str, Any]:
+    """What `make_cache` makes a cache of several views by: the default rows, with others."""
+    views = {"n": n_views, "augment": ["flip", "crop"], "of": of, "seed": 0}
+    train, test = learnable_rows(200, seed=1, unreadable=(5, 70)), learnable_rows(60, seed=2)
+    splits = {
+        "train": viewed_rows(train, n_views),
+        "test": viewed_rows(test, n_views) if of == "all" else test,
+    }
+    return {"identity": {**IDENTITY, "views": views}, "splits": splits}
+
+
 MakeCache = Callable[..., Path]
 
 

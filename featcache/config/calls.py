@@ -83,6 +83,10 @@ class EvaluateSpec:
     )
     draws: int = option(1000, "Bootstrap samples for the 95% intervals.", least=1, most=100_000)
     seed: int = option(0, "Seed of the bootstrap samples.", least=0)
+    tta: bool = option(
+        False,
+        "Average the probabilities of all views of each image, where the cache has several.",
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)

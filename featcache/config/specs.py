@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featcache.core.arguments import device_name
+from featcache.core.arguments import device_name, option_name
 from featcache.core.backbone_kinds import written_name
 from featcache.core.dataset_names import dataset_name, with_columns
 from featcache.core.options import AUTO, check_fields, option, options_in
 from featcache.core.preprocess import MOST_PIXELS
+from featcache.core.views import AUGMENTATIONS, VIEWS_OF, Views
+from featcache.errors import UsageError
 
 IMPORTED = "imported"
 NOTEBOOK_SIZE = 224  # side of what enters the notebook's backbones, in pixels
@@ -24,6 +26,7 @@ RECIPES = ("auto", "notebook", "general")
 SPLITS = ("test", "val", "train")
 MOST_ROWS = 1 << 30  # in one step or pass; more than any split has
 MOST_SEEDS = 10_000  # seeds of one training; each makes a folder
+MOST_VIEWS = 64  # of an image; a batch of rows has them all in memory
 
 
 @options_in("Backbone")
@@ -119,7 +122,28 @@ class ExtractSpec:
         unset="label",
         group="Images",
     )
-    seed: int = option(0, "Seed of random weights.", least=0)
+    views: int = option(
+        1,
+        "Views of each training image to keep: the plain one, and others that are drawn. A head "
+        "is given one of them in each epoch.",
+        least=1,
+        most=MOST_VIEWS,
+        group="Views",
+    )
+    augment: tuple[str, ...] = option(
+        AUGMENTATIONS,
+        "What makes the other views, with commas between: flip mirrors every second one, crop "
+        "takes a part of 60% to 100% of the area.",
+        choices=AUGMENTATIONS,
+        group="Views",
+    )
+    views_of: str = option(
+        "train",
+        "Which splits have several views: train, or all, for eval --tta.",
+        choices=VIEWS_OF,
+        group="Views",
+    )
+    seed: int = option(0, "Seed of random weights and of the views.", least=0)
     cache_dir: str = option("cache", "Folder of all caches.", group="Cache")
     data_dir: str = option("data", "Folder of downloaded datasets.", group="Images")
     compile: str = option(
@@ -156,10 +180,35 @@ class ExtractSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dataset", dataset_name(self.dataset))
+        if isinstance(self.augment, str):  # as it is typed
+            parts = tuple(part.strip() for part in self.augment.split(",") if part.strip())
+            object.__setattr__(self, "augment", parts)
         check_fields(self)
+        self._settle_views()
         self._put_columns_into_the_name()
         object.__setattr__(self, "device", device_name(self.device))
         object.__setattr__(self, "backbone", written_name(self.backbone))
+
+    @property
+    def drawn_views(self) -> Views:
+        """The views that are asked for."""
+        return Views(n=self.views, augment=self.augment, of=self.views_of, seed=self.seed)
+
+    def _settle_views(self) -> None:
+        """Put augmentations into one order, and refuse what would change nothing."""
+        in_order = tuple(name for name in AUGMENTATIONS if name in self.augment)
+        object.__setattr__(self, "augment", in_order)
+        for name, usual in (("augment", AUGMENTATIONS), ("views_of", "train")):
+            if self.views == 1 and getattr(self, name) != usual:
+                raise UsageError(
+                    f"{option_name(name)} does nothing with --views 1, which keeps the plain view "
+                    f"alone. Nothing was started. Ask for more --views, or leave it out."
+                )
+        if not self.augment:
+            raise UsageError(
+                f"--augment is empty, so that all {self.views} views would be the same. Nothing "
+                f"was started. Give flip, crop or both."
+            )
 
     def _put_columns_into_the_name(self) -> None:
         """Say the columns in the name, by which a repair and others find the images again."""

@@ -55,6 +55,7 @@ def compare(
     split: str | None = EvaluateSpec.split,
     draws: int = EvaluateSpec.draws,
     seed: int = EvaluateSpec.seed,
+    tta: bool = EvaluateSpec.tta,
     device: str = ExtractSpec.device,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     runs_dir: str | os.PathLike[str] = RunSpec.runs_dir,
@@ -68,6 +69,7 @@ def compare(
         split: "test", "val" or "train"; None is "test", or "val" where there is no test split.
         draws: Bootstrap samples of the difference.
         seed: Seeds them.
+        tta: Give each head all views of each image, and take the mean of its answers.
         device: "auto", "cpu", "cuda" or "cuda:N".
         cache_dir: Folder of all caches.
         runs_dir: Folder of all runs.
@@ -77,7 +79,7 @@ def compare(
         MismatchError: If they were not given the same images.
     """
     note = on_note or silent
-    asked = EvaluateSpec(split=split, draws=draws, seed=seed)
+    asked = EvaluateSpec(split=split, draws=draws, seed=seed, tta=tta)
     outputs: list[Outputs] = []
     for run in (first, second):
         one = outputs_of(
@@ -87,6 +89,7 @@ def compare(
             device=device,
             cache_dir=place("--cache-dir", cache_dir),
             on_note=note,
+            tta=asked.tta,
             sound=[other.cache.path for other in outputs],
         )
         outputs.append(one)

@@ -51,6 +51,7 @@ class Evaluation:
         cache: The cache whose features it was given.
         split: "test", "val", "train", or another split of the cache.
         n_images: Images of it that could be read.
+        n_views: Views of each image, of whose probabilities the mean was taken; 1 is the plain one.
         acc: Share of right predictions, as the notebook's test_acc.
         loss: Mean cross-entropy, as the notebook's test_loss; None if the head's scores have no
             temperature, so that its probabilities mean nothing.
@@ -61,7 +62,8 @@ class Evaluation:
             to nothing, as all classes but one are.
         k: That k: 5.
         train_acc: Share of the images that it was trained on, 10,000 of them at most, that are
-            right; None if those are the split, or the neighbours that the head asks.
+            right; None if those are the split, or the neighbours that the head asks, or if views
+            were averaged.
         n_train_images: How many these are.
         auroc: One-vs-rest area under the ROC curve, averaged over the classes; None if undefined.
         calibration_error: Expected calibration error over 15 bins; None likewise.
@@ -78,6 +80,7 @@ class Evaluation:
     cache: Path
     split: str
     n_images: int
+    n_views: int
     acc: Estimate
     loss: Estimate | None
     macro_f1: Estimate
@@ -119,6 +122,7 @@ def evaluate(
     cache: str | os.PathLike[str] | None = None,
     draws: int = EvaluateSpec.draws,
     seed: int = EvaluateSpec.seed,
+    tta: bool = EvaluateSpec.tta,
     device: str = ExtractSpec.device,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     runs_dir: str | os.PathLike[str] = RunSpec.runs_dir,
@@ -127,8 +131,8 @@ def evaluate(
     """Evaluate a head on a split of its cache.
 
     Writes `eval-<split>.json`, and as CSV `predictions-<split>`, `classes-<split>` and
-    `confusion-<split>`, into the run's folder. The other arguments are those of
-    `featcache.config.EvaluateSpec` and `ExtractSpec`.
+    `confusion-<split>`, into the run's folder; with `tta` the names end in `-tta`. The other
+    arguments are those of `featcache.config.EvaluateSpec` and `ExtractSpec`.
 
     Args:
         run: Folder of a run, or part of its name; None is the newest, or
@@ -137,7 +141,7 @@ def evaluate(
             "val" where the cache has no test split.
         cache: The cache to use; None is the one of the training, wherever below `cache_dir` it is.
             One of other images is taken too: its classes are matched by name, and its name is part
-            of those of the files.
+            of those of the files. So is one of the same images with other views.
         on_note: Called with a sentence for each choice that was made.
 
     Raises:
@@ -147,7 +151,7 @@ def evaluate(
         UsageError: If there is no such split.
     """
     note = on_note or silent
-    asked = EvaluateSpec(split=split, draws=draws, seed=seed)
+    asked = EvaluateSpec(split=split, draws=draws, seed=seed, tta=tta)
     outputs = outputs_of(
         find_run(run, runs_dir=runs_dir),
         split=asked.split,
@@ -155,6 +159,7 @@ def evaluate(
         device=device,
         cache_dir=place("--cache-dir", cache_dir),
         on_note=note,
+        tta=asked.tta,
     )
     evaluation = evaluation_of(outputs, asked)
     for remark in evaluation.remarks:
@@ -185,6 +190,7 @@ def evaluation_of(outputs: Outputs, asked: EvaluateSpec) -> Evaluation:
         cache=outputs.cache.path,
         split=split,
         n_images=len(labels),
+        n_views=outputs.n_views,
         acc=acc,
         loss=of(outputs.losses) if outputs.head.is_calibrated else None,
         macro_f1=estimate(lambda rows: macro_f1(labels[rows], predictions[rows], len(names))),

@@ -22,7 +22,7 @@ class CostAccount:
     """Seconds saved by training on a cache.
 
     Attributes:
-        extraction_s: What the cache cost, all images at the measured rate.
+        extraction_s: What the cache cost, all views of all images at the measured rate.
         end_to_end_epoch_s: The backbone's part of one end-to-end epoch: every training image
             through reading, preprocessing and backbone at the measured rate.
         cache_epoch_s: One epoch of the notebook's head on features of this length: the median of
@@ -44,7 +44,7 @@ def cost_account(
 
     Args:
         seconds_per_image: Measured, for reading, preprocessing and backbone.
-        n_images: Images of all splits.
+        n_images: Images of all splits, each view counted.
         n_train: Images of the training split.
         n_features: D, the length of a row.
         device: "cpu" or "cuda:N", where the head would train.

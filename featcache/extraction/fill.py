@@ -40,6 +40,7 @@ class Target(NamedTuple):
         """Tell whether one pass can serve both: the same images on the same grid of batches."""
         return (
             self.job.plan.preprocess == other.job.plan.preprocess
+            and self.job.plan.views == other.job.plan.views
             and self.job.batch_size == other.job.batch_size
         )
 
@@ -50,10 +51,12 @@ class Filled(NamedTuple):
     Attributes:
         seconds: Wall time, minus the time spent only on the other caches of the pass.
         by_phase: Its parts "read", "preprocess", "trunk", "check" and "write" (waiting for it).
+        n_images: What was computed: each view of each image.
     """
 
     seconds: float
     by_phase: Mapping[str, float]
+    n_images: int
 
 
 def fill(targets: Sequence[Target]) -> list[Filled]:
@@ -87,6 +90,7 @@ def fill(targets: Sequence[Target]) -> list[Filled]:
 def _fill_split(
     reader: Job, split: Split, spans: Iterator[Span], makers: Sequence[_BlockMaker], clock: _Clock
 ) -> None:
+    n_views = reader.plan.views.n_of(split.name)
     loading = reader.load(split, spans, batch_size=reader.batch_size)
     with contextlib.closing(loading) as batches:
         started = time.perf_counter()
@@ -94,14 +98,18 @@ def _fill_split(
             clock.read_s += time.perf_counter() - started
             for maker in makers:
                 maker.add(split, batch)
-            clock.tick(split.name, batch.span.stop - batch.span.start)
+            if batch.view == n_views - 1:  # a row is done when all its views are
+                clock.tick(split.name, batch.span.stop - batch.span.start)
             started = time.perf_counter()
     for maker in makers:
         maker.finish()
 
 
 class _BlockMaker:
-    """Gathers the rows of one cache's blocks, each in a buffer of its own."""
+    """Gathers the rows of one cache's blocks, each in a buffer of its own.
+
+    A buffer has one view of all rows behind the other, so that a device copies to it in one piece.
+    """
 
     def __init__(
         self, target: Target, pending: Sequence[Block], out: BlockWriter, clock: _Clock
@@ -126,14 +134,19 @@ class _BlockMaker:
 
     def add(self, split: Split, batch: ImageBatch) -> None:
         """Launch a batch if it is wanted, and hand over a block that is complete meanwhile."""
-        block, span = self._blocks.pop((split.name, batch.span), None), batch.span
+        block, span = self._blocks.get((split.name, batch.span)), batch.span
         if block is None:
             return
+        n_views = self._n_views(block)
+        if batch.view == n_views - 1:
+            del self._blocks[split.name, span]
         if block not in self._rooms:
-            layout = self._layouts[block.split].columns["features"]
-            shape = (block.stop - block.start, *layout.shape[1:])
-            self._rooms[block] = self._job.host_rows(shape, layout.dtype)
-        rows = self._rooms[block][span.start - block.start : span.stop - block.start]
+            dtype = self._layouts[block.split].columns["features"].dtype
+            shape = (n_views, block.stop - block.start, *self._job.plan.row_shape)
+            self._rooms[block] = self._job.host_rows(shape, dtype)
+        room = self._rooms[block][batch.view]
+        rows = room[span.start - block.start : span.stop - block.start]
+        self._clock.n_images[self._job] += len(rows)
         self._launched.append((block, batch, self._job.launch(split, batch, rows)))
         self._take(self._job.n_ahead)
 
@@ -150,14 +163,21 @@ class _BlockMaker:
         flight.rows()  # they are views of the block's room
         first = batch.span.start - block.start
         self._reasons |= {first + i: reason for i, reason in batch.reasons.items()}
-        if batch.span.stop < block.stop:
+        if batch.span.stop < block.stop or batch.view < self._n_views(block) - 1:
             return
         valid = np.ones(block.stop - block.start, np.bool_)
         valid[list(self._reasons)] = False
-        finished = FinishedBlock(block, self._rooms.pop(block).numpy(), valid, self._reasons)
+        by_row = self._rooms.pop(block).numpy().swapaxes(0, 1)
+        by_row[list(self._reasons)] = 0  # in all views, also if only one could not be made
+        shape = self._layouts[block.split].columns["features"].shape
+        features = by_row.reshape(len(valid), *shape[1:])
+        finished = FinishedBlock(block, features, valid, self._reasons)
         self._reasons = {}
         with self._clock.writing():
             self._out.put(finished)
+
+    def _n_views(self, block: Block) -> int:
+        return self._job.plan.views.n_of(block.split)
 
 
 class _Clock:
@@ -165,6 +185,7 @@ class _Clock:
 
     def __init__(self, jobs: Sequence[Job], pending: Sequence[Sequence[Block]]) -> None:
         self.read_s = self.write_s = 0.0
+        self.n_images = Counter[Job]()
         self._jobs = jobs
         for job in jobs:
             if job.runner is not None:
@@ -194,7 +215,7 @@ class _Clock:
         wall_s = time.perf_counter() - self._started
         others_s = sum(sum(_inner_seconds(j).values()) for j in self._jobs if j is not job)
         by_phase = {"read": self.read_s, **_inner_seconds(job), "write": self.write_s}
-        return Filled(max(0.0, wall_s - others_s), by_phase)
+        return Filled(max(0.0, wall_s - others_s), by_phase, self.n_images[job])
 
     def tick(self, split: str, n_images: int) -> None:
         """Count images and tell the caller."""

@@ -24,6 +24,7 @@ from featcache.errors import MismatchError, clipped
 from featcache.extraction.pace import Pace, current_pace
 from featcache.extraction.plan import Plan
 from featcache.extraction.progress import Progress, ProgressCallback
+from featcache.images.augment import SplitViews
 from featcache.images.batches import ImageBatch, Span, after_loading, load_batches
 from featcache.images.splits import Split
 from featcache.store import CacheWriter, FilePlan, NumericClass, Provenance
@@ -91,7 +92,7 @@ class Job:
         compiler = settle_compiled(
             job.runner,
             image_shape=plan.image_shape,
-            n_rows=plan.n_rows,
+            n_rows=plan.n_images,
             asked=plan.spec.compile,
             backbone=_name_of_trials(plan),
             on_note=on_note,
@@ -160,9 +161,12 @@ class Job:
         runner = None
         if plan.backbone.module is not None:
             split = next(iter(plan.dataset.splits.values()))
+            prepare = after_loading(split, plan.preprocess)
+            if plan.are_images_prepared:
+                prepare = plan.preprocess.after_resize
             runner = BackboneRunner(
                 plan.backbone.module,
-                preprocess=after_loading(split, plan.preprocess),
+                preprocess=prepare,
                 device=plan.device,
                 precision=plan.precision,
                 batch_size=batch_size,
@@ -190,7 +194,7 @@ class Job:
             provenance=provenance_of(plan),
             class_names=plan.dataset.class_names,
             rows_per_block=self.pace.rows_per_block(
-                plan.row_nbytes, self.batch_size, gflop=plan.info.gflop
+                plan.row_nbytes, self.batch_size, gflop=plan.info.gflop * plan.views.n
             ),
             splits=plan.splits(),
             statistics=plan.statistics(),
@@ -204,11 +208,21 @@ class Job:
         *,
         batch_size: int | None = None,
         may_skip: bool = True,
+        only_plain: bool = False,
     ) -> Generator[ImageBatch, None, None]:
-        """Read these spans of a split; unless `may_skip`, every image must be decoded here.
+        """Read these spans of a split, a batch for each view.
 
-        With a `batch_size`, which none exceeds, each span is asked for when its turn comes.
+        Args:
+            split: The images.
+            spans: Their rows.
+            batch_size: None of them exceeds it; each is asked for when its turn comes. None looks
+                through all of them.
+            may_skip: Whether images may be left out; else every one must be decoded here.
+            only_plain: Leave out all views but the plain one.
         """
+        views, n_views = None, 1 if only_plain else self.plan.views.n_of(split.name)
+        if self.plan.are_images_prepared:
+            views = SplitViews(self.plan.views, n_views, split.ids)
         return load_batches(
             split,
             spans,
@@ -216,6 +230,7 @@ class Job:
             n_workers=self.n_workers,
             batch_size=batch_size,
             may_skip=may_skip and self.plan.spec.skip_undecodable,
+            views=views,
             on_note=self.on_note,
         )
 

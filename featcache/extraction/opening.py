@@ -61,6 +61,7 @@ def open_images(
     on_note(f"opening {spec.dataset}")
     dataset = load_dataset(given or spec.dataset, data_dir=spec.data_dir).following(rules_of(spec))
     dataset = dataset.limited(spec.limit)
+    _tell_views(dataset, spec, on_note)
     for sentence in (*dataset.notes, dataset.summary):
         on_note(sentence)
     return dataset
@@ -72,6 +73,19 @@ def known_rows(dataset: Dataset) -> dict[str, SplitRows]:
         name: SplitRows(split.labels, split.ids, split.image_sha256())
         for name, split in dataset.splits.items()
     }
+
+
+def _tell_views(dataset: Dataset, spec: ExtractSpec, on_note: NoteCallback) -> None:
+    """Say how many views there will be; refuse views of a split that is not there."""
+    views = spec.drawn_views
+    if views.n == 1:
+        return
+    if not any(views.n_of(name) > 1 for name in dataset.splits):
+        raise UsageError(
+            f"--views {views.n} is of the split 'train', but {dataset.name} has only "
+            f"{', '.join(dataset.splits)}. Nothing was started. --views-of all is of every split."
+        )
+    on_note(f"{views.told}, the first of them plain; each runs through the backbone")
 
 
 def identified(

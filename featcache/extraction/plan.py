@@ -23,6 +23,7 @@ from featcache.core.paths import expanded
 from featcache.core.plain_torch import plain_torch
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback
+from featcache.core.views import Views
 from featcache.errors import UsageError
 from featcache.extraction.opening import identified, known_rows
 from featcache.extraction.progress import Progress, ProgressCallback
@@ -76,7 +77,7 @@ class Plan:
         device: "cpu" or "cuda:N".
         precision: "fp32", "tf32", "bf16", "fp16", or "exact" where no network runs.
         store_dtype: "float32", "float16", or "uint8" where no network runs.
-        row_shape: Shape of one row.
+        row_shape: Shape of one row, or of one view of it.
         identity: What the fingerprint is the hash of.
         path: Where the cache will be.
         choices: What was chosen automatically, with the reason.
@@ -110,16 +111,33 @@ class Plan:
     @property
     def n_rows(self) -> int:
         """Rows of all splits."""
-        return _n_rows(self.dataset)
+        return sum(len(split) for split in self.dataset.splits.values())
+
+    @property
+    def n_images(self) -> int:
+        """What runs through the backbone: each view of each image."""
+        return _n_images(self.dataset, self.views)
 
     @property
     def row_nbytes(self) -> int:
-        """Bytes of the features of one row."""
-        return _row_nbytes(self.row_shape, self.store_dtype)
+        """Bytes of the features of one row, of all its views."""
+        return self.views.n * _row_nbytes(self.row_shape, self.store_dtype)
+
+    @property
+    def views(self) -> Views:
+        """The views of its images."""
+        return self.spec.drawn_views
+
+    @property
+    def are_images_prepared(self) -> bool:
+        """Whether images come resized and cropped: several views of each are made by PIL."""
+        return self.views.n > 1
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, 3) of the images that a batch comes with."""
+        if self.are_images_prepared:
+            return (*self.preprocess.out_size, 3)
         return image_shape(next(iter(self.dataset.splits.values())), self.preprocess)
 
     def rows(self) -> dict[str, SplitRows]:
@@ -131,7 +149,7 @@ class Plan:
         return {
             name: SplitPlan(
                 n_rows=len(split),
-                feature_shape=self.row_shape,
+                feature_shape=self._feature_shape(name),
                 feature_dtype=DTYPES_IN_FILE[self.store_dtype],
                 id_nbytes=max(len(encode_id(i)) for i in split.ids)
                 if self.whole is None
@@ -142,6 +160,10 @@ class Plan:
             )
             for name, split in self.dataset.splits.items()
         }
+
+    def _feature_shape(self, split: str) -> tuple[int, ...]:
+        n_views = self.views.n_of(split)
+        return self.row_shape if n_views == 1 else (n_views, *self.row_shape)
 
     def statistics(self) -> tuple[tuple[str, tuple[int, ...]], ...] | None:
         """Name the backbone's statistics in the file, with their shapes; None if it is frozen."""
@@ -191,7 +213,7 @@ def make_plan(
     slug = backbone_slug(spec.backbone)
     row_shape, store_dtype = _row(spec, dataset, preprocess, n_features=info.n_features)
     folder = expanded(spec.cache_dir) / dataset.slug
-    nbytes = _n_rows(dataset) * _row_nbytes(row_shape, store_dtype)
+    nbytes = _n_images(dataset, spec.drawn_views) * _row_nbytes(row_shape, store_dtype)
     of_this_backbone = folder.glob(f"{glob.escape(slug)}-*.h5*")
     # A file that large may be this cache; only its identity tells. Check the space later then.
     if at is None and not any(p.is_file() and p.stat().st_size >= nbytes for p in of_this_backbone):
@@ -214,6 +236,7 @@ def make_plan(
         "store_dtype": store_dtype,
         "dataset_sha256": dataset_sha256,
         **ImageRules(spec.max_pixels, spec.exif_orientation).identity(),
+        **spec.drawn_views.to_json(),
         **backbone.identity,
     }
     identity = Identity.from_json(said)
@@ -295,8 +318,8 @@ def _row(
     return shapes.pop(), "uint8"
 
 
-def _n_rows(dataset: Dataset) -> int:
-    return sum(len(split) for split in dataset.splits.values())
+def _n_images(dataset: Dataset, views: Views) -> int:
+    return sum(len(split) * views.n_of(name) for name, split in dataset.splits.items())
 
 
 def _row_nbytes(row_shape: tuple[int, ...], store_dtype: str) -> int:

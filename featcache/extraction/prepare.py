@@ -70,7 +70,7 @@ def _adaptation_inputs(job: Job) -> Iterator[torch.Tensor]:
     size = min(ADAPT_BATCH_SIZE, len(train))
     spans = [Span(i, i + size) for i in range(0, len(train) - size + 1, size)]
     # Statistics are of all images: what this machine cannot decode must not decide them.
-    for batch in job.load(shuffled, spans, may_skip=False):
+    for batch in job.load(shuffled, spans, may_skip=False, only_plain=True):
         readable = np.delete(batch.images, list(batch.reasons), axis=0)
         if len(readable) > 1:
             yield job.runner.inputs(readable)
@@ -94,14 +94,16 @@ def check_canaries(job: Job, writer: CacheWriter) -> int:
     for block in {done[0], done[-1]}:
         split = job.plan.dataset.splits[block.split]
         span = Span(block.start, min(block.start + job.batch_size, block.stop))
-        with contextlib.closing(job.load(split, [span])) as batches:
-            batch = next(batches)
         stored = writer.read_rows(block.split, span.start, span.stop)
-        room = job.host_rows(stored.shape, stored.dtype.str)
-        fresh = job.launch(split, batch, room).rows().numpy()
+        n_views = job.plan.views.n_of(block.split)
+        room = job.host_rows((n_views, len(stored), *job.plan.row_shape), stored.dtype.str)
         # What a machine could not decode, another can.
-        skipped = {i for i, r in batch.reasons.items() if r.startswith(NOT_DECODED_HERE)}
-        skipped |= set(rows_not_decoded(writer, block.split, *span))
+        skipped = set(rows_not_decoded(writer, block.split, *span))
+        with contextlib.closing(job.load(split, [span])) as batches:
+            for batch in batches:
+                job.launch(split, batch, room[batch.view]).rows()
+                skipped |= {i for i, r in batch.reasons.items() if r.startswith(NOT_DECODED_HERE)}
+        fresh = room.transpose(0, 1).numpy().reshape(stored.shape)
         fresh, stored = (np.delete(rows, sorted(skipped), axis=0) for rows in (fresh, stored))
         same_class = job.numerics == writer.manifest.numerics
         if not _agree(fresh, stored, exact=same_class and not writer.is_foreign(block), job=job):

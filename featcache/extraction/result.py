@@ -109,15 +109,15 @@ def result_of(plan: Plan, made: Made | None, *, seconds: float) -> ExtractResult
     found = reused(plan.path, plan.choices, seconds=seconds)
     if made is None:
         return found
-    n_computed, (fill_s, by_phase) = made.n_rows_computed, made.filled
+    n_computed, (fill_s, by_phase, n_images) = made.n_rows_computed, made.filled
     account = None
     splits = plan.dataset.splits
     if n_computed and plan.has_backbone and "train" in splits:
         from featcache.extraction.cost import cost_account
 
         account = cost_account(
-            seconds_per_image=fill_s / n_computed,
-            n_images=plan.n_rows,
+            seconds_per_image=fill_s / n_images,
+            n_images=plan.n_images,
             n_train=len(splits["train"]),
             n_features=found.n_features,
             device=plan.device,

@@ -39,18 +39,21 @@ class SuperBatch:
     """
 
     def __init__(self, rows: FeatureRows, order: Tensor, *, batch_size: int) -> None:
-        """Take (n,) int64 row numbers, `batch_size` of them for each step."""
+        """Take (n,) int64 places, as of `EpochOrder.places`, `batch_size` of them for each step."""
         self.rows = rows
         self.order = order
         self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         for part in self.order.split(self.batch_size):
-            yield self.rows.take(part)
+            yield self.rows.pick(part)
 
 
 class ShuffledBatches:
-    """One epoch of training batches; a new order each epoch, the last batch is kept."""
+    """One epoch of training batches; a new order each epoch, the last batch is kept.
+
+    Where rows have several views, one of each is drawn for the epoch.
+    """
 
     def __init__(
         self, rows: FeatureRows, sampler: EpochOrder, *, batch_size: int, steps_per_batch: int
@@ -70,21 +73,23 @@ class ShuffledBatches:
         return -(-len(self.sampler.index) // self.batch_size)
 
     def __iter__(self) -> Iterator[FeatureBatch | SuperBatch]:
-        order = self.sampler.order().to(self.rows.features.device)  # once, not every step
+        places = self.sampler.places(self.rows.n_views, len(self.rows.labels))
+        order = places.to(self.rows.features.device)  # once, not every step
         for part in order.split(self.batch_size * self.steps_per_batch):
             if self.steps_per_batch == 1:
-                yield self.rows.take(part)
+                yield self.rows.pick(part)
             else:
                 yield SuperBatch(self.rows, part, batch_size=self.batch_size)
 
 
 class OrderedBatches:
-    """Rows in order, in batches as large as is quick: for validation and test."""
+    """Rows in order, of one view, in batches as large as is quick: for validation and test."""
 
-    def __init__(self, rows: FeatureRows, index: Tensor) -> None:
-        """Take the row numbers, (n,) int64."""
+    def __init__(self, rows: FeatureRows, index: Tensor, *, view: int = 0) -> None:
+        """Take the row numbers, (n,) int64, and another view than the plain one, if any."""
         self.rows = rows
         self.index = index
+        self.view = view
         n_values = 1
         if rows.prepare is not None:  # pixels grow when they are resized
             n_values = 3 * rows.prepare.out_size[0] * rows.prepare.out_size[1]
@@ -95,4 +100,4 @@ class OrderedBatches:
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         for part in self.index.split(self.batch_size):
-            yield self.rows.take(part)
+            yield self.rows.take(part, view=self.view)

@@ -17,7 +17,7 @@ from featcache.core.reporting import Choice, NoteCallback, silent
 from featcache.errors import UsageError
 from featcache.features.batches import OrderedBatches, ShuffledBatches, require_one_process
 from featcache.features.order import EpochOrder
-from featcache.features.residence import pick_residence
+from featcache.features.residence import pick_residence, views_to_load
 from featcache.features.resident import Resident, load_where_it_fits
 from featcache.features.rows import FeatureRows, preprocessor_of, require_labels
 from featcache.features.split import training_rows, valid_rows
@@ -29,7 +29,9 @@ from featcache.store import Cache, open_cache
 class FeatureDataModule(pl.LightningDataModule):
     """A cache as training, validation and test batches for any LightningModule.
 
-    Batches are (B, D) float32 features and (B,) int64 labels, already on the trainer's device.
+    Batches are (B, D) float32 features and (B,) int64 labels, already on the trainer's device. Of a
+    cache with several views of each training image, a training batch has one of each, drawn anew
+    for every epoch; all other batches have the plain one.
 
     Example:
         >>> import featcache
@@ -98,7 +100,9 @@ class FeatureDataModule(pl.LightningDataModule):
         if device != self._device:
             self._device, self.residence, self._loaded = device, None, {}
         if self.residence is None:
-            self.residence = pick_residence(self.cache, device=device, order=self.sampler)
+            self.residence = pick_residence(
+                self.cache, device=device, order=self.sampler, draws_views=True
+            )
         return self.residence
 
     def hold(self, resident: Resident) -> None:
@@ -133,6 +137,7 @@ class FeatureDataModule(pl.LightningDataModule):
                 f"{self.cache.path.name} has no split {split!r}, only "
                 f"{', '.join(self.cache.splits)}."
             )
+        n_views = views_to_load(self.cache, split, draws_views=split == self.train_split)
         if self.window_rows is not None and split == self.train_split:
             require_labels(self.cache, split)
             self._loaded[split] = WindowedRows(
@@ -141,9 +146,12 @@ class FeatureDataModule(pl.LightningDataModule):
                 n=self.window_rows,
                 device=device,
                 prepare=preprocessor_of(self.cache, split, device),
+                n_views=n_views,
             )
             return
-        rows, found = load_where_it_fits(self.cache, split, device=device, residence=residence)
+        rows, found = load_where_it_fits(
+            self.cache, split, device=device, residence=residence, n_views=n_views
+        )
         self._loaded[split] = rows
         if found is not residence:
             self.residence = found

@@ -122,6 +122,8 @@ def settings_of(cache: Cache) -> str:
             parts.append("preprocessing of the weights")
     if "bn" in identity and identity.bn != ExtractSpec.bn:
         parts.append("BatchNorm adapted")
+    if identity.views.n > 1:
+        parts.append(identity.views.told)
     for name, value in ImageRules.of(identity).identity().items():
         parts.append(f"{name.replace('_', ' ')} {value}")
     return ", ".join(parts)
@@ -277,7 +279,9 @@ def _usual_one(paths: Sequence[Path], backbone: str, folder: Path, dataset: str)
     usual = [
         cache
         for cache in caches
-        if cache.provenance.limit is None and cache.identity.get("bn") == ExtractSpec.bn
+        if cache.provenance.limit is None
+        and cache.identity.get("bn") == ExtractSpec.bn
+        and cache.identity.views.n == 1
     ]
     if len(caches) == 1:
         return caches[0]

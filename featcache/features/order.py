@@ -44,6 +44,23 @@ class EpochOrder:
     def __iter__(self) -> Iterator[int]:
         return iter(self.order().tolist())
 
+    def places(self, n_views: int, n_rows: int) -> Tensor:
+        """Draw the order with a view for each row, (n,) int64: view v of row i is i * n_views + v.
+
+        A row's view follows from the seed, the epoch and the row's number alone. So it is the same
+        in every order, and for all heads that share the batches.
+
+        Args:
+            n_views: Views of each row; of one there is nothing to draw.
+            n_rows: Rows of the split, all of them.
+        """
+        order = self.order()
+        if n_views == 1:
+            return order
+        generator = torch.Generator().manual_seed(stream_seed("view", self.seed, self.epoch))
+        views = torch.randint(n_views, (n_rows,), generator=generator)
+        return order * n_views + views[order]
+
     def order(self) -> Tensor:
         """Draw the order of the chosen epoch, (n,) int64."""
         generator = torch.Generator().manual_seed(stream_seed("order", self.seed, self.epoch))

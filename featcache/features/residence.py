@@ -40,10 +40,10 @@ def fitting_window(cache: Cache, train: TrainSpec, max_memory: int | None) -> in
     """
     if max_memory is None or "train" not in cache.splits:
         return None
-    if _n_bytes(cache) <= max_memory:
+    if _n_bytes(cache, draws_views=True) <= max_memory:
         return None
-    features = cache["train"].features
-    row_bytes = features.nbytes // max(1, len(features))
+    split = cache["train"]
+    row_bytes = split.views.nbytes // max(1, len(split))
     n_rows = max_memory // row_bytes
     fewest = _FEWEST_BATCHES * train.batch_size
     if n_rows < fewest:
@@ -57,12 +57,21 @@ def fitting_window(cache: Cache, train: TrainSpec, max_memory: int | None) -> in
 
 
 def is_too_large(cache: Cache, max_memory: int) -> bool:
-    """Tell whether the features of a cache need more than so many bytes."""
+    """Tell whether the features of a cache, of the plain views, need more than so many bytes."""
     return _n_bytes(cache) > max_memory
 
 
+def views_to_load(cache: Cache, split: str, *, draws_views: bool) -> int:
+    """Tell how many views of a split's rows are loaded: all that are drawn, else the plain one."""
+    return cache[split].n_views if draws_views and split == "train" else 1
+
+
 def pick_residence(
-    cache: Cache, *, device: torch.device, order: EpochOrder | None = None
+    cache: Cache,
+    *,
+    device: torch.device,
+    order: EpochOrder | None = None,
+    draws_views: bool = False,
 ) -> Choice[str]:
     """Choose where the features stay while heads are trained: "gpu", "memory" or "file".
 
@@ -70,11 +79,12 @@ def pick_residence(
         cache: The cache.
         device: Where the head is trained.
         order: The order of the training rows; windows stay in the file. None is all rows.
+        draws_views: Whether all views of the training rows are needed, or the plain ones alone.
     """
     if order is not None and order.window_rows is not None:
         windows = f"{counted(order.n_windows, 'window')} of {counted(order.window_rows, 'row')}"
         return Choice("file", f"{windows}, shuffled within each, as asked for")
-    nbytes = _n_bytes(cache)
+    nbytes = _n_bytes(cache, draws_views=draws_views)
     needed = human_bytes(nbytes)
     if device.type == "cuda":
         free, kind = _free(str(device))
@@ -91,7 +101,11 @@ def pick_residence(
 
 
 def residence_after(
-    err: RuntimeError | MemoryError, cache: Cache, residence: Choice[str]
+    err: RuntimeError | MemoryError,
+    cache: Cache,
+    residence: Choice[str],
+    *,
+    draws_views: bool = False,
 ) -> Choice[str]:
     """Choose where features stay that had no room; raises what says anything else."""
     import torch
@@ -102,13 +116,17 @@ def residence_after(
         raise err
     next_best = Choice("file", "")
     if residence.value == "gpu":
-        next_best = pick_residence(cache, device=torch.device("cpu"))
+        cpu = torch.device("cpu")
+        next_best = pick_residence(cache, device=cpu, draws_views=draws_views)
     why = f"{residence.value} has no room for them any more: another process took it meanwhile"
     return Choice(next_best.value, why)
 
 
-def _n_bytes(cache: Cache) -> int:
-    return sum(int(split.features.nbytes) for split in cache.splits.values())
+def _n_bytes(cache: Cache, *, draws_views: bool = False) -> int:
+    return sum(
+        int(split.features.nbytes) * views_to_load(cache, name, draws_views=draws_views)
+        for name, split in cache.splits.items()
+    )
 
 
 def _free(device: str) -> FreeMemory:

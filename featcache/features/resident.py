@@ -12,7 +12,7 @@ from torch import Tensor
 from featcache.core.arithmetic import head_arithmetic
 from featcache.core.failures import device_failures_named
 from featcache.core.reporting import Choice
-from featcache.features.residence import pick_residence, residence_after
+from featcache.features.residence import pick_residence, residence_after, views_to_load
 from featcache.features.rows import (
     FeatureRows,
     load_rows,
@@ -35,14 +35,18 @@ class Resident:
         device: Where batches come out.
         residence: Where the features stay, as `pick_residence` says; None if they come in windows.
         rows: By split; empty where rows stay in the file.
+        draws_views: Whether all views of the training rows are needed, or the plain ones alone.
     """
 
     device: torch.device
     residence: Choice[str] | None
     rows: Mapping[str, FeatureRows]
+    draws_views: bool = False
 
 
-def load_sound(cache: Cache, *, device: str, window_rows: int | None) -> Resident:
+def load_sound(
+    cache: Cache, *, device: str, window_rows: int | None, draws_views: bool = False
+) -> Resident:
     """Verify a cache whole, and load what is trained and tested on where it fits.
 
     In memory each block is read once, into its place, and digested from there.
@@ -51,6 +55,7 @@ def load_sound(cache: Cache, *, device: str, window_rows: int | None) -> Residen
         cache: The cache.
         device: "cpu" or "cuda:N".
         window_rows: Rows of a window; then the file is only verified.
+        draws_views: Whether to load all views of the training rows, or the plain ones alone.
 
     Raises:
         CorruptError: If the cache is damaged, or cannot be trained on.
@@ -62,7 +67,8 @@ def load_sound(cache: Cache, *, device: str, window_rows: int | None) -> Residen
     failures = device_failures_named(device, "Training", kept=lambda: "Nothing was changed.")
     with head_arithmetic(device), failures:
         if window_rows is None:
-            residence, features = _read(cache, where, pick_residence(cache, device=where))
+            residence = pick_residence(cache, device=where, draws_views=draws_views)
+            residence, features = _read(cache, where, residence, draws_views)
         else:
             require_sound(cache)
         require_usable_rows(cache)
@@ -70,42 +76,52 @@ def load_sound(cache: Cache, *, device: str, window_rows: int | None) -> Residen
             split: resident_rows(cache, split, tensor, device=where)
             for split, tensor in features.items()
         }
-    return Resident(where, residence, rows)
+    return Resident(where, residence, rows, draws_views)
 
 
 def _read(
-    cache: Cache, device: torch.device, residence: Choice[str]
+    cache: Cache, device: torch.device, residence: Choice[str], draws_views: bool
 ) -> tuple[Choice[str], dict[str, Tensor]]:
     """Verify every block, and keep the features in `residence` or in the next that has room."""
     loaded = () if residence.value == "file" else [s for s in _SPLITS if s in cache.splits]
     try:
         features = {
-            split: room_for(cache[split], device=device, residence=residence.value)
+            split: room_for(
+                cache[split],
+                device=device,
+                residence=residence.value,
+                n_views=views_to_load(cache, split, draws_views=draws_views),
+            )
             for split in loaded
         }
         _fill(cache, features, residence=residence.value)
     except (RuntimeError, MemoryError) as err:
-        next_best = residence_after(err, cache, residence)
+        next_best = residence_after(err, cache, residence, draws_views=draws_views)
     else:
         return residence, features
-    return _read(cache, device, next_best)
+    return _read(cache, device, next_best, draws_views)
 
 
 def _fill(cache: Cache, features: Mapping[str, Tensor], *, residence: str) -> None:
     """Verify every block and read the features: in one reading to memory, in two to a GPU.
 
-    One reading to a GPU would copy from several threads at once, which no GPU has run yet.
+    One reading to a GPU would copy from several threads at once, which no GPU has run yet. Plain
+    views are read again, too: a block's digest is of all its views.
     """
-    if residence != "gpu":
-        require_sound(cache, into={s: partial(rows_to_fill, t) for s, t in features.items()})
-        return
-    require_sound(cache)
+    n_views = {split: len(t) // len(cache[split]) for split, t in features.items()}
+    whole = {
+        split: tensor if n_views[split] == 1 else tensor.unflatten(0, (-1, n_views[split]))
+        for split, tensor in features.items()
+        if residence != "gpu" and n_views[split] == cache[split].n_views
+    }
+    require_sound(cache, into={split: partial(rows_to_fill, t) for split, t in whole.items()})
     for split, tensor in features.items():
-        read_rows(cache[split], 0, len(tensor), tensor)
+        if split not in whole:
+            read_rows(cache[split], 0, len(tensor), tensor, n_views=n_views[split])
 
 
 def load_where_it_fits(
-    cache: Cache, split: str, *, device: torch.device, residence: Choice[str]
+    cache: Cache, split: str, *, device: torch.device, residence: Choice[str], n_views: int = 1
 ) -> tuple[FeatureRows, Choice[str]]:
     """Make one split ready, in its residence or, where that has no room any more, in the next one.
 
@@ -118,7 +134,9 @@ def load_where_it_fits(
         CorruptError: If a label names no class.
     """
     try:
-        return load_rows(cache, split, device=device, residence=residence.value), residence
+        rows = load_rows(cache, split, device=device, residence=residence.value, n_views=n_views)
     except (RuntimeError, MemoryError) as err:
-        next_best = residence_after(err, cache, residence)
-    return load_where_it_fits(cache, split, device=device, residence=next_best)
+        next_best = residence_after(err, cache, residence, draws_views=n_views > 1)
+    else:
+        return rows, residence
+    return load_where_it_fits(cache, split, device=device, residence=next_best, n_views=n_views)

@@ -29,39 +29,49 @@ class FeatureRows:
     """One split of a cache, from which batches are taken by row number.
 
     Attributes:
-        features: (N, D) float32 or float16, or (N, H, W, 3) uint8 pixels, on a GPU or in memory;
-            without rows where these are read from the file.
+        features: (N * V, D) float32 or float16, or (N, H, W, 3) uint8 pixels, on a GPU or in
+            memory; without rows where these are read from the file.
         labels: (N,) int64 on `device`.
         device: Where batches come out.
         prepare: Turns pixels into the numbers of the notebook; None for features.
+        n_views: V, the views of a row that were loaded; those of a row stand one behind the other.
     """
 
     features: Tensor
     labels: Tensor
     device: torch.device
     prepare: BatchPreprocessor | None
+    n_views: int = 1
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Gather a batch.
+    def take(self, rows: Tensor, *, view: int = 0) -> tuple[Tensor, Tensor]:
+        """Gather a batch of one view; 0 is the plain one.
 
         Args:
             rows: (B,) int64 row numbers; quickest where the features are.
+            view: Below `n_views`.
 
         Returns:
             (B, D) float32 and (B,) int64 on `device`.
         """
-        batch = self.gather(rows).to(self.device)
+        return self.pick(rows if self.n_views == 1 else rows * self.n_views + view)
+
+    def pick(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Gather a batch as `take` does, by (B,) places: row * n_views + view."""
+        batch = self.gather(places).to(self.device)
+        rows = places if self.n_views == 1 else places // self.n_views
         labels = self.labels.index_select(0, rows.to(self.device))
         if self.prepare is not None:
             return self.prepare(batch).flatten(1), labels
         return batch.float(), labels
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """Copy rows from where the features are."""
-        return self.features.index_select(0, rows.to(self.features.device))
+    def gather(self, places: Tensor) -> Tensor:
+        """Copy features from where they are."""
+        return self.features.index_select(0, places.to(self.features.device))
 
 
-def load_rows(cache: Cache, split: str, *, device: torch.device, residence: str) -> FeatureRows:
+def load_rows(
+    cache: Cache, split: str, *, device: torch.device, residence: str, n_views: int = 1
+) -> FeatureRows:
     """Make one split of a cache ready for training.
 
     Args:
@@ -69,15 +79,16 @@ def load_rows(cache: Cache, split: str, *, device: torch.device, residence: str)
         split: Its name.
         device: Where batches are wanted.
         residence: "gpu", "memory" or "file".
+        n_views: How many views of each row to load: 1 is the plain one, else all that it has.
 
     Raises:
         CorruptError: If a label names no class.
     """
     rows = cache[split]
     if residence == "file":
-        return RowsInFile(rows, *_beside(cache, split, device))
-    resident = room_for(rows, device=device, residence=residence)
-    read_rows(rows, 0, len(rows), resident)
+        return RowsInFile(rows, *_beside(cache, split, device), n_views)
+    resident = room_for(rows, device=device, residence=residence, n_views=n_views)
+    read_rows(rows, 0, len(resident), resident, n_views=n_views)
     return resident_rows(cache, split, resident, device=device)
 
 
@@ -85,7 +96,8 @@ def resident_rows(
     cache: Cache, split: str, features: Tensor, *, device: torch.device
 ) -> FeatureRows:
     """Make features that are loaded ready for training; raises as `load_rows` does."""
-    return FeatureRows(features, *_beside(cache, split, device))
+    n_views = len(features) // len(cache[split])
+    return FeatureRows(features, *_beside(cache, split, device), n_views)
 
 
 def _beside(
@@ -136,20 +148,22 @@ def n_inputs(cache: Cache) -> int:
     return cache.n_features
 
 
-def read_rows(rows: CacheSplit, start: int, stop: int, out: Tensor) -> None:
+def read_rows(rows: CacheSplit, start: int, stop: int, out: Tensor, *, n_views: int = 1) -> None:
     """Read the features start..stop into a tensor of their shape and type.
 
-    Reads, not a mapping: of a file that became shorter these are an error, and no SIGBUS.
+    They are those of rows, or with `n_views` those of places. Reads, not a mapping: of a file that
+    became shorter these are an error, and no SIGBUS.
 
     Raises:
         CorruptError: If it did.
     """
+    read = rows.read if n_views == 1 else rows.read_views
     n_rows = max(1, _BYTES_PER_COPY // max(1, rows.features.nbytes // max(1, len(rows))))
     for first in range(start, stop, n_rows):
         stop_if_asked()
         last = min(first + n_rows, stop)
         with rows_to_fill(out, first - start, last - start) as room:
-            rows.read(first, last, out=room)
+            read(first, last, out=room)
 
 
 @contextlib.contextmanager
@@ -169,10 +183,10 @@ def rows_to_fill(out: Tensor, start: int, stop: int) -> Iterator[npt.NDArray[Any
         there.copy_(room, non_blocking=True)
 
 
-def room_for(rows: CacheSplit, *, device: torch.device, residence: str) -> Tensor:
+def room_for(rows: CacheSplit, *, device: torch.device, residence: str, n_views: int = 1) -> Tensor:
     """Make an empty tensor for all features of a split, on the device or in memory."""
     none = _no_rows(rows)
-    shape = (len(rows), *none.shape[1:])
+    shape = (len(rows) * n_views, *none.shape[1:])
     if residence == "gpu":
         return torch.empty(shape, dtype=none.dtype, device=device)
     if math.prod(shape) * none.element_size() < _MAPPED_FROM:
@@ -210,18 +224,19 @@ class RowsInFile(FeatureRows):
         labels: Tensor,
         device: torch.device,
         prepare: BatchPreprocessor | None,
+        n_views: int = 1,
     ) -> None:
-        super().__init__(_no_rows(rows), labels, device, prepare)
+        super().__init__(_no_rows(rows), labels, device, prepare, n_views)
         self.rows = rows
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """Read rows, those that lie one behind the other in one go."""
-        batch = torch.empty((len(rows), *self.features.shape[1:]), dtype=self.features.dtype)
-        ends = [*((rows.diff() != 1).nonzero().flatten() + 1).tolist(), len(rows)]
+    def gather(self, places: Tensor) -> Tensor:
+        """Read features, those that lie one behind the other in one go."""
+        batch = torch.empty((len(places), *self.features.shape[1:]), dtype=self.features.dtype)
+        ends = [*((places.diff() != 1).nonzero().flatten() + 1).tolist(), len(places)]
         start = 0
         for end in ends:
-            first = int(rows[start])
-            read_rows(self.rows, first, first + end - start, batch[start:end])
+            first, part = int(places[start]), batch[start:end]
+            read_rows(self.rows, first, first + len(part), part, n_views=self.n_views)
             start = end
         return batch
 

@@ -25,28 +25,30 @@ class WindowedRows(RowsInFile):
         n: int,
         device: torch.device,
         prepare: BatchPreprocessor | None,
+        n_views: int = 1,
     ) -> None:
         """Take a split and how many of its rows make a window."""
-        super().__init__(rows, labels, device, prepare)
-        self.n = n
+        super().__init__(rows, labels, device, prepare, n_views)
+        self.n = n * n_views
         self._window = torch.empty(0)
         self._number = -1
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """Copy rows out of the window in memory, and read the next one where it is needed."""
-        numbers = rows // self.n
-        batch = torch.empty((len(rows), *self.features.shape[1:]), dtype=self.features.dtype)
+    def gather(self, places: Tensor) -> Tensor:
+        """Copy features out of the window in memory, and read the next one where it is needed."""
+        numbers = places // self.n
+        batch = torch.empty((len(places), *self.features.shape[1:]), dtype=self.features.dtype)
         for number in sorted(numbers.unique().tolist(), key=lambda i: i != self._number):
             if number != self._number:
                 self._read(number)
             chosen = numbers == number
-            batch[chosen] = self._window.index_select(0, rows[chosen] - number * self.n)
+            batch[chosen] = self._window.index_select(0, places[chosen] - number * self.n)
         return batch
 
     def _read(self, number: int) -> None:
         self._window = torch.empty(0)  # never two windows at a time
-        start, stop = number * self.n, min((number + 1) * self.n, len(self.rows))
+        end = len(self.rows) * self.n_views
+        start, stop = number * self.n, min((number + 1) * self.n, end)
         window = torch.empty((stop - start, *self.features.shape[1:]), dtype=self.features.dtype)
-        read_rows(self.rows, start, stop, window)
+        read_rows(self.rows, start, stop, window, n_views=self.n_views)
         self._window = window
         self._number = number

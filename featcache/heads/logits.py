@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,52 @@ from torch import Tensor, nn
 from featcache.core.arithmetic import head_arithmetic
 from featcache.features.batches import FeatureBatch
 from featcache.heads.figures import measure
+
+
+class Answers(Protocol):
+    """What a head answers for N rows, by blocks."""
+
+    def __call__(
+        self, rows: slice = slice(None), classes: slice = slice(None)
+    ) -> npt.NDArray[np.floating[Any]]:
+        """Compute a block, (n, k); its softmax over all classes is the head's probability."""
+        ...
+
+
+class MeanOfViews:
+    """The mean of what a head answers for several views of each row.
+
+    Of probabilities it is their logarithm that comes out. The scores of a head that has none are
+    averaged as they are.
+    """
+
+    def __init__(
+        self, views: Sequence[Answers], *, blocks: Iterator[slice], has_probabilities: bool
+    ) -> None:
+        """Take the answers for each view, and the blocks that all rows are divided into."""
+        self._views = views
+        self._log_sums: list[npt.NDArray[np.float64]] = []
+        if has_probabilities:
+            parts = [[_log_sum(view(rows)) for view in views] for rows in blocks]
+            self._log_sums = [np.concatenate(of_view) for of_view in zip(*parts, strict=True)]
+
+    def __call__(
+        self, rows: slice = slice(None), classes: slice = slice(None)
+    ) -> npt.NDArray[np.float64]:
+        """Compute a block, (n, k) float64."""
+        blocks = [view(rows, classes).astype(np.float64) for view in self._views]
+        if not self._log_sums:
+            mean: npt.NDArray[np.float64] = np.mean(blocks, axis=0)
+            return mean
+        for block, log_sums in zip(blocks, self._log_sums, strict=True):
+            block -= log_sums[rows, None]
+        log_mean: npt.NDArray[np.float64] = np.logaddexp.reduce(blocks) - math.log(len(blocks))
+        return log_mean
+
+
+def _log_sum(block: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    log_sum: npt.NDArray[np.float64] = np.logaddexp.reduce(block.astype(np.float64), axis=1)
+    return log_sum
 
 
 class Logits:

@@ -16,7 +16,7 @@ from featcache.errors import MismatchError, UsageError, counted
 from featcache.features.trainable import labels_of
 from featcache.heads.own_cache import own_cache
 from featcache.heads.seen_images import SeenImages, seen_images
-from featcache.heads.trained_head import TrainedHead
+from featcache.heads.trained_head import VIEWS, TrainedHead
 from featcache.store import Cache
 
 _DATASET = "dataset_sha256"
@@ -132,6 +132,8 @@ def other_images(
         MismatchError: If its features are made otherwise, or none of its classes is the head's.
     """
     identity, known = cache.identity.to_json(), dict(head.cache_identity)
+    for said in (identity, known):
+        said.pop(VIEWS, None)  # the plain view is the same with and without others
     is_other = identity.pop(_DATASET, None) != known.pop(_DATASET, None)
     if not is_other or identity != known:
         head.require_fit(cache)

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from featcache.core.arguments import device_name
 from featcache.core.preload import preloading
 from featcache.core.reporting import NoteCallback
-from featcache.errors import UsageError
 from featcache.features.lookup import settings_of
 from featcache.features.trainable import labels_of, require_labelled
+from featcache.heads.evaluated_split import require_views, split_of_own_images
 from featcache.heads.head_file import load_head
 from featcache.heads.other_images import OtherImages, other_images
 from featcache.heads.own_cache import require_own_cache
@@ -26,7 +26,7 @@ from featcache.store import Cache, find_cache, open_cache, require_sound
 if TYPE_CHECKING:
     import torch
 
-    from featcache.heads.logits import Logits
+    from featcache.heads.logits import Answers
 
 
 _BLOCK_VALUES = 2 << 20
@@ -56,6 +56,7 @@ class Outputs:
             spaced, or all; none if they are the split itself or a head's neighbours, or the cache
             is of other images.
         other: What the cache has of the head's classes, where it is of other images.
+        n_views: Views of each image that the answers are the mean of; 1 is the plain one alone.
     """
 
     head: TrainedHead
@@ -71,12 +72,14 @@ class Outputs:
     log_sums: npt.NDArray[np.float64]
     trained_on: npt.NDArray[np.bool_]
     other: OtherImages | None
-    _logits: Logits
+    n_views: int
+    _logits: Answers
 
     @property
     def title(self) -> str:
-        """By which its files are told from those of other images: the split, as a rule."""
-        return self.split if self.other is None else f"{self.split}-{self.cache.path.stem}"
+        """By which its files are told from others: the split, as a rule."""
+        of_images = "" if self.other is None else f"-{self.cache.path.stem}"
+        return f"{self.split}{of_images}{'-tta' if self.n_views > 1 else ''}"
 
     def probabilities(
         self, rows: slice = slice(None), classes: slice = slice(None)
@@ -103,6 +106,7 @@ def outputs_of(
     device: str,
     cache_dir: Path,
     on_note: NoteCallback,
+    tta: bool = False,
     sound: Sequence[Path] = (),
 ) -> Outputs:
     """Run a head over the rows of a split, in the order of the cache.
@@ -115,13 +119,14 @@ def outputs_of(
         device: "auto", "cpu", "cuda" or "cuda:N".
         cache_dir: Folder of all caches.
         on_note: Told the cache, and which split is taken in the place of "test".
+        tta: Take the mean of all views of each image, instead of the plain one.
         sound: Caches that were verified a moment ago.
 
     Raises:
         CacheMissingError: If there is no such cache.
         MismatchError: If its features are made otherwise than those that the head was trained on.
         CorruptError: If the head or the cache is damaged.
-        UsageError: If there is no such split, or the cache has no labels.
+        UsageError: If there is no such split, the cache has no labels, or there is one view alone.
         DeviceError: If the device fails or has no memory left.
     """
     device = device_name(device)
@@ -136,13 +141,9 @@ def outputs_of(
     if other is not None:
         split = other.split(split, on_note)
     else:
-        split = split or _usual_split(opened, on_note)
-        split = split if split in opened.splits else split.lower()
-        _require_split(opened, split)
-        if split == "val":
-            _require_validation(head)
-        if split == "train":
-            _require_layers(head)
+        split = split_of_own_images(head, opened, split, on_note)
+    if tta:
+        require_views(opened, split)
     own = opened if other is None else other.own
     if own is None and not head.has_layers:  # its neighbours are where it was trained
         own = require_own_cache(head, cache_dir)
@@ -151,7 +152,7 @@ def outputs_of(
         used = {c.path: c for c in (opened, own) if c is not None and c.path not in sound}
         for one in used.values():
             require_sound(one)
-    return _run(head, run, opened, split, device, other, own or opened)
+    return _run(head, run, opened, split, device, other, own or opened, tta)
 
 
 def _run(
@@ -162,6 +163,7 @@ def _run(
     device: str,
     other: OtherImages | None,
     own: Cache,
+    tta: bool,
 ) -> Outputs:
     """Run a head over a split of a cache that was verified, as was `own`, that of its training."""
     import torch
@@ -175,7 +177,7 @@ def _run(
     from featcache.features.rows import load_rows
     from featcache.heads.answering import answering_module
     from featcache.heads.figures import measure
-    from featcache.heads.logits import Logits
+    from featcache.heads.logits import Logits, MeanOfViews
 
     where = torch.device(pick_device(device).value)
     failures = device_failures_named(str(where), "Evaluation", kept=lambda: "Nothing was changed.")
@@ -186,16 +188,32 @@ def _run(
         else:
             source, index = split, torch.from_numpy(other.rows(split))
             all_labels = other.labels(split)
-        residence = pick_residence(cache, device=where)
-        rows, _ = load_where_it_fits(cache, source, device=where, residence=residence)
-        batches = OrderedBatches(rows, index)
+        n_views = cache[source].n_views if tta else 1
+        residence = pick_residence(cache, device=where, draws_views=tta)
+        rows, _ = load_where_it_fits(
+            cache, source, device=where, residence=residence, n_views=n_views
+        )
         module = answering_module(head, own, device=where)
         n_classes = len(head.class_names)
-        logits = Logits(module, batches, n_rows=len(index), n_classes=n_classes, device=where)
+        of_views = [
+            Logits(
+                module,
+                OrderedBatches(rows, index, view=view),
+                n_rows=len(index),
+                n_classes=n_classes,
+                device=where,
+            )
+            for view in range(n_views)
+        ]
+        logits: Answers = of_views[0]
+        if tta:
+            blocks = _blocks(len(index), n_classes)
+            logits = MeanOfViews(of_views, blocks=blocks, has_probabilities=head.is_calibrated)
         labels = all_labels[index.numpy()]
         by_row = _by_row(logits, labels, n_classes=n_classes)
         right: list[npt.NDArray[np.bool_]] = []
-        if split != "train" and other is None and head.has_layers:  # else a row finds itself
+        # Else a row finds itself; and accuracies of one view and of all are no pair.
+        if split != "train" and other is None and head.has_layers and not tta:
             train_source, train_index = _rows_of(head, cache, "train")
             every = -(-len(train_index) // _TRAIN_ROWS)
             train_rows = load_rows(cache, train_source, device=where, residence="file")
@@ -212,6 +230,7 @@ def _run(
         **by_row,
         trained_on=np.concatenate(right) if right else np.zeros(0, np.bool_),
         other=other,
+        n_views=n_views,
         _logits=logits,
     )
 
@@ -222,7 +241,7 @@ def _right(logits: torch.Tensor, labels: torch.Tensor) -> npt.NDArray[np.bool_]:
 
 
 def _by_row(
-    logits: Logits, labels: npt.NDArray[np.int64], *, n_classes: int
+    logits: Answers, labels: npt.NDArray[np.int64], *, n_classes: int
 ) -> dict[str, npt.NDArray[Any]]:
     """Compute what is one number a row."""
     predictions, ranks = np.empty_like(labels), np.empty_like(labels)
@@ -250,55 +269,6 @@ def _blocks(n: int, n_values: int) -> Iterator[slice]:
     """Divide `n` rows of `n_values` numbers, or columns, into blocks of 16 MiB of float64."""
     step = max(1, _BLOCK_VALUES // n_values)
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
-
-
-def _usual_split(cache: Cache, on_note: NoteCallback) -> str:
-    if "test" in cache.splits:
-        return "test"
-    on_note(
-        f"{cache.path.name} has no split 'test': the figures are of 'val', by which training was "
-        f"watched, and may be too good"
-    )
-    return "val"
-
-
-def _require_split(cache: Cache, split: str) -> None:
-    """Refuse a split that is not there, or has no image; "train" and "val" are divided later."""
-    if split in ("train", "val"):
-        return
-    if split not in cache.splits:
-        known = dict.fromkeys(["train", "val", *cache.splits])
-        raise UsageError(
-            f"--split is {split!r}, but {cache.path.name} has only {', '.join(known)}. Nothing was "
-            f"evaluated."
-        )
-    if not cache[split].valid.any():
-        raise UsageError(f"No image of split {split!r} could be read. Nothing was evaluated.")
-
-
-def _require_validation(head: TrainedHead) -> None:
-    """Refuse validation rows that a head was fitted to, and those that there were none of."""
-    if head.is_refitted:
-        raise UsageError(
-            f"{head.path} was fitted to its validation rows too, after they had chosen: figures of "
-            f"them would be too good. Nothing was evaluated. Those from before stand in its "
-            f"result.json; --no-refit trains a head that can be evaluated on val."
-        )
-    if head.train.val_fraction == 0:
-        raise UsageError(
-            f"{head.path} was trained with --val-fraction 0, so that it has no validation rows. "
-            f"Nothing was evaluated. Use --split test or train."
-        )
-
-
-def _require_layers(head: TrainedHead) -> None:
-    """Refuse the training rows of a head that looks for neighbours among them."""
-    if not head.has_layers:
-        raise UsageError(
-            f"{head.path} takes its neighbours from the training rows: each of them would be its "
-            f"own nearest, and the figures too good. Nothing was evaluated. Use --split test or "
-            f"val."
-        )
 
 
 def _rows_of(head: TrainedHead, cache: Cache, split: str) -> tuple[str, torch.Tensor]:

@@ -21,6 +21,9 @@ from featcache.version import __version__
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+VIEWS = "views"
+"""What an identity says of views; features of the plain ones do not depend on it."""
+
 
 @dataclass(frozen=True, eq=False)
 class TrainedHead:
@@ -132,11 +135,15 @@ class TrainedHead:
     def require_fit(self, cache: Cache) -> None:
         """Refuse a cache that holds other features than the head was trained on.
 
+        It may have more views of each image, or fewer: the plain one is the same.
+
         Raises:
             MismatchError: Naming the fields that differ.
         """
-        if cache.fingerprint != self.cache_fingerprint:
-            differing = differing_fields(cache.identity, self.cache_identity)
+        found, wanted = dict(cache.identity), dict(self.cache_identity)
+        for said in (found, wanted):
+            said.pop(VIEWS, None)
+        if differing := differing_fields(found, wanted):
             raise MismatchError(
                 f"The head {self.path} was trained on other features than {cache.path} holds: "
                 f"{'; '.join(differing)}. Nothing was evaluated. Give the cache it was trained on "

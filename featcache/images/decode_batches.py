@@ -1,11 +1,11 @@
-"""Batches of image files, decoded, resized and cropped in this process, by PIL alone.
+"""Batches of images, decoded, resized and cropped in this process, by PIL alone.
 
 What cannot be decoded is named, not lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,7 +18,8 @@ from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NOT_DECODED_HERE
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import DeviceError, UsageError
-from featcache.images.splits import FileImages, UnreadableImageError
+from featcache.images.augment import PLAIN, SplitViews, View
+from featcache.images.splits import ArrayImages, FileImages, UnreadableImageError
 
 OUT_OF_MEMORY = "out of memory"
 
@@ -30,19 +31,36 @@ class Span(NamedTuple):
     stop: int
 
 
+ONE_VIEW = range(1)
+
+
+class Portion(NamedTuple):
+    """What is decoded at a time: some views of the images of a span.
+
+    Attributes:
+        span: The rows.
+        views: The numbers of the views.
+    """
+
+    span: Span
+    views: range = ONE_VIEW
+
+
 @dataclass(frozen=True, eq=False)
 class ImageBatch:
-    """The images of one span.
+    """One view of the images of one span.
 
     Attributes:
         span: Its rows.
         images: (B, H, W, 3) uint8; zeros where the image could not be read.
         reasons: Why not, by row within the batch.
+        view: The number of the view.
     """
 
     span: Span
     images: npt.NDArray[np.uint8]
     reasons: Mapping[int, str] = field(default_factory=dict)
+    view: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,30 +68,32 @@ class Decoder:
     """Decodes, resizes and crops the images of a split.
 
     Attributes:
-        images: The image files.
+        images: The image files, or images in memory.
         preprocess: What is done to each.
         may_skip: Whether an image that this machine cannot decode is left out, with a reason; else
             it stops the run.
+        views: The views of each image; None is the plain one alone.
     """
 
-    images: FileImages
+    images: FileImages | ArrayImages
     preprocess: Preprocess
     may_skip: bool = False
+    views: SplitViews | None = None
 
     def fill(
         self,
         images: npt.NDArray[np.uint8],
-        span: Span,
+        portion: Portion,
         *,
         given_up: Mapping[int, str],
         begin: Callable[[int], None],
         no_memory: Callable[[int], str],
     ) -> dict[int, str]:
-        """Decode a batch into `images`.
+        """Decode a portion into `images`, each image once for all its views.
 
         Args:
-            images: (B, H, W, 3) uint8, overwritten.
-            span: Its rows.
+            images: (V, B, H, W, 3) uint8, overwritten.
+            portion: Its rows and views.
             given_up: Rows of the split that are not to be tried, with the reason.
             begin: Called with each row before it is decoded.
             no_memory: Called with a row for which memory ran out; gives its reason, or raises.
@@ -82,20 +102,20 @@ class Decoder:
             Why rows could not be decoded, by row within the batch; their images are zeros.
         """
         reasons = {}
-        for i, row in enumerate(range(span.start, span.stop)):
+        for i, row in enumerate(range(*portion.span)):
             try:
                 if row in given_up:
                     raise UnreadableImageError(given_up[row])
                 begin(row)
-                images[i] = self._decode(row)
+                self._decode(row, portion.views, images[:, i])
             except UnreadableImageError as err:
                 reasons[i] = str(err)
             except MemoryError:
                 reasons[i] = no_memory(row)
-        images[list(reasons)] = 0
+        images[:, list(reasons)] = 0
         return reasons
 
-    def _decode(self, row: int) -> npt.NDArray[np.uint8]:
+    def _decode(self, row: int, views: range, out: npt.NDArray[np.uint8]) -> None:
         image = self.images.decode(row)
         height, width = self.preprocess.geometry((image.height, image.width)).size
         if height * width > MAX_PIXELS:  # a line of pixels whose shorter side grows to 256
@@ -103,23 +123,28 @@ class Decoder:
                 f"too long and narrow: {image.width} x {image.height} pixels, {width} x {height} "
                 f"resized"
             )
-        return resize_image(image, self.preprocess)
+        for i, number in enumerate(views):
+            view = PLAIN if self.views is None else self.views.view(row, number, image.size)
+            out[i] = resize_image(image, self.preprocess, view)
 
-    def batch(self, span: Span) -> ImageBatch:
-        """Decode a batch in this process.
+    def batches(self, portion: Portion) -> Iterator[ImageBatch]:
+        """Decode a portion in this process; a batch for each of its views.
 
         Raises:
             DeviceError: If memory runs out, unless such an image may be left out.
         """
-        images = np.empty((span.stop - span.start, *self.preprocess.out_size, 3), np.uint8)
+        span, views = portion
+        shape = (len(views), span.stop - span.start, *self.preprocess.out_size, 3)
+        images = np.empty(shape, np.uint8)
         reasons = self.fill(
             images,
-            span,
+            portion,
             given_up={},
             begin=lambda _: stop_if_asked(),
             no_memory=lambda row: self.give_up(row, OUT_OF_MEMORY),
         )
-        return ImageBatch(span, images, reasons)
+        for i, number in enumerate(views):
+            yield ImageBatch(span, images[i], reasons, number)
 
     def give_up(self, row: int, why: str) -> str:
         """Give the reason of a row that this machine cannot decode, where it may be left out.
@@ -137,12 +162,15 @@ class Decoder:
         )
 
 
-def resize_image(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+def resize_image(
+    image: Image.Image, preprocess: Preprocess, view: View = PLAIN
+) -> npt.NDArray[np.uint8]:
     """Resize and crop one image with PIL; `Preprocess.after_resize` is what is left to do.
 
     Args:
         image: In mode RGB, of any size.
         preprocess: Its mean and std are not used.
+        view: Which view of it.
 
     Returns:
         (h, w, 3) uint8, of the size `preprocess.out_size`.
@@ -154,5 +182,10 @@ def resize_image(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.u
         raise UsageError(f"The image has mode {image.mode}; expected RGB. Convert it first.")
     (height, width), rows, columns = preprocess.geometry((image.height, image.width))
     kernel = Image.Resampling[preprocess.interpolation.upper()]
-    resized = image.resize((width, height), kernel)
-    return np.array(resized.crop((columns.start, rows.start, columns.stop, rows.stop)))
+    if view.box is None:
+        resized = image.resize((width, height), kernel)
+        resized = resized.crop((columns.start, rows.start, columns.stop, rows.stop))
+    else:
+        resized = image.crop(view.box).resize(preprocess.out_size[::-1], kernel)
+    pixels = np.array(resized)
+    return pixels[:, ::-1] if view.is_mirrored else pixels

@@ -24,7 +24,7 @@ from featcache.core.starting import starting
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import DeviceError
 from featcache.images.decode import image_formats
-from featcache.images.decode_batches import Decoder, ImageBatch, Span
+from featcache.images.decode_batches import Decoder, ImageBatch, Portion
 from featcache.images.decode_process import NO_ROW, Done, Shared, Task, how_it_ended, work
 
 _SLOTS_PER_WORKER = 4
@@ -62,14 +62,21 @@ class Workers:
     """
 
     def __init__(
-        self, decoder: Decoder, *, n_workers: int, batch_size: int, on_note: NoteCallback
+        self,
+        decoder: Decoder,
+        *,
+        n_workers: int,
+        batch_size: int,
+        n_views: int = 1,
+        on_note: NoteCallback,
     ) -> None:
         """Prepare; the processes start with the first batch.
 
         Args:
             decoder: What they do.
             n_workers: How many.
-            batch_size: Images of the longest batch.
+            batch_size: Images of the longest portion.
+            n_views: Views of the portion with the most.
             on_note: Told when an image was tried again alone.
         """
         # Forked workers start in milliseconds and only run PIL; elsewhere the platform's own way.
@@ -78,7 +85,7 @@ class Workers:
         self._decoder = decoder
         self._n_workers = n_workers
         self._on_note = on_note
-        shape = (batch_size, *decoder.preprocess.out_size, 3)
+        shape = (n_views, batch_size, *decoder.preprocess.out_size, 3)
         most = _MOST_SLOT_BYTES // int(np.prod(shape))
         n_slots = max(n_workers + 1, min(_SLOTS_PER_WORKER * n_workers, most))
         self._shared = Shared(self._context, n_slots, shape, n_workers)
@@ -93,14 +100,16 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def batches(self, spans: Iterable[Span]) -> Generator[ImageBatch, None, None]:
-        """Yield the batches of `spans`, in order; each span is asked for when there is room for it.
+    def batches(self, portions: Iterable[Portion]) -> Generator[ImageBatch, None, None]:
+        """Yield the batches of `portions`, in order, one for each view.
+
+        Each portion is asked for when there is room for it.
 
         Raises:
             DeviceError: If a process dies at an image, or needs more than 60 CPU seconds for it,
                 and again when it does nothing else; unless such images may be left out.
         """
-        coming = enumerate(spans)
+        coming = enumerate(portions)
         n_given = self._hand_out(coming)
         number = 0
         while number < n_given:
@@ -109,16 +118,16 @@ class Workers:
                 if self._victims:
                     self._try_alone()
                 n_given += self._hand_out(coming)
-            yield self._take(number)
+            yield from self._take(number)
             number += 1
             self._collect(timeout_s=0)
             n_given += self._hand_out(coming)
 
-    def _hand_out(self, coming: Iterator[tuple[int, Span]]) -> int:
+    def _hand_out(self, coming: Iterator[tuple[int, Portion]]) -> int:
         """Give every worker enough to do, as long as there is room for the images.
 
         Returns:
-            How many batches it gave.
+            How many portions it gave.
         """
         n_given = 0
         while self._free_slots and not self._victims:
@@ -158,14 +167,14 @@ class Workers:
         except (EOFError, OSError):
             self._bury(worker)
 
-    def _take(self, number: int) -> ImageBatch:
+    def _take(self, number: int) -> list[ImageBatch]:
         task, done = self._done.pop(number)
         if done.error is not None:
             raise done.error
-        n_images = task.span.stop - task.span.start
-        images = self._shared.images()[task.slot, :n_images].copy()
+        span, views = task.portion
+        images = self._shared.images()[task.slot, : len(views), : span.stop - span.start].copy()
         self._free_slots.append(task.slot)
-        return ImageBatch(task.span, images, done.reasons)
+        return [ImageBatch(span, images[i], done.reasons, view) for i, view in enumerate(views)]
 
     def _bury(self, worker: _Worker) -> None:
         """Note the image that a dead worker was at, and take its tasks back."""

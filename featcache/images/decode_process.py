@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.images.decode import forget_other_threads
-from featcache.images.decode_batches import OUT_OF_MEMORY, Decoder, Span
+from featcache.images.decode_batches import OUT_OF_MEMORY, Decoder, Portion
 
 CPU_SECONDS_PER_IMAGE = 60.0
 NO_ROW = -1
@@ -26,17 +26,17 @@ _NO_MEMORY_EXIT = 71  # EX_OSERR of <sysexits.h>; no signal, and no exit code of
 
 
 class Task(NamedTuple):
-    """A batch to decode.
+    """A portion to decode.
 
     Attributes:
-        number: Its place in the order of batches.
-        span: Its rows.
+        number: Its place in the order of portions.
+        portion: Its rows and views.
         slot: Where its images go.
         given_up: Rows that are not to be tried, with the reason.
     """
 
     number: int
-    span: Span
+    portion: Portion
     slot: int
     given_up: Mapping[int, str]
 
@@ -71,7 +71,7 @@ class Shared:
         return np.frombuffer(self.memory, np.int64, self.n_seats)
 
     def images(self) -> npt.NDArray[np.uint8]:
-        """(n_slots, B, H, W, 3) uint8."""
+        """(n_slots, V, B, H, W, 3) uint8."""
         flat = np.frombuffer(self.memory, np.uint8, offset=8 * self.n_seats)
         return flat.reshape(self.shape)
 
@@ -94,12 +94,13 @@ def work(decoder: Decoder, shared: Shared, seat: int, pipe: Connection, parent: 
             task: Task = pipe.recv()
         except (EOFError, OSError):  # the parent has ended
             return
-        images = slots[task.slot, : task.span.stop - task.span.start]
+        span, views = task.portion
+        images = slots[task.slot, : len(views), : span.stop - span.start]
         reasons: Mapping[int, str] = {}
         error = None
         try:
             reasons = decoder.fill(
-                images, task.span, given_up=task.given_up, begin=begin, no_memory=no_memory
+                images, task.portion, given_up=task.given_up, begin=begin, no_memory=no_memory
             )
         except Exception as err:  # raised in the parent, when its batch is wanted
             err.add_note("".join(traceback.format_exception(err)))

@@ -65,6 +65,14 @@ class ArrayImages:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def path_of(self, row: int) -> str:
+        """Name one image, for messages."""
+        return f"image {row}"
+
+    def decode(self, row: int) -> Image.Image:
+        """Give one image in mode RGB."""
+        return Image.fromarray(self.pixels[row])
+
     def take(self, rows: npt.NDArray[np.int64]) -> ArrayImages:
         """Keep these rows, in this order."""
         return ArrayImages(np.ascontiguousarray(self.pixels[rows]))

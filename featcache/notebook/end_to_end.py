@@ -17,11 +17,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
+from torchvision.transforms.functional import hflip, resized_crop
 
 from featcache.config import HeadSpec
 from featcache.core.backbone_kinds import is_timm, timm_name
 from featcache.core.preprocess import Preprocess
 from featcache.errors import UsageError
+from featcache.images.augment import SplitViews
 from featcache.images.splits import ArrayImages, Split
 from featcache.notebook.classifiers import known_classifier
 
@@ -29,28 +31,60 @@ from featcache.notebook.classifiers import known_classifier
 class ImageRows(Dataset[tuple[Tensor, int]]):
     """Rows of a split, each image through torchvision's PIL transforms when it is asked for."""
 
-    def __init__(self, split: Split, rows: Sequence[int], preprocess: Preprocess) -> None:
-        """Take the numbers of the rows, in the order in which they are wanted."""
+    def __init__(
+        self,
+        split: Split,
+        places: Sequence[int],
+        preprocess: Preprocess,
+        views: SplitViews | None = None,
+    ) -> None:
+        """Take what is wanted, in its order.
+
+        Args:
+            split: The images.
+            places: Numbers of rows; of several views, view v of row i is i * n + v.
+            preprocess: How a plain image is prepared.
+            views: The views of the images; None is the plain one alone.
+        """
         self.split = split
-        self.rows = rows
+        self.places = places
+        self.preprocess = preprocess
+        self.views = views
         steps: list[Any] = [transforms.Resize(preprocess.resize, _mode(preprocess))]
         if preprocess.crop is not None:
             steps.append(transforms.CenterCrop(preprocess.crop))
-        steps += [transforms.ToTensor(), transforms.Normalize(preprocess.mean, preprocess.std)]
-        self.transform = transforms.Compose(steps)
+        self.resize = transforms.Compose(steps)
+        normalize = transforms.Normalize(preprocess.mean, preprocess.std)
+        self.transform = transforms.Compose([transforms.ToTensor(), normalize])
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.places)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        row = self.rows[i]
+        row, number = divmod(self.places[i], 1 if self.views is None else self.views.n)
         images = self.split.images
         if isinstance(images, ArrayImages):
             image = Image.fromarray(images.pixels[row])
         else:
             image = images.decode(row)
         labels = self.split.labels
-        return self.transform(image), 0 if labels is None else int(labels[row])
+        prepared = self.transform(self._prepared(image, row, number))
+        return prepared, 0 if labels is None else int(labels[row])
+
+    def _prepared(self, image: Image.Image, row: int, number: int) -> Image.Image:
+        """Resize an image as the plain view is, or cut and mirror it as another is drawn."""
+        if self.views is None or not number:
+            plain: Image.Image = self.resize(image)
+            return plain
+        view = self.views.view(row, number, image.size)
+        if view.box is None:
+            image = self.resize(image)
+        else:
+            left, top, right, bottom = view.box
+            size, mode = list(self.preprocess.out_size), _mode(self.preprocess)
+            image = resized_crop(image, top, left, bottom - top, right - left, size, mode)
+        mirrored: Image.Image = hflip(image) if view.is_mirrored else image
+        return mirrored
 
 
 class WholeModel(pl.LightningModule):

@@ -66,6 +66,7 @@ def parity(
     bn: str | None = None,
     preprocess: str | None = None,
     image_size: int | None = None,
+    views: int | None = None,
     limit: int = ParitySpec.limit,
     levels: tuple[int, ...] = ParitySpec.levels,
     epochs: int = ParitySpec.epochs,
@@ -89,6 +90,8 @@ def parity(
     from one head with one order of batches, and compares the loss of every step and the predictions
     for the test images. Level 3 does so for several seeds, and compares the mean accuracies.
 
+    Of a cache with several views of each image, both sides draw the same ones for each epoch.
+
     A backbone with adapted BatchNorm runs with the statistics of the cache on both sides. The other
     arguments are those of `featcache.config.ParitySpec`, `ExtractSpec`, `HeadSpec` and `TrainSpec`.
 
@@ -96,7 +99,7 @@ def parity(
         cache: Path or part of the name of a cache; None extracts one in fp32.
         dataset: As for `extract`; beside a cache, where its images are now.
         backbone: A torchvision backbone whose classifier stands right behind its features, or one
-            of timm's; a cache says this and `bn`, `preprocess` and `image_size` itself.
+            of timm's; a cache says this and `bn`, `preprocess`, `image_size` and `views` itself.
         weights: As for `extract`; they must be those of the cache.
         lr: Higher than the notebook's by default, so that a few steps show a difference.
         as_notebook: Also train as the notebook does, with the backbone in training mode, and tell
@@ -110,6 +113,7 @@ def parity(
     """
     note = on_note or silent
     given = {"backbone": backbone, "bn": bn, "preprocess": preprocess, "image_size": image_size}
+    given |= {"views": views}
     given = {name: value for name, value in given.items() if value is not None}
     if cache is not None:
         _refuse_beside_a_cache([*given, *(["as_notebook"] if as_notebook else [])])

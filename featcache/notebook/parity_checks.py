@@ -107,7 +107,7 @@ def checks_of(
 
 @plain_torch()
 def compare_features(sides: Sides) -> list[ParityCheck]:
-    """Level 1: rows against fresh forwards, one image at a time."""
+    """Level 1: rows against fresh forwards, one image at a time; of several views, by turns."""
     model = sides.whole_model(nn.Identity())
     largest, differences, cosines = [], [], []
     n_labels = 0
@@ -115,11 +115,13 @@ def compare_features(sides: Sides) -> list[ParityCheck]:
         if split.labels is not None:
             n_labels += int((split.labels != sides.dataset.splits[name].labels).sum())
         rows = spaced(valid_rows(split), _N_FEATURES_CHECKED)
-        images = ImageRows(sides.dataset.splits[name], rows.tolist(), sides.preprocess)
-        for i, row in enumerate(rows.tolist()):
+        views = sides.views(name)
+        places = [row * views.n + i % views.n for i, row in enumerate(rows.tolist())]
+        images = ImageRows(sides.dataset.splits[name], places, sides.preprocess, views)
+        for i, place in enumerate(places):
             with torch.inference_mode():
                 fresh = model(images[i][0][None])[0].double().numpy()
-            cached = split.read(row, row + 1)[0].astype(np.float64)
+            cached = split.read_views(place, place + 1)[0].astype(np.float64)
             largest.append(np.abs(fresh).max())
             differences.append(np.abs(fresh - cached).max())
             norms = np.linalg.norm(fresh) * np.linalg.norm(cached)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from featcache.features.order import EpochOrder
 from featcache.features.rows import load_rows
 from featcache.features.split import valid_rows
 from featcache.heads.mlp import build_head
+from featcache.images.augment import SplitViews
 from featcache.images.splits import Dataset
 from featcache.notebook.active_units import ActiveUnits
 from featcache.notebook.end_to_end import ImageRows, WholeModel, whole_model
@@ -78,6 +79,11 @@ class Sides:
         """The dataset's own labels of the test rows."""
         return torch.from_numpy(self.dataset.splits["test"].labels)[self.test_rows]
 
+    def views(self, split: str) -> SplitViews:
+        """The views that the cache has of a split's images."""
+        n_views = self.cache[split].n_views
+        return SplitViews(self.cache.identity.views, n_views, self.dataset.splits[split].ids)
+
     def new_head(self, seed: int) -> nn.Sequential:
         """Build the head that both sides start from."""
         return build_head(
@@ -98,6 +104,23 @@ class Sides:
         )
 
 
+class _Places:
+    """The order in which a DataLoader takes rows, with a view of each, drawn for every epoch."""
+
+    def __init__(self, order: EpochOrder, views: SplitViews) -> None:
+        self.order = order
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order.places(self.views.n, len(self.views.ids)).tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        self.order.set_epoch(epoch)
+
+
 def spaced(rows: Tensor, n: int) -> Tensor:
     """Take `n` of the rows, or all if there are fewer, evenly spaced."""
     return rows[torch.linspace(0, len(rows) - 1, min(n, len(rows)), dtype=torch.float64).long()]
@@ -107,7 +130,13 @@ def spaced(rows: Tensor, n: int) -> Tensor:
 def train_cached(sides: Sides, seed: int) -> Trained:
     """Train on the cache; the losses of all steps, and the logits of the test rows."""
     batches = ShuffledBatches(
-        load_rows(sides.cache, "train", device=_CPU, residence="memory"),
+        load_rows(
+            sides.cache,
+            "train",
+            device=_CPU,
+            residence="memory",
+            n_views=sides.views("train").n,
+        ),
         EpochOrder(sides.train_rows, seed=seed),
         batch_size=sides.batch_size,
         steps_per_batch=STEPS_PER_BATCH,
@@ -143,8 +172,9 @@ def train_end_to_end(sides: Sides, seed: int, *, backbone_trains: bool = False) 
         model, head, sides.head, lr=sides.lr, backbone_trains=backbone_trains
     ).train()
     split = sides.dataset.splits["train"]
-    images = ImageRows(split, range(len(split)), sides.preprocess)
-    order = EpochOrder(sides.train_rows, seed=seed)
+    views = sides.views("train")
+    images = ImageRows(split, range(len(split) * views.n), sides.preprocess, views)
+    order = _Places(EpochOrder(sides.train_rows, seed=seed), views)
     # A generator of its own: the loader must not draw from dropout's.
     batches = DataLoader(images, sides.batch_size, sampler=order, generator=torch.Generator())
     _fit(module, batches, sides, seed, callbacks=[])

@@ -38,7 +38,7 @@ class CacheSummary:
         state: "complete", "incomplete", "damaged", or "unreadable" (no permission, a link, ...).
         dataset: Name of the dataset; empty if the file is damaged or unreadable.
         backbone: Name of the backbone.
-        n_features: Length of a row.
+        n_features: Length of a row, or of one view of it.
         n_rows: Rows of all splits.
         n_rows_done: Rows that are written.
         nbytes: Size of the file.
@@ -84,13 +84,12 @@ def summarise(path: Path) -> CacheSummary:
         state_of_it = "damaged" if isinstance(err, CorruptError) else "unreadable"
         return CacheSummary(path, state_of_it, nbytes=nbytes, problem=str(err))
     manifest = state.manifest
-    features = next(iter(manifest.splits.values())).columns["features"]
     return CacheSummary(
         path=path,
         state=state.word,
         dataset=manifest.provenance.dataset,
         backbone=manifest.identity.backbone,
-        n_features=features.n_values,
+        n_features=manifest.n_features,
         n_rows=state.n_rows,
         n_rows_done=state.n_rows_done,
         nbytes=manifest.file_size,

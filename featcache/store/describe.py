@@ -27,7 +27,7 @@ class SplitDescription:
     Attributes:
         name: Its name.
         n_rows: N.
-        row_shape: (D,), or (H, W, 3) for `pixels`.
+        row_shape: (D,), (K, D) for K views of each image, or (H, W, 3) for `pixels`.
         dtype: "float32", "float16" or "uint8".
         rows_per_class: By class name; empty if the images have no labels.
         failures: The reason, by id, for every row that is not valid; empty for an incomplete
@@ -88,7 +88,7 @@ def describe_cache(path: str | os.PathLike[str]) -> CacheDescription:
     file = OpenedFile(path, open_readonly)
     splits = []
     for name, layout in manifest.splits.items():
-        split = CacheSplit(name, layout.n_rows, file, layout.columns)
+        split = CacheSplit(name, layout.n_rows, file, layout.columns, manifest.n_views(name))
         features = layout.columns["features"]
         failures = split.failures if state.is_complete else {}
         splits.append(

@@ -49,6 +49,9 @@ def made_with(identity: Identity, provenance: Provenance) -> dict[str, Any]:
     if identity.backbone != PIXELS:  # which runs no network
         options |= {n: identity[n] for n in ("precision", "store_dtype") if n in identity}
         options |= {"bn": identity.bn} if "bn" in identity else {}
+    if (views := identity.views).n > 1:
+        options |= {"views": views.n, "augment": views.augment, "views_of": views.of}
+        options["seed"] = views.seed
     return options
 
 
@@ -68,7 +71,8 @@ def extract_command(options: Mapping[str, Any]) -> str:
         if name == "cache_dir":
             is_default = settled(value) == settled(ExtractSpec.cache_dir)
         if name in _ALWAYS or not is_default:
-            words += [option_name(name)] if value is True else [option_name(name), str(value)]
+            shown = ",".join(value) if isinstance(value, tuple) else str(value)
+            words += [option_name(name)] if value is True else [option_name(name), shown]
     return shlex.join(words)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from featcache.config import EXIF_ORIENTATIONS
 from featcache.core.identity import fingerprint
 from featcache.core.preprocess import Preprocess
+from featcache.core.views import Views
 from featcache.store.json_values import count, mapping, text
 
 PART = "part"
@@ -66,6 +67,8 @@ class Identity(_Said):
             _ = identity.preprocess
         if "bn" in stored:
             _ = identity.bn
+        if "views" in stored:
+            _ = identity.views
         if "max_pixels" in stored:
             count(stored["max_pixels"], least=1)
         if PART in stored:
@@ -96,6 +99,11 @@ class Identity(_Said):
     def preprocess(self) -> Preprocess:
         """How an image became the backbone's input."""
         return Preprocess.from_json(self["preprocess"])
+
+    @property
+    def views(self) -> Views:
+        """The views of its images."""
+        return Views.from_json(self["views"]) if "views" in self else Views()
 
 
 class NumericClass(_Said):

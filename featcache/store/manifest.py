@@ -137,6 +137,16 @@ class Manifest:
     version: int
 
     @property
+    def n_features(self) -> int:
+        """Numbers in a row, or in one view of it."""
+        name, split = next(iter(self.splits.items()))
+        return split.columns["features"].n_values // self.n_views(name)
+
+    def n_views(self, split: str) -> int:
+        """Tell how many views each row of a split has."""
+        return self.identity.views.n_of(split)
+
+    @property
     def parts(self) -> dict[str, Part]:
         """The parts with a slot of their own, by their names in a report of damage."""
         extents = {

@@ -90,6 +90,7 @@ def parse_manifest(body: bytes, header: FirstLine, *, file_size: int, name: str)
         manifest = _manifest_from_json(json.loads(body), header.version)
         if reserved := _reserved_parts(manifest):
             raise _of_a_later_featcache(name, reserved)
+        _check_views(manifest)
         _check_reference(manifest)
         _check_blocks(manifest)
         _check_places(manifest, body_nbytes=len(body))
@@ -132,9 +133,21 @@ def _reserved_parts(manifest: Manifest) -> str:
     for name, split in manifest.splits.items():
         if manifest.version > 1 and _RESERVED in split.columns:
             return f"split {name!r} has several targets for each image"
-        if manifest.version > 1 and len(split.columns["features"].shape) == 3:
+        has_views = manifest.version > 1 and len(split.columns["features"].shape) == 3
+        if has_views and "views" not in manifest.identity:
             return f"split {name!r} has features of several views of each image"
     return ""
+
+
+def _check_views(manifest: Manifest) -> None:
+    """Refuse features that are not of as many views as the identity says."""
+    if "views" not in manifest.identity:
+        return
+    for name, split in manifest.splits.items():
+        n, features = manifest.n_views(name), split.columns["features"]
+        wanted = (n, manifest.n_features) if n > 1 else (manifest.n_features,)
+        if manifest.version == 1 or features.shape[1:] != wanted or features.dtype == "|u1":
+            raise ValueError(f"features of split {name!r} are {features}, not of {n} views")
 
 
 def _manifest_from_json(value: dict[str, Any], version: int) -> Manifest:
@@ -176,8 +189,7 @@ def _manifest_from_json(value: dict[str, Any], version: int) -> Manifest:
 
 def _check_reference(manifest: Manifest) -> None:
     """Refuse reference rows that are not rows of the file's own length."""
-    n_features = next(iter(manifest.splits.values())).columns["features"].n_values
-    reference = manifest.reference
+    n_features, reference = manifest.n_features, manifest.reference
     if reference is not None and (reference.dtype, reference.shape[1:]) != ("<f4", (n_features,)):
         raise ValueError(f"reference rows {reference} for rows of {n_features} features")
 

@@ -60,7 +60,7 @@ class Cache:
         fingerprint: 64 hex digits; two caches of one fingerprint hold the same features.
         identity: What the fingerprint is the hash of: backbone, weights, preprocessing, dataset.
         provenance: Names and versions for people.
-        n_features: D, the length of one row.
+        n_features: D, the length of one row, or of one view of it.
         file: The open file, from which the rows are read.
     """
 
@@ -182,10 +182,9 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
             f"{command_of(path, manifest.identity, manifest.provenance)}"
         )
     splits = {
-        name: CacheSplit(name, layout.n_rows, file, layout.columns)
+        name: CacheSplit(name, layout.n_rows, file, layout.columns, manifest.n_views(name))
         for name, layout in manifest.splits.items()
     }
-    features = next(iter(manifest.splits.values())).columns["features"]
     return Cache(
         path=path,
         splits=splits,
@@ -193,7 +192,7 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
         fingerprint=manifest.identity.fingerprint,
         identity=manifest.identity,
         provenance=manifest.provenance,
-        n_features=features.n_values,
+        n_features=manifest.n_features,
         file=file,
     )
 

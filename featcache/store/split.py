@@ -16,6 +16,8 @@ import numpy.typing as npt
 from featcache.core.files import named_read_failures, read_into
 from featcache.store.manifest import Extent
 
+_BYTES_AT_ONCE = 16 << 20
+
 
 class OpenedFile:
     """A file that stays open as long as anybody holds this.
@@ -46,12 +48,14 @@ class CacheSplit:
     Attributes:
         name: "train", "val", "test", ...
         n_rows: N.
+        n_views: K, how many views of each image it holds.
     """
 
     name: str
     n_rows: int
     _file: OpenedFile = field(repr=False)
     _columns: Mapping[str, Extent] = field(repr=False)
+    n_views: int = 1
 
     def __len__(self) -> int:
         return self.n_rows
@@ -60,9 +64,24 @@ class CacheSplit:
     def features(self) -> npt.NDArray[Any]:
         """The features, (N, D) float32 or float16, or (N, H, W, 3) uint8 for `pixels`.
 
-        They are mapped and read-only. A program that uses them when the file has become shorter is
-        ended by the system (SIGBUS); what `read` gives is safe from that.
+        Of several views of each image, they are those of the plain one. They are mapped and
+        read-only. A program that uses them when the file has become shorter is ended by the system
+        (SIGBUS); what `read` gives is safe from that.
         """
+        mapped = self._mapped
+        return mapped[:, 0] if self.n_views > 1 else mapped
+
+    @property
+    def views(self) -> npt.NDArray[Any]:
+        """The features of all K views of each image, (N, K, D); the plain one is the first.
+
+        They are mapped, as `features` are.
+        """
+        mapped = self._mapped
+        return mapped if self.n_views > 1 else mapped[:, None]
+
+    @cached_property
+    def _mapped(self) -> npt.NDArray[Any]:
         extent = self._columns["features"]
         with os.fdopen(os.dup(self._file.fd), "rb") as file:
             return np.memmap(file, extent.dtype, "r", extent.offset, extent.shape)
@@ -109,8 +128,18 @@ class CacheSplit:
         """The columns of the file that belong to this split, by name."""
         return self._columns
 
+    @property
+    def plain_features(self) -> Extent:
+        """Type and shape of `features`; of several views, the place is that of all of them."""
+        extent = self._columns["features"]
+        if self.n_views == 1:
+            return extent
+        return extent._replace(shape=(self.n_rows, *extent.shape[2:]))
+
     def arrays(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
         """Give features and labels of the rows that hold features, as scikit-learn takes them.
+
+        Of several views of each image, they are those of the plain one.
 
         Example:
             >>> X, y = open_cache(result.path)["train"].arrays()  # doctest: +SKIP
@@ -133,7 +162,7 @@ class CacheSplit:
     def read(
         self, start: int, stop: int, *, out: npt.NDArray[Any] | None = None
     ) -> npt.NDArray[Any]:
-        """Read the features of the rows start..stop.
+        """Read the features of the rows start..stop; of several views, those of the plain one.
 
         Args:
             start: The first row.
@@ -144,12 +173,44 @@ class CacheSplit:
             CorruptError: If the file has become shorter.
             StorageError: If the disk fails.
         """
-        return self._read("features", start, stop, out)
+        if self.n_views == 1:
+            return self._read("features", start, stop, out)
+        plain = self.plain_features
+        if out is None:
+            out = np.empty((stop - start, *plain.shape[1:]), plain.dtype)
+        n_rows = max(1, _BYTES_AT_ONCE // (plain.row_nbytes * self.n_views))
+        for first in range(start, stop, n_rows):
+            last = min(first + n_rows, stop)
+            out[first - start : last - start] = self._read("features", first, last)[:, 0]
+        return out
+
+    def read_views(
+        self, start: int, stop: int, *, out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
+        """Read single views, which are numbered through all rows: view v of row i is i * K + v.
+
+        Args:
+            start: The first one.
+            stop: The one behind the last.
+            out: Contiguous, (stop - start, D), of their type; None makes it.
+
+        Raises:
+            CorruptError: If the file has become shorter.
+            StorageError: If the disk fails.
+        """
+        extent = self._columns["features"]
+        if self.n_views > 1:
+            extent = extent._replace(shape=(self.n_rows * self.n_views, *extent.shape[2:]))
+        return self._read_of(extent, start, stop, out)
 
     def _read(
         self, column: str, start: int, stop: int, out: npt.NDArray[Any] | None = None
     ) -> npt.NDArray[Any]:
-        extent = self._columns[column]
+        return self._read_of(self._columns[column], start, stop, out)
+
+    def _read_of(
+        self, extent: Extent, start: int, stop: int, out: npt.NDArray[Any] | None
+    ) -> npt.NDArray[Any]:
         if out is None:
             out = np.empty((stop - start, *extent.shape[1:]), extent.dtype)
         with named_read_failures(self._file.path):

@@ -139,6 +139,8 @@ def _what_is_not_the_notebooks(cache: Cache, *, has_system: bool) -> str:
         return f"the notebook has no system with the backbone {backbone}"
     if "pool" in cache.identity:
         return f"the cache is of another layer ({clipped(str(cache.identity['layer']))})"
+    if cache.identity.views.n > 1:
+        return f"the cache has {cache.identity.views.n} views of each image, the notebook has one"
     notebooks = asdict(Preprocess.notebook(NOTEBOOK_SIZE))
     if canonical_json(cache.identity.get("preprocess")) != canonical_json(notebooks):
         return "the cache's images were prepared otherwise than the notebook's"

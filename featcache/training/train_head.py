@@ -234,6 +234,7 @@ def _trained(
         device=asked.device,
         window_rows=trains[0].window_rows,
         trainer="featcache.training.run",
+        draws_views=True,
         on_note=on_note,
     )
     from featcache.training.run import HeadJob

@@ -62,11 +62,13 @@ def load_to_train(
     device: str,
     window_rows: int | None,
     trainer: str,
+    draws_views: bool = False,
     on_note: NoteCallback,
 ) -> tuple[Choice[str], Resident]:
     """Choose the device; verify and load the cache while the module of the trainer is imported.
 
-    Lightning, which the trainer imports, takes longer to import than torch.
+    Lightning, which the trainer imports, takes longer to import than torch. Heads that are trained
+    in epochs draw views, where there are several of each image; all others take the plain ones.
 
     Returns:
         The device with the reason, and what was loaded.
@@ -77,4 +79,7 @@ def load_to_train(
     chosen = pick_device(device)
     on_note(f"device {chosen.told}")
     with preloading(trainer):
-        return chosen, load_sound(cache, device=chosen.value, window_rows=window_rows)
+        resident = load_sound(
+            cache, device=chosen.value, window_rows=window_rows, draws_views=draws_views
+        )
+    return chosen, resident

@@ -46,14 +46,14 @@ class AlteredRows(FeatureRows):
     """
 
     def __init__(self, rows: FeatureRows, alter: Alter) -> None:
-        super().__init__(rows.features, rows.labels, rows.device, rows.prepare)
+        super().__init__(rows.features, rows.labels, rows.device, rows.prepare, rows.n_views)
         self.rows = rows
         self.alter = alter
         self.n_taken = 0
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        features, labels = self.rows.take(rows)
-        self.n_taken += len(rows)
+    def pick(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        features, labels = self.rows.pick(places)
+        self.n_taken += len(places)
         return self.alter(features), labels
 
 

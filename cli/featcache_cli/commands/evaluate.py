@@ -32,7 +32,7 @@ _MATRIX_COLUMNS = 80
             "images, classes are matched by name."
         },
     ),
-    options_of(EvaluateSpec, "draws", "seed"),
+    options_of(EvaluateSpec, "draws", "seed", "tta"),
     options_of(ExtractSpec, "device", "cache_dir"),
     options_of(RunSpec, "runs_dir"),
 )
@@ -129,7 +129,9 @@ def _show(evaluation: Evaluation) -> None:
         "calibration": "-"
         if evaluation.calibration_error is None
         else f"{evaluation.calibration_error:.4f} expected calibration error",
-        "images": evaluation.n_images,
+        "images": f"{evaluation.n_images}, the mean of {evaluation.n_views} views of each"
+        if evaluation.n_views > 1
+        else evaluation.n_images,
         "predictions": evaluation.predictions,
     }
     show_facts({name: fact for name, fact in facts.items() if fact is not None})

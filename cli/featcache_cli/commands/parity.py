@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         },
     ),
     options_of(ExtractSpec, "weights"),
-    options_of(ExtractSpec, "bn", "preprocess", "image_size", optional=True),
+    options_of(ExtractSpec, "bn", "preprocess", "image_size", "views", optional=True),
     options_of(ParitySpec, "limit", "levels", "epochs"),
     options_of(HeadSpec, "hidden", "reg", group="Training"),
     options_of(ParitySpec, "lr"),

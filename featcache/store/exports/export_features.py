@@ -60,7 +60,8 @@ def export_features(
     """Write the rows of a cache as Parquet, npz or safetensors.
 
     Beside the rows, the file holds the identity of the cache and the SHA-256 of each block. So
-    `import_features` makes the same cache of it again.
+    `import_features` makes the same cache of it again. Of a cache with several views of each image,
+    the file has the plain view, of which `import_features` makes a cache of imported features.
 
     Args:
         path: A complete cache. All its blocks are verified first.

@@ -37,7 +37,7 @@ _BYTES_AT_ONCE = 8 << 20
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one or all splits of a cache.
+    """The rows of one or all splits of a cache; of several views of each image, the plain one.
 
     Attributes:
         splits: Whose rows, one after the other.
@@ -67,7 +67,10 @@ class Table:
             return Extent(0, (self.n_rows,), f"|S{_longest(s.name for s in self.splits)}")
         if name == "class_name":
             return Extent(0, (self.n_rows,), f"|S{_longest(self.class_names)}")
-        extents = [split.columns[name] for split in self.splits]
+        extents = [
+            split.plain_features if name == "features" else split.columns[name]
+            for split in self.splits
+        ]
         widest = max(extents, key=lambda extent: extent.row_nbytes)
         return widest._replace(shape=(self.n_rows, *widest.shape[1:]))
 
@@ -89,6 +92,8 @@ class Table:
             names = np.array([_encoded(name) for name in self.class_names])
             classes: npt.NDArray[Any] = names[split.column("labels", start, stop)]
             return classes
+        if name == "features":
+            return split.read(start, stop)
         return split.column(name, start, stop)
 
     @property

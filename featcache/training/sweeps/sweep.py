@@ -181,6 +181,7 @@ def _sweep_mlps(
         device=asked.device,
         window_rows=settings[0][1].window_rows,
         trainer="featcache.training.sweeps.grid_run",
+        draws_views=True,
         on_note=on_note,
     )
     from featcache.training.sweeps.grid_run import train_grid
