@@ -134,10 +134,10 @@ def _killed_at_it() -> Iterator[None]:
     """Kill the process that meets the image, as the kernel does where memory is short."""
     decode = decode_batches.Decoder._decode
 
-    def deadly(decoder: Any, row: int) -> Any:
+    def deadly(decoder: Any, row: int, *others: Any) -> Any:
         if decoder.images.path_of(row).endswith("hard.jpg"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return decode(decoder, row)
+        return decode(decoder, row, *others)
 
     with mock.patch.object(decode_batches.Decoder, "_decode", deadly):
         yield
