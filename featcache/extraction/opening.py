@@ -34,7 +34,8 @@ def check_names(spec: ExtractSpec) -> None:
 
 def _refuse_options_of_networks(spec: ExtractSpec) -> None:
     """Refuse the options that "pixels" has no use for, since it runs no network."""
-    for name in ("layer", "pool", "bn", "preprocess", "precision", "store_dtype", "compile"):
+    names = ("layer", "pool", "bn", "preprocess", "precision", "store_dtype", "compile", "views")
+    for name in names:
         value = getattr(spec, name)
         if value not in (getattr(ExtractSpec, name), "notebook"):
             raise UsageError(

@@ -101,7 +101,7 @@ def test_a_share_of_the_rows_trains_and_all_of_them_are_as_without(
 def test_a_library_that_loads_its_rows_otherwise_is_noticed(
     training: AlteredTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(AlteredRows, "take", lambda self, rows: self.rows.take(rows))
+    monkeypatch.setattr(AlteredRows, "pick", lambda self, places: self.rows.pick(places))
 
     with pytest.raises(AssertionError, match=r"^0 altered rows were taken, not"):
         training.figures(HEADS["none"], TRAIN, alter=partial(torch.mul, other=0.5))
@@ -110,11 +110,11 @@ def test_a_library_that_loads_its_rows_otherwise_is_noticed(
 def test_rows_that_come_out_as_they_were_are_noticed(
     training: AlteredTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unaltered(self: AlteredRows, rows: torch.Tensor) -> Any:
-        self.n_taken += len(rows)
-        return self.rows.take(rows)
+    def unaltered(self: AlteredRows, places: torch.Tensor) -> Any:
+        self.n_taken += len(places)
+        return self.rows.pick(places)
 
-    monkeypatch.setattr(AlteredRows, "take", unaltered)
+    monkeypatch.setattr(AlteredRows, "pick", unaltered)
 
     with pytest.raises(AssertionError, match="on altered rows"):
         training.figures(HEADS["none"], TRAIN, alter=partial(torch.mul, other=0.5))

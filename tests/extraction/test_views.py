@@ -156,7 +156,7 @@ def test_views_of_all_splits(extract: Extract) -> None:
 def test_rows_are_read_by_h5py_and_are_the_plain_view_for_whoever_asks_for_rows(
     extract: Extract,
 ) -> None:
-    path = extract(limit=6, views=3, store_dtype="float16").path
+    path = extract(limit=6, views=3, bn="adapted", store_dtype="float16").path
     cache = open_cache(path)
     rows = cache["train"]
 
