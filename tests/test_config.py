@@ -58,7 +58,7 @@ CASES: Any = [
         featcache.parity,
         [ParitySpec],
         [RunSpec, HeadSpec, TrainSpec, ExtractSpec],
-        (*OF_A_CACHE, "bn", "preprocess", "image_size"),
+        (*OF_A_CACHE, "bn", "preprocess", "image_size", "views"),
         (),
     ),
     (featcache.probe, [ProbeSpec], [EvaluateSpec, ExtractSpec], (), ("caches",)),
