@@ -16,10 +16,10 @@ class StoredRows(RowsInFile):
     Those say nothing more, and would make of seconds minutes.
     """
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Read rows from the file; (B, D) float32 and (B,) int64 on `device`."""
-        found = self.gather(rows).to(self.device)
-        labels = self.labels.index_select(0, rows.to(self.device))
+    def pick(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Read rows from the file, their plain view; (B, D) float32 and (B,) int64 on `device`."""
+        found = self.gather(places).to(self.device)
+        labels = self.labels.index_select(0, places.to(self.device))
         if found.dtype == torch.uint8:
             return found.flatten(1).float().div_(127.5).sub_(1), labels
         return found.float(), labels
