@@ -60,6 +60,11 @@ class Views:
         """Tell how many views the images of a split have."""
         return self.n if self.of in ("all", split) else 1
 
+    def shape_of(self, split: str, one: tuple[int, ...]) -> tuple[int, ...]:
+        """Give the shape of a row of a split, whose views each have the shape `one`."""
+        n = self.n_of(split)
+        return one if n == 1 else (n, *one)
+
     @property
     def told(self) -> str:
         """Say it for people: "4 views of each training image (flip, crop)"."""

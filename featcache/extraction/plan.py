@@ -149,7 +149,7 @@ class Plan:
         return {
             name: SplitPlan(
                 n_rows=len(split),
-                feature_shape=self._feature_shape(name),
+                feature_shape=self.views.shape_of(name, self.row_shape),
                 feature_dtype=DTYPES_IN_FILE[self.store_dtype],
                 id_nbytes=max(len(encode_id(i)) for i in split.ids)
                 if self.whole is None
@@ -160,10 +160,6 @@ class Plan:
             )
             for name, split in self.dataset.splits.items()
         }
-
-    def _feature_shape(self, split: str) -> tuple[int, ...]:
-        n_views = self.views.n_of(split)
-        return self.row_shape if n_views == 1 else (n_views, *self.row_shape)
 
     def statistics(self) -> tuple[tuple[str, tuple[int, ...]], ...] | None:
         """Name the backbone's statistics in the file, with their shapes; None if it is frozen."""

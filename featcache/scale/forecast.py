@@ -215,7 +215,8 @@ def _file_plan(
     gflop: float,
 ) -> FilePlan:
     """Describe the file; of a dataset that is not opened, as one labelled split of image files."""
-    n_values = math.prod(shape) * {"<f4": 4, "<f2": 2, "|u1": 1}[dtype]
+    views = spec.drawn_views
+    n_values = views.n * math.prod(shape) * {"<f4": 4, "<f2": 2, "|u1": 1}[dtype]
     widths: Mapping[str, tuple[int, int, bool, bool]]
     if dataset is None:
         assert rows is not None, "either is there"
@@ -231,21 +232,26 @@ def _file_plan(
             for name, split in dataset.splits.items()
         }
     return FilePlan(
-        identity=Identity.from_json({"backbone": backbone_slug(spec.backbone)}),
+        identity=Identity.from_json({"backbone": backbone_slug(spec.backbone), **views.to_json()}),
         numerics=NumericClass.from_json({}),
         provenance=Provenance.from_json({"dataset": spec.dataset}),
         class_names=() if dataset is None else dataset.class_names,
-        rows_per_block=current_pace().rows_per_block(n_values, batch_size, gflop=gflop),
+        rows_per_block=current_pace().rows_per_block(n_values, batch_size, gflop=views.n * gflop),
         splits={
-            name: SplitPlan(n, shape, dtype, id_nbytes, has_reasons, has_labels, True)
+            name: SplitPlan(
+                n, views.shape_of(name, shape), dtype, id_nbytes, has_reasons, has_labels, True
+            )
             for name, (n, id_nbytes, has_reasons, has_labels) in widths.items()
         },
     )
 
 
-def _rate(machine: _Machine) -> tuple[float, str, float]:
-    """Give images a second of a machine, what is slowest, and the cores that a device needs."""
-    computed = machine.images_per_s or math.inf
+def _rate(machine: _Machine, n_views: float) -> tuple[float, str, float]:
+    """Give images a second of a machine, what is slowest, and the cores that a device needs.
+
+    Each image is decoded once, and runs through the backbone in `n_views` views on average.
+    """
+    computed = (machine.images_per_s or math.inf) / n_views
     per_core = math.inf if machine.decoding is None else machine.decoding.images_per_s
     decoded = machine.cores * per_core
     bound_by = "decoding" if decoded < computed else "the backbone"
@@ -262,13 +268,14 @@ def _forecast(
 ) -> Forecast:
     draft = plan.draft()
     rows = sum(split.n_rows for split in plan.splits.values())
-    rate, bound_by, cores_per_device = _rate(machine)
+    views = spec.drawn_views
+    n_images = sum(split.n_rows * views.n_of(name) for name, split in plan.splits.items())
+    rate, bound_by, cores_per_device = _rate(machine, n_images / rows)
     hours = rows / rate / _HOUR_S
     if n_shares is None:
         n_shares = max(1, min(math.ceil(hours / _HOURS_OF_A_SHARE), draft.n_blocks, MOST_SHARES))
     rows_per_share = min(rows, -(-draft.n_blocks // n_shares) * draft.rows_per_block)
     nbytes = largest_nbytes(plan)
-    features = next(iter(draft.splits.values())).columns["features"]
     row_nbytes = sum(e.nbytes for s in draft.splits.values() for e in s.columns.values()) / rows
     remarks = []
     if rows > _MOST_LISTED:
@@ -282,7 +289,7 @@ def _forecast(
     command = extract_command({**asked_of(spec), "cache_dir": spec.cache_dir})
     return Forecast(
         rows=rows,
-        n_features=features.n_values,
+        n_features=draft.n_features,
         nbytes=nbytes,
         rows_per_block=draft.rows_per_block,
         n_blocks=draft.n_blocks,

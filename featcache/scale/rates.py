@@ -15,7 +15,7 @@ from featcache.core.backbone_kinds import is_own
 from featcache.core.backbone_names import RANDOM
 from featcache.core.preprocess import Preprocess
 from featcache.images.checked_images import CheckedImages
-from featcache.images.decode_batches import Decoder, Span, resize_image
+from featcache.images.decode_batches import Decoder, Portion, Span, resize_image
 from featcache.images.splits import Dataset, UnreadableImageError
 
 _MEASURED_S = 1.5
@@ -86,7 +86,8 @@ def measured_decoding(dataset: Dataset | None, preprocess: Preprocess) -> Decodi
     decoder = Decoder(sample, preprocess, may_skip=True)
     started, nbytes, n_done = time.perf_counter(), 0, 0
     while n_done < n and time.perf_counter() - started < _MEASURED_S:
-        decoder.batch(Span(n_done, n_done + 1))
+        for _ in decoder.batches(Portion(Span(n_done, n_done + 1))):
+            pass
         n_done += 1
     per_s = n_done / (time.perf_counter() - started)
     for row in range(n_done):

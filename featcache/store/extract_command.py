@@ -67,6 +67,7 @@ def extract_command(options: Mapping[str, Any]) -> str:
     words = ["featcache", "extract"]
     for name, default in defaults.items():
         value = options.get(name, default)
+        value = tuple(value) if isinstance(value, list) else value  # from JSON
         is_default = value == default
         if name == "cache_dir":
             is_default = settled(value) == settled(ExtractSpec.cache_dir)

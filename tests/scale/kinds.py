@@ -66,6 +66,7 @@ def kinds(folder: Path, **counts: int) -> Iterator[Kind]:
     yield Kind("a network", images, network)
     adapted = {**network, "bn": "adapted", "store_dtype": "float16"}
     yield Kind("adapted BatchNorm, float16", images, adapted)
+    yield Kind("views", images, {**network, "views": 2, "augment": ("flip", "crop")})
     yield Kind("without labels", f"images:{folder}/images/train", pixels)
     yield Kind("arrays", "digits", {"backbone": "pixels", "limit": len(files) // 2})
     for name in ("tar", "Parquet", "list"):

@@ -37,7 +37,7 @@ def test_merged_shares_are_the_file_of_one_process_in_every_kind(tmp_path: Path)
         assert merged.path.name == whole.name
         assert merged.path.read_bytes() == whole.read_bytes(), kind.name
         tried.append(kind.name)
-    assert len(tried) == 8
+    assert len(tried) == 9
 
 
 @pytest.mark.parametrize("n_shares", [1, 2, 7, 24])

@@ -61,6 +61,16 @@ def test_what_is_slowest_is_named(tmp_path: Path) -> None:
     assert per_row == pytest.approx(576 * 4 + 8 + 1 + 80 + 48 + 32)
 
 
+def test_every_view_runs_through_the_backbone_and_is_written() -> None:
+    given = {"rows": 1000, "image_nbytes": 1000, "images_per_s": 10, "decoded_per_s": 1e6}
+
+    plain, views = (featcache.forecast(network(views=n), **given) for n in (1, 4))
+
+    assert views.n_features == plain.n_features
+    assert views.device_hours == pytest.approx(4 * plain.device_hours, rel=0.01)
+    assert views.nbytes - plain.nbytes == pytest.approx(3 * 1000 * 576 * 4, rel=0.01)
+
+
 def test_the_blocks_of_a_forecast_are_those_of_the_cache(kind: Kind, tmp_path: Path) -> None:
     spec = kind.spec(tmp_path / "cache")
 
