@@ -67,12 +67,11 @@ def extract_command(options: Mapping[str, Any]) -> str:
     words = ["featcache", "extract"]
     for name, default in defaults.items():
         value = options.get(name, default)
-        value = tuple(value) if isinstance(value, list) else value  # from JSON
-        is_default = value == default
+        is_default = (tuple(value) if isinstance(value, list) else value) == default  # of JSON
         if name == "cache_dir":
             is_default = settled(value) == settled(ExtractSpec.cache_dir)
         if name in _ALWAYS or not is_default:
-            shown = ",".join(value) if isinstance(value, tuple) else str(value)
+            shown = ",".join(value) if isinstance(value, tuple | list) else str(value)
             words += [option_name(name)] if value is True else [option_name(name), shown]
     return shlex.join(words)
 
