@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint faults bench backbones clean
+.PHONY: demo test lint faults bench backbones pages clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("featcache needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -35,6 +35,11 @@ bench: $(VENV)/ready
 # Every torchvision backbone, built and measured; about two minutes.
 backbones: $(VENV)/ready
 	FEATCACHE_ALL_BACKBONES=1 $(BIN)/python -m pytest tests/backbones/test_load.py
+
+# Pages in a true Chromium (apt install chromium): no error, no request, accessible; screenshots in build/pages.
+pages: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --editable ".[pages]"
+	$(BIN)/python -m tests.browser.check_pages --to build/pages $(PAGES)
 
 clean:
 	rm -rf $(VENV)

@@ -59,6 +59,8 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.insight.probe_result import ProbedCache as ProbedCache
     from featcache.insight.probe_result import ProbeFigures as ProbeFigures
     from featcache.insight.probe_result import ProbeResult as ProbeResult
+    from featcache.insight.report.report import ReportResult as ReportResult
+    from featcache.insight.report.report import report as report
     from featcache.insight.similar.result import Neighbour as Neighbour
     from featcache.insight.similar.result import SimilarImages as SimilarImages
     from featcache.insight.similar.similar import similar as similar
@@ -131,6 +133,7 @@ _NAMES = {
     "images.sources.given": ("make_dataset",),
     "insight.probe": ("probe",),
     "insight.probe_result": ("FewShotFigures", "ProbedCache", "ProbeFigures", "ProbeResult"),
+    "insight.report.report": ("ReportResult", "report"),
     "insight.similar.result": ("Neighbour", "SimilarImages"),
     "insight.similar.similar": ("similar",),
     "machine.doctor": ("doctor",),

@@ -130,6 +130,21 @@ def test_the_example_of_the_guide_to_similar_images_runs(
     assert labels == ["0", "0", "0"]
 
 
+def test_the_example_of_the_guide_to_reports_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache = featcache.extract("digits", backbone="pixels", image_size=8, limit=100).path
+    run = featcache.train_head(cache, solver="ncm").path
+
+    exec(
+        compile(python_block("docs/guides/report.md"), "report.md", "exec"),
+        {**globals(), "run": run},
+    )
+
+    assert capsys.readouterr().out == "('pixels-ncm',) 1 True\n"
+
+
 def test_the_examples_of_the_guide_to_export_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "sweep": ("sweep:sweep", "Train a grid of heads in one pass over the features."),
     "parity": ("parity:parity", "Prove that training on a cache is training end to end."),
     "probe": ("probe:probe", "Tell how good a backbone is for these images, in seconds."),
+    "report": ("report:report", "Write one HTML page about trained heads."),
     "similar": (
         "similar:similar",
         "Find the rows of a cache that are nearest to an image.",

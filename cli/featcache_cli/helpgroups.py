@@ -47,6 +47,7 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "Comparison": ("--levels 1,2,3",),
     "Neighbours": ("--k 20 --split train",),
     "Probe": ("--per-class 1,2,4,8,16 --tries 5",),
+    "Page": ("--out flowers.html",),
     "Systems": ("--only vgg16 --seeds 5",),
     OUTPUT: ("--quiet",),
 }

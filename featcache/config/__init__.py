@@ -19,6 +19,7 @@ from featcache.config.head_specs import (
 )
 from featcache.config.insight_specs import ProbeSpec, SimilarSpec
 from featcache.config.predict_specs import PredictSpec
+from featcache.config.report_specs import ReportSpec
 from featcache.config.scale_specs import ForecastSpec, ShareSpec
 from featcache.config.solver_specs import SOLVERS, TREATMENTS, SolverSpec
 from featcache.config.specs import (
@@ -57,6 +58,7 @@ __all__ = [
     "ParitySpec",
     "PredictSpec",
     "ProbeSpec",
+    "ReportSpec",
     "RunSpec",
     "ShareSpec",
     "SimilarSpec",

@@ -33,6 +33,11 @@ def is_parts_folder(path: Path) -> bool:
     return path.suffix == _PARTS
 
 
+def report_path(path: Path) -> Path:
+    """Name the file beside a cache that keeps what `report` computed of it."""
+    return path.with_name(path.name + ".report.json")
+
+
 def is_partial(path: Path) -> bool:
     """Tell whether this is the name of something that is not complete."""
     return path.suffix == _PARTIAL

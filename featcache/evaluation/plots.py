@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from featcache.core.identity import fingerprint
 from featcache.errors import UsageError
 from featcache.evaluation.evaluate import Evaluation
 from featcache.heads.history import History
@@ -34,6 +35,8 @@ def require_matplotlib() -> None:
 def plot_evaluation(evaluation: Evaluation) -> list[Path]:
     """Draw the loss curves of a run and the confusion matrix of a split, as PNG and SVG.
 
+    Both are titled with the run and its figures.
+
     Above 100 classes there are the curves alone.
 
     Returns:
@@ -43,16 +46,59 @@ def plot_evaluation(evaluation: Evaluation) -> list[Path]:
         UsageError: If matplotlib is not installed.
     """
     require_matplotlib()
-    files = []
-    if (evaluation.run / RESULT_FILE).exists():  # a run that was stopped has none
-        history = read_run(evaluation.run).history
-        if history:  # only an MLP has epochs
-            files += save_figure(_curves(history), evaluation.run / "curves")
+    files, title = [], _title(evaluation)
+    if history := _history_of(evaluation):
+        files += save_figure(_curves(history, title=title), evaluation.run / "curves")
     if evaluation.confusion is None:  # a cell would be smaller than a pixel
         return files
     names = [figures.name for figures in evaluation.classes]
-    figure = _confusion(evaluation.confusion, names, title=f"split {evaluation.split}")
+    figure = _confusion(evaluation.confusion, names, title=title)
     return files + save_figure(figure, evaluation.run / f"confusion-{evaluation.split}")
+
+
+def plot_together(evaluations: Sequence[Evaluation]) -> list[Path]:
+    """Draw the validation curves of several runs into one picture, as PNG and SVG.
+
+    Returns:
+        The files, in the folder of the first run's dataset; none if no run has epochs.
+
+    Raises:
+        UsageError: If matplotlib is not installed.
+    """
+    require_matplotlib()
+    curves = {e.run: (_title(e), history) for e in evaluations if (history := _history_of(e))}
+    if not curves:
+        return []
+    figure = new_figure(8, 4.5)
+    panels = figure.subplots(1, 2)
+    for axes, name, label in zip(
+        panels, ("val_loss", "val_acc"), ("loss", "accuracy"), strict=True
+    ):
+        for title, history in curves.values():
+            rows = [row for row in history if name in row]
+            places, values = [row["epoch"] for row in rows], [row[name] for row in rows]
+            axes.plot(places, values, marker=".", label=title)
+        axes.set(xlabel="epoch", ylabel=f"validation {label}")
+    # Names are long: below both panels they have room.
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", fontsize=8)
+    digest = fingerprint({"runs": [e.run.name for e in evaluations]})
+    return save_figure(figure, evaluations[0].run.parent / f"curves-{digest[:8]}")
+
+
+def _history_of(evaluation: Evaluation) -> History:
+    """Read the epochs of a run; one that was stopped has none, nor one of another solver."""
+    if not (evaluation.run / RESULT_FILE).exists():
+        return ()
+    return read_run(evaluation.run).history
+
+
+def _title(evaluation: Evaluation) -> str:
+    """Write which run it is, and how good it is."""
+    acc, loss = evaluation.acc, evaluation.loss
+    told = f"{evaluation.split}_acc {acc.value:.4f} ({acc.low:.4f} to {acc.high:.4f})"
+    if loss is not None:
+        told += f", {evaluation.split}_loss {loss.value:.4f}"
+    return f"{shown_name(evaluation.run.name)}\n{told}"
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -63,8 +109,9 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _curves(history: History) -> Any:
-    figure = new_figure(8, 3.5)
+def _curves(history: History, *, title: str) -> Any:
+    figure = new_figure(8, 4)
+    figure.suptitle(title, fontsize=10)
     losses, accuracy = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     for name in ("train_loss", "val_loss"):
@@ -84,7 +131,8 @@ def _confusion(counts: Sequence[Sequence[int]], names: Sequence[str], *, title: 
     axes = figure.subplots()
     shares = [[cell / max(1, sum(row)) for cell in row] for row in counts]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="prediction", ylabel="label", title=title)
+    axes.set(xlabel="prediction", ylabel="label")
+    axes.set_title(title, fontsize=10)
     if n <= _LARGEST_WITH_NUMBERS:
         shown = [shown_name(name) for name in names]
         axes.set_xticks(range(n), shown, rotation=90)

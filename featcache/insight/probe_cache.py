@@ -74,6 +74,7 @@ def answers_of(
     tries: int,
     seed: int,
     device: torch.device,
+    solvers: Sequence[str] = SOLVERS,
 ) -> Answers:
     """Fit and ask all classifiers.
 
@@ -84,6 +85,7 @@ def answers_of(
         tries: Draws of these.
         seed: Seeds the first of the draws.
         device: Where to compute.
+        solvers: Which classifiers, beside the largest class.
 
     Raises:
         DeviceError: If the device fails or has no memory left.
@@ -91,7 +93,7 @@ def answers_of(
     failures = device_failures_named(str(device), "The probe", kept=lambda: "Nothing was changed.")
     with head_arithmetic(str(device)), failures:
         train, val = (_sample(cache, part, device) for part in (rows.train, rows.val))
-        fitted = {Classifier(solver): fit(solver, train, val) for solver in SOLVERS}
+        fitted = {Classifier(solver): fit(solver, train, val) for solver in solvers}
         for n in per_class:
             for i in range(tries):
                 drawn = few_of_each_class(rows.all_train.labels, n, seed=seed + i)
@@ -100,7 +102,7 @@ def answers_of(
                 )
                 sample = _sample(cache, few, device)
                 fitted |= {
-                    Classifier(solver, n, i): fit(solver, sample, None) for solver in SOLVERS
+                    Classifier(solver, n, i): fit(solver, sample, None) for solver in solvers
                 }
         predictions, losses = _ask(cache, rows.test, fitted, device)
     largest = int(torch.bincount(rows.train.labels).argmax())

@@ -14,7 +14,13 @@ from featcache.core.find_by_part import find_by_part
 from featcache.core.identity import differing_fields
 from featcache.core.locks import locked
 from featcache.core.paths import expanded
-from featcache.core.side_files import finished_path, lock_path, newborn_path, partial_path
+from featcache.core.side_files import (
+    finished_path,
+    lock_path,
+    newborn_path,
+    partial_path,
+    report_path,
+)
 from featcache.core.stopping import working
 from featcache.errors import (
     CacheMissingError,
@@ -197,7 +203,7 @@ def _n_differing(found: Identity, wanted: Identity) -> tuple[int, int]:
 
 
 def remove_cache(path: str | os.PathLike[str]) -> list[Path]:
-    """Remove a cache, its partial file and its lock.
+    """Remove a cache, its partial file, its lock, and what `report` kept of it.
 
     Returns:
         The files that were removed.
@@ -224,6 +230,7 @@ def remove_cache(path: str | os.PathLike[str]) -> list[Path]:
         present = _files_of(path)  # by now a writer may have renamed its partial file
         for target in present:
             target.unlink()
+        report_path(path).unlink(missing_ok=True)
     return present
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from html.parser import HTMLParser
 
 import pytest
 
@@ -19,36 +18,10 @@ from featcache.insight.page.pictures import Picture, picture_rows, pictures
 from featcache.insight.page.scatter import Cloud, scatter
 from featcache.insight.page.style import DARK, LIGHT, SERIES_DARK, SERIES_LIGHT, css
 from featcache.insight.page.table import facts, table
+from tests.insight.pages import Reader, read
 
 HOSTILE = "</title><script>alert(1)</script>\"'&\u202egnp.exe\x1b[31m\udcff\n"
 PIXEL = "data:image/png;base64,AAAA"
-_VOID = ("meta", "img", "br")
-
-
-class Reader(HTMLParser):
-    """Reads a page: its tags in order, and those that were never closed or never opened."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.wrong: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in _VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.wrong.append(tag)
-
-
-def read(page: str) -> Reader:
-    reader = Reader()
-    reader.feed(page)
-    reader.close()
-    return reader
 
 
 def shape(reader: Reader) -> list[tuple[str, set[str]]]:

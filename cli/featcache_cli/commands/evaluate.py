@@ -51,7 +51,8 @@ def evaluate(
         bool,
         typer.Option(
             "--plot",
-            help="Draw curves and confusion matrix, as PNG and SVG.",
+            help="Draw curves and confusion matrix, as PNG and SVG; of two runs also the curves "
+            "of both in one picture.",
             rich_help_panel="Figures",
         ),
     ] = False,
@@ -64,7 +65,7 @@ def evaluate(
     """
     from featcache.evaluation.compare import compare
     from featcache.evaluation.evaluate import evaluate as run
-    from featcache.evaluation.plots import plot_evaluation, require_matplotlib
+    from featcache.evaluation.plots import plot_evaluation, plot_together, require_matplotlib
     from featcache.heads.runs import find_run, newest_run
 
     runs_dir, cache = options["runs_dir"], options.pop("cache")
@@ -99,6 +100,8 @@ def evaluate(
         )
         evaluations = [evaluation]
     plots = [file for e in evaluations for file in plot_evaluation(e)] if plot else []
+    if plot and len(evaluations) > 1:
+        plots += plot_together(evaluations)
     if json:
         paired = vars(comparison).copy() if comparison is not None else None
         if paired is not None:

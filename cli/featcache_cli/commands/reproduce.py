@@ -7,6 +7,7 @@ from typing import Any
 from featcache.config import ExtractSpec, RunSpec, TrainSpec
 from featcache.training.notebook_systems import ReproduceSpec
 from featcache_cli.commands.extract import show_extraction
+from featcache_cli.commands.report import ReportOption, report_beside
 from featcache_cli.commands.train_head import show_training
 from featcache_cli.console import ProgressDisplay, note, reset_progress, show_json
 from featcache_cli.options import JsonOption, options_of, takes
@@ -30,7 +31,7 @@ from featcache_cli.tables import show_facts, show_table
     options_of(ExtractSpec, "cache_dir", "data_dir"),
     options_of(RunSpec, "runs_dir"),
 )
-def reproduce(*, json: JsonOption = False, **options: Any) -> None:
+def reproduce(*, report: ReportOption = False, json: JsonOption = False, **options: Any) -> None:
     """Run the notebook's five systems, and show its figures.
 
     Caches and heads that exist are used.
@@ -46,8 +47,10 @@ def reproduce(*, json: JsonOption = False, **options: Any) -> None:
         on_note=note,
     )
     reset_progress()
+    runs = [run for system in result.systems for run in system.runs]
+    page = report_beside(result.markdown, runs, options) if report else None
     if json:
-        show_json(result)
+        show_json({**vars(result), "report": page} if report else result)
         return
     lines = [(s.name, s.backbone, s.bn, *figures(s)) for s in result.systems]
     notebooks = ["#notebook", "within 95%"]
@@ -56,4 +59,5 @@ def reproduce(*, json: JsonOption = False, **options: Any) -> None:
     show_table(
         ["system", "#test_loss", *notebooks, *seconds], ((line[0], *line[6:]) for line in lines)
     )
-    show_facts({"table": result.markdown, "json": result.json})
+    pages = {} if page is None else {"report": page}
+    show_facts({"table": result.markdown, "json": result.json, **pages})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.config import ExtractSpec, HeadSpec, RunSpec, SolverSpec, TrainSpec
+from featcache_cli.commands.report import ReportOption, report_beside
 from featcache_cli.commands.train_head import show_solving
 from featcache_cli.console import (
     ProgressDisplay,
@@ -56,7 +58,7 @@ _SEEDS = {
     options_of(ExtractSpec, "device", "cache_dir"),
     options_of(RunSpec, "runs_dir"),
 )
-def sweep(*, json: JsonOption = False, **options: Any) -> None:
+def sweep(*, report: ReportOption = False, json: JsonOption = False, **options: Any) -> None:
     """Train a grid of heads in one pass over the features.
 
     All heads see the same batches. Each becomes a run like any other. The table is sorted by
@@ -71,10 +73,18 @@ def sweep(*, json: JsonOption = False, **options: Any) -> None:
         on_note=note,
     )
     reset_progress()
+    page = _page_of(result, options) if report else None
     if json:
-        show_json(result)
+        show_json({**vars(result), "report": page} if report else result)
     else:
-        _show(result)
+        _show(result, page)
+
+
+def _page_of(result: SweepResult, options: dict[str, Any]) -> Path:
+    """Write a page in which only the best setting is tested, as the sweep did."""
+    best, *others = result.settings
+    untested = [run for setting in others for run in setting.runs if run.is_dir()]
+    return report_beside(result.markdown, best.runs, options, untested=untested)
 
 
 def _show_any(display: ProgressDisplay, progress: SweepProgress | SolverProgress) -> None:
@@ -94,7 +104,7 @@ def _show_progress(display: ProgressDisplay, progress: SweepProgress) -> None:
     display.show(stage, progress.n_done, progress.n_total, detail)
 
 
-def _show(result: SweepResult) -> None:
+def _show(result: SweepResult, page: Path | None) -> None:
     from featcache.training.sweeps.table import figures, name_of
 
     show_table(
@@ -108,6 +118,8 @@ def _show(result: SweepResult) -> None:
     n_now, seconds = result.n_trained, duration(result.seconds)
     facts["heads"] = f"{n_heads} finished; this call trained {n_now} in {seconds}"
     facts["table"] = result.markdown
+    if page is not None:
+        facts["report"] = page
     show_facts(facts)
     tell_remarks(result.remarks)
     best = result.settings[0]

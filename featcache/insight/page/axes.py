@@ -116,9 +116,11 @@ class Mark:
 
     Attributes:
         i: Its number among the series of a figure, from 0.
+        is_dashed: Whether its lines are dashed in any case.
     """
 
     i: int
+    is_dashed: bool = False
 
     @property
     def stroke(self) -> str:
@@ -141,7 +143,12 @@ N_MARKS = 2 * N_COLOURS
 
 
 def legend(names: Sequence[tuple[Mark | None, Content]], *, of_dots: bool = False) -> Html:
-    """Write what each mark stands for; None is the mark of all others."""
+    """Write what each mark stands for; None is the mark of all others.
+
+    Args:
+        names: Marks and names.
+        of_dots: Whether they mark dots, or else lines.
+    """
     items = (element("li", _sample(mark, of_dots), " ", said) for mark, said in names)
     return element("ul", *items, class_="legend")
 
@@ -156,4 +163,4 @@ def _form(mark: Mark | None, of_dots: bool) -> str:
     is_second = mark is not None and mark.is_second
     if of_dots:
         return "squares" if is_second else "dots"
-    return "line dashed" if is_second else "line"
+    return "line dashed" if is_second or (mark is not None and mark.is_dashed) else "line"

@@ -19,8 +19,8 @@ from featcache.insight.page.axes import (
 from featcache.insight.page.markup import Content, Html, element, joined, shortened, visible
 
 _ROW, _LOWEST = 20, 34
-_NAME_WIDTH = 116  # what 17 letters take
-_MOST_LETTERS = 17
+_NAME_WIDTH = 122  # what 18 letters take
+_MOST_LETTERS = 18
 
 
 @dataclass(frozen=True)

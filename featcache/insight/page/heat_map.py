@@ -9,8 +9,9 @@ from featcache.insight.page.axes import WIDTH, figure, picture, text
 from featcache.insight.page.markup import Content, Html, element, joined, shortened, visible
 
 _MOST_WITH_NUMBERS = 20
-_NAMES, _EDGE = 78, 4
-_LETTERS = 11
+_EDGE = 4
+_MOST_LETTERS, _LETTER = 12, 5.3  # of a name; pixels of a letter, at most
+_TITLE = 22  # pixels that a title takes
 _SHADES = 20
 
 
@@ -35,18 +36,22 @@ def heat_map(
     """
     n = len(names)
     is_named = n <= _MOST_WITH_NUMBERS
-    edge = _NAMES if is_named else 22
+    longest = min(_MOST_LETTERS, max(len(visible(name)) for name in names))
+    edge = _TITLE + _LETTER * longest if is_named else _TITLE
     side = (WIDTH - edge - _EDGE) / n
     shares = [[cell / max(1, sum(row)) for cell in row] for row in counts]
     drawn: list[Content] = [_cells(shares, edge, side)]
     if is_named:
+        places = [edge + (i + 0.5) * side for i in range(n)]
         drawn += [
-            _number(counts[i][j], shares[i][j], i, j, side) for i in range(n) for j in range(n)
+            _number(counts[i][j], shares[i][j], x, y, side)
+            for i, y in enumerate(places)
+            for j, x in enumerate(places)
         ]
-        drawn += [_of_row(name, i, side) for i, name in enumerate(names)]
-        drawn += [_of_column(name, j, side) for j, name in enumerate(names)]
+        drawn += [_of_row(name, edge, y) for name, y in zip(names, places, strict=True)]
+        drawn += [_of_column(name, x, edge) for name, x in zip(names, places, strict=True)]
     end = edge + side * n
-    frame = element("path", d=f"M{edge} {edge:g}V{end:g}H{end:g}V{edge}Z", class_="axis-line")
+    frame = element("path", d=f"M{edge:g} {edge:g}V{end:g}H{end:g}V{edge:g}Z", class_="axis-line")
     middle = (edge + end) / 2
     turned = element(
         "text", row_title, transform=f"translate(11 {middle:g})rotate(-90)", text_anchor="middle"
@@ -77,21 +82,22 @@ def _shade(share: float) -> float:
     return 0.45 * share / 0.5 if share < 0.5 else 0.75 + 0.25 * (share - 0.5) / 0.5
 
 
-def _number(count: int, share: float, i: int, j: int, side: float) -> Html | None:
+def _number(count: int, share: float, x: float, y: float, side: float) -> Html | None:
     if not count:
         return None
     kind = "on-heat" if share >= 0.5 else ""
     kind += " small" if side < 20 or count > 999 else ""
-    x, y = _NAMES + (j + 0.5) * side, _NAMES + (i + 0.5) * side + 4
-    return text(str(count), x, y, anchor="middle", kind=kind.strip())
+    return text(str(count), x, y + 4, anchor="middle", kind=kind.strip())
 
 
-def _of_row(name: str, i: int, side: float) -> Html:
-    said = joined(shortened(name, _LETTERS), element("title", visible(name)))
-    return text(said, _NAMES - 4, _NAMES + (i + 0.5) * side + 4, anchor="end", kind="small")
+def _of_row(name: str, x: float, y: float) -> Html:
+    return text(_shown(name), x - 4, y + 4, anchor="end", kind="small")
 
 
-def _of_column(name: str, j: int, side: float) -> Html:
-    said = joined(shortened(name, _LETTERS), element("title", visible(name)))
-    place = f"translate({_NAMES + (j + 0.5) * side + 3:.1f} {_NAMES - 4})rotate(-90)"
-    return element("text", said, transform=place, class_="small")
+def _of_column(name: str, x: float, y: float) -> Html:
+    place = f"translate({x + 3:.1f} {y - 4:.1f})rotate(-90)"
+    return element("text", _shown(name), transform=place, class_="small")
+
+
+def _shown(name: str) -> Html:
+    return joined(shortened(name, _MOST_LETTERS), element("title", visible(name)))

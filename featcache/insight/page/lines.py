@@ -34,13 +34,11 @@ class Line:
         name: What it is.
         points: (x, y), by ascending x.
         mark: How it is drawn.
-        is_dashed: Whether it is dashed in any case.
     """
 
     name: Content
     points: Points
     mark: Mark
-    is_dashed: bool = False
 
 
 def lines(
@@ -94,6 +92,6 @@ def _line(line: Line, x: Scale, y: Scale) -> Html | None:
     # A line of one point has no length: with round ends it is a dot.
     path = "M" + "L".join(places) if len(places) > 1 else f"M{places[0]}h.01"
     kinds = [line.mark.stroke, "line" if len(places) > 1 else "dots"]
-    if line.is_dashed or line.mark.is_second:
+    if line.mark.is_dashed or line.mark.is_second:
         kinds.append("dashed")
     return element("path", d=path, class_=" ".join(kinds))

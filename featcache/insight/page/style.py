@@ -61,7 +61,7 @@ caption{text-align:left;padding:.25rem 0}
 th,td{padding:.3rem .7rem .3rem 0;text-align:left;vertical-align:top;
 border-bottom:1px solid var(--line)}
 th{font-weight:600}
-.n{text-align:right}
+.n{text-align:right;white-space:nowrap}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr));gap:1rem}
 figure{margin:.5rem 0;min-width:0}
 figcaption{margin-top:.15rem}
@@ -99,6 +99,9 @@ h2,h3{break-after:avoid}
 figure,tr,.pictures li{break-inside:avoid}
 pre{white-space:pre-wrap;overflow-wrap:anywhere}
 .scroll{overflow:visible}
+table{font-size:7pt;width:100%}
+th,td{padding-right:.3rem;overflow-wrap:anywhere}
+.n{white-space:normal}
 details::details-content{content-visibility:visible;block-size:auto}
 }
 """

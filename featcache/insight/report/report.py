@@ -1,0 +1,215 @@
+"""What trained heads are worth, as one page that a browser opens without a network."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from featcache.config import EvaluateSpec, ExtractSpec, ReportSpec, RunSpec
+from featcache.core.arguments import text
+from featcache.core.replace import replace_file
+from featcache.core.reporting import NoteCallback, silent
+from featcache.core.starting import ANY_START, starting
+from featcache.errors import MismatchError, UsageError
+from featcache.heads.runs import find_run, newest_run
+from featcache.insight.page.page_file import place_of_page
+from featcache.insight.report.browser import find_browser, print_page
+from featcache.insight.report.gathering import gathered
+from featcache.insight.report.judged_run import JudgedRun, judged, untested
+from featcache.insight.report.material import Material
+from featcache.insight.report.write import written
+
+RunGiven = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """What `report` wrote.
+
+    Attributes:
+        path: The page.
+        pdf: It as PDF; None if that was not asked for.
+        nbytes: Size of the page.
+        systems: Names of the systems, each a setting with its seeds.
+        best: The name of the one with the highest accuracy; empty if none could be evaluated.
+        n_runs: Runs of all systems.
+    """
+
+    path: Path
+    pdf: Path | None
+    nbytes: int
+    systems: tuple[str, ...]
+    best: str
+    n_runs: int
+
+
+@starting(*ANY_START)
+def report(
+    runs: RunGiven | Sequence[RunGiven] | None = None,
+    *,
+    out: str | os.PathLike[str] = ReportSpec.out,
+    beside: Sequence[RunGiven] = (),
+    paths: bool = ReportSpec.paths,
+    pdf: bool = ReportSpec.pdf,
+    split: str | None = EvaluateSpec.split,
+    draws: int = EvaluateSpec.draws,
+    seed: int = EvaluateSpec.seed,
+    device: str = ExtractSpec.device,
+    cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
+    data_dir: str | os.PathLike[str] = ExtractSpec.data_dir,
+    runs_dir: str | os.PathLike[str] = RunSpec.runs_dir,
+    on_note: NoteCallback | None = None,
+) -> ReportResult:
+    """Write a page about runs: figures, curves, mistakes, where all of it is from.
+
+    The figures of a head are those that `evaluate` left in its run's folder; where it did not, it
+    is evaluated. What a cache says by itself is computed once and kept in a file beside it. The
+    specs `featcache.config.ReportSpec`, `EvaluateSpec` and `ExtractSpec` say what the arguments
+    mean.
+
+    Args:
+        runs: A run's folder, or part of its name; or several of one dataset. Those that differ in
+            their seeds alone are one system. None is the newest, or what its sweep chose.
+        beside: Runs that are shown with the figures of their training alone, such as those of
+            settings that a sweep did not choose: to test them too would be to choose by the test.
+        seed: Seeds the bootstrap samples and the choice of images in the map.
+        on_note: Called with a sentence for each choice that was made.
+
+    Raises:
+        CacheMissingError: If there is no such run.
+        CorruptError: If a run is damaged.
+        MismatchError: If the runs are of several datasets.
+        StorageError: If nothing can be written there.
+        UsageError: If `out` is something else than a page, or there is no browser for `pdf`.
+
+    Example:
+        >>> import featcache
+        >>> cache = featcache.extract("digits", backbone="pixels", image_size=8, cache_dir=tmp)
+        >>> head = featcache.train_head(cache.path, solver="ncm", runs_dir=tmp / "runs")
+        >>> featcache.report(head.path, out=tmp / "report.html").systems
+        ('pixels-ncm',)
+    """
+    note = on_note or silent
+    asked = ReportSpec(out=text("--out", out), paths=paths, pdf=pdf)
+    figures = EvaluateSpec(split=split, draws=draws, seed=seed)
+    where = RunSpec(
+        device=device,
+        cache_dir=text("--cache-dir", cache_dir),
+        runs_dir=text("--runs-dir", runs_dir),
+    )
+    page = place_of_page(asked.out)
+    browser = find_browser() if asked.pdf else None
+    if browser is not None and not page.exists() and os.path.lexists(page.with_suffix(".pdf")):
+        raise UsageError(
+            f"{page.with_suffix('.pdf')} is there, but no page {page.name} that it could be the "
+            f"print of. It was not replaced, and nothing was started. Give another --out."
+        )
+    folders, others = _found(runs, where.runs_dir, note), _named(beside, where.runs_dir)
+    sound: list[Path] = []
+    known = [
+        judged(
+            folder,
+            split=figures.split,
+            figures=figures,
+            device=where.device,
+            cache_dir=where.cache_dir,
+            on_note=note,
+            sound=sound,
+        )
+        for folder in folders
+    ]
+    known += [untested(folder, cache_dir=where.cache_dir) for folder in others]
+    _require_one_dataset(known)
+    material = gathered(
+        known,
+        figures=figures,
+        paths=asked.paths,
+        device=where.device,
+        data_dir=text("--data-dir", data_dir),
+        images_per_s=_rates(folders),
+        sound=sound,
+        on_note=note,
+    )
+    content = written(material, made=f"{datetime.now(UTC):%Y-%m-%d}").encode()
+    replace_file(page, content)
+    printed = None
+    if browser is not None:
+        printed = page.with_suffix(".pdf")
+        print_page(browser, page, printed)
+    return _result(page, printed, content, material)
+
+
+def _result(page: Path, pdf: Path | None, content: bytes, material: Material) -> ReportResult:
+    best = material.best
+    return ReportResult(
+        path=page,
+        pdf=pdf,
+        nbytes=len(content),
+        systems=tuple(system.name for system in material.systems),
+        best="" if best is None else best.name,
+        n_runs=sum(len(system.runs) for system in material.systems),
+    )
+
+
+def _found(
+    runs: RunGiven | Sequence[RunGiven] | None, runs_dir: str, on_note: NoteCallback
+) -> list[Path]:
+    """Find the runs, each once."""
+    if runs is None:
+        taken = newest_run(runs_dir)
+        on_note(f"report on {taken.told}")
+        return [taken.value]
+    given = [runs] if isinstance(runs, str | os.PathLike) else [*runs]
+    if not given:
+        raise UsageError("No run was given. Nothing was written. Give one, or leave it out.")
+    return _named(given, runs_dir)
+
+
+def _named(runs: Sequence[RunGiven], runs_dir: str) -> list[Path]:
+    folders = {os.path.realpath(found): found for run in runs for found in [_one(run, runs_dir)]}
+    return [*folders.values()]
+
+
+def _one(run: RunGiven, runs_dir: str) -> Path:
+    return find_run(run, runs_dir=runs_dir)
+
+
+def _require_one_dataset(runs: Sequence[JudgedRun]) -> None:
+    """Refuse runs of several datasets, whose figures do not stand in one table.
+
+    Raises:
+        MismatchError: Naming two of them.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if run.head.class_names != first.head.class_names:
+            raise MismatchError(
+                f"A report is of one dataset, but {first.path} is a head for "
+                f"{first.head.dataset} ({len(first.head.class_names)} classes) and {run.path} one "
+                f"for {run.head.dataset} ({len(run.head.class_names)} classes), and their classes "
+                f"differ. Nothing was written. Write a report for each."
+            )
+
+
+def _rates(runs: Sequence[Path]) -> dict[str, float]:
+    """Read the rates of extractions that `reproduce` noted beside the runs, by fingerprint."""
+    rates: dict[str, float] = {}
+    for folder in dict.fromkeys(run.parent for run in runs):
+        for table in sorted(folder.glob("reproduce-*.json")):
+            with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
+                rates |= _positive(json.loads(table.read_bytes()).get("images_per_s"))
+    return rates
+
+
+def _positive(said: Any) -> Mapping[str, float]:
+    if not isinstance(said, dict):
+        return {}
+    return {
+        key: float(rate) for key, rate in said.items() if isinstance(rate, int | float) and rate > 0
+    }

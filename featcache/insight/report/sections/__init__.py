@@ -1,0 +1,1 @@
+"""The sections of a report, a file each: from the material to what stands in the page."""
