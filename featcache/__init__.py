@@ -54,6 +54,16 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.images.datasets import list_datasets as list_datasets
     from featcache.images.datasets import load_dataset as load_dataset
     from featcache.images.sources.given import make_dataset as make_dataset
+    from featcache.insight.audit.audit import audit as audit
+    from featcache.insight.audit.result import AuditedImage as AuditedImage
+    from featcache.insight.audit.result import AuditResult as AuditResult
+    from featcache.insight.audit.result import ClassCount as ClassCount
+    from featcache.insight.audit.result import DuplicatePair as DuplicatePair
+    from featcache.insight.audit.result import LabelIssue as LabelIssue
+    from featcache.insight.audit.result import Outlier as Outlier
+    from featcache.insight.audit.result import OutOfFold as OutOfFold
+    from featcache.insight.audit.result import TestedWithout as TestedWithout
+    from featcache.insight.audit.result import UnreadableImage as UnreadableImage
     from featcache.insight.probe import probe as probe
     from featcache.insight.probe_result import FewShotFigures as FewShotFigures
     from featcache.insight.probe_result import ProbedCache as ProbedCache
@@ -131,6 +141,18 @@ _NAMES = {
     "heads.trained_head": ("TrainedHead",),
     "images.datasets": ("list_datasets", "load_dataset"),
     "images.sources.given": ("make_dataset",),
+    "insight.audit.audit": ("audit",),
+    "insight.audit.result": (
+        "AuditedImage",
+        "AuditResult",
+        "ClassCount",
+        "DuplicatePair",
+        "LabelIssue",
+        "Outlier",
+        "OutOfFold",
+        "TestedWithout",
+        "UnreadableImage",
+    ),
     "insight.probe": ("probe",),
     "insight.probe_result": ("FewShotFigures", "ProbedCache", "ProbeFigures", "ProbeResult"),
     "insight.report.report": ("ReportResult", "report"),

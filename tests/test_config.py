@@ -11,6 +11,7 @@ import pytest
 import featcache
 from featcache.config import (
     OF_THE_RECIPE,
+    AuditSpec,
     EvaluateSpec,
     ExportSpec,
     ExtractSpec,
@@ -62,6 +63,7 @@ CASES: Any = [
         (),
     ),
     (featcache.probe, [ProbeSpec], [EvaluateSpec, ExtractSpec], (), ("caches",)),
+    (featcache.audit, [AuditSpec], [ExtractSpec, RunSpec], ("dataset",), ("cache",)),
     (featcache.reproduce, [ReproduceSpec], [RunSpec, TrainSpec, ExtractSpec], (), ()),
     (featcache.extract_share, [ShareSpec], [], (), ("spec",)),
     (

@@ -57,6 +57,10 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
         "similar:similar",
         "Find the rows of a cache that are nearest to an image.",
     ),
+    "audit": (
+        "audit:audit",
+        "Look for duplicates, wrong labels and outliers among the images of a cache.",
+    ),
     "runs": ("runs:runs", "List the trained heads, the newest last."),
     "backbones": ("backbones:backbones", "List the backbones that --backbone takes."),
     "datasets": (

@@ -46,6 +46,7 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "Figures": ("--split val --plot", "--draws 10000"),
     "Comparison": ("--levels 1,2,3",),
     "Neighbours": ("--k 20 --split train",),
+    "Audit": ("--top 50 --write-list keep.csv",),
     "Probe": ("--per-class 1,2,4,8,16 --tries 5",),
     "Page": ("--out flowers.html",),
     "Systems": ("--only vgg16 --seeds 5",),

@@ -6,6 +6,7 @@ shares; `calls` has those of a whole call. The two of `reproduce` alone stand in
 training/notebook_systems.py, beside what they name.
 """
 
+from featcache.config.audit_specs import AuditSpec
 from featcache.config.calls import EvaluateSpec, ParitySpec, RunSpec
 from featcache.config.export_specs import ExportSpec
 from featcache.config.head_specs import (
@@ -50,6 +51,7 @@ __all__ = [
     "TOLD_OF_HEADERS",
     "TREATMENTS",
     "VAL_FRACTION",
+    "AuditSpec",
     "EvaluateSpec",
     "ExportSpec",
     "ExtractSpec",

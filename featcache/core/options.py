@@ -30,7 +30,7 @@ T = TypeVar("T")
 _GROUPS: dict[tuple[type, str], str] = {}
 
 AUTO = "auto"
-PATHS = ("cache", "weights", "cache_dir", "data_dir", "runs_dir")
+PATHS = ("cache", "weights", "cache_dir", "data_dir", "runs_dir", "write_list")
 """Options that are paths, or may be."""
 
 _KINDS: dict[str, Callable[[str, Any], Any]] = {

@@ -30,6 +30,7 @@ class CacheImages:
 
     Attributes:
         cache: The cache.
+        dataset: All of them, some of which may be others now; None if there are none.
         reason: Why there are none, in a sentence; empty if there are.
     """
 
@@ -37,7 +38,7 @@ class CacheImages:
         """Take what `images_of` found."""
         self.cache = cache
         self.reason = reason
-        self._dataset = dataset
+        self.dataset = dataset
         self._places: dict[str, Mapping[str, int]] = {}
 
     def image(self, split: str, row: int) -> Image.Image:
@@ -55,7 +56,7 @@ class CacheImages:
         """
         rows = self.cache[split]
         image_id = rows.ids[row]
-        if self._dataset is None:
+        if self.dataset is None:
             raise UnreadableImageError(self.reason)
         if not rows.valid[row]:
             raise UnreadableImageError(rows.failures[image_id])
@@ -65,7 +66,7 @@ class CacheImages:
         digests = rows.image_sha256
         digest = b"" if digests is None else digests[row].tobytes()
         try:
-            return _decoded(self._dataset.splits[split].images, place, digest)
+            return _decoded(self.dataset.splits[split].images, place, digest)
         except MismatchError as err:
             raise UnreadableImageError(_ANOTHER) from err
         except FeatcacheError as err:
@@ -75,9 +76,9 @@ class CacheImages:
 
     def _places_in(self, split: str) -> Mapping[str, int]:
         """Tell where the images of a split are in the dataset, by their ids."""
-        assert self._dataset is not None, "asked only where there is one"
+        assert self.dataset is not None, "asked only where there is one"
         if split not in self._places:
-            there = self._dataset.splits.get(split)
+            there = self.dataset.splits.get(split)
             ids = () if there is None else there.ids
             self._places[split] = {image_id: i for i, image_id in enumerate(ids)}
         return self._places[split]
