@@ -46,7 +46,8 @@ class Judgement:
             Their numbers, the likeliest errors first.
         """
         order = np.argsort(self.p_label - self.p_suggested, kind="stable")
-        return order[self.suggested[order] != labels[order]]
+        doubted: npt.NDArray[np.int64] = order[self.suggested[order] != labels[order]]
+        return doubted
 
 
 def out_of_fold(
