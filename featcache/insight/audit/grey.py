@@ -136,4 +136,5 @@ def _unit(images: Tensor) -> Tensor:
     """Centre images and bring them to length 1; one of a single level is all zeros."""
     rows = images.flatten(1)
     rows = rows - rows.mean(1, keepdim=True)
-    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=1e-3)
+    lengths: Tensor = rows.norm(dim=1, keepdim=True)
+    return rows / lengths.clamp(min=1e-3)
