@@ -113,7 +113,7 @@ def test_an_image_that_is_in_the_cache_finds_itself(extract: Extract, pets: Path
 def test_features_of_half_precision_are_compared_as_the_cache_keeps_them(
     extract: Extract, pets: Path
 ) -> None:
-    path = extract(store_dtype="float16", layer="features.1", pool="max").path
+    path = extract(backbone="resnet18", store_dtype="float16").path
 
     found = featcache.similar(pets / "test" / "dog" / "0.png", cache=path, k=1)
 
