@@ -320,16 +320,29 @@ def test_datasets_and_caches_that_are_here_are_told(make_cache: MakeCache, tmp_p
     path = make_cache()
     (tmp_path / "cifar-10-python.tar.gz").touch()
 
-    datasets, caches = holdings.look(tmp_path, tmp_path / "cache")
+    *_, datasets, caches = holdings.look(tmp_path, tmp_path / "cache")
 
     assert datasets.said == f"cifar10, digits, looked for in {tmp_path}"
     assert caches.state == OK
     assert caches.said.startswith(f"1 cache in {tmp_path / 'cache'}, ")
     with path.open("r+b") as file:
         file.truncate(100)
-    _, caches = holdings.look(tmp_path, tmp_path / "cache")
+    *_, caches = holdings.look(tmp_path, tmp_path / "cache")
     assert caches.state == WARNING
     assert caches.way_out == f"Mend it: featcache cache repair {path}"
+
+
+def test_models_of_the_hub_that_are_here_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    for name in ("models--timm--vit.augreg--x", "models--timm--begun", "datasets--a--b"):
+        (tmp_path / name / "snapshots" / "1").mkdir(parents=True)
+    (tmp_path / "models--timm--vit.augreg--x/snapshots/1/model.safetensors").touch()
+
+    hub, *_ = holdings.look(tmp_path, tmp_path)
+
+    assert (hub.subject, hub.said) == ("hub weights", f"timm/vit.augreg--x in {tmp_path}")
 
 
 def test_what_breaks_a_look_is_a_finding_and_the_others_go_on(tmp_path: Path) -> None:
