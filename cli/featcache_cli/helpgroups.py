@@ -28,6 +28,7 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "--dataset cifar10 --backbone vgg16",
         "--name flowers --class-names rose,tulip",
         "--cache-dir /data/cache",
+        "--mix-numerics",
     ),
     "File": (
         "--format onnx --input crop --out flowers.onnx",
