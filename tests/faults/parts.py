@@ -204,7 +204,7 @@ def _kill_one(home: Path, kind: Kind, counts: Counter[str], *, log: Path) -> Non
         arguments = ["cache", "merge", str(folders[0])]
     before = _acknowledged(home)
     command = Command(arguments, log, before=lambda: torch.set_num_threads(1))
-    time.sleep(random.uniform(0.002, 0.08))
+    time.sleep(random.uniform(0.01, 0.25))
     with contextlib.suppress(ProcessLookupError):
         os.kill(command.pid, signal.SIGKILL)
     counts["in mid-work"] += command.wait().code == -signal.SIGKILL
