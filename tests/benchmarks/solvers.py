@@ -36,7 +36,7 @@ from featcache.config.solver_specs import DECADES, MOST_STEPS
 from featcache.evaluation.metrics import Spread
 from featcache.features.trainable import labels_of
 from featcache.training.solvers.linear import LinearFit
-from featcache.training.solvers.logistic import TOLERANCE, fit_logistic
+from featcache.training.solvers.logistic import MOST_STEPS_EXACT, TOLERANCE, fit_logistic
 from featcache.training.solvers.rows import SolverRows, fitted_treatment
 from featcache.training.solvers.solver_run import SolverProgress
 from tests.benchmarks.measure import machine
@@ -183,7 +183,14 @@ def difference(data: dict[str, Any], value: float, report: Report) -> dict[str, 
     rows = SolverRows.of_arrays(data["train"], data["train_labels"])
     on_step = steps_told(report, f"C {value:g}")
     started = time.perf_counter()
-    [fit] = fit_logistic(rows, [value], n_classes=data["n_classes"], exact=True, on_step=on_step)
+    [fit] = fit_logistic(
+        rows,
+        [value],
+        n_classes=data["n_classes"],
+        exact=True,
+        max_steps=MOST_STEPS_EXACT,
+        on_step=on_step,
+    )
     middle = time.perf_counter()
     report.tell(f"C {value:g}: {middle - started:.1f} s; now scikit-learn")
     other, n_steps = scikit_learn(data, value, tolerance=_FURTHER, max_steps=_MOST_STEPS_FURTHER)

