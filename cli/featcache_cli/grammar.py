@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -161,4 +162,4 @@ def _meant(command: Any, word: str) -> str:
     if path_meant := name_of_path(word):
         guesses.append(("--dataset", path_meant))
     fitting = next((guess for guess in guesses if guess[0] in options), None)
-    return "" if fitting is None else f" Did you mean {' '.join(fitting)}?"
+    return "" if fitting is None else f" Did you mean {shlex.join(fitting)}?"

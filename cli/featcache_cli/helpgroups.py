@@ -18,7 +18,7 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "--dataset folder:pets",
         "--data-dir /data",
     ),
-    "Views": ("--views 4 --augment flip,crop",),
+    "Views": ("--views 4 --augment flip,crop", "--views 4"),
     "Backbone": ("--backbone resnet50 --weights random", "--weights random"),
     "Measuring": ("--image-size 32",),
     "Machine": ("--device cpu --precision bf16", "--device cpu"),

@@ -6,6 +6,7 @@ Each kind of name is a `Source` in images/sources.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from pathlib import Path
 
 from featcache.core.dataset_names import FOLDER, name_of_path
@@ -149,7 +150,7 @@ def _unknown(name: str) -> UsageError:
     known = [info.name for info in list_datasets()]
     if meant := name_of_path(name):
         what = "folder" if meant.startswith(FOLDER) else "file"
-        return UsageError(f"Dataset {name!r} is a {what} here. Write it as: {meant}")
+        return UsageError(f"Dataset {name!r} is a {what} here. Write it as: {shlex.quote(meant)}")
     full = [k for k in known if k.partition(":")[2].lower() == name.lower()]
     listing = f"{LISTING} (it is {full[0]!r} there)" if full else LISTING
     return UnknownNameError("dataset", name, known, listing=listing)

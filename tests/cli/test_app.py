@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,6 +142,16 @@ def test_a_mistyped_command_line_is_exit_2(run: Run, arguments: list[str], text:
     assert result.stderr.startswith("error: ")
     assert text in result.stderr
     assert result.stdout == ""
+
+
+def test_a_hint_quotes_a_path_with_a_space(run: Run) -> None:
+    Path("my pets").mkdir()
+
+    result = run("extract", "my pets")
+    named = run("extract", "--dataset", "my pets")
+
+    assert "has no use for 'my pets'. Did you mean --dataset 'folder:my pets'?" in result.stderr
+    assert "Write it as: 'folder:my pets'" in named.stderr
 
 
 OF_OTHER_FUNCTIONS = ("plan", *declared(ShareSpec), *declared(ForecastSpec))

@@ -79,6 +79,13 @@ def test_without_runs_the_command_that_makes_one_is_told(run: Run) -> None:
     assert run("runs", "--csv").stdout == ""
 
 
+@pytest.mark.parametrize("command", [["runs"], ["eval"], ["eval", "nosuchrun"]])
+def test_the_command_that_trains_names_the_folder_quoted(run: Run, command: list[str]) -> None:
+    result = run(*command, "--runs-dir", "my runs")
+
+    assert " with: featcache train-head --runs-dir 'my runs'\n" in result.stderr
+
+
 def test_two_forms_at_once_are_refused(run: Run) -> None:
     result = run("runs", "--json", "--csv")
 

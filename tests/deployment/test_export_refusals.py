@@ -86,6 +86,7 @@ def left(folder: Path) -> list[str]:
         ({"unchecked": True, "check": "photos"}, "--unchecked leaves out the check"),
         ({"out": "x.onnx"}, r"ends with \.safetensors\. Nothing was started\. Use --format onnx"),
         ({"out": "x"}, r"Write it as: --out x\.safetensors"),
+        ({"out": "my head"}, r"Write it as: --out 'my head\.safetensors'"),
         ({"out": "x.pt2", "format": "hf"}, "but --format hf makes a folder"),
     ],
 )
