@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -10,7 +11,9 @@ from featcache.core.options import check_fields, option, options_in
 from featcache.errors import UsageError
 
 MOST_SHARES = 99_999  # five digits in the name of a part
+MOST_HOURS = 24 * 365
 MOST_ROWS = 10**12  # of a forecast
+LEAST_RATE, MOST_RATE = 1e-6, 1e9  # images a second, likewise
 _SHARE = re.compile(r"(?P<index>\d{0,6}|plan)/(?P<n>\d{1,6})")
 
 
@@ -26,11 +29,16 @@ class ShareSpec:
         unset="the whole cache",
     )
     wait: float = option(
-        6.0, "Hours to wait for the plan of the parts, while another process makes it.", least=0
+        6.0,
+        "Hours to wait for the plan of the parts, while another process makes it.",
+        least=0,
+        most=MOST_HOURS,
     )
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if math.isnan(self.wait):
+            raise UsageError("--wait is nan, but must be a number of hours.")
         if self.share is not None:
             split_share(self.share)
 
@@ -69,8 +77,11 @@ class ForecastSpec:
         check_fields(self)
         for name in ("images_per_s", "decoded_per_s"):
             rate = getattr(self, name)
-            if rate is not None and not rate > 0:
-                raise UsageError(f"{option_name(name)} is {rate:g}, but must be above 0.")
+            if rate is not None and not LEAST_RATE <= rate <= MOST_RATE:
+                raise UsageError(
+                    f"{option_name(name)} is {rate:g}, but must be from {LEAST_RATE:g} to "
+                    f"{MOST_RATE:g}."
+                )
 
 
 def split_share(share: str) -> tuple[str, int]:

@@ -119,7 +119,8 @@ def list_parts(cache_dir: str | os.PathLike[str]) -> list[Path]:
 def is_folder_of_parts(name: str | os.PathLike[str]) -> bool:
     """Tell whether a name is the path of a folder of parts."""
     path = expanded(name or ".")
-    return path.is_dir() and (is_parts_folder(path) or (path / NAME).exists())
+    is_one = is_parts_folder(path) or os.path.exists(path / NAME)  # noqa: PTH110 - Path.exists raises
+    return is_one and os.path.isdir(path)  # noqa: PTH112 - likewise
 
 
 def _state_of(plan: PartsPlan, index: int) -> PartState:

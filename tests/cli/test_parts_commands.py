@@ -46,9 +46,10 @@ def test_the_plan_alone_says_which_command_is_next(pixels: list[str], run: Run) 
         (["--share", "2/2"], "asks for share 2 of 2"),
         (["--share", "/2"], "neither is set"),
         (["--share", "x"], "must be I/N"),
+        (["--share", "0/2", "--wait", "nan"], "--wait is nan"),
         (["--share", "0/2", "--backbone", "vgg16", "--backbone", "resnet18"], "takes one backbone"),
         (["--rows", "5"], "--rows is for --plan, which was not given"),
-        (["--plan", "--images-per-s", "0"], "--images-per-s is 0, but must be above 0"),
+        (["--plan", "--images-per-s", "0"], "--images-per-s is 0, but must be from 1e-06 to 1e+09"),
         (["--plan", "--rows", "0"], "--rows"),
     ],
 )
