@@ -14,7 +14,7 @@ import featcache
 from featcache import AuditResult, DuplicatePair
 from featcache.errors import CacheMissingError, MismatchError, UsageError
 from tests.benchmarks.planting import plant, with_wrong_labels
-from tests.feature_caches import MakeCache, learnable_rows
+from tests.feature_caches import IDENTITY, MakeCache, learnable_rows
 from tests.insight.conftest import extracted, save_photograph
 from tests.store.version_1 import as_version_1
 
@@ -248,12 +248,17 @@ def planted_test_rows(make_cache: MakeCache) -> Path:
     )
 
 
+def of_another_backbone(make_cache: MakeCache) -> Path:
+    identity = {**IDENTITY, "backbone": "other"}
+    return make_cache("cache/folder-toys/other-00000000.h5", identity=identity)
+
+
 def test_the_newest_head_is_tested_without_the_images_that_are_in_train(
     make_cache: MakeCache, tmp_path: Path
 ) -> None:
     path = planted_test_rows(make_cache)
     runs = tmp_path / "runs"
-    other = make_cache("cache/folder-toys/other-00000000.h5")
+    other = of_another_backbone(make_cache)
     head = featcache.train_head(path, solver="ncm", runs_dir=runs).path
     featcache.train_head(other, solver="ncm", runs_dir=runs)  # newer, and of another cache
 
@@ -273,9 +278,7 @@ def test_a_run_of_another_cache_is_refused(
     make_cache: MakeCache, cache: featcache.Cache, tmp_path: Path
 ) -> None:
     run = featcache.train_head(cache, solver="ncm", runs_dir=tmp_path / "runs").path
-    other = make_cache(
-        "cache/folder-toys/other-00000000.h5", splits={"train": learnable_rows(60, seed=9)}
-    )
+    other = of_another_backbone(make_cache)
 
     with pytest.raises(MismatchError, match="was trained on another cache"):
         featcache.audit(other, run=run)

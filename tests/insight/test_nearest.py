@@ -130,13 +130,13 @@ def test_pixels_are_compared_as_they_are_stored(tmp_path: Any) -> None:
 
 
 def test_a_search_of_many_rows_among_many_takes_bounded_memory() -> None:
-    rows = RowSet.of_features(torch.randn(6000, 2))
+    rows = RowSet.of_features(torch.randn(4200, 2))
 
     with LargestTensor() as largest:
         found = nearest_rows(rows, rows, 1, are_same=True)
 
     assert 1 << 20 < largest.n_values <= 16 << 20
-    assert found.positions.shape == (6000, 1)
+    assert found.positions.shape == (4200, 1)
 
 
 def test_what_is_done_is_told(cache: featcache.Cache) -> None:
