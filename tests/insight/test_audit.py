@@ -160,6 +160,17 @@ def test_arrays_are_compared_with_what_the_cache_was_made_from(tmp_path: Path) -
     assert "1 image could not be compared with others" in " ".join(of_another.remarks)
 
 
+def test_digits_of_several_hands_are_no_duplicates(tmp_path: Path) -> None:
+    path = featcache.extract(
+        "digits", backbone="pixels", image_size=8, limit=300, cache_dir=tmp_path
+    ).path
+
+    found = featcache.audit(path)
+
+    assert len(found.duplicates) <= 1
+    assert "Many images of this set are much alike" in found.remarks[0]
+
+
 def test_wrong_labels_come_first(make_cache: MakeCache) -> None:
     rows = learnable_rows(300, seed=1)
     rows.features[:, :] += 3 * np.eye(3, 12)[rows.labels].astype("<f4")

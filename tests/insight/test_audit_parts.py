@@ -9,7 +9,7 @@ from PIL import Image
 import featcache
 from featcache.insight.audit.candidates import find_candidates
 from featcache.insight.audit.duplicates import Pairs, exact_pairs
-from featcache.insight.audit.grey import GreyArray, are_alike, compared, to_grey
+from featcache.insight.audit.grey import GreyArray, are_alike, compared, least_correlation, to_grey
 from featcache.insight.audit.keep_list import kept_rows
 from featcache.insight.audit.outliers import deviations
 from featcache.insight.audit.rows import AuditedRows
@@ -80,6 +80,23 @@ def test_two_images_of_nearly_one_colour_are_alike() -> None:
     found = are_alike(*map(np.array, compared_pairs(grey, (0, 1), (0, 2))))
 
     assert found.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("usual", "least"), [(0.2, 0.9), (0.6, 0.94), (0.9, 0.985), (0.999, 0.99)])
+def test_where_all_images_are_much_alike_a_copy_has_to_stand_out(
+    usual: float, least: float
+) -> None:
+    pairs = np.stack([np.arange(0, 200, 2), np.arange(1, 200, 2)], 1)
+    correlations = np.full(100, usual, np.float32)
+    correlations[:70] = 0.9999  # of these each is there twice
+
+    assert least_correlation(correlations, pairs) == pytest.approx(least, abs=1e-4)
+
+
+def test_without_a_pair_the_least_correlation_is_that_of_photographs() -> None:
+    none = np.zeros(0, np.float32)
+
+    assert least_correlation(none, np.zeros((0, 2), np.int64)) == 0.9
 
 
 def test_digests_that_are_missing_are_not_equal() -> None:

@@ -8,11 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import stop_if_asked
 from featcache.insight.audit.candidates import Candidates
-from featcache.insight.audit.grey import GreyArray, are_alike, compared
+from featcache.insight.audit.grey import (
+    LEAST_CORRELATION,
+    GreyArray,
+    are_alike,
+    compared,
+    least_correlation,
+)
 from featcache.insight.audit.result import CANDIDATE, EXACT, NEAR, DuplicatePair
 from featcache.insight.audit.rows import AuditedRows, IntArray
+
+_MUCH_ALIKE = 0.95  # a correlation that is told
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +74,7 @@ def find_duplicates(
     *,
     n_candidates: int,
     on_progress: Callable[[int, int], None],
+    on_note: NoteCallback,
 ) -> Pairs:
     """Put exact pairs and those together of which the images decide.
 
@@ -75,6 +85,7 @@ def find_duplicates(
         n_candidates: How many pairs to keep where no image decides, those of the most similar
             features.
         on_progress: Called with the pairs of images that are compared, and their number.
+        on_note: Told if images of this set are much alike.
     """
     unknown = np.full(len(exact), np.nan, np.float32)
     kinds = np.full(len(exact), EXACT)
@@ -95,7 +106,13 @@ def find_duplicates(
         on_progress(n_done, n_total)
 
     correlations, differences = compared(levels, pairs, on_portion=told)
-    alike = are_alike(correlations, differences)
+    least = least_correlation(correlations, pairs)
+    if least > _MUCH_ALIKE:
+        on_note(
+            f"Many images of this set are much alike, so near duplicates need a correlation of "
+            f"{least:.3f} here, instead of {LEAST_CORRELATION:g}."
+        )
+    alike = are_alike(correlations, differences, least=least)
     near = (cosines[alike], correlations[alike], differences[alike])
     return found.joined(Pairs(pairs[alike], np.full(int(alike.sum()), NEAR), *near))
 

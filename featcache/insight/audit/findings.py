@@ -105,6 +105,7 @@ class Findings:
             grey,
             n_candidates=top,
             on_progress=lambda n, total: self._progress("compare images", n, total),
+            on_note=self.remark,
         )
         return pairs, "features" if grey is None else "images"
 

@@ -18,6 +18,10 @@ from torch import Tensor
 SIDE = 32
 # `python -m tests.benchmarks.auditing thresholds` measures both on planted copies.
 LEAST_CORRELATION, MOST_DIFFERENCE = 0.9, 50.0
+# Of handwritten digits, half of all images have another that correlates by 0.9. There a copy has to
+# stand out: this much of the way from a usual image's best to 1. But 0.99 is enough of any images.
+_STANDS_OUT, _ENOUGH = 0.15, 0.99
+_USUAL_PERCENT = 25  # so that three quarters of the images may be there twice
 _FLAT = 2.0  # levels; images of one colour have no detail that could correlate
 _SIZES = (0.95, 0.9)  # of a cut, each at nine places
 _FINE, _WIDE = 1, 5  # radii of means, in pixels, whose difference is detail
@@ -66,11 +70,39 @@ def compared(
     return correlations, differences
 
 
+def least_correlation(correlations: npt.NDArray[np.float32], pairs: npt.NDArray[np.int64]) -> float:
+    """Tell how well two images of a set must correlate to be copies of one.
+
+    Args:
+        correlations: (P,), of pairs of images and their candidates.
+        pairs: (P, 2).
+
+    Returns:
+        0.9 of photographs, and up to 0.99 of images that are much alike.
+    """
+    if not len(pairs):
+        return LEAST_CORRELATION
+    best = np.zeros(int(pairs.max()) + 1, np.float32)
+    for side in (0, 1):
+        np.maximum.at(best, pairs[:, side], correlations)
+    usual = float(np.percentile(best[np.unique(pairs)], _USUAL_PERCENT))
+    return float(np.clip(1 - _STANDS_OUT * (1 - usual), LEAST_CORRELATION, _ENOUGH))
+
+
 def are_alike(
-    correlations: npt.NDArray[np.float32], differences: npt.NDArray[np.float32]
+    correlations: npt.NDArray[np.float32],
+    differences: npt.NDArray[np.float32],
+    *,
+    least: float = LEAST_CORRELATION,
 ) -> npt.NDArray[np.bool_]:
-    """Tell which pairs are copies of one image, perhaps stored, resized, cropped or lit anew."""
-    are_similar = (correlations >= LEAST_CORRELATION) & (differences <= MOST_DIFFERENCE)
+    """Tell which pairs are copies of one image, perhaps stored, resized, cropped or lit anew.
+
+    Args:
+        correlations: (P,).
+        differences: (P,).
+        least: The least correlation of copies.
+    """
+    are_similar = (correlations >= least) & (differences <= MOST_DIFFERENCE)
     return are_similar | (differences <= _FLAT)
 
 
