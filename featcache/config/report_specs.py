@@ -16,6 +16,11 @@ class ReportSpec:
     paths: bool = option(
         True, "Tell the paths of files, and the ids of images, which may be paths."
     )
+    audit: bool = option(
+        False,
+        "Also audit the images of the caches, as `featcache audit` does: minutes for large caches. "
+        "The result is kept, and later reports show it in any case.",
+    )
     pdf: bool = option(
         False, "Also write the page as a PDF file beside it, by a browser that is installed."
     )

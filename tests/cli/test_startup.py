@@ -76,6 +76,8 @@ WITHOUT_TORCH: Sequence[tuple[list[str], int]] = (
     (["audit", "--top", "0"], 2),
     (["audit", "pixels", "--run", "nosuch"], 10),
     (["audit", "pixels", "--write-list", "pets"], 2),
+    (["report", "nosuch"], 10),
+    (["report", "--out", "x.txt"], 2),
     (["probe", "--per-class", "0"], 2),
     (["similar", "nosuch", "--cache", "pixels"], 2),
     (["similar", "train/cat", "--cache", "pixels"], 2),

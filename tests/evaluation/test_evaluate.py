@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,7 @@ from featcache.errors import (
     UnsafeFileError,
     UsageError,
 )
-from featcache.evaluation.plots import plot_evaluation
+from featcache.evaluation.plots import plot_evaluation, plot_together
 from featcache.heads import predictions
 from featcache.heads.head_file import load_head, save_head
 from featcache.heads.predictions import outputs_of
@@ -372,6 +373,33 @@ def test_plots_are_drawn_as_png_and_svg(train: Train) -> None:
     ]
     assert files[0].read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in files[3].read_bytes()
+
+
+def test_a_picture_says_of_which_run_it_is_and_how_good_that_is(train: Train) -> None:
+    evaluation = featcache.evaluate(train().path)
+
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # text stays text
+        files = plot_evaluation(evaluation)
+
+    for file in files[1::2]:
+        assert evaluation.run.name in file.read_text()
+        assert f"test_acc {evaluation.acc.value:.4f} (" in file.read_text()
+
+
+def test_the_curves_of_two_runs_are_drawn_into_one_picture(train: Train) -> None:
+    evaluations = [featcache.evaluate(train(reg=reg).path) for reg in ("none", "l2")]
+
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        png, svg = plot_together(evaluations)
+
+    assert png.parent == evaluations[0].run.parent
+    assert all(one.run.name in svg.read_text() for one in evaluations)
+
+
+def test_heads_without_epochs_have_no_curves(cache: featcache.Cache, tmp_path: Path) -> None:
+    run = featcache.train_head(cache, solver="ncm", runs_dir=tmp_path / "runs").path
+
+    assert plot_together([featcache.evaluate(run)]) == []
 
 
 class TestAFileInPlaceOfARun:

@@ -19,6 +19,19 @@ import featcache
 from featcache.config import EvaluateSpec
 from featcache.core.side_files import report_path
 from featcache.errors import CacheMissingError, MismatchError, UsageError
+from featcache.insight.audit.result import (
+    AuditedImage,
+    AuditResult,
+    ClassCount,
+    DuplicatePair,
+    LabelIssue,
+    Outlier,
+    OutOfFold,
+    UnreadableImage,
+)
+from featcache.insight.audit.result import (
+    TestedWithout as WithoutSeen,  # by its own name pytest takes it for tests
+)
 from featcache.insight.report.cache_facts import CacheFacts
 from featcache.insight.report.feature_map import principal_plane
 from featcache.insight.report.judged_run import judged
@@ -439,6 +452,70 @@ def test_pictures_stand_beside_those_of_the_nearest_image(report: Report, tmp_pa
     assert len(images) == 24
     assert all(str(one["src"]).startswith("data:image/png;base64,") for one in images)
     assert all(one["alt"] for one in images)
+
+
+def test_an_audit_is_shown_with_pictures_and_kept_for_later_reports(
+    report: Report, tmp_path: Path
+) -> None:
+    cache = featcache.extract(
+        "digits", backbone="pixels", image_size=8, limit=100, cache_dir=tmp_path / "cache"
+    ).path
+    run = featcache.train_head(cache, solver="ncm", runs_dir=tmp_path / "runs").path
+    assert "audit" not in anchors(report(run).path)
+
+    first = body(report(run, audit=True).path)
+    notes: list[str] = []
+    again = report(run, on_note=notes.append)
+
+    assert body(again.path) == first
+    assert not [note for note in notes if "auditing" in note]
+    assert anchors(again.path) == [*SECTIONS[:-1], "audit", "provenance"]
+    said = words(again.path)
+    assert "Doubtful labels" in said
+    assert "Outliers" in said
+    audited = first.partition('id="audit"')[2]
+    assert audited.count("<img ") >= 24
+    assert CacheFacts.of(featcache.open_cache(cache)).audit is not None
+
+
+def test_all_that_an_audit_can_find_is_kept_and_shown(
+    train: Train, report: Report, cache: featcache.Cache
+) -> None:
+    run = train(max_epochs=1).path
+    images = [AuditedImage("test", i, f"{i}<b>", "ant") for i in range(4)]
+    found = AuditResult(
+        cache=cache.path,
+        dataset="folder:toys",
+        n_images={"train": 198, "test": 60},
+        duplicates=(
+            DuplicatePair(AuditedImage("train", 3, "3", "bee"), images[0], "exact", None, 1.0, 0.0),
+            DuplicatePair(images[1], images[2], "near", 0.98, 0.99, 2.5),
+        ),
+        near_decided_by="images",
+        in_train={"test": 1},
+        tested=WithoutSeen(run, 0.8, 60, 0.79, 59),
+        label_issues=(LabelIssue(images[3], "cow", 0.01, 0.97),),
+        out_of_fold=OutOfFold("logreg", 5, 258, 20, 0.92),
+        outliers=(Outlier(images[0], 0.1, 6.5),),
+        balance=tuple(ClassCount(name, {"train": 66, "test": 20}) for name in CLASS_NAMES),
+        unreadable=(UnreadableImage(AuditedImage("train", 5, "5", "cow"), "broken"),),
+        remarks=("1 of 60 images of 'test' is in 'train' too.",),
+        seconds=1.0,
+    )
+    facts = CacheFacts.of(cache)
+    facts.audit = found
+    facts.about_to_compute()
+    facts.keep(print)
+
+    said = words(report(run).path)
+
+    assert CacheFacts.of(cache).audit == found
+    assert "1 exact and 1 near duplicates; images that are in &#x27;train&#x27; too: 1 of" in said
+    assert "their labels differ" in said
+    assert "0.7900 of the 59 that are not in its training images too" in said
+    assert "ant 1.0%, or cow 97.0%?" in re.sub(r" +([,?])", r"\1", said)
+    assert "broken" in said
+    assert "<b>" not in report(run).path.read_text()
 
 
 def test_runs_that_were_not_chosen_are_shown_untested(train: Train, report: Report) -> None:

@@ -31,6 +31,7 @@ ReportOption = Annotated[
     options_of(ReportSpec),
     options_of(
         EvaluateSpec,
+        *("split", "draws", "seed"),
         help={"seed": "Seed of the bootstrap samples, and of which images are in the map."},
     ),
     options_of(ExtractSpec, "device", "cache_dir", "data_dir"),

@@ -12,6 +12,8 @@ from featcache.core.reporting import NoteCallback
 from featcache.core.side_files import report_path
 from featcache.errors import StorageError
 from featcache.evaluation.metrics import Estimate
+from featcache.insight.audit.result import AuditResult
+from featcache.insight.report.kept_audit import audit_from_json, audit_to_json
 from featcache.store import Cache, replace_file, require_sound
 
 _FORMAT = 1
@@ -100,6 +102,7 @@ class CacheFacts:
         cache: The cache.
         simple: The simplest classifiers; None if they are not known yet.
         map: The map; None likewise.
+        audit: What an audit found; None if there was none.
         is_sound: Whether the cache was verified in this process.
         nearest: By which rows trained, then by "split:row": the nearest of the training images.
     """
@@ -107,6 +110,7 @@ class CacheFacts:
     cache: Cache
     simple: SimpleClassifiers | None = None
     map: FeatureMap | None = None
+    audit: AuditResult | None = None
     nearest: dict[str, dict[str, NearestImage]] = field(default_factory=dict)
     is_sound: bool = False
     _is_changed: bool = False
@@ -122,6 +126,8 @@ class CacheFacts:
             simple, drawn = said["simple"], said["map"]
             facts.simple = None if simple is None else _simple(simple)
             facts.map = None if drawn is None else _map(drawn, cache)
+            audited = said["audit"]
+            facts.audit = None if audited is None else audit_from_json(audited)
             facts.nearest = {
                 str(key): {str(name): _nearest(one, cache) for name, one in of_key.items()}
                 for key, of_key in said["nearest"].items()
@@ -150,6 +156,7 @@ class CacheFacts:
             "fingerprint": self.cache.fingerprint,
             "simple": None if self.simple is None else asdict(self.simple),
             "map": None if self.map is None else asdict(self.map),
+            "audit": None if self.audit is None else audit_to_json(self.audit),
             "nearest": {
                 key: {name: asdict(one) for name, one in of_key.items()}
                 for key, of_key in self.nearest.items()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from featcache.config import EvaluateSpec
+from featcache.config import EvaluateSpec, RunSpec
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import FeatcacheError
-from featcache.insight.cache_images import images_of
+from featcache.insight.cache_images import CacheImages, images_of
 from featcache.insight.report.cache_facts import CacheFacts
 from featcache.insight.report.judged_run import JudgedRun
 from featcache.insight.report.material import Material, Naming
@@ -20,7 +20,10 @@ from featcache.insight.report.mistakes import (
     with_nearest,
     with_pictures,
 )
+from featcache.insight.report.sections.audit import shown_images
 from featcache.insight.report.systems import systems_of
+from featcache.insight.thumbnails import thumbnail
+from featcache.store import Cache
 
 
 def gathered(
@@ -28,7 +31,8 @@ def gathered(
     *,
     figures: EvaluateSpec,
     paths: bool,
-    device: str,
+    audited: bool,
+    where: RunSpec,
     data_dir: str,
     images_per_s: Mapping[str, float],
     sound: Sequence[Path],
@@ -40,7 +44,8 @@ def gathered(
         runs: The runs.
         figures: How intervals are drawn.
         paths: Whether paths are told.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        audited: Whether to audit the caches where that was not done.
+        where: Device and folders.
         data_dir: Folder of downloaded datasets.
         images_per_s: Rates of extractions that are known, by fingerprint.
         sound: Caches that were verified a moment ago.
@@ -59,10 +64,13 @@ def gathered(
     for one in facts.values():
         stop_if_asked()
         try:
-            _complete(one, figures, device, on_note)
+            _complete(one, figures, where.device, on_note)
+            if audited and one.audit is None:
+                _audit(one, where, data_dir, on_note)
         except FeatcacheError as err:
             problem(f"{one.cache.path.name}: {err}")
         one.keep(on_note)
+    images = _Images(data_dir, on_note)
     material = Material(
         dataset=runs[0].head.dataset,
         class_names=runs[0].head.class_names,
@@ -70,6 +78,7 @@ def gathered(
         facts=facts,
         mistakes=(),
         no_pictures="",
+        pictures=_audited_pictures(facts.values(), images),
         problems=problems,
         images_per_s=images_per_s,
         figures=figures,
@@ -79,10 +88,55 @@ def gathered(
     if best is None:
         return material
     run = best.answered[0]
-    found, no_pictures = _mistakes(
-        run, facts.get(run.head.cache_fingerprint), device, data_dir, on_note
-    )
+    own = facts.get(run.head.cache_fingerprint)
+    found, no_pictures = _mistakes(run, own, where.device, images, on_note)
     return replace(material, mistakes=found, no_pictures=no_pictures)
+
+
+class _Images:
+    """The images of caches, found once each."""
+
+    def __init__(self, data_dir: str, on_note: NoteCallback) -> None:
+        self._data_dir, self._note = data_dir, on_note
+        self._found: dict[str, CacheImages] = {}
+
+    def of(self, cache: Cache) -> CacheImages:
+        if cache.fingerprint not in self._found:
+            found = images_of(cache, data_dir=self._data_dir, on_note=self._note)
+            if found.reason:
+                self._note(f"no pictures: {found.reason}")
+            self._found[cache.fingerprint] = found
+        return self._found[cache.fingerprint]
+
+
+def _audit(facts: CacheFacts, where: RunSpec, data_dir: str, on_note: NoteCallback) -> None:
+    from featcache.insight.audit.audit import audit  # of use to few reports
+
+    facts.about_to_compute()
+    on_note(f"auditing {facts.cache.path.name}; the result is kept for later reports")
+    facts.audit = audit(
+        facts.cache,
+        device=where.device,
+        cache_dir=where.cache_dir,
+        data_dir=data_dir,
+        runs_dir=where.runs_dir,
+        on_note=on_note,
+    )
+
+
+def _audited_pictures(
+    facts: Iterable[CacheFacts], images: _Images
+) -> dict[tuple[str, str, int], str]:
+    """Make the pictures of what audits found."""
+    made = {}
+    for one in facts:
+        if one.audit is None:
+            continue
+        own = images.of(one.cache)
+        for shown in () if own.reason else shown_images(one.audit):
+            key = one.audit.cache.name, shown.split, shown.row
+            made[key] = thumbnail(own, shown.split, shown.row).uri
+    return made
 
 
 def _complete(facts: CacheFacts, figures: EvaluateSpec, device: str, on_note: NoteCallback) -> None:
@@ -108,7 +162,7 @@ def _mistakes(
     run: JudgedRun,
     facts: CacheFacts | None,
     device: str,
-    data_dir: str,
+    images: _Images,
     on_note: NoteCallback,
 ) -> tuple[list[Mistake], str]:
     """Find the mistakes of a head with their pictures; and why there are no pictures."""
@@ -120,8 +174,7 @@ def _mistakes(
     except FeatcacheError as err:
         on_note(str(err))
     facts.keep(on_note)
-    images = images_of(facts.cache, data_dir=data_dir, on_note=on_note)
-    if images.reason:
-        on_note(f"no pictures: {images.reason}")
-        return found, images.reason
-    return with_pictures(found, images), ""
+    own = images.of(facts.cache)
+    if own.reason:
+        return found, own.reason
+    return with_pictures(found, own), ""

@@ -60,6 +60,7 @@ class Material:
         facts: What the caches say by themselves, by fingerprint; of those that are there.
         mistakes: The most confident mistakes of the best system.
         no_pictures: Why there are no pictures of them; empty if there are.
+        pictures: Images of the audits as data URIs, by cache, split and row.
         problems: What could not be computed of the caches, and why.
         images_per_s: Rates of extractions that are known, by fingerprint.
         figures: How intervals were drawn.
@@ -72,6 +73,7 @@ class Material:
     facts: Mapping[str, CacheFacts]
     mistakes: Sequence[Mistake]
     no_pictures: str
+    pictures: Mapping[tuple[str, str, int], str]
     problems: Sequence[str]
     images_per_s: Mapping[str, float]
     figures: EvaluateSpec

@@ -56,6 +56,7 @@ def report(
     out: str | os.PathLike[str] = ReportSpec.out,
     beside: Sequence[RunGiven] = (),
     paths: bool = ReportSpec.paths,
+    audit: bool = ReportSpec.audit,
     pdf: bool = ReportSpec.pdf,
     split: str | None = EvaluateSpec.split,
     draws: int = EvaluateSpec.draws,
@@ -96,7 +97,7 @@ def report(
         ('pixels-ncm',)
     """
     note = on_note or silent
-    asked = ReportSpec(out=text("--out", out), paths=paths, pdf=pdf)
+    asked = ReportSpec(out=text("--out", out), paths=paths, audit=audit, pdf=pdf)
     figures = EvaluateSpec(split=split, draws=draws, seed=seed)
     where = RunSpec(
         device=device,
@@ -130,7 +131,8 @@ def report(
         known,
         figures=figures,
         paths=asked.paths,
-        device=where.device,
+        audited=asked.audit,
+        where=where,
         data_dir=text("--data-dir", data_dir),
         images_per_s=_rates(folders),
         sound=sound,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from featcache.errors import counted
 from featcache.insight.page.document import document
 from featcache.insight.report.material import Material
+from featcache.insight.report.sections.audit import audit
 from featcache.insight.report.sections.classes import classes
 from featcache.insight.report.sections.curves import curves
 from featcache.insight.report.sections.feature_map import feature_maps
@@ -22,6 +23,7 @@ _SECTIONS = (
     reliability,
     feature_maps,
     mistakes,
+    audit,
     provenance,
 )
 

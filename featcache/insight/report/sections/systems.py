@@ -31,6 +31,8 @@ def _table(material: Material) -> Html:
     columns += ["#loss", "#macro F1", "#calibration error", "#val_acc", "remark"]
     rows = [_row(material, system, several) for system in material.systems]
     rows += [_simple_row(one, told, several) for told, one in _simple(material)]
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     return table(columns, rows, caption="Figures of each system, and of the simplest classifiers")
 
 
