@@ -140,8 +140,6 @@ def options_of(
         said, default = fields[name].metadata, fields[name].default
         text = (help or {}).get(name, said["help"])
         kind, reads = _KINDS[str(fields[name].type).partition(" | ")[0]]
-        if kind == list[str] and said["choices"]:  # a few words, which the spec takes as one text
-            kind = str
         if said["unit"] == "bytes":
             kind, reads, text = str, read.n_bytes, f"{text} Such as 8GB."
         if said["unset"] == AUTO:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featcache.core.arguments import device_name, option_name
+from featcache.core.arguments import device_name, is_several, option_name
 from featcache.core.backbone_kinds import written_name
 from featcache.core.dataset_names import dataset_name, with_columns
 from featcache.core.options import AUTO, check_fields, option, options_in
@@ -180,9 +180,7 @@ class ExtractSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dataset", dataset_name(self.dataset))
-        if isinstance(self.augment, str):  # as it is typed
-            parts = tuple(part.strip() for part in self.augment.split(",") if part.strip())
-            object.__setattr__(self, "augment", parts)
+        self._divide_augment()
         check_fields(self)
         self._settle_views()
         self._put_columns_into_the_name()
@@ -193,6 +191,13 @@ class ExtractSpec:
     def drawn_views(self) -> Views:
         """The views that are asked for."""
         return Views(n=self.views, augment=self.augment, of=self.views_of, seed=self.seed)
+
+    def _divide_augment(self) -> None:
+        """Take "flip,crop" as it is typed, alone or among others."""
+        given = self.augment if is_several(self.augment) else (self.augment,)
+        parts = (one.split(",") if isinstance(one, str) else [one] for one in given)
+        words = (one.strip() if isinstance(one, str) else one for part in parts for one in part)
+        object.__setattr__(self, "augment", tuple(word for word in words if word != ""))
 
     def _settle_views(self) -> None:
         """Put augmentations into one order, and refuse what would change nothing."""

@@ -254,6 +254,11 @@ def test_what_makes_no_sense_is_refused(
         extract(**options)
 
 
+@pytest.mark.parametrize("typed", ["crop,flip", ("flip", "crop"), ["crop", "flip"], ["flip,crop"]])
+def test_augmentations_are_taken_as_they_are_typed_and_put_into_one_order(typed: Any) -> None:
+    assert featcache.ExtractSpec(views=2, augment=typed).augment == ("flip", "crop")
+
+
 def test_views_of_a_training_split_that_is_not_there_are_refused(
     extract: Extract, image_folder: Path
 ) -> None:
