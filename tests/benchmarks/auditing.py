@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="mobilenet_v2")
     parser.add_argument("--weights", default="DEFAULT")
     parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--shares", default="0,0.05")
     parser.add_argument("--solvers", default=",".join(SOLVERS))
     parser.add_argument("--pairs", type=Path)
     options = parser.parse_args()
@@ -112,10 +114,11 @@ def _row(name: str, correlations: np.ndarray, differences: np.ndarray) -> list[o
 def planted(options: argparse.Namespace) -> list[str]:
     """Hide copies, audit, and count."""
     rows: list[Sequence[object]] = []
-    for share in (0.0, 0.05):
+    for share in map(float, options.shares.split(",")):
         for seed in range(options.tries):
             with tempfile.TemporaryDirectory() as place:
                 rows.append(_planted(options, Path(place), share, seed))
+                print(rows[-1], file=sys.stderr)
     columns = ["copies inside train", "seed", "images", "exact", "near", *COPIES]
     columns += ["other pairs", "their share of the images", "seconds"]
     return markdown_table(columns, rows)
@@ -183,7 +186,7 @@ def labels(options: argparse.Namespace) -> list[str]:
                 seed,
                 f"{right} of the first {n}",
                 f"{right / n:.3f}",
-                f"{found.out_of_fold.acc:.4f}",
+                f"{found.out_of_fold.acc:.4f} ({found.out_of_fold.solver})",
                 found.out_of_fold.n_doubted,
                 f"{found.seconds:.1f}",
             ]
@@ -211,9 +214,7 @@ def solvers(options: argparse.Namespace) -> list[str]:
         rows = AuditedRows.of_cache(featcache.open_cache(path))
         for solver in options.solvers.split(","):
             started = time.perf_counter()
-            judged = out_of_fold(
-                rows, changed, device=CPU, on_progress=lambda *_: None, solver=solver
-            )
+            judged = out_of_fold(rows, changed, solver=solver, device=CPU, on_fold=lambda: None)
             seconds, order = time.perf_counter() - started, judged.doubted(changed)
             right = len({*order[:n].tolist()} & {*wrong.tolist()})
             acc = 1 - len(order) / len(rows)

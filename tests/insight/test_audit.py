@@ -172,10 +172,11 @@ def test_digits_of_several_hands_are_no_duplicates(tmp_path: Path) -> None:
 
 
 def test_wrong_labels_come_first(make_cache: MakeCache) -> None:
-    rows = learnable_rows(300, seed=1)
-    rows.features[:, :] += 3 * np.eye(3, 12)[rows.labels].astype("<f4")
+    rows, test = learnable_rows(300, seed=1), learnable_rows(30, seed=2)
+    for one in (rows, test):
+        one.features[:, :] += 8 * np.eye(3, 12)[one.labels].astype("<f4")
     changed, wrong = with_wrong_labels(rows.labels, 12, n_classes=3, seed=0)
-    splits = {"train": replace(rows, labels=changed), "test": learnable_rows(30, seed=2)}
+    splits = {"train": replace(rows, labels=changed), "test": test}
     path = make_cache(splits=splits)
 
     found = featcache.audit(path, top=12)
@@ -398,4 +399,4 @@ def test_progress_is_told_by_stages(photographs: Path, tmp_path: Path) -> None:
     assert stages["compare features"] == (60 + 20 + 20, 100)
     assert stages["read images"] == (80, 80)
     assert stages["compare images"][0] == stages["compare images"][1] > 400
-    assert stages["judge labels"] == (5, 5)
+    assert stages["judge labels"] == (10, 10)
