@@ -84,6 +84,9 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.notebook.reproduce import Reproduction as Reproduction
     from featcache.notebook.reproduce import reproduce as reproduce
     from featcache.notebook.reproduce_table import SystemResult as SystemResult
+    from featcache.scale.devices.extract_on_devices import (
+        extract_on_devices as extract_on_devices,
+    )
     from featcache.scale.extract_share import ShareResult as ShareResult
     from featcache.scale.extract_share import extract_share as extract_share
     from featcache.scale.forecast import Forecast as Forecast
@@ -164,6 +167,7 @@ _NAMES = {
     "notebook.parity_checks": ("NotebookComparison", "ParityCheck"),
     "notebook.reproduce": ("Reproduction", "reproduce"),
     "notebook.reproduce_table": ("SystemResult",),
+    "scale.devices.extract_on_devices": ("extract_on_devices",),
     "scale.extract_share": ("ShareResult", "extract_share"),
     "scale.forecast": ("Forecast", "forecast"),
     "scale.merge_parts": ("MergeResult", "merge_parts"),

@@ -2,7 +2,7 @@
 
 `specs` has those of an extraction, `head_specs` those of a head and of its training, `solver_specs`
 those of other solvers, `export_specs` those of a file for other programs, `scale_specs` those of
-shares; `calls` has those of a whole call. The two of `reproduce` alone stand in
+shares and devices; `calls` has those of a whole call. The two of `reproduce` alone stand in
 training/notebook_systems.py, beside what they name.
 """
 
@@ -21,7 +21,7 @@ from featcache.config.head_specs import (
 from featcache.config.insight_specs import ProbeSpec, SimilarSpec
 from featcache.config.predict_specs import PredictSpec
 from featcache.config.report_specs import ReportSpec
-from featcache.config.scale_specs import ForecastSpec, ShareSpec
+from featcache.config.scale_specs import DevicesSpec, ForecastSpec, ShareSpec
 from featcache.config.solver_specs import SOLVERS, TREATMENTS, SolverSpec
 from featcache.config.specs import (
     BN_MODES,
@@ -52,6 +52,7 @@ __all__ = [
     "TREATMENTS",
     "VAL_FRACTION",
     "AuditSpec",
+    "DevicesSpec",
     "EvaluateSpec",
     "ExportSpec",
     "ExtractSpec",

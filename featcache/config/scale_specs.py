@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from featcache.core.arguments import option_name
+from featcache.core.arguments import device_name, option_name
 from featcache.core.options import check_fields, option, options_in
 from featcache.errors import UsageError
 
@@ -14,6 +14,8 @@ MOST_SHARES = 99_999  # five digits in the name of a part
 MOST_HOURS = 24 * 365
 MOST_ROWS = 10**12  # of a forecast
 LEAST_RATE, MOST_RATE = 1e-6, 1e9  # images a second, likewise
+MOST_DEVICES = 256
+_SEVERAL_ON_A_CPU = re.compile(r"cpu:(\d{1,6})")
 _SHARE = re.compile(r"(?P<index>\d{0,6}|plan)/(?P<n>\d{1,6})")
 
 
@@ -41,6 +43,24 @@ class ShareSpec:
             raise UsageError("--wait is nan, but must be a number of hours.")
         if self.share is not None:
             split_share(self.share)
+
+
+@options_in("Machine")
+@dataclass(frozen=True, kw_only=True)
+class DevicesSpec:
+    """The devices of this machine that compute one cache together."""
+
+    devices: str | None = option(
+        None,
+        "Compute on several devices, each by a process of its own: N for the first N GPUs, names "
+        "like cuda:0,cuda:2, or cpu:N for N processes on the CPU.",
+        unset="the one of --device",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.devices is not None:
+            device_list(self.devices)
 
 
 @options_in("Forecast")
@@ -82,6 +102,39 @@ class ForecastSpec:
                     f"{option_name(name)} is {rate:g}, but must be from {LEAST_RATE:g} to "
                     f"{MOST_RATE:g}."
                 )
+
+
+def device_list(devices: str) -> tuple[str, ...]:
+    """Read "2" as ("cuda:0", "cuda:1"), "cpu:2" as ("cpu", "cpu"), and names as they are.
+
+    Raises:
+        UsageError: If it is not written so, or CPU and GPUs are mixed.
+    """
+    asked = devices.strip().lower()
+    several = _SEVERAL_ON_A_CPU.fullmatch(asked)
+    number = several[1] if several else asked
+    if number.isascii() and number.isdigit():
+        if not 1 <= int(number) <= MOST_DEVICES:
+            raise UsageError(
+                f"--devices is {devices!r}, but must be of 1 to {MOST_DEVICES}. Nothing was "
+                f"started."
+            )
+        return tuple("cpu" if several else f"cuda:{i}" for i in range(int(number)))
+    try:
+        names = tuple(device_name(name.strip()) for name in asked.split(","))
+    except UsageError as err:
+        raise _no_devices(devices) from err
+    names = tuple("cuda:0" if name == "cuda" else name for name in names)
+    if "auto" in names or len(names) > MOST_DEVICES or ("cpu" in names and len(names) > 1):
+        raise _no_devices(devices)
+    return names
+
+
+def _no_devices(devices: str) -> UsageError:
+    return UsageError(
+        f"--devices is {devices!r}, but must be a number of GPUs, names like cuda:0,cuda:1, or "
+        f"cpu:N for N processes on the CPU. Nothing was started."
+    )
 
 
 def split_share(share: str) -> tuple[str, int]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from featcache.backbones.families import family_of
 from featcache.backbones.own import Backbone, given_backbone
@@ -34,6 +34,17 @@ if TYPE_CHECKING:
     from featcache.extraction.plan import Plan
     from featcache.extraction.progress import ProgressCallback
     from featcache.extraction.run import Made
+
+
+class Making(Protocol):
+    """Makes planned caches, as `make_caches` does."""
+
+    def __call__(
+        self, plans: Sequence[Plan], *, on_progress: ProgressCallback, on_note: NoteCallback
+    ) -> list[Made]:
+        """Compute what is missing of each; the caller holds the locks."""
+        ...
+
 
 _OF_THE_IMAGES = (
     "dataset",
@@ -137,7 +148,7 @@ def extract(
     )
     with given_backbone(backbone) as name:
         spec = make_spec(backbone=name)
-        [result] = _extract([spec], on_progress or silent, on_note or silent, given)
+        [result] = find_or_make([spec], on_progress or silent, on_note or silent, given)
     return result
 
 
@@ -185,16 +196,25 @@ def extract_all(
             f"All backbones of one call must have the same {', '.join(_OF_THE_IMAGES)}. Nothing "
             f"was started. Call it for each dataset."
         )
-    return tuple(_extract(specs, on_progress or silent, on_note or silent))
+    return tuple(find_or_make(specs, on_progress or silent, on_note or silent))
 
 
-def _extract(
+def find_or_make(
     specs: Sequence[ExtractSpec],
     on_progress: ProgressCallback,
     on_note: NoteCallback,
     given: Dataset | None = None,
+    making: Making | None = None,
 ) -> list[ExtractResult]:
-    """Find the caches, or make those that are not there yet."""
+    """Find the caches, or make those that are not there yet.
+
+    Args:
+        specs: What each is to be; all of the same images.
+        on_progress: Called after each batch.
+        on_note: Told each choice.
+        given: The images, where they are not found by their name.
+        making: Makes those that are not there; None is `make_caches`.
+    """
     started = time.perf_counter()
     for spec in specs:
         check_names(spec)
@@ -214,7 +234,9 @@ def _extract(
         seconds = time.perf_counter() - started
         return [reused(path, choices, seconds=seconds) for path, choices in found]
     dataset = dataset or open_images(specs[0], on_note=on_note, given=given)
-    plans, made = _make(specs, dataset, sha256, known, on_progress=on_progress, on_note=on_note)
+    plans, made = _make(
+        specs, dataset, sha256, known, making, on_progress=on_progress, on_note=on_note
+    )
     if files == _files_digest(specs[0], known, given):
         for plan in plans:
             remember(plan, files or plan.identity["dataset_sha256"], known, is_given=is_given)
@@ -251,6 +273,7 @@ def _make(
     dataset: Dataset,
     sha256: str | None,
     known: KnownFiles,
+    making: Making | None,
     *,
     on_progress: ProgressCallback,
     on_note: NoteCallback,
@@ -285,7 +308,8 @@ def _make(
         # Another process may have finished one meanwhile.
         missing = [plan for plan in missing if not _is_complete(plan)]
         with known.trusted():
-            how = make_caches(missing, on_progress=on_progress, on_note=on_note)
+            make = making or make_caches
+            how = make(missing, on_progress=on_progress, on_note=on_note)
     return plans, {plan.path: one for plan, one in zip(missing, how, strict=True)}
 
 

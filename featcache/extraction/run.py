@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from featcache.core.plain_torch import plain_torch
@@ -22,6 +22,9 @@ from featcache.store import (
     near_misses,
     partial_path,
 )
+
+Filling = Callable[[Sequence[Target]], list[Filled]]
+"""Computes and writes the pending blocks of caches that share their reading, as `fill` does."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,19 @@ class _Begun:
 
 @plain_torch()
 def make_caches(
-    plans: Sequence[Plan], *, on_progress: ProgressCallback, on_note: NoteCallback
+    plans: Sequence[Plan],
+    *,
+    on_progress: ProgressCallback,
+    on_note: NoteCallback,
+    filling: Filling = fill,
 ) -> list[Made]:
     """Compute what is missing of each; the caller holds the locks.
+
+    Args:
+        plans: The caches.
+        on_progress: Called after each batch.
+        on_note: Told each choice.
+        filling: Computes the rows; all before that is done here.
 
     Raises:
         InterruptedRunError: At Ctrl-C; all acknowledged rows are kept.
@@ -69,7 +82,7 @@ def make_caches(
                 writers = [_writer(one, files) for one in begun]
                 of_each = zip(begun, writers, strict=True)
                 targets = [_target(one, writer, on_note=on_note) for one, writer in of_each]
-                filled = _fill_in_passes(targets, on_note)
+                filled = _fill_in_passes(targets, filling, on_note)
         except KeyboardInterrupt as err:
             kept = "; ".join(_kept(one) for one in begun if one.writer) or "Nothing was begun"
             raise InterruptedRunError(
@@ -151,7 +164,9 @@ def _target(begun: _Begun, writer: CacheWriter, *, on_note: NoteCallback) -> Tar
     return Target(begun.job, writer)
 
 
-def _fill_in_passes(targets: Sequence[Target], on_note: NoteCallback) -> dict[Target, Filled]:
+def _fill_in_passes(
+    targets: Sequence[Target], filling: Filling, on_note: NoteCallback
+) -> dict[Target, Filled]:
     """Fill and finish all, those together that can share their reading."""
     passes: list[list[Target]] = []
     for target in targets:
@@ -166,7 +181,7 @@ def _fill_in_passes(targets: Sequence[Target], on_note: NoteCallback) -> dict[Ta
         )
     filled: dict[Target, Filled] = {}
     for together in passes:
-        filled |= zip(together, fill(together), strict=True)
+        filled |= zip(together, filling(together), strict=True)
         for target in together:
             target.writer.finish()
     return filled

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
@@ -16,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from featcache.core.parent_process import end_with
 from featcache.images.decode import forget_other_threads
 from featcache.images.decode_batches import OUT_OF_MEMORY, Decoder, Portion
 
 CPU_SECONDS_PER_IMAGE = 60.0
 NO_ROW = -1
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _NO_MEMORY_EXIT = 71  # EX_OSERR of <sysexits.h>; no signal, and no exit code of Python's own
 
 
@@ -121,11 +119,7 @@ def _begin_work(parent: int) -> None:
     for name in ("SIGTERM", "SIGPROF"):  # a handler of the parent's has no business here
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     forget_other_threads()
-    if sys.platform == "linux":
-        # Else the worker of a parent that was killed waits for work for ever.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+    end_with(parent)  # else the worker of a parent that was killed waits for work for ever
 
 
 def how_it_ended(exitcode: int | None) -> str:

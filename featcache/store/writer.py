@@ -164,10 +164,11 @@ class CacheWriter:
     def refresh(self) -> None:
         """Read the ledger again: other processes may have acknowledged blocks of this file.
 
-        A block that was forgotten stays pending: its old slot is on the disk until it is written.
+        A block that was forgotten stays pending while its old slot is on the disk.
         """
         with named_read_failures(self.file):
             slots, _ = unpack_slots(read_ledger(self._fd, self.manifest))
+        self._forgotten &= slots.keys()
         self._slots |= {n: slot for n, slot in slots.items() if n not in self._forgotten}
 
     def read_rows(

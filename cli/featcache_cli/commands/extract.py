@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featcache.config import ExtractSpec, ForecastSpec, ShareSpec
+from featcache.config import DevicesSpec, ExtractSpec, ForecastSpec, ShareSpec
 from featcache.core.arguments import option_name
 from featcache.errors import UsageError, counted
 from featcache_cli.commands.extract_plan import show_forecast
@@ -48,11 +48,13 @@ _STAGES = {
         for option in options_of(ExtractSpec, "backbone")
     ],
     options_of(ExtractSpec, without=("dataset", "backbone")),
+    options_of(DevicesSpec),
     options_of(ShareSpec),
     options_of(ForecastSpec),
 )
 def extract(
     *,
+    devices: str | None,
     share: str | None,
     wait: float,
     rows: int | None,
@@ -75,10 +77,13 @@ def extract(
     The same command resumes an interrupted run. If the cache exists, the command checks the images
     and the weights, and returns.
     """
-    from featcache import extract_all
+    from featcache import extract_all, extract_on_devices
 
     display = ProgressDisplay()
     specs = [ExtractSpec(**{**options, "backbone": name}) for name in options["backbone"]]
+    if devices is not None:
+        DevicesSpec(devices=devices)
+        _refuse_with_devices(specs, plan=plan, share=share)
     if plan:
         asked = ForecastSpec(
             rows=rows,
@@ -95,11 +100,16 @@ def extract(
     )
     if share is not None:
         return _extract_share(specs, ShareSpec(share=share, wait=wait), display, json=json)
-    results = extract_all(
-        specs,
-        on_progress=lambda progress: show_extraction(display, progress),
-        on_note=note,
-    )
+
+    def show(progress: Progress) -> None:
+        show_extraction(display, progress)
+
+    results: Sequence[ExtractResult]
+    if devices is not None:
+        [spec] = specs
+        results = [extract_on_devices(spec, devices=devices, on_progress=show, on_note=note)]
+    else:
+        results = extract_all(specs, on_progress=show, on_note=note)
     reset_progress()
     if json:
         show_json(results if len(results) > 1 else results[0])
@@ -112,6 +122,21 @@ def extract(
     if failed:
         raise typer.Exit(3)
     return results
+
+
+def _refuse_with_devices(specs: Sequence[ExtractSpec], *, plan: bool, share: str | None) -> None:
+    """Refuse what several devices do not do together."""
+    if len(specs) != 1:
+        raise UsageError(
+            f"--devices takes one backbone, but {len(specs)} are named. Nothing was started. Run "
+            f"a command for each."
+        )
+    for option, is_given in (("--plan", plan), ("--share", share is not None)):
+        if is_given:
+            raise UsageError(
+                f"--devices and {option} do not go together. Nothing was started. Use --device "
+                f"there; with --share, start one share for each device."
+            )
 
 
 def _refuse_without_plan(**of_a_forecast: float | None) -> None:
@@ -168,7 +193,8 @@ def show_extraction(display: ProgressDisplay, progress: Progress) -> None:
     detail = ""
     if progress.images_per_s:
         rate, left = rate_of(progress.images_per_s), duration(progress.left_s)
-        detail = f"{rate}, {left} left, {_shares(progress.seconds)}"
+        parts = (rate, f"{left} left", _shares(progress.seconds))
+        detail = ", ".join(part for part in parts if part)
     display.show(stage, progress.n_done, progress.n_total, detail)
 
 
