@@ -12,6 +12,7 @@ import featcache
 from featcache.config import (
     OF_THE_RECIPE,
     AuditSpec,
+    DevicesSpec,
     EvaluateSpec,
     ExportSpec,
     ExtractSpec,
@@ -65,6 +66,7 @@ CASES: Any = [
     (featcache.probe, [ProbeSpec], [EvaluateSpec, ExtractSpec], (), ("caches",)),
     (featcache.audit, [AuditSpec], [ExtractSpec, RunSpec], ("dataset",), ("cache",)),
     (featcache.reproduce, [ReproduceSpec], [RunSpec, TrainSpec, ExtractSpec], (), ()),
+    (featcache.extract_on_devices, [DevicesSpec], [], (), ("spec",)),
     (featcache.extract_share, [ShareSpec], [], (), ("spec",)),
     (
         featcache.forecast,
@@ -122,6 +124,7 @@ def test_keywords_have_the_names_defaults_and_order_of_the_specs(
         ParitySpec,
         ProbeSpec,
         ReproduceSpec,
+        DevicesSpec,
         ShareSpec,
         ForecastSpec,
     ],

@@ -18,7 +18,11 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
-from torch.distributed import PrefixStore, Store, TCPStore
+from torch.distributed import (  # type: ignore[attr-defined]  # named in no __all__
+    PrefixStore,
+    Store,
+    TCPStore,
+)
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
@@ -150,15 +154,13 @@ def _given(parameters: RendezvousParameters) -> RendezvousHandler:
 @contextlib.contextmanager
 def _without_messages() -> Iterator[None]:
     """Keep what the agent logs, at any level, from the console; the leader tells what matters."""
-    logger, nowhere = logging.getLogger("torch.distributed"), logging.NullHandler()
-    before = logger.propagate
-    logger.propagate = False
-    logger.addHandler(nowhere)
+    logger = logging.getLogger("torch.distributed")  # torch gives it handlers of its own
+    handlers, propagates = logger.handlers[:], logger.propagate
+    logger.handlers[:], logger.propagate = [logging.NullHandler()], False
     try:
         yield
     finally:
-        logger.removeHandler(nowhere)
-        logger.propagate = before
+        logger.handlers[:], logger.propagate = handlers, propagates
 
 
 _silent_agent = WhileAnyInside(_without_messages)

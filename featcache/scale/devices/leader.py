@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -119,7 +118,6 @@ def _fill_by_workers(
     )
     on_note(f"{counted(len(devices), 'worker')}: {', '.join(devices)}")
     watch = Watch(job, writer, store, n_workers=len(devices), on_note=on_note)
-    began = time.perf_counter()
     try:
         launch(
             work.command(),
@@ -131,9 +129,10 @@ def _fill_by_workers(
         )
     finally:
         writer.refresh()
+    seconds = watch.seconds()
     watch.require_no_refusal()
     n_images = sum((b.stop - b.start) * plan.views.n_of(b.split) for b in pending)
-    return [Filled(time.perf_counter() - began, watch.phases(), n_images)]
+    return [Filled(seconds, watch.phases(), n_images)]
 
 
 def _decoders_of_each(plan: Plan, devices: Sequence[str]) -> int:

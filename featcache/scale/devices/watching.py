@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from torch.distributed import Store
+from torch.distributed import Store  # type: ignore[attr-defined]  # named in no __all__
 
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import stop_if_asked
@@ -56,7 +56,7 @@ class Watch:
         self._n_notes = 0
         self._told = set[str]()
         self._rows_before = self._n_rows_done()
-        self._began_s = time.perf_counter()
+        self._began_s = 0.0  # when the first block was claimed; 0 before that
         self._tells_at_s = 0.0
 
     def before_start(self) -> None:
@@ -90,7 +90,9 @@ class Watch:
                 self._told.add(sentence)
                 self._on_note(sentence)
         self._n_notes = n_notes
-        if time.perf_counter() >= self._tells_at_s:
+        if not self._began_s and self._store.check([claimed_key(self._n_starts - 1)]):
+            self._began_s = time.perf_counter()
+        if self._began_s and time.perf_counter() >= self._tells_at_s:
             self._tell_progress()
 
     def require_no_refusal(self) -> None:
@@ -101,6 +103,10 @@ class Watch:
         """
         if self._store.check([REFUSED]):
             raise read_error(self._store.get(REFUSED))
+
+    def seconds(self) -> float:
+        """Give the wall time since the first block was claimed, starts after that included."""
+        return time.perf_counter() - self._began_s if self._began_s else 0.0
 
     def phases(self) -> Mapping[str, float]:
         """Give the seconds of a worker by phase: the mean of those that came to the end."""
@@ -157,7 +163,7 @@ class Watch:
         split = pending[0].split if pending else self._blocks[-1].split
         n_total = self._writer.manifest.splits[split].n_rows
         n_left_of_split = sum(b.stop - b.start for b in pending if b.split == split)
-        rate = n_new / (began_s - self._began_s)
+        rate = n_new / max(1e-9, began_s - self._began_s)
         self._job.on_progress(
             Progress(
                 stage="extract",

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from featcache import errors
-from featcache.errors import FeatcacheError
+from featcache.errors import FeatcacheError, UnknownNameError
 
 HOST = "127.0.0.1"
 REFUSED = "refused"
@@ -90,4 +90,6 @@ def read_error(content: bytes) -> FeatcacheError:
     kind = getattr(errors, name, FeatcacheError)
     if not (isinstance(kind, type) and issubclass(kind, FeatcacheError)):
         kind = FeatcacheError
-    return kind.__new__(kind, str(text))  # a child's own __init__ would word it anew
+    if issubclass(kind, UnknownNameError):  # its own __init__ words a message anew
+        return kind.__new__(kind, str(text))
+    return kind(str(text))

@@ -16,7 +16,7 @@ from featcache.errors import DeviceError, FeatcacheError
 from featcache.scale.devices.work import FAILED, HOST, REFUSED, Work, written_error
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed import Store  # type: ignore[attr-defined]  # named in no __all__
 
 _ANSWERS_WITHIN_S = 60
 
@@ -77,7 +77,7 @@ def _attempt() -> int:
 def _store(port: int) -> Store:
     from datetime import timedelta
 
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # named in no __all__
 
     return TCPStore(
         HOST,
