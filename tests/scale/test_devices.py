@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,12 @@ import torch
 from torch.distributed import HashStore, Store  # type: ignore[attr-defined]
 
 import featcache
-from featcache import errors
-from featcache.config.scale_specs import device_list
 from featcache.core.reporting import silent
 from featcache.core.side_files import partial_path
 from featcache.errors import (
     DeviceError,
-    FeatcacheError,
     InterruptedRunError,
     MismatchError,
-    UnknownNameError,
-    UsageError,
 )
 from featcache.extraction.job import Job
 from featcache.extraction.opening import identified, open_images
@@ -37,7 +32,6 @@ from featcache.scale.devices.work import (
     Work,
     claimed_key,
     next_key,
-    read_error,
     written_error,
 )
 from featcache.store import Block, CacheWriter
@@ -285,58 +279,6 @@ def test_workers_that_get_on_may_die_as_often_as_they_like(
     watch.before_start()
 
     assert not _pending(writer)
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        kind
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, FeatcacheError)
-    ],
-)
-def test_a_refusal_comes_back_as_it_was(kind: type[FeatcacheError]) -> None:
-    names = {"known": ("a", "b"), "listing": "featcache ls"}
-    err = kind("sort", "c", **names) if issubclass(kind, UnknownNameError) else kind("a 'word'")
-
-    found = read_error(written_error(err).encode())
-
-    assert (type(found), str(found), found.exit_code) == (kind, str(err), kind.exit_code)
-
-
-@pytest.mark.parametrize("name", ["os", "counted", "InterruptedRunError", "nothing"])
-def test_what_is_no_refusal_is_an_error_without_a_kind(name: str) -> None:
-    assert type(read_error(json.dumps([name, "text"]).encode())) is FeatcacheError
-
-
-@pytest.mark.parametrize(
-    ("typed", "names"),
-    [
-        ("2", ("cuda:0", "cuda:1")),
-        ("cuda:0,CUDA:3", ("cuda:0", "cuda:3")),
-        ("cuda", ("cuda:0",)),
-        (" cpu:2 ", ("cpu", "cpu")),
-        ("cpu", ("cpu",)),
-    ],
-)
-def test_devices_are_a_number_names_or_processes_on_the_cpu(
-    typed: str, names: tuple[str, ...]
-) -> None:
-    assert device_list(typed) == names
-
-
-@pytest.mark.parametrize(
-    "typed",
-    ["", "0", "cpu:0", "cpu:999", "-1", "cpu,cpu", "cpu,cuda:0", "auto", "gpu", "cuda:", "²"],
-)
-def test_other_devices_are_refused(typed: str) -> None:
-    with pytest.raises(UsageError, match=r"--devices is .* must be"):
-        device_list(typed)
-
-
-def test_device_and_devices_contradict_each_other(spec: featcache.ExtractSpec) -> None:
-    with pytest.raises(UsageError, match="--device cpu and --devices cpu:2 both say"):
-        featcache.extract_on_devices(replace(spec, device="cpu"), devices="cpu:2")
 
 
 def test_one_device_goes_on_with_the_threads_that_a_file_was_begun_with(
