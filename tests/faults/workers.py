@@ -4,7 +4,8 @@
 process, by any number of workers; workers and leaders that are killed lose nothing, leave no
 process behind, and the next command goes on to the same file with another number of workers.
 
-The negative control of the first adapts BatchNorm on the images of one worker. That of the second leaves the workers in the dark about their leader: a process of that kind outlives it.
+The negative control of the first adapts BatchNorm on the images of one worker. That of the second
+is a process that does not ask the system to end it with its parent.
 """
 
 from __future__ import annotations
