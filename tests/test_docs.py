@@ -145,6 +145,20 @@ def test_the_example_of_the_guide_to_reports_runs(
     assert capsys.readouterr().out == "('pixels-ncm',) 1 True\n"
 
 
+def test_the_example_of_the_guide_to_audit_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = featcache.extract(folder_with_damage(), backbone="pixels", image_size=8).path
+
+    code = compile(python_block("docs/guides/audit.md"), "audit.md", "exec")
+    exec(code, {"path": path})
+
+    lines = capsys.readouterr().out.splitlines()
+    assert "exact train/dark/0.png test/dark/0.png True" in lines
+    assert any(line == "test/dark/9.png dark light" for line in lines)
+
+
 def test_the_examples_of_the_guide_to_export_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
