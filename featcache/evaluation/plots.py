@@ -53,7 +53,8 @@ def plot_evaluation(evaluation: Evaluation) -> list[Path]:
         return files
     names = [figures.name for figures in evaluation.classes]
     figure = _confusion(evaluation.confusion, names, title=title)
-    return files + save_figure(figure, evaluation.run / f"confusion-{evaluation.split}")
+    # Named as its table is: that of all views, or of other images, replaces no other.
+    return files + save_figure(figure, evaluation.confusion_file.with_suffix(""))
 
 
 def plot_together(evaluations: Sequence[Evaluation]) -> list[Path]:
@@ -95,9 +96,10 @@ def _history_of(evaluation: Evaluation) -> History:
 def _title(evaluation: Evaluation) -> str:
     """Write which run it is, and how good it is."""
     acc, loss = evaluation.acc, evaluation.loss
-    told = f"{evaluation.split}_acc {acc.value:.4f} ({acc.low:.4f} to {acc.high:.4f})"
+    of_split = evaluation.confusion_file.stem.removeprefix("confusion-")
+    told = f"{of_split}_acc {acc.value:.4f} ({acc.low:.4f} to {acc.high:.4f})"
     if loss is not None:
-        told += f", {evaluation.split}_loss {loss.value:.4f}"
+        told += f", {of_split}_loss {loss.value:.4f}"
     return f"{shown_name(evaluation.run.name)}\n{told}"
 
 

@@ -110,7 +110,7 @@ def test_every_picture_says_what_it_shows() -> None:
 
 
 def test_a_picture_from_elsewhere_is_refused() -> None:
-    with pytest.raises(AssertionError, match="a page fetches nothing"):
+    with pytest.raises(ValueError, match="a page fetches nothing"):
         Picture("https://example.org/a.png", "a", "a")
 
 

@@ -649,6 +649,53 @@ def test_heads_of_two_datasets_are_refused(
         report(train().path, second)
 
 
+def test_folders_of_the_same_classes_are_two_datasets(
+    train: Train, report: Report, make_cache: MakeCache, tmp_path: Path
+) -> None:
+    identity = {"backbone": "toy", "bn": "frozen", "dataset_sha256": "1" * 64}
+    other = make_cache("cache/folder-x/toy-2.h5", identity=identity)
+    second = featcache.train_head(other, solver="ncm", runs_dir=tmp_path / "runs").path
+
+    with pytest.raises(MismatchError, match="and their images differ"):
+        report(train().path, second)
+
+
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_figures_of_other_images_do_not_stand_beside_each_other(
+    train: Train, report: Report, split: str
+) -> None:
+    said = words(report(train(max_epochs=1).path, split=split).path)
+
+    assert "class means" not in said
+    assert f"{split}_acc" in said
+    assert ("cosine" in said) == (split == "val")  # a training image is nearest to itself
+
+
+def test_without_paths_the_place_of_lost_images_is_not_told(train: Train, report: Report) -> None:
+    said = words(report(train(max_epochs=1).path, paths=False).path)
+
+    assert "no pictures: the images are no longer where they were." in said
+    assert "folder:toys are no longer" not in said
+
+
+def test_a_pdf_of_somebody_else_is_not_replaced(
+    train: Train, report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(max_epochs=1).path
+    report(run)
+    browser = tmp_path / "bin" / "chromium"
+    browser.parent.mkdir()
+    browser.write_text("#!/bin/sh\n")
+    browser.chmod(0o755)
+    monkeypatch.setenv("PATH", str(browser.parent))
+    (tmp_path / "report.pdf").write_bytes(b"%PDF-1.4 my thesis")
+
+    with pytest.raises(UsageError, match="is no PDF that featcache wrote"):
+        report(run, pdf=True)
+
+    assert (tmp_path / "report.pdf").read_bytes() == b"%PDF-1.4 my thesis"
+
+
 def test_a_hundred_classes_fit_into_a_page(
     make_cache: MakeCache, report: Report, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ _BROWSERS = (
     *("chrome", "brave-browser", "microsoft-edge"),
 )
 _PATIENCE_S = 120.0
+_MARK = b"\n% printed by featcache\n"  # a comment, behind the end
 
 
 def find_browser() -> str:
@@ -33,6 +34,21 @@ def find_browser() -> str:
             "chromium), or leave --pdf out and print the page from any browser."
         )
     return found
+
+
+def require_own_pdf(pdf: Path) -> None:
+    """Refuse to replace a file that is no print of featcache's.
+
+    Raises:
+        UsageError: If something else lies there.
+    """
+    if not os.path.lexists(pdf):
+        return
+    if not pdf.is_file() or not pdf.read_bytes().endswith(_MARK):
+        raise UsageError(
+            f"{pdf} exists, and is no PDF that featcache wrote. Nothing was started. Move it away, "
+            f"or give another --out."
+        )
 
 
 def print_page(browser: str, page: Path, pdf: Path) -> None:
@@ -62,9 +78,9 @@ def print_page(browser: str, page: Path, pdf: Path) -> None:
         if not printed.exists():
             raise FeatcacheError(
                 f"{browser} wrote no PDF: {clipped(said, 300)!r}. The page is at {page}; print it "
-                f"from a browser."
+                f"from a browser. If {pdf.name} is there, it is of an earlier page."
             )
-        replace_file(pdf, printed.read_bytes())
+        replace_file(pdf, printed.read_bytes() + _MARK)
 
 
 def _run(command: list[str]) -> str:

@@ -14,8 +14,8 @@ from featcache.core.dataset_names import OF_PATHS
 from featcache.core.paths import native
 from featcache.heads.trained_head import TrainedHead
 from featcache.insight.report.material import Naming
-from featcache.insight.report.systems import System
-from featcache.store import Cache, command_of
+from featcache.insight.report.systems import ReportedSystem
+from featcache.store import Cache, command_of, named_backbone
 
 _OF_SEEDS = ("seed", "order_seed")
 _NOT_TYPED = ("window_rows",)  # follows from --max-memory
@@ -28,10 +28,11 @@ def extraction_command(cache: Cache, naming: Naming) -> str:
     dataset, other = native(cache.provenance.dataset), {"cache_dir": ExtractSpec.cache_dir}
     if dataset.startswith(OF_PATHS):
         other["dataset"] = naming.dataset(dataset)
+    other["backbone"] = naming.backbone(named_backbone(cache.identity, cache.provenance))
     return command_of(cache.path, cache.identity, cache.provenance, **other)
 
 
-def training_commands(system: System, naming: Naming) -> list[str]:
+def training_commands(system: ReportedSystem, naming: Naming) -> list[str]:
     """Write the commands that train the heads of a system, one for seeds in a row."""
     head = system.head
     words = ["--cache", naming.path(head.cache_path)]

@@ -65,7 +65,8 @@ def gathered(
         stop_if_asked()
         try:
             _complete(one, figures, where.device, on_note)
-            if audited and one.audit is None:
+            # One that had no images to decide is made anew: they may be back.
+            if audited and (one.audit is None or one.audit.near_decided_by == "features"):
                 _audit(one, where, data_dir, on_note)
         except FeatcacheError as err:
             problem(f"{one.cache.path.name}: {err}")
@@ -170,7 +171,8 @@ def _mistakes(
     if facts is None or not found:
         return found, ""
     try:
-        found = with_nearest(found, facts, run, device=device)
+        if run.evaluation is not None and run.evaluation.split != "train":  # else itself is nearest
+            found = with_nearest(found, facts, run, device=device)
     except FeatcacheError as err:
         on_note(str(err))
     facts.keep(on_note)

@@ -22,7 +22,7 @@ _CLOSE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class KeptAnswers:
     """What a head says of N images.
 
     Attributes:
@@ -66,7 +66,7 @@ class KeptEvaluation:
     balanced_acc: Estimate | None
     calibration_error: float | None
     remarks: tuple[str, ...]
-    answers: Answers
+    answers: KeptAnswers
 
 
 def kept_evaluation(run: Path, head: TrainedHead, split: str) -> KeptEvaluation | None:
@@ -89,7 +89,7 @@ def kept_evaluation(run: Path, head: TrainedHead, split: str) -> KeptEvaluation 
         return None
 
 
-def _read(said: Mapping[str, Any], answers: Answers, split: str) -> KeptEvaluation:
+def _read(said: Mapping[str, Any], answers: KeptAnswers, split: str) -> KeptEvaluation:
     acc = _estimate(said["acc"])
     loss, balanced, error = said["loss"], said["balanced_acc"], said["calibration_error"]
     if len(answers.ids) != said["n_images"] or said["split"] != split:
@@ -115,7 +115,7 @@ def _estimate(said: Mapping[str, Any]) -> Estimate:
     return estimate
 
 
-def _answers(table: Path, names: Sequence[str]) -> Answers:
+def _answers(table: Path, names: Sequence[str]) -> KeptAnswers:
     """Read the table that `eval` writes; of the probabilities, that of the prediction alone."""
     number_of = {name: k for k, name in enumerate(names)}
     if len(number_of) < len(names):
@@ -132,4 +132,4 @@ def _answers(table: Path, names: Sequence[str]) -> Answers:
             predictions.append(given)
             # Above 1,000 classes: that of the label, then "class 1" and its probability.
             confidences.append(float(cells[given if has_all else 2]))
-    return Answers(ids, np.array(labels), np.array(predictions), np.array(confidences))
+    return KeptAnswers(ids, np.array(labels), np.array(predictions), np.array(confidences))

@@ -12,7 +12,7 @@ from featcache.core.paths import native
 from featcache.evaluation.metrics import Estimate
 from featcache.insight.report.cache_facts import CacheFacts, SimpleClassifier
 from featcache.insight.report.mistakes import Mistake
-from featcache.insight.report.systems import System
+from featcache.insight.report.systems import ReportedSystem
 
 MOST_DETAILED = 6
 """So many systems have figures of their own; of more, the table tells."""
@@ -39,6 +39,13 @@ class Naming:
         if self.paths or kind is None:
             return name
         return kind + name.removeprefix(kind).rstrip("/").rpartition("/")[2]
+
+    def backbone(self, name: str) -> str:
+        """Name a backbone; of one in a local folder, without the folders above that."""
+        kind, local, path = name.partition("local-dir:")
+        if self.paths or not local:
+            return name
+        return kind + local + path.rstrip("/").rpartition("/")[2]
 
     def image(self, split: str, row: int, image_id: str) -> str:
         """Name an image by its id, which may be a path, or by its row."""
@@ -69,7 +76,7 @@ class Material:
 
     dataset: str
     class_names: Sequence[str]
-    systems: Sequence[System]
+    systems: Sequence[ReportedSystem]
     facts: Mapping[str, CacheFacts]
     mistakes: Sequence[Mistake]
     no_pictures: str
@@ -80,23 +87,23 @@ class Material:
     naming: Naming
 
     @property
-    def best(self) -> System | None:
+    def best(self) -> ReportedSystem | None:
         """The system of the highest accuracy; None if no answer is known."""
         return best_of(self.systems)
 
     @property
-    def detailed(self) -> Sequence[System]:
+    def detailed(self) -> Sequence[ReportedSystem]:
         """The systems that have figures of their own: all, or those of the highest accuracy."""
         answered = [system for system in self.systems if system.acc is not None]
         if len(answered) <= MOST_DETAILED:
             return answered
         return sorted(answered, key=_acc_of, reverse=True)[:MOST_DETAILED]
 
-    def facts_of(self, system: System) -> CacheFacts | None:
+    def facts_of(self, system: ReportedSystem) -> CacheFacts | None:
         """Find what the cache of a system says by itself."""
         return self.facts.get(system.head.cache_fingerprint)
 
-    def simple_of(self, system: System) -> Sequence[SimpleClassifier]:
+    def simple_of(self, system: ReportedSystem) -> Sequence[SimpleClassifier]:
         """List the simplest classifiers on the features of a system, tested on its images."""
         facts = self.facts_of(system)
         if facts is None or facts.simple is None or facts.simple.split != system.split:
@@ -104,13 +111,13 @@ class Material:
         return facts.simple.each
 
 
-def best_of(systems: Sequence[System]) -> System | None:
+def best_of(systems: Sequence[ReportedSystem]) -> ReportedSystem | None:
     """Find the system of the highest accuracy; None if no answer is known."""
     answered = [system for system in systems if system.acc is not None]
     return max(answered, key=_acc_of, default=None)
 
 
-def _acc_of(system: System) -> float:
+def _acc_of(system: ReportedSystem) -> float:
     return system.acc.value if system.acc is not None else 0.0
 
 

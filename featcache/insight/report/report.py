@@ -19,7 +19,7 @@ from featcache.core.starting import ANY_START, starting
 from featcache.errors import MismatchError, UsageError
 from featcache.heads.runs import find_run, newest_run
 from featcache.insight.page.page_file import place_of_page
-from featcache.insight.report.browser import find_browser, print_page
+from featcache.insight.report.browser import find_browser, print_page, require_own_pdf
 from featcache.insight.report.gathering import gathered
 from featcache.insight.report.judged_run import JudgedRun, judged, untested
 from featcache.insight.report.material import Material
@@ -106,11 +106,8 @@ def report(
     )
     page = place_of_page(asked.out)
     browser = find_browser() if asked.pdf else None
-    if browser is not None and not page.exists() and os.path.lexists(page.with_suffix(".pdf")):
-        raise UsageError(
-            f"{page.with_suffix('.pdf')} is there, but no page {page.name} that it could be the "
-            f"print of. It was not replaced, and nothing was started. Give another --out."
-        )
+    if browser is not None:
+        require_own_pdf(page.with_suffix(".pdf"))
     folders, others = _found(runs, where.runs_dir, note), _named(beside, where.runs_dir)
     sound: list[Path] = []
     known = [
@@ -174,12 +171,12 @@ def _found(
 
 
 def _named(runs: Sequence[RunGiven], runs_dir: str) -> list[Path]:
-    folders = {os.path.realpath(found): found for run in runs for found in [_one(run, runs_dir)]}
+    folders = {
+        os.path.realpath(found): found
+        for run in runs
+        for found in [find_run(run, runs_dir=runs_dir)]
+    }
     return [*folders.values()]
-
-
-def _one(run: RunGiven, runs_dir: str) -> Path:
-    return find_run(run, runs_dir=runs_dir)
 
 
 def _require_one_dataset(runs: Sequence[JudgedRun]) -> None:
@@ -190,13 +187,18 @@ def _require_one_dataset(runs: Sequence[JudgedRun]) -> None:
     """
     first = runs[0]
     for run in runs[1:]:
-        if run.head.class_names != first.head.class_names:
+        same = run.head.class_names == first.head.class_names
+        if not same or _images_of(run) != _images_of(first):
+            what = "images" if same else "classes"
             raise MismatchError(
-                f"A report is of one dataset, but {first.path} is a head for "
-                f"{first.head.dataset} ({len(first.head.class_names)} classes) and {run.path} one "
-                f"for {run.head.dataset} ({len(run.head.class_names)} classes), and their classes "
-                f"differ. Nothing was written. Write a report for each."
+                f"A report is of one dataset, but {first.path} is a head for {first.head.dataset} "
+                f"and {run.path} one for {run.head.dataset}, and their {what} differ. Nothing was "
+                f"written. Write a report for each."
             )
+
+
+def _images_of(run: JudgedRun) -> object:
+    return run.head.cache_identity.get("dataset_sha256")
 
 
 def _rates(runs: Sequence[Path]) -> dict[str, float]:

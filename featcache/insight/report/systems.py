@@ -27,7 +27,7 @@ _DRAWS_AT_A_TIME = 50
 
 
 @dataclass(frozen=True, eq=False)
-class System:
+class ReportedSystem:
     """A setting with its heads.
 
     Attributes:
@@ -118,7 +118,9 @@ def over_seeds(estimates: Sequence[Estimate], possible: Interval) -> Estimate | 
     return Estimate(found.mean, found.low, found.high)
 
 
-def compared(one: System, other: System, *, draws: int, seed: int) -> PairedTest | None:
+def compared(
+    one: ReportedSystem, other: ReportedSystem, *, draws: int, seed: int
+) -> PairedTest | None:
     """Compare two systems image by image; None if they did not answer for the same images.
 
     Each draw of the bootstrap takes images with replacement, the same for both, and heads of each
@@ -160,7 +162,7 @@ def _drawn(
     return np.concatenate(found)
 
 
-def _are_of_the_same_images(one: System, other: System) -> bool:
+def _are_of_the_same_images(one: ReportedSystem, other: ReportedSystem) -> bool:
     runs = [*one.answered, *other.answered]
     first = runs[0].evaluation
     assert first is not None
@@ -177,14 +179,14 @@ def _are_of_the_same_images(one: System, other: System) -> bool:
     return True
 
 
-def systems_of(runs: Sequence[JudgedRun]) -> list[System]:
+def systems_of(runs: Sequence[JudgedRun]) -> list[ReportedSystem]:
     """Make systems of runs, in the order in which their settings come first."""
     by_setting: dict[str, list[JudgedRun]] = {}
     for run in runs:
         by_setting.setdefault(canonical_json(setting_of(run.head)), []).append(run)
     groups = [sorted(group, key=lambda run: run.head.train.seed) for group in by_setting.values()]
     names = _names([group[0].head for group in groups])
-    return [System(name, group) for name, group in zip(names, groups, strict=True)]
+    return [ReportedSystem(name, group) for name, group in zip(names, groups, strict=True)]
 
 
 def setting_of(head: TrainedHead) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from featcache.insight.page.heat_map import heat_map
 from featcache.insight.page.markup import Html, element, joined, name, paragraph
 from featcache.insight.page.table import details, table
 from featcache.insight.report.material import Material
-from featcache.insight.report.systems import System
+from featcache.insight.report.systems import ReportedSystem
 
 _MOST_BARS = 20
 _MOST_PAIRS = 10
@@ -31,7 +31,7 @@ def classes(material: Material) -> Section | None:
     return Section("classes", "Classes", joined(*parts))
 
 
-def confusion(system: System, n_classes: int) -> IntArray:
+def confusion(system: ReportedSystem, n_classes: int) -> IntArray:
     """Count by label (row) and prediction (column), (K, K), the sum over the seeds."""
     counts = np.zeros((n_classes, n_classes), np.int64)
     for run in system.answered:
@@ -41,7 +41,7 @@ def confusion(system: System, n_classes: int) -> IntArray:
     return counts
 
 
-def recalls(system: System, n_classes: int) -> npt.NDArray[np.float64]:
+def recalls(system: ReportedSystem, n_classes: int) -> npt.NDArray[np.float64]:
     """Give the recall of each class, (S, K), by seed; NaN for a class without an image."""
     found = []
     for run in system.answered:
@@ -53,7 +53,7 @@ def recalls(system: System, n_classes: int) -> npt.NDArray[np.float64]:
     return np.stack(found)
 
 
-def _of_system(system: System, material: Material) -> Html:
+def _of_system(system: ReportedSystem, material: Material) -> Html:
     names = material.class_names
     counts = confusion(system, len(names))
     figures = [_bars(system, material)]
@@ -71,7 +71,7 @@ def _of_system(system: System, material: Material) -> Html:
     )
 
 
-def _matrix(system: System, counts: IntArray, material: Material) -> Html:
+def _matrix(system: ReportedSystem, counts: IntArray, material: Material) -> Html:
     names = material.class_names
     worst = [f"{names[i]} for {names[j]}" for i, j in _confused(counts)[:3]]
     most = f"; most confused: {', '.join(worst)}" if worst else "; nothing is confused"
@@ -105,7 +105,7 @@ def _pairs(counts: IntArray, material: Material) -> Html:
     return table(columns, rows, caption="The largest counts off the diagonal")
 
 
-def _bars(system: System, material: Material) -> Html:
+def _bars(system: ReportedSystem, material: Material) -> Html:
     found = recalls(system, len(material.class_names))
     means = found.mean(0)
     known = [k for k in range(len(means)) if not np.isnan(means[k])]
@@ -135,7 +135,7 @@ def _bars(system: System, material: Material) -> Html:
     )
 
 
-def _table(system: System, material: Material) -> Html:
+def _table(system: ReportedSystem, material: Material) -> Html:
     """Write the table of classes; of several seeds, of all their answers together."""
     labels, predictions = (
         np.concatenate(

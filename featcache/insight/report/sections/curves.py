@@ -10,7 +10,7 @@ from featcache.insight.page.document import Section
 from featcache.insight.page.lines import Line, lines
 from featcache.insight.page.markup import Html, element, joined, paragraph
 from featcache.insight.report.material import Material
-from featcache.insight.report.systems import System
+from featcache.insight.report.systems import ReportedSystem
 
 _MOST_POINTS = 100  # of a line; a page is not the place for thousands of epochs
 _LOSSES = (("train_loss", "training"), ("val_loss", "validation"))
@@ -31,11 +31,11 @@ def curves(material: Material) -> Section | None:
     return Section("curves", "Learning curves", joined(grid))
 
 
-def _histories(system: System) -> list[History]:
+def _histories(system: ReportedSystem) -> list[History]:
     return [run.trained.history for run in system.runs if run.trained and run.trained.history]
 
 
-def _losses(system: System) -> Html | None:
+def _losses(system: ReportedSystem) -> Html | None:
     drawn = [
         Line(told, points, Mark(i, is_dashed=i == 0))
         for i, (name, told) in enumerate(_LOSSES)
@@ -57,7 +57,7 @@ def _losses(system: System) -> Html | None:
     )
 
 
-def _accuracies(systems: Sequence[System]) -> Html | None:
+def _accuracies(systems: Sequence[ReportedSystem]) -> Html | None:
     drawn = [
         Line(system.name, points, Mark(i))
         for i, system in enumerate(systems)

@@ -27,8 +27,10 @@ def mistakes(material: Material) -> Section | None:
         )
     parts: list[Content] = [paragraph(*said, ".")]
     if material.no_pictures:
-        parts.append(paragraph(f"There are no pictures: {material.no_pictures}"))
-    elif not has_nearest:
+        instead = "the images are no longer where they were."
+        why = material.naming.message(material.no_pictures, instead=instead)
+        parts.append(paragraph(f"There are no pictures: {why}"))
+    elif material.mistakes[0].image.row is None:
         parts.append(paragraph("The cache is gone, so there is neither picture nor neighbour."))
     rows = [(_pictures(one, material), _told(one, material)) for one in material.mistakes]
     label = f"Mistakes of {best.name}"
@@ -37,19 +39,26 @@ def mistakes(material: Material) -> Section | None:
 
 
 def _pictures(mistake: Mistake, material: Material) -> list[Picture]:
-    if material.no_pictures or mistake.nearest is None:
+    if not _has_picture(mistake, material):
         return []
     names = material.class_names
     taken_for = f"taken for {names[mistake.prediction]}"
-    return [
-        _picture(mistake.image, f"{names[mistake.image.label]}, {taken_for}", material),
-        _picture(mistake.nearest, f"nearest: {names[mistake.nearest.label]}", material),
-    ]
+    shown = [_picture(mistake.image, f"{names[mistake.image.label]}, {taken_for}", material)]
+    if mistake.nearest is not None:
+        said = f"nearest: {names[mistake.nearest.label]}"
+        shown.append(_picture(mistake.nearest, said, material))
+    return shown
+
+
+def _has_picture(mistake: Mistake, material: Material) -> bool:
+    return not material.no_pictures and mistake.image.row is not None
 
 
 def _picture(shown: Shown, said: str, material: Material) -> Picture:
     called = _called(shown, material)
-    return Picture(shown.source, alt=f"{said} ({called})", caption=joined(shown.reason, called))
+    reason = material.naming.message(shown.reason, instead="")
+    caption = joined(f"{reason}: " if reason else None, called)
+    return Picture(shown.source, alt=f"{said} ({called})", caption=caption)
 
 
 def _called(shown: Shown, material: Material) -> str:
@@ -69,6 +78,6 @@ def _told(mistake: Mistake, material: Material) -> Html:
     if mistake.nearest is not None:
         parts += ["; nearest: ", name(names[mistake.nearest.label])]
         parts.append(f", cosine {mistake.cosine:.3f}")
-    if material.no_pictures or mistake.nearest is None:
+    if not _has_picture(mistake, material):
         parts.append(f" ({_called(mistake.image, material)})")
     return paragraph(*parts)

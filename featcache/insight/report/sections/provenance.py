@@ -58,7 +58,7 @@ def _of_cache(head: TrainedHead, cache: Cache | None, material: Material) -> Htm
         "dataset": element("bdi", naming.dataset(head.dataset)),
         "images": None if cache is None else _rows(cache),
         "classes": _classes(head),
-        "backbone": str(backbone),
+        "backbone": naming.backbone(str(backbone)),
         "weights": None if is_pixels else str(said.get("weights", "unknown")),
         "licence of the weights": None if is_pixels else _licence(said),
         "SHA-256 of the weights": _text(identity.get("weights_sha256")),

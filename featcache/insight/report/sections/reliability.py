@@ -13,7 +13,7 @@ from featcache.insight.page.lines import Line, lines
 from featcache.insight.page.markup import Html, element, joined, paragraph
 from featcache.insight.page.table import details, table
 from featcache.insight.report.material import Material
-from featcache.insight.report.systems import System
+from featcache.insight.report.systems import ReportedSystem
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Bin:
     acc: float
 
 
-def bins_of(system: System) -> list[Bin]:
+def bins_of(system: ReportedSystem) -> list[Bin]:
     """Part the answers of a system by their probabilities; empty bins are left out."""
     answers = [run.evaluation.answers for run in system.answered if run.evaluation is not None]
     confidences = np.concatenate([one.confidences for one in answers])
@@ -68,7 +68,7 @@ def reliability(material: Material) -> Section | None:
     )
 
 
-def _figure(system: System) -> Html:
+def _figure(system: ReportedSystem) -> Html:
     points = [(one.confidence, one.acc) for one in bins_of(system)]
     error = system.calibration_error
     surer = sum(acc < confidence for confidence, acc in points)
@@ -84,7 +84,7 @@ def _figure(system: System) -> Html:
     )
 
 
-def _table(system: System) -> Html:
+def _table(system: ReportedSystem) -> Html:
     rows = [(f"{one.confidence:.4f}", f"{one.acc:.4f}", f"{one.n:,}") for one in bins_of(system)]
     columns = ["#mean probability", "#share that is right", "#images"]
     return table(columns, rows, caption=f"Reliability of {system.name}, by bins of 1/{N_BINS}")

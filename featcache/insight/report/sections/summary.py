@@ -10,7 +10,8 @@ from featcache.insight.page.document import Section
 from featcache.insight.page.markup import Content, Html, element, joined, paragraph
 from featcache.insight.page.table import table
 from featcache.insight.report.material import SIMPLE, Material, percent
-from featcache.insight.report.systems import System
+from featcache.insight.report.systems import ReportedSystem
+from featcache.store import Cache
 
 
 def lead(material: Material) -> Html:
@@ -52,7 +53,7 @@ class _Cost:
         n_passes: Images that training all its heads end to end would send through the backbone.
     """
 
-    system: System
+    system: ReportedSystem
     n_epochs: float
     train_s: float
     n_passes: int
@@ -80,7 +81,7 @@ def cost(material: Material) -> Section | None:
     return Section("cost", "What it cost and saved", body)
 
 
-def _cost_of(system: System) -> _Cost | None:
+def _cost_of(system: ReportedSystem) -> _Cost | None:
     trained = [run.trained for run in system.runs if run.trained is not None]
     if not trained:
         return None
@@ -107,7 +108,7 @@ def _saved(material: Material, costs: list[_Cost]) -> list[Html]:
         for run in system.runs
         if run.cache is not None and system.head.backbone != PIXELS
     }
-    n_once = sum(len(split) for cache in caches.values() for split in cache.splits.values())
+    n_once = sum(map(_n_computed, caches.values()))
     n_passes = sum(one.n_passes for one in costs)
     total_s = sum(one.train_s * len(one.system.runs) for one in costs)
     n_heads = sum(len(one.system.runs) for one in costs)
@@ -127,7 +128,7 @@ def _saved(material: Material, costs: list[_Cost]) -> list[Html]:
     timed = [(c, material.images_per_s[f]) for f, c in caches.items() if f in material.images_per_s]
     for cache, rate in timed:
         own = sum(o.n_passes for o in costs if o.system.head.cache_fingerprint == cache.fingerprint)
-        n_rows = sum(map(len, cache.splits.values()))
+        n_rows = _n_computed(cache)
         said.append(
             paragraph(
                 f"{cache.identity.backbone}: its extraction ran at {rate:,.3g} images a second, "
@@ -136,6 +137,11 @@ def _saved(material: Material, costs: list[_Cost]) -> list[Html]:
             )
         )
     return said
+
+
+def _n_computed(cache: Cache) -> int:
+    """Count what went through the backbone: each view of each image."""
+    return sum(len(split) * split.n_views for split in cache.splits.values())
 
 
 def _duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ from featcache.insight.page.markup import Content, Html, element, joined, paragr
 from featcache.insight.page.table import table
 from featcache.insight.report.cache_facts import SimpleClassifier
 from featcache.insight.report.material import SIMPLE, Material, interval
-from featcache.insight.report.systems import System, compared
+from featcache.insight.report.systems import ReportedSystem, compared
 
 
 def systems(material: Material) -> Section:
@@ -36,7 +36,7 @@ def _table(material: Material) -> Html:
     return table(columns, rows, caption="Figures of each system, and of the simplest classifiers")
 
 
-def _row(material: Material, system: System, several: bool) -> list[Content]:
+def _row(material: Material, system: ReportedSystem, several: bool) -> list[Content]:
     acc, loss, f1, error = system.acc, system.loss, system.macro_f1, system.calibration_error
     cells: list[Content] = [system.name, len(system.runs)]
     cells += ["-", "-"] if acc is None else [f"{acc.value:.4f}", interval(acc)]
@@ -52,7 +52,7 @@ def _row(material: Material, system: System, several: bool) -> list[Content]:
     return cells
 
 
-def _less_first(material: Material, system: System) -> list[Content]:
+def _less_first(material: Material, system: ReportedSystem) -> list[Content]:
     if system is material.systems[0]:
         return ["", "", ""]
     asked = material.figures
@@ -63,14 +63,14 @@ def _less_first(material: Material, system: System) -> list[Content]:
     return [f"{found.difference.value:+.4f}", interval(found.difference, signed=True), p]
 
 
-def _validated(system: System) -> str:
+def _validated(system: ReportedSystem) -> str:
     """Show the accuracy of the validation, the mean over the seeds."""
     accs = [r.trained.val_acc for r in system.runs if r.trained is not None]
     known = [acc for acc in accs if acc is not None]
     return f"{sum(known) / len(known):.4f}" if known else "-"
 
 
-def _mark(material: Material, system: System) -> Content:
+def _mark(material: Material, system: ReportedSystem) -> Content:
     """Mark a head that one of the simplest classifiers beats, beyond its interval or within it."""
     acc = system.acc
     if acc is None:
@@ -88,8 +88,11 @@ def _simple(material: Material) -> list[tuple[str, SimpleClassifier]]:
     """Name the simplest classifiers on each cache; the largest class is the same on all."""
     found: dict[str, SimpleClassifier] = {}
     several = len(material.facts) > 1
+    splits = {system.split for system in material.systems}
     for facts in material.facts.values():
-        for one in () if facts.simple is None else facts.simple.each:
+        if facts.simple is None or facts.simple.split not in splits:
+            continue  # tested on other images than the heads
+        for one in facts.simple.each:
             setting = f", {one.setting}" if one.setting else ""
             of_cache = several and one.solver != "majority"
             on = f" on {facts.cache.path.stem}" if of_cache else ""
@@ -117,7 +120,7 @@ def _explained(material: Material) -> list[Html]:
     parts = [paragraph(*said)]
     for facts in material.facts.values():
         simple = facts.simple
-        if simple is None:
+        if simple is None or simple.split not in {s.split for s in material.systems}:
             continue
         parts.append(
             paragraph(
