@@ -22,6 +22,7 @@ def evaluation_html(found: Evaluation) -> str:
         "train_acc": None if found.train_acc is None else f"{found.train_acc:.4f}",
         "auroc": None if found.auroc is None else f"{found.auroc:.4f}",
         "images": found.n_images,
+        "views of each, averaged": found.n_views if found.n_views > 1 else None,
         **{f"remark {i}": remark for i, remark in enumerate(found.remarks, 1)},
     }
     figures = html_facts(facts, caption=found.run)

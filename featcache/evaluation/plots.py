@@ -100,6 +100,8 @@ def _title(evaluation: Evaluation) -> str:
     told = f"{of_split}_acc {acc.value:.4f} ({acc.low:.4f} to {acc.high:.4f})"
     if loss is not None:
         told += f", {of_split}_loss {loss.value:.4f}"
+    if evaluation.n_views > 1:
+        told += f", the mean of {evaluation.n_views} views"
     return f"{shown_name(evaluation.run.name)}\n{told}"
 
 

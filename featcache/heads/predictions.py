@@ -25,7 +25,9 @@ from featcache.store import Cache, find_cache, open_cache, require_sound
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
+    from featcache.features.rows import FeatureRows
     from featcache.heads.logits import Answers
 
 
@@ -177,7 +179,6 @@ def _run(
     from featcache.features.rows import load_rows
     from featcache.heads.answering import answering_module
     from featcache.heads.figures import measure
-    from featcache.heads.logits import Logits, MeanOfViews
 
     where = torch.device(pick_device(device).value)
     failures = device_failures_named(str(where), "Evaluation", kept=lambda: "Nothing was changed.")
@@ -195,20 +196,7 @@ def _run(
         )
         module = answering_module(head, own, device=where)
         n_classes = len(head.class_names)
-        of_views = [
-            Logits(
-                module,
-                OrderedBatches(rows, index, view=view),
-                n_rows=len(index),
-                n_classes=n_classes,
-                device=where,
-            )
-            for view in range(n_views)
-        ]
-        logits: Answers = of_views[0]
-        if tta:
-            blocks = _blocks(len(index), n_classes)
-            logits = MeanOfViews(of_views, blocks=blocks, has_probabilities=head.is_calibrated)
+        logits = _answers(head, module, rows, index, n_views)
         labels = all_labels[index.numpy()]
         by_row = _by_row(logits, labels, n_classes=n_classes)
         right: list[npt.NDArray[np.bool_]] = []
@@ -233,6 +221,30 @@ def _run(
         n_views=n_views,
         _logits=logits,
     )
+
+
+def _answers(
+    head: TrainedHead, module: nn.Module, rows: FeatureRows, index: torch.Tensor, n_views: int
+) -> Answers:
+    """Run the layers of a head over rows, or over several views of each, whose mean is taken."""
+    from featcache.features.batches import OrderedBatches
+    from featcache.heads.logits import Logits, MeanOfViews
+
+    n_rows, n_classes = len(index), len(head.class_names)
+    of_views = [
+        Logits(
+            module,
+            OrderedBatches(rows, index, view=view),
+            n_rows=n_rows,
+            n_classes=n_classes,
+            device=rows.device,
+        )
+        for view in range(n_views)
+    ]
+    if n_views == 1:
+        return of_views[0]
+    blocks = _blocks(n_rows, n_classes)
+    return MeanOfViews(of_views, blocks=blocks, has_probabilities=head.is_calibrated)
 
 
 def _right(logits: torch.Tensor, labels: torch.Tensor) -> npt.NDArray[np.bool_]:

@@ -17,6 +17,7 @@ def cache_html(cache: Cache) -> str:
         "backbone": cache.identity.backbone,
         "weights": cache.provenance.weights,
         "features": cache.n_features,
+        "views": cache.identity.views.told if cache.identity.views.n > 1 else None,
         "classes": len(cache.class_names) or "no labels",
         "fingerprint": cache.fingerprint[:8],
     }

@@ -11,6 +11,7 @@ import torch
 
 import featcache
 from featcache.errors import UsageError
+from featcache.evaluation.plots import plot_evaluation
 from featcache.heads.head_file import load_head
 from tests.feature_caches import MakeCache, viewed_splits
 
@@ -45,6 +46,22 @@ def test_probabilities_of_all_views_are_averaged(viewed: featcache.Cache, tmp_pa
     first = tta.predictions.read_text().splitlines()[1].split(",")
     np.testing.assert_allclose([float(p) for p in first[3:]], wanted[0], rtol=1e-5)
     assert tta.train_acc is None
+
+
+def test_pictures_of_all_views_take_no_others_place(
+    viewed: featcache.Cache, tmp_path: Path
+) -> None:
+    run = featcache.train_head(viewed, **QUICK, runs_dir=tmp_path / "runs").path
+    plain, tta = featcache.evaluate(run), featcache.evaluate(run, tta=True)
+
+    names = [{file.name for file in plot_evaluation(one)} for one in (plain, tta)]
+
+    assert "confusion-test.svg" in names[0]
+    assert "confusion-test-tta.svg" in names[1]
+    assert "the mean of 3 views" in (run / "confusion-test-tta.svg").read_text()
+    assert "views of each, averaged" in tta._repr_html_()
+    assert "views of each, averaged" not in plain._repr_html_()
+    assert "3 views of each image (flip, crop)" in viewed._repr_html_()
 
 
 def test_scores_without_probabilities_are_averaged_as_they_are(

@@ -78,11 +78,6 @@ class Claims:
         return list(self.said["exported"]) == list(self.plan.splits)
 
     @property
-    def is_plain(self) -> bool:
-        """Whether the cache has one view of each image, which is all that a file has of it."""
-        return self.plan.identity.views.n == 1
-
-    @property
     def columns(self) -> list[str]:
         """The columns that all splits of the cache have, features last."""
         shared = set.intersection(*(set(s.columns()) for s in self.plan.splits.values()))

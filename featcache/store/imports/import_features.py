@@ -156,8 +156,8 @@ def import_features(
 
 def _difference(source: Path, claims: Claims, format: str) -> str:
     """Say in which way a file is not the cache that it was exported from; "" if it is."""
-    if not claims.is_plain:
-        return f"has just the plain view of each image, of {claims.plan.identity.views.n}"
+    if (n_views := claims.plan.identity.views.n) > 1:
+        return f"has just the plain view of each image, of {n_views}"
     if not claims.is_whole:
         return f"has just {', '.join(claims.said['exported'])} of it"
     differing = differing_blocks(source, claims, format=format)
