@@ -21,6 +21,7 @@ from featcache.extraction.expected_file import require_same_file
 from featcache.extraction.fill import Filled, Target, fill
 from featcache.extraction.job import Job
 from featcache.extraction.opening import open_images
+from featcache.extraction.pace import Pace, at_pace, current_pace
 from featcache.extraction.plan import make_plan
 from featcache.extraction.prepare import adapt, check_canaries
 from featcache.extraction.reference_rows import compare_reference
@@ -38,6 +39,7 @@ from featcache.store import Block, CacheWriter, SplitRows
 from featcache.store.columns import known_columns
 
 _ROWS_AT_ONCE = 1 << 16
+_CAREFUL_COMMIT_S = 0.02
 
 
 def compute(work: Work, store: Store, *, rank: int, attempt: int) -> None:
@@ -75,11 +77,18 @@ def compute(work: Work, store: Store, *, rank: int, attempt: int) -> None:
             adapt(job, writer)
         compare_reference(job, writer)
         n_compared = check_canaries(job, writer)
-        [filled] = fill([Target(job, writer, _claimed(store, attempt, writer))])
+        with at_pace(_pace(attempt)):
+            [filled] = fill([Target(job, writer, _claimed(store, attempt, writer))])
         if not n_compared:
             writer.refresh()
             check_canaries(job, writer)
     store.set(phases_key(attempt, rank), _phases(filled))
+
+
+def _pace(attempt: int) -> Pace:
+    """Acknowledge at once where a worker has died: so the leader sees which block it died of."""
+    usual = current_pace()
+    return replace(usual, commit_s=_CAREFUL_COMMIT_S) if attempt else usual
 
 
 def _claimed(store: Store, attempt: int, writer: CacheWriter) -> Iterator[Block]:

@@ -123,7 +123,7 @@ class Watch:
         claimed = claimed_key(self._n_starts - 1)
         slots = self._store.get(claimed).decode() if self._store.check([claimed]) else ""
         self._tries.update(int(slot) for slot in slots.split(",") if slot and int(slot) in lost)
-        tried = [lost[slot] for slot, n in self._tries.items() if n >= MOST_TRIES and slot in lost]
+        tried = [block for slot, block in sorted(lost.items()) if self._tries[slot] >= MOST_TRIES]
         why = self._why_one_failed()
         if tried:
             rows = ", ".join(f"{b.split} {b.start} to {b.stop - 1}" for b in tried[:_SHOWN_BLOCKS])
