@@ -42,6 +42,7 @@ def audit(
     cache: Annotated[
         str | None,
         typer.Argument(
+            metavar="CACHE",
             autocompletion=complete.caches,
             help="A cache file, or part of its name. Without one, the cache that train-head takes.",
         ),
