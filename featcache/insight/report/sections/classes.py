@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from featcache.evaluation.metrics import ClassFigures, IntArray, per_class
+from featcache.evaluation.metrics import (
+    ClassFigures,
+    IntArray,
+    class_counts,
+    confusion_cells,
+    per_class,
+)
 from featcache.insight.page.bars import Bar, bars
 from featcache.insight.page.document import Section
 from featcache.insight.page.heat_map import heat_map
@@ -37,7 +43,8 @@ def confusion(system: ReportedSystem, n_classes: int) -> IntArray:
     for run in system.answered:
         assert run.evaluation is not None
         answers = run.evaluation.answers
-        np.add.at(counts, (answers.labels, answers.predictions), 1)
+        cells = confusion_cells(answers.labels, answers.predictions, n_classes)
+        counts[cells[:, 0], cells[:, 1]] += cells[:, 2]
     return counts
 
 
@@ -47,8 +54,7 @@ def recalls(system: ReportedSystem, n_classes: int) -> npt.NDArray[np.float64]:
     for run in system.answered:
         assert run.evaluation is not None
         answers = run.evaluation.answers
-        right = np.bincount(answers.labels[answers.is_right], minlength=n_classes)
-        images = np.bincount(answers.labels, minlength=n_classes)
+        right, images, _ = class_counts(answers.labels, answers.predictions, n_classes)
         found.append(np.where(images > 0, right / np.maximum(1, images), np.nan))
     return np.stack(found)
 
