@@ -23,7 +23,7 @@ _FEWEST_BATCHES = 16  # below, to look whether an engine pays takes longer than 
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureBatch:
+class ComputedBatch:
     """Features of a batch of images, as a cache keeps them.
 
     Attributes:
@@ -98,7 +98,7 @@ class ImageFeatures:
         """Images in one forward pass."""
         return self._runner.batch_size
 
-    def batches(self, split: Split, *, n_workers: int) -> Generator[FeatureBatch, None, None]:
+    def batches(self, split: Split, *, n_workers: int) -> Generator[ComputedBatch, None, None]:
         """Compute the features of the images of a split, in order.
 
         Args:
@@ -153,11 +153,11 @@ class ImageFeatures:
             return None
         return self._runner.launch(batch.images, blank=list(batch.reasons))
 
-    def _landed(self, batch: ImageBatch, flight: InFlight | None) -> FeatureBatch:
+    def _landed(self, batch: ImageBatch, flight: InFlight | None) -> ComputedBatch:
         features = None if flight is None else flight.rows()
         if features is not None and self.backbone.store_dtype == "float16":
             features = features.half().float()
-        return FeatureBatch(batch.span, features, batch.reasons)
+        return ComputedBatch(batch.span, features, batch.reasons)
 
 
 def _name_of_trials(backbone: RebuiltBackbone) -> str:

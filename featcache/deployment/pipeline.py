@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from featcache.core.arithmetic import head_arithmetic
-from featcache.deployment.image_features import FeatureBatch, ImageFeatures
+from featcache.deployment.image_features import ComputedBatch, ImageFeatures
 from featcache.heads.answering import answering_module
 from featcache.heads.trained_head import TrainedHead
 from featcache.images.batches import Span
@@ -95,7 +95,7 @@ class Pipeline:
             for batch in batches:
                 yield self._answer(batch)
 
-    def _answer(self, batch: FeatureBatch) -> AnsweredBatch:
+    def _answer(self, batch: ComputedBatch) -> AnsweredBatch:
         n_images = batch.span.stop - batch.span.start
         if batch.features is None:
             unknown = [np.full((n_images, n), np.nan) for n in self._n_classes]

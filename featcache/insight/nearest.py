@@ -108,7 +108,6 @@ def nearest_rows(
         are_same: Whether both are the same rows, so that none is its own neighbour.
         on_progress: Called with the queries that are done, and Q.
     """
-    assert queries.rows.n_features == references.rows.n_features, "of one backbone"
     k = max(0, min(k, len(references) - are_same))
     positions = torch.zeros(len(queries), k, dtype=torch.int64)
     cosines = torch.zeros(len(queries), k)

@@ -48,7 +48,7 @@ class Classifier(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class ProbeAnswers:
     """What the classifiers of one cache say of the M tested rows.
 
     Attributes:
@@ -75,7 +75,7 @@ def answers_of(
     seed: int,
     device: torch.device,
     solvers: Sequence[str] = SOLVERS,
-) -> Answers:
+) -> ProbeAnswers:
     """Fit and ask all classifiers.
 
     Args:
@@ -109,7 +109,7 @@ def answers_of(
     predictions[Classifier(MAJORITY)] = np.full(len(rows.test.rows), largest)
     settings = {asked: one.setting for asked, one in fitted.items()}
     at_ends = {asked: one.at_end for asked, one in fitted.items() if one.at_end}
-    return Answers(predictions, losses, settings, at_ends)
+    return ProbeAnswers(predictions, losses, settings, at_ends)
 
 
 def _sample(cache: Cache, part: ChosenRows, device: torch.device) -> Sample:

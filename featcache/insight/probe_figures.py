@@ -25,7 +25,7 @@ from featcache.evaluation.metrics import (
     bootstrap,
 )
 from featcache.insight.classifiers import SOLVERS
-from featcache.insight.probe_cache import Answers, Classifier, answers_of, usable_counts
+from featcache.insight.probe_cache import Classifier, ProbeAnswers, answers_of, usable_counts
 from featcache.insight.probe_result import (
     MAJORITY,
     FewShotFigures,
@@ -69,7 +69,7 @@ def probed(
         remark(left_out)
     if unseen := _unseen(rows, first.class_names):
         remark(unseen)
-    known: list[Answers] = []
+    known: list[ProbeAnswers] = []
     found = []
     for cache in caches:
         started = time.perf_counter()
@@ -105,7 +105,11 @@ def probed(
 
 
 def _classifiers(
-    answers: Answers, of_first: Answers, rows: ProbeRows, cache: Cache, asked: EvaluateSpec
+    answers: ProbeAnswers,
+    of_first: ProbeAnswers,
+    rows: ProbeRows,
+    cache: Cache,
+    asked: EvaluateSpec,
 ) -> tuple[ProbeFigures, ...]:
     labels, n_classes = rows.test.labels.numpy(), len(cache.class_names)
     has_balanced = are_unequal(np.bincount(labels).tolist())
@@ -145,7 +149,7 @@ def _classifiers(
 
 
 def _curve(
-    answers: Answers, rows: ProbeRows, per_class: Sequence[int], tries: int
+    answers: ProbeAnswers, rows: ProbeRows, per_class: Sequence[int], tries: int
 ) -> tuple[FewShotFigures, ...]:
     labels = rows.test.labels.numpy()
     points = []
@@ -157,7 +161,7 @@ def _curve(
     return tuple(points)
 
 
-def _at_ends(answers: Answers, cache: Cache) -> Iterator[str]:
+def _at_ends(answers: ProbeAnswers, cache: Cache) -> Iterator[str]:
     """Say which best settings are at an end of those that were tried."""
     for one, name in answers.at_ends.items():
         yield (

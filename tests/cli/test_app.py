@@ -154,7 +154,7 @@ def test_a_hint_quotes_a_path_with_a_space(run: Run) -> None:
     assert "Write it as: 'folder:my pets'" in named.stderr
 
 
-OF_OTHER_FUNCTIONS = ("plan", *declared(ShareSpec), *declared(ForecastSpec))
+OF_OTHER_FUNCTIONS = ("devices", "plan", *declared(ShareSpec), *declared(ForecastSpec))
 """Options of `extract` that say that another function is called, and how."""
 
 
