@@ -255,7 +255,7 @@ def test_a_forbidden_folder_is_refused_by_name(
 
     monkeypatch.setattr(os, "scandir", forbidding)
 
-    assert "cat/secret': Permission denied. Nothing was extracted." in refusal(tmp_path)
+    assert "cat/secret': Permission denied. Nothing was started." in refusal(tmp_path)
 
 
 def test_digest_changes_with_a_byte_a_name_a_label_or_a_class_name(tmp_path: Path) -> None:

@@ -149,10 +149,12 @@ def test_features_that_no_longer_fit_on_the_gpu_stay_in_memory_and_it_is_told(
     plain = train(runs_dir=tmp_path / "plain")
     room_for = featcache.features.rows.room_for
 
-    def without_room(rows: CacheSplit, *, device: torch.device, residence: str) -> torch.Tensor:
+    def without_room(
+        rows: CacheSplit, *, device: torch.device, residence: str, n_views: int
+    ) -> torch.Tensor:
         if residence == "gpu":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return room_for(rows, device=device, residence=residence)
+        return room_for(rows, device=device, residence=residence, n_views=n_views)
 
     # There is no GPU to fill.
     monkeypatch.setattr(resident, "room_for", without_room)

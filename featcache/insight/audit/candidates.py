@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from featcache.insight.audit.rows import AuditedRows, RowNumbers
+from featcache.insight.audit.rows import AuditedRows, NumbersOfRows
 from featcache.insight.nearest import nearest_rows
 
 N_NEAREST = 10
@@ -26,11 +26,11 @@ class Candidates:
             no others.
     """
 
-    pairs: RowNumbers
+    pairs: NumbersOfRows
     cosines: npt.NDArray[np.float32]
     nearness: npt.NDArray[np.float32]
 
-    def cosines_of(self, pairs: RowNumbers) -> npt.NDArray[np.float32]:
+    def cosines_of(self, pairs: NumbersOfRows) -> npt.NDArray[np.float32]:
         """Give the cosines of some pairs, NaN for one that is not among these."""
         found = np.full(len(pairs), np.nan, np.float32)
         if len(self.pairs):
@@ -92,8 +92,8 @@ def find_candidates(
 
 
 def _once(
-    pairs: RowNumbers, cosines: npt.NDArray[np.float32], n: int
-) -> tuple[RowNumbers, npt.NDArray[np.float32]]:
+    pairs: NumbersOfRows, cosines: npt.NDArray[np.float32], n: int
+) -> tuple[NumbersOfRows, npt.NDArray[np.float32]]:
     """Keep each pair once, the lower number first."""
     pairs = np.sort(pairs, axis=1)
     _, first = np.unique(pairs[:, 0] * n + pairs[:, 1], return_index=True)

@@ -19,7 +19,7 @@ from featcache.insight.audit.grey import (
     least_correlation,
 )
 from featcache.insight.audit.result import CANDIDATE, EXACT, NEAR, DuplicatePair
-from featcache.insight.audit.rows import AuditedRows, RowNumbers
+from featcache.insight.audit.rows import AuditedRows, NumbersOfRows
 
 _MUCH_ALIKE = 0.95  # a correlation that is told
 
@@ -36,7 +36,7 @@ class Pairs:
         differences: (P,) float32 likewise.
     """
 
-    numbers: RowNumbers
+    numbers: NumbersOfRows
     kinds: npt.NDArray[np.str_]
     cosines: npt.NDArray[np.float32]
     correlations: npt.NDArray[np.float32]
@@ -52,7 +52,7 @@ class Pairs:
         )
 
 
-def exact_pairs(digests: npt.NDArray[np.uint8] | None) -> RowNumbers:
+def exact_pairs(digests: npt.NDArray[np.uint8] | None) -> NumbersOfRows:
     """Pair images of one digest, each with the first of them: (P, 2).
 
     Args:
@@ -68,7 +68,7 @@ def exact_pairs(digests: npt.NDArray[np.uint8] | None) -> RowNumbers:
 
 
 def find_duplicates(
-    exact: RowNumbers,
+    exact: NumbersOfRows,
     candidates: Candidates,
     grey: tuple[GreyArray, npt.NDArray[np.bool_]] | None,
     *,
@@ -117,7 +117,7 @@ def find_duplicates(
     return found.joined(Pairs(pairs[alike], np.full(int(alike.sum()), NEAR), *near))
 
 
-def _are_equal(exact: RowNumbers, pairs: RowNumbers) -> npt.NDArray[np.bool_]:
+def _are_equal(exact: NumbersOfRows, pairs: NumbersOfRows) -> npt.NDArray[np.bool_]:
     """Tell which pairs are of one group of equal images."""
     if not len(exact):
         return np.zeros(len(pairs), np.bool_)
@@ -146,7 +146,7 @@ def described(pairs: Pairs, rows: AuditedRows) -> tuple[DuplicatePair, ...]:
     return tuple(found)
 
 
-def seen_in(pairs: Pairs, rows: AuditedRows, *others: str) -> Mapping[str, RowNumbers]:
+def seen_in(pairs: Pairs, rows: AuditedRows, *others: str) -> Mapping[str, NumbersOfRows]:
     """List the images of each split that have an exact or near duplicate in one of some others.
 
     Args:

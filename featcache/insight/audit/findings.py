@@ -39,7 +39,7 @@ from featcache.insight.audit.result import (
     TestedWithout,
     UnreadableImage,
 )
-from featcache.insight.audit.rows import AuditedRows, RowNumbers, audited_image
+from featcache.insight.audit.rows import AuditedRows, NumbersOfRows, audited_image
 from featcache.insight.audit.tested import tested_without
 from featcache.insight.cache_images import CacheImages
 from featcache.store import Cache
@@ -135,7 +135,9 @@ class Findings:
             )
         return grey, is_there
 
-    def tested(self, head: Path | None, seen: RowNumbers, cache_dir: Path) -> TestedWithout | None:
+    def tested(
+        self, head: Path | None, seen: NumbersOfRows, cache_dir: Path
+    ) -> TestedWithout | None:
         """Test the head without the test images that are in train or val too."""
         if head is None or not len(seen):
             return None
@@ -282,7 +284,7 @@ def findings(
     )
 
 
-def _tell_in_train(find: Findings, in_train: Mapping[str, RowNumbers]) -> None:
+def _tell_in_train(find: Findings, in_train: Mapping[str, NumbersOfRows]) -> None:
     for split, seen in in_train.items():
         if len(seen) and "train" in find.rows.of_split:
             find.remark(

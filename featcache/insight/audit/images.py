@@ -15,7 +15,7 @@ from featcache.images.decode_batches import resize_image
 from featcache.images.given_images import GivenImages
 from featcache.images.splits import ArrayImages, Dataset, Split
 from featcache.insight.audit.grey import SIDE, GreyArray, to_grey
-from featcache.insight.audit.rows import AuditedRows, RowNumbers
+from featcache.insight.audit.rows import AuditedRows, NumbersOfRows
 
 _BATCH = 64
 _SMALL = Preprocess.notebook(SIDE)
@@ -87,7 +87,7 @@ def grey_images(
     return grey, is_there
 
 
-def _in_order(rows: AuditedRows, name: str, dataset: Dataset) -> tuple[Split, RowNumbers]:
+def _in_order(rows: AuditedRows, name: str, dataset: Dataset) -> tuple[Split, NumbersOfRows]:
     """Find the images of a split in the dataset, by their ids: those that are there, and which."""
     split, ids = dataset.splits[name], rows.cache[name].ids
     place = {image_id: i for i, image_id in enumerate(split.ids)}

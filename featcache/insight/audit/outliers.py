@@ -8,13 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from featcache.insight.audit.result import Outlier
-from featcache.insight.audit.rows import AuditedRows, RowNumbers
+from featcache.insight.audit.rows import AuditedRows, NumbersOfRows
 
 _OF_NORMAL = 1.4826  # makes of a median absolute deviation a standard deviation
 _LEAST_SPREAD = 1e-6
 
 
-def deviations(nearness: npt.NDArray[np.float32], classes: RowNumbers) -> npt.NDArray[np.float64]:
+def deviations(
+    nearness: npt.NDArray[np.float32], classes: NumbersOfRows
+) -> npt.NDArray[np.float64]:
     """Tell how far each image lies below the median of its class, in robust deviations.
 
     Args:

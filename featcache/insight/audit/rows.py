@@ -15,7 +15,7 @@ from featcache.insight.audit.result import AuditedImage
 from featcache.insight.nearest import RowSet
 from featcache.store import Cache
 
-RowNumbers = npt.NDArray[np.int64]
+NumbersOfRows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class AuditedRows:
     """
 
     cache: Cache
-    of_split: Mapping[str, RowNumbers]
+    of_split: Mapping[str, NumbersOfRows]
 
     @classmethod
     def of_cache(cls, cache: Cache) -> AuditedRows:
@@ -50,12 +50,12 @@ class AuditedRows:
         return found
 
     @cached_property
-    def split_of(self) -> RowNumbers:
+    def split_of(self) -> NumbersOfRows:
         """Which split each is of, (N,), by its place in `of_split`."""
         return np.repeat(np.arange(len(self.of_split)), [*map(len, self.of_split.values())])
 
     @cached_property
-    def labels(self) -> RowNumbers | None:
+    def labels(self) -> NumbersOfRows | None:
         """Their classes, (N,); None if the images have no labels."""
         found = []
         for name, rows in self.of_split.items():
@@ -65,7 +65,9 @@ class AuditedRows:
             found.append(labels[rows])
         return np.concatenate(found) if found else None
 
-    def by_split(self, numbers: RowNumbers) -> Iterator[tuple[str, RowNumbers, RowNumbers]]:
+    def by_split(
+        self, numbers: NumbersOfRows
+    ) -> Iterator[tuple[str, NumbersOfRows, NumbersOfRows]]:
         """Part some numbers, ascending, by split: its name, where they are, and their rows."""
         for name, own in self.numbers.items():
             start, stop = np.searchsorted(numbers, (own.start, own.stop))
@@ -73,7 +75,7 @@ class AuditedRows:
                 rows = self.of_split[name][numbers[start:stop] - own.start]
                 yield name, np.arange(start, stop), rows
 
-    def features(self, numbers: RowNumbers, device: torch.device) -> RowSet:
+    def features(self, numbers: NumbersOfRows, device: torch.device) -> RowSet:
         """Take the features of some of them, whose numbers ascend."""
         rows: dict[str, Tensor] = {
             name: torch.from_numpy(rows) for name, _, rows in self.by_split(numbers)
