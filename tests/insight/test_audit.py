@@ -205,6 +205,17 @@ def test_an_image_far_from_its_class_is_the_first_outlier(make_cache: MakeCache)
     assert found.outliers[0].cosine < found.outliers[1].cosine
 
 
+def test_an_image_is_an_outlier_by_the_images_of_its_own_split(make_cache: MakeCache) -> None:
+    # The test images lie close together, so in the class as a whole each train image is far off.
+    train, test = learnable_rows(60, seed=1), learnable_rows(120, seed=2)
+    test.features[:] = test.features[:1] + np.float32(1e-3) * test.features
+    test.features[5] = -test.features[0]
+
+    found = featcache.audit(make_cache(splits={"train": train, "test": test}), top=1)
+
+    assert (found.outliers[0].image.split, found.outliers[0].image.row) == ("test", 5)
+
+
 def test_images_without_labels_have_duplicates_and_outliers(tmp_path: Path) -> None:
     for i in range(12):
         save_photograph(tmp_path / "photos" / f"{i}.png", i)

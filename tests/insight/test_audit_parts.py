@@ -82,6 +82,17 @@ def test_two_images_of_nearly_one_colour_are_alike() -> None:
     assert found.tolist() == [True, False]
 
 
+def test_dark_images_with_a_bright_spot_are_alike_only_where_the_spot_is_at_one_place() -> None:
+    grey = np.zeros((3, 32, 32), np.uint8)
+    grey[0, 5:7, 5:7] = grey[1, 24:26, 20:22] = grey[2, 5:7, 5:7] = 200
+    grey[2, 20, 20] = 3
+
+    correlations, differences = compared_pairs(grey, (0, 1), (0, 2))
+
+    assert max(differences) < 2
+    assert are_alike(np.array(correlations), np.array(differences)).tolist() == [False, True]
+
+
 @pytest.mark.parametrize(("usual", "least"), [(0.2, 0.9), (0.6, 0.94), (0.9, 0.985), (0.999, 0.99)])
 def test_where_all_images_are_much_alike_a_copy_has_to_stand_out(
     usual: float, least: float

@@ -22,7 +22,8 @@ LEAST_CORRELATION, MOST_DIFFERENCE = 0.9, 50.0
 # stand out: this much of the way from a usual image's best to 1. But 0.99 is enough of any images.
 _STANDS_OUT, _ENOUGH = 0.15, 0.99
 _USUAL_PERCENT = 25  # so that three quarters of the images may be there twice
-_FLAT = 2.0  # levels; images of one colour have no detail that could correlate
+# Images of one colour have no detail that could correlate. They are copies if their levels agree.
+_FLAT_SPREAD, _FLAT_DIFFERENCE = 1.0, 2.0
 _SIZES = (0.95, 0.9)  # of a cut, each at nine places
 _FINE, _WIDE = 1, 5  # radii of means, in pixels, whose difference is detail
 # At 8 by 8 pixels a cut of 5% still correlates; who does not, is not looked at more closely.
@@ -50,8 +51,8 @@ def compared(
 
     Returns:
         (P,) Pearson correlations of their details, the highest of those of one image with cuts of
-        the other, 0 of images that differ at the first look; and (P,) mean absolute differences of
-        their grey levels.
+        the other, 0 of images that differ at the first look, and 1 of two images of one colour; and
+        (P,) mean absolute differences of their grey levels.
     """
     correlations = np.zeros(len(pairs), np.float32)
     differences = np.zeros(len(pairs), np.float32)
@@ -66,6 +67,8 @@ def compared(
                 _correlation(first[close], second[close]), _correlation(second[close], first[close])
             )
             correlations[start + close.numpy()] = found.clamp(-1, 1).numpy()
+        are_flat = torch.maximum(first.std((1, 2)), second.std((1, 2))) <= _FLAT_SPREAD
+        correlations[some][are_flat.numpy() & (differences[some] <= _FLAT_DIFFERENCE)] = 1
         on_portion(some.stop, len(pairs))
     return correlations, differences
 
@@ -102,8 +105,7 @@ def are_alike(
         differences: (P,).
         least: The least correlation of copies.
     """
-    are_similar = (correlations >= least) & (differences <= MOST_DIFFERENCE)
-    return are_similar | (differences <= _FLAT)
+    return (correlations >= least) & (differences <= MOST_DIFFERENCE)
 
 
 class _Cut(NamedTuple):

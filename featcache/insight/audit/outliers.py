@@ -46,8 +46,10 @@ def find_outliers(
         nearness: (N,) mean cosine of each to its ten nearest.
         top: How many.
     """
+    # An image looks for its nearest in its own split and in those before it. So only images of one
+    # split are compared with one another.
     classes = np.zeros(len(rows), np.int64) if rows.labels is None else rows.labels
-    off = deviations(nearness, classes)
+    off = deviations(nearness, classes * len(rows.of_split) + rows.split_of)
     order = np.argsort(-off, kind="stable")
     return [
         Outlier(rows.image(i), float(nearness[i]), float(off[i]))

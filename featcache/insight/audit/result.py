@@ -104,8 +104,8 @@ class Outlier:
     Attributes:
         image: The image.
         cosine: Mean cosine to the features of its ten nearest images.
-        deviations: How far that lies below the median of its class, in robust standard deviations
-            (1.4826 median absolute deviations).
+        deviations: How far that lies below the median of its class in its split, in robust standard
+            deviations (1.4826 median absolute deviations).
     """
 
     image: AuditedImage
