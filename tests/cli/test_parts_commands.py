@@ -128,6 +128,20 @@ def test_verify_of_parts_names_damage(run: Run, shares: Path) -> None:
     assert "train rows 0 to 3" in result.stderr
 
 
+def test_verify_of_parts_calls_none_sound_whose_head_is_damaged(run: Run, shares: Path) -> None:
+    part = next(shares.glob("part-00001-*.h5"))
+    part.write_bytes(part.read_bytes()[:100])
+
+    told, as_json = (
+        run("cache", "verify", str(shares)),
+        run("cache", "verify", str(shares), "--json"),
+    )
+
+    assert (told.exit_code, as_json.exit_code) == (13, 13)
+    assert "DAMAGED" in told.stdout
+    assert json.loads(as_json.stdout)["is_sound"] is False
+
+
 def test_a_stranger_in_the_folder_is_told(run: Run, shares: Path) -> None:
     part = next(shares.glob("part-00001-*.h5"))
     part.with_name("part-00001-of-00009-12345678.h5").write_bytes(part.read_bytes())

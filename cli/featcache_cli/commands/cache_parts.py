@@ -141,8 +141,11 @@ def verify_parts(folder: str, *, subset: float, json: bool) -> None:
             reports.append(verify_cache(part.path, subset=subset))
     reset_progress()
     damaged = [report for report in reports if not report.is_sound]
+    states = {part.state for part in found.parts if part.problem}
+    is_damaged = bool(damaged) or "damaged" in states
+    is_sound = not (is_damaged or states or found.strangers)
     if json:
-        show_json({**vars(found), "is_sound": not damaged, "reports": reports})
+        show_json({**vars(found), "is_sound": is_sound, "reports": reports})
     else:
         show_facts(
             {
@@ -150,7 +153,7 @@ def verify_parts(folder: str, *, subset: float, json: bool) -> None:
                 "checked": f"{counted(len(reports), 'part')}, "
                 f"{sum(report.n_rows_checked for report in reports)} of "
                 f"{counted(found.n_rows, 'row')}",
-                "result": "DAMAGED" if damaged else "sound",
+                "result": "sound" if is_sound else "DAMAGED" if is_damaged else "NOT OF ONE PLAN",
             }
         )
     for report in damaged:
