@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -216,17 +217,22 @@ def test_an_image_is_an_outlier_by_the_images_of_its_own_split(make_cache: MakeC
     assert (found.outliers[0].image.split, found.outliers[0].image.row) == ("test", 5)
 
 
-def test_images_without_labels_have_duplicates_and_outliers(tmp_path: Path) -> None:
-    for i in range(12):
-        save_photograph(tmp_path / "photos" / f"{i}.png", i)
-    copied(tmp_path / "photos", "3.png", "copy.png")
-    path = featcache.extract(
-        f"images:{tmp_path / 'photos'}",
+def cache_of_photographs(folder: Path, n: int) -> Path:
+    """Extract so many photographs without labels, and a copy of the fourth."""
+    for i in range(n):
+        save_photograph(folder / "photos" / f"{i}.png", i)
+    copied(folder / "photos", "3.png", "copy.png")
+    return featcache.extract(
+        f"images:{folder / 'photos'}",
         backbone="pixels",
         image_size=16,
         n_workers=0,
-        cache_dir=tmp_path,
+        cache_dir=folder,
     ).path
+
+
+def test_images_without_labels_have_duplicates_and_outliers(tmp_path: Path) -> None:
+    path = cache_of_photographs(tmp_path, 12)
 
     found = featcache.audit(path)
 
@@ -347,17 +353,17 @@ def test_a_list_without_duplicates_and_damage_can_be_extracted(
     assert featcache.open_cache(again.path).class_names == ("cat", "dog")
 
 
+def test_a_list_leaves_out_a_split_whose_folder_is_gone(photographs: Path, tmp_path: Path) -> None:
+    path = extracted(photographs, tmp_path).path
+    shutil.rmtree(photographs / "test")
+
+    found = featcache.audit(path, write_list=tmp_path / "keep.csv")
+
+    assert {name for name, _ in kept(found)} == {"train"}
+
+
 def test_a_list_of_images_without_labels_can_be_read(tmp_path: Path) -> None:
-    for i in range(4):
-        save_photograph(tmp_path / "photos" / f"{i}.png", i)
-    copied(tmp_path / "photos", "3.png", "copy.png")
-    path = featcache.extract(
-        f"images:{tmp_path / 'photos'}",
-        backbone="pixels",
-        image_size=16,
-        n_workers=0,
-        cache_dir=tmp_path,
-    ).path
+    path = cache_of_photographs(tmp_path, 4)
 
     found = featcache.audit(path, write_list=tmp_path / "keep.csv")
 

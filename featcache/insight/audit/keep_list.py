@@ -117,6 +117,8 @@ def _lines(
 ) -> Iterator[tuple[str, str, str, str]]:
     folder = portable(os.path.abspath(out.parent))  # noqa: PTH100 (keeps links)
     for name, own in rows.numbers.items():
+        if name not in dataset.splits:  # its folder is gone
+            continue
         split = dataset.splits[name]
         place = {image_id: i for i, image_id in enumerate(split.ids)}
         for number in own:
