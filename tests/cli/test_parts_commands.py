@@ -118,6 +118,18 @@ def test_ls_lists_folders_of_parts_beside_caches(run: Run, shares: Path) -> None
     assert line.endswith(f"parts, 100%  {shares}")
 
 
+def test_a_damaged_plan_hides_no_other_cache(run: Run, shares: Path) -> None:
+    (shares.parent / "other-12345678.parts").mkdir()
+    (shares.parent / "other-12345678.parts" / "plan.json").write_text("{")
+
+    told, as_json = run("cache", "ls"), run("cache", "ls", "--json")
+
+    assert (told.exit_code, as_json.exit_code) == (0, 0)
+    assert str(shares) in told.stdout
+    assert "other-12345678.parts" in told.stderr
+    assert "other-12345678.parts" in json.loads(as_json.stdout)["problems"][0]
+
+
 def test_verify_of_parts_names_damage(run: Run, shares: Path) -> None:
     part = next(shares.glob("part-00001-*.h5"))
     flip(part, featcache.open_cache(part)["train"].columns["features"].offset)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from featcache.config import ExtractSpec
-from featcache.errors import counted
+from featcache.errors import FeatcacheError, counted
 from featcache_cli.commands import cache_export, cache_import, cache_parts, cache_verify
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.console import ProgressDisplay, ask, fail, note, reset_progress, show_json
@@ -49,11 +49,16 @@ def ls(
         cache_parts.list_parts(folder, json=json)
         return
     caches = list_caches(cache_dir)
-    parts = [describe_parts(path) for path in list_parts(cache_dir)]
+    parts, problems = [], [cache.problem for cache in caches if cache.problem]
+    for path in list_parts(cache_dir):
+        try:
+            parts.append(describe_parts(path))
+        except FeatcacheError as err:  # one bad plan hides no other cache
+            problems.append(str(err))
     if json:
-        show_json({"caches": caches, "parts": parts})
+        show_json({"caches": caches, "parts": parts, "problems": problems})
         return
-    if not (caches or parts):
+    if not (caches or parts or problems):
         command = extract_command({"cache_dir": cache_dir})
         note(f"There are no caches in {cache_dir!r}. Make one with: {command}")
         return
@@ -86,9 +91,8 @@ def ls(
             ),
         ],
     )
-    for cache in caches:
-        if cache.problem:
-            note(cache.problem)
+    for problem in problems:
+        note(problem)
 
 
 @app.command("info", cls=Command)
