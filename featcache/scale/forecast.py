@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from featcache.backbones.describe import describe_backbone
@@ -21,7 +21,6 @@ from featcache.extraction.opening import check_names, open_images
 from featcache.extraction.pace import current_pace
 from featcache.images.batches import image_shape
 from featcache.images.splits import ArrayImages, Dataset
-from featcache.scale.plan_file import asked_of
 from featcache.scale.rates import Decoding, measured_backbone, measured_decoding
 from featcache.store import (
     FilePlan,
@@ -286,7 +285,7 @@ def _forecast(
         )
     if machine.device == "cpu" and machine.images_per_s is not None:
         remarks.append("On a CPU the backbone and decoding share the cores, which is counted.")
-    command = extract_command({**asked_of(spec), "cache_dir": spec.cache_dir})
+    command = extract_command(asdict(spec))
     return Forecast(
         rows=rows,
         n_features=draft.n_features,

@@ -46,6 +46,17 @@ def test_a_billion_rows_take_no_time_and_no_memory() -> None:
     assert "30,000,000 that fit into the memory" in found.remarks[0]
 
 
+def test_the_command_of_the_shares_holds_what_was_typed(tmp_path: Path) -> None:
+    spec = replace(network(), data_dir=str(tmp_path), batch_size=32)
+
+    found = featcache.forecast(
+        spec, rows=1000, images_per_s=2500, decoded_per_s=250, image_nbytes=110_000
+    )
+
+    assert f"--data-dir {tmp_path}" in found.command
+    assert "--batch-size 32" in found.command
+
+
 def test_what_is_slowest_is_named(tmp_path: Path) -> None:
     given = {"rows": 1000, "image_nbytes": 1000}
 
