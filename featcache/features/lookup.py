@@ -151,8 +151,8 @@ def _found(
             return _told(open_cache(others[0]), of_dataset, on_note)
         raise UsageError(
             f"{where}, but {len(others)} others could be meant: {', '.join(map(str, others))}. "
-            f"Nothing was started. Say which with --cache, or make it with: "
-            f"{extract_command(options)}"
+            f"Nothing was started. Say which: --cache, or its name after `audit` or `probe`. Or "
+            f"make it with: {extract_command(options)}"
         )
     _refuse_misfits(
         [m for m in misfits if backbone in (None, m.cache.identity.backbone)], of_dataset
@@ -298,7 +298,7 @@ def _usual_one(paths: Sequence[Path], backbone: str, folder: Path, dataset: str)
         )
     raise UsageError(
         f"{len(caches)} caches of {backbone} are in {folder}: {', '.join(lines)}. Nothing was "
-        f"started. Say which with --cache.{way_out}"
+        f"started. Say which: --cache, or its name after `audit` or `probe`.{way_out}"
     )
 
 

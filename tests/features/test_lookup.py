@@ -334,7 +334,7 @@ def test_without_the_defaults_several_are_listed(find: Find, tmp_path: Path) -> 
         find()
 
     assert all(str(path) in str(caught.value) for path in paths)
-    assert "Say which with --cache" in str(caught.value)
+    assert "Say which: --cache" in str(caught.value)
 
 
 def test_the_dataset_alone_takes_its_only_cache(find: Find, tmp_path: Path) -> None:
