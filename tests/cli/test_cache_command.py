@@ -33,7 +33,8 @@ def test_ls_of_nothing_says_how_to_make_one(run: Run) -> None:
         "There are no caches in 'cache'. Make one with: featcache extract --dataset cifar10 "
         "--backbone vgg16\n"
     )
-    assert json.loads(run("cache", "ls", "--json").stdout) == {"caches": [], "parts": []}
+    nothing = {"caches": [], "parts": [], "problems": []}
+    assert json.loads(run("cache", "ls", "--json").stdout) == nothing
 
 
 def test_ls_shows_complete_partial_and_damaged_files(
