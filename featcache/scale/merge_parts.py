@@ -24,6 +24,7 @@ from featcache.scale.part_checks import (
     damaged_part,
     require_all,
     require_no_strangers,
+    require_part,
 )
 from featcache.scale.plan_file import PartsPlan, read_plan
 from featcache.store import CacheWriter, locked, open_cache, read_state, require_identity
@@ -123,18 +124,16 @@ def _merge(
         on_note("the cache is complete: its parts are no longer needed")
         return "reused"
     require_no_strangers(plan)
-    shares = [i for i in range(plan.n_shares) if len(set(plan.blocks(i))) > 1]
-    for index in shares:  # before a file is made
+    for index in plan.filled:  # before a file is made
         stop_if_asked()
         if plan.part(index).exists():
-            with checked_part(plan, index, mix_numerics=mix_numerics, reads_rows=False):
-                pass
+            require_part(plan, index, mix_numerics=mix_numerics)
     require_all(plan)
     is_resumed = partial_path(plan.whole).exists()
     try:
         with working(), _writer(plan, on_note) as writer:
             pending = {block.slot for block in writer.pending()}
-            for index in shares:
+            for index in plan.filled:
                 with checked_part(plan, index, mix_numerics=mix_numerics, reads_rows=True) as part:
                     _copy(plan, index, part, writer, pending, on_progress)
             writer.finish()

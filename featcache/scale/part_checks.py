@@ -28,7 +28,7 @@ _PART_OF = re.compile(r"part-\d+-of-(\d+)-")
 
 def strangers_in(plan: PartsPlan) -> list[Path]:
     """List the files of a folder that are parts, but not of its plan."""
-    own = {plan.part(i) for i in range(plan.n_shares) if len(set(plan.blocks(i))) > 1}
+    own = {plan.part(index) for index in plan.filled}
     there = [*plan.folder.glob("part-*.h5"), *plan.folder.glob("part-*.h5.partial")]
     return sorted(path for path in there if finished_path(path) not in own)
 
@@ -58,12 +58,7 @@ def require_all(plan: PartsPlan) -> None:
     Raises:
         CacheMissingError: With their numbers, and what computes them.
     """
-    missing = [
-        i
-        for i in range(plan.n_shares)
-        if len(set(plan.blocks(i))) > 1 and not plan.part(i).is_file()
-    ]
-    if missing:
+    if missing := [index for index in plan.filled if not plan.part(index).is_file()]:
         array = array_of(missing)
         raise CacheMissingError(
             f"{plan.folder} lacks {len(missing)} of {plan.n_shares} shares: {array}. Nothing was "
@@ -95,12 +90,21 @@ def checked_part(
         _require_planned(plan, index, part)
         if part.state.damaged_slots:
             raise damaged_part(plan, index, f"slots of its ledger: {len(part.state.damaged_slots)}")
-        if not mix_numerics:
-            _require_numerics(plan, part)
+        if not mix_numerics and (differing := other_numerics(plan, part)):
+            raise MismatchError(
+                f"{differing} Nothing was changed. Compute it on the same machines, or allow both "
+                f"with --mix-numerics."
+            )
         if reads_rows:
             _require_parts(plan, index, part)
             _require_known(plan, index, part)
         yield part
+
+
+def require_part(plan: PartsPlan, index: int, *, mix_numerics: bool) -> None:
+    """Refuse the part of a share by its head; raises what `checked_part` raises."""
+    with checked_part(plan, index, mix_numerics=mix_numerics, reads_rows=False):
+        pass
 
 
 def _require_planned(plan: PartsPlan, index: int, part: OpenPart) -> None:
@@ -127,17 +131,18 @@ def _described(plan: FilePlan) -> dict[str, Any]:
     }
 
 
-def _require_numerics(plan: PartsPlan, part: OpenPart) -> None:
+def other_numerics(plan: PartsPlan, part: OpenPart) -> str:
+    """Say how a part's numeric class differs from the plan's; empty if it is the same."""
     found: Mapping[str, Any] = part.state.manifest.numerics
     differing = differing_fields(found, plan.manifest.numerics)
     if n_foreign := len(part.state.foreign_blocks):
         differing.append(f"blocks that another numeric class computed: {n_foreign}")
-    if differing:
-        raise MismatchError(
-            f"{part.path} was computed by different hardware, settings or library versions than "
-            f"{plan.path} says (numerics: {'; '.join(differing)}). Last digits may differ. Nothing "
-            f"was changed. Compute it on the same machines, or allow both with --mix-numerics."
-        )
+    if not differing:
+        return ""
+    return (
+        f"{part.path} was computed by different hardware, settings or library versions than "
+        f"{plan.path} says (numerics: {'; '.join(differing)}). Last digits may differ."
+    )
 
 
 def _require_parts(plan: PartsPlan, index: int, part: OpenPart) -> None:

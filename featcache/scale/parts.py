@@ -10,12 +10,12 @@ from pathlib import Path
 from featcache.core.paths import expanded
 from featcache.core.side_files import is_parts_folder, partial_path
 from featcache.errors import FeatcacheError, MismatchError
-from featcache.scale.part_checks import checked_part, strangers_in
+from featcache.scale.part_checks import checked_part, other_numerics, strangers_in
 from featcache.scale.plan_file import NAME, PartsPlan, read_plan
 from featcache.scale.shares import Share, array_of
 from featcache.store import read_state
 
-COMPLETE, MISSING, EMPTY = "complete", "missing", "empty"
+COMPLETE, MISSING, EMPTY, OTHER_NUMERICS = "complete", "missing", "empty", "other numerics"
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,9 @@ class PartState:
     Attributes:
         index: Of the share, from 0.
         path: Where its part is, or will be; the folder where it is empty.
-        state: "complete", "incomplete", "missing", "empty" (it has no blocks), "damaged", or
-            "stranger" (it is not of this plan).
+        state: "complete", "incomplete", "missing", "empty" (it has no blocks), "damaged",
+            "stranger" (it is not of this plan), or "other numerics" (it is complete, but another
+            kind of machine computed it; a merge takes it with `mix_numerics`).
         n_rows: Rows of the share.
         n_rows_done: Rows that are written.
         nbytes: Size of the part.
@@ -40,6 +41,11 @@ class PartState:
     n_rows_done: int = 0
     nbytes: int = 0
     problem: str = ""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether nothing of it is to be computed."""
+        return self.state in (COMPLETE, EMPTY, OTHER_NUMERICS)
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,8 @@ class PartsDescription:
         parts: One for each share.
         strangers: Files that are parts, but not of this plan.
         missing: Numbers of the shares that are not complete, as SLURM's --array takes them.
-        command: What computes the first of them; where none is missing, what merges the parts.
+        command: What computes the first of them; where none is missing, what merges the parts,
+            with --mix-numerics where that is needed.
     """
 
     folder: Path
@@ -81,17 +88,23 @@ class PartsDescription:
     command: str
 
 
-def describe_parts(folder: str | os.PathLike[str]) -> PartsDescription:
-    """Say which parts of a cache are there; reads their heads, and no row.
+def describe_parts(folder: str | os.PathLike[str], *, reads_rows: bool = False) -> PartsDescription:
+    """Say which parts of a cache are there, and whether they are of its plan.
+
+    Args:
+        folder: That of the parts.
+        reads_rows: Hold all but the features against the plan, as a merge does: labels, ids,
+            digests of images, statistics, reference rows. By default, only heads are read.
 
     Raises:
         CacheMissingError: If the folder has no plan.
         CorruptError: If the plan is damaged.
     """
     plan = read_plan(expanded(folder))
-    parts = tuple(_state_of(plan, index) for index in range(plan.n_shares))
-    missing = [part.index for part in parts if part.state not in (COMPLETE, EMPTY)]
-    merge = f"featcache cache merge {shlex.quote(str(plan.folder))}"
+    parts = tuple(_state_of(plan, i, reads_rows=reads_rows) for i in range(plan.n_shares))
+    missing = [part.index for part in parts if not part.is_there]
+    mixed = "--mix-numerics " if any(part.state == OTHER_NUMERICS for part in parts) else ""
+    merge = f"featcache cache merge {mixed}{shlex.quote(str(plan.folder))}"
     return PartsDescription(
         folder=plan.folder,
         cache=plan.whole,
@@ -123,7 +136,7 @@ def is_folder_of_parts(name: str | os.PathLike[str]) -> bool:
     return is_one and os.path.isdir(path)  # noqa: PTH112 - likewise
 
 
-def _state_of(plan: PartsPlan, index: int) -> PartState:
+def _state_of(plan: PartsPlan, index: int, *, reads_rows: bool) -> PartState:
     first, stop = plan.blocks(index)
     if first == stop:
         return PartState(index, plan.folder, EMPTY)
@@ -131,9 +144,10 @@ def _state_of(plan: PartsPlan, index: int) -> PartState:
     n_rows = sum(b.stop - b.start for b in plan.manifest.blocks(first, stop))
     try:
         if path.exists():
-            with checked_part(plan, index, mix_numerics=True, reads_rows=False) as part:
-                nbytes = part.state.manifest.file_size
-                return PartState(index, path, COMPLETE, n_rows, n_rows, nbytes)
+            with checked_part(plan, index, mix_numerics=True, reads_rows=reads_rows) as part:
+                nbytes, differing = part.state.manifest.file_size, other_numerics(plan, part)
+                word = OTHER_NUMERICS if differing else COMPLETE
+                return PartState(index, path, word, n_rows, n_rows, nbytes, differing)
         partial = partial_path(path)
         if not partial.exists():
             return PartState(index, path, MISSING, n_rows)

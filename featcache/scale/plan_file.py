@@ -23,7 +23,14 @@ from featcache.core.backbone_kinds import backbone_slug
 from featcache.core.files import make_folder, named_failures, read_at
 from featcache.core.identity import canonical_json, differing_fields
 from featcache.core.replace import write_new_file
-from featcache.errors import CacheMissingError, CorruptError, MismatchError, clipped
+from featcache.core.reporting import NoteCallback
+from featcache.errors import (
+    CacheMissingError,
+    CorruptError,
+    FeatcacheError,
+    MismatchError,
+    clipped,
+)
 from featcache.scale.shares import Share, blocks_of_share
 from featcache.store import (
     Extent,
@@ -40,9 +47,8 @@ from featcache.store.merging import part_identity
 
 NAME = "plan.json"
 _VERSION = 1
-_MOST_BYTES = (
-    256 << 20
-)  # more than those of statistics of the largest networks, and of digests of 99,999 shares
+# More than the statistics of the largest networks, and the digests of 99,999 shares.
+_MOST_BYTES = 256 << 20
 # What may differ from machine to machine, and what no file depends on.
 _LOCAL = (
     "batch_size",
@@ -66,6 +72,7 @@ class PartsPlan:
     Attributes:
         folder: Of the parts.
         asked: The options of `extract` that decide the cache.
+        data_dir: Where the images were when it was made, for the commands that it tells.
         n_shares: How many shares there are.
         manifest: That of the whole file.
         shares_sha256: Of each share, the digest of its labels, ids and images, hex; empty for one
@@ -76,6 +83,7 @@ class PartsPlan:
 
     folder: Path
     asked: Mapping[str, Any]
+    data_dir: str
     n_shares: int
     manifest: Manifest
     shares_sha256: tuple[str, ...]
@@ -106,6 +114,12 @@ class PartsPlan:
         """Give the first block of a share and the one behind its last; equal where it is empty."""
         return blocks_of_share(index, self.n_shares, self.manifest.n_blocks)
 
+    @property
+    def filled(self) -> list[int]:
+        """Numbers of the shares that have blocks, and so a part."""
+        ranges = [self.blocks(index) for index in range(self.n_shares)]
+        return [index for index, (first, stop) in enumerate(ranges) if first < stop]
+
     def part(self, index: int) -> Path:
         """Name the part of a share that has blocks."""
         identity = part_identity(self.identity, *self.blocks(index), self.manifest.n_blocks)
@@ -114,7 +128,8 @@ class PartsPlan:
 
     def command(self, share: Share) -> str:
         """Write the command that computes a share, with the options that decide the cache."""
-        said = {**self.asked, "cache_dir": str(self.folder.parent.parent)}
+        folders = {"data_dir": self.data_dir, "cache_dir": str(self.folder.parent.parent)}
+        said = {**self.asked, **folders}
         return f"{extract_command(said)} --share {share}"
 
     def write(self) -> bool:
@@ -125,7 +140,7 @@ class PartsPlan:
         return write_new_file(self.path, lambda file: file.write(content))
 
     def _to_bytes(self) -> bytes:
-        said = {
+        said: dict[str, Any] = {
             "version": _VERSION,
             "asked": self.asked,
             "n_shares": self.n_shares,
@@ -135,6 +150,8 @@ class PartsPlan:
             "format_version": self.manifest.version,
             "manifest": json.loads(self.manifest.to_bytes()[HEADER_LENGTH:]),
         }
+        if self.data_dir != ExtractSpec.data_dir:
+            said["data_dir"] = self.data_dir
         sealed = {**said, "sha256": _sha256(said)}
         return json.dumps(sealed, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
 
@@ -181,17 +198,24 @@ def read_plan(folder: Path) -> PartsPlan:
         ) from err
 
 
-def find_plan(folder: Path, spec: ExtractSpec, n_shares: int) -> PartsPlan | None:
+def find_plan(
+    folder: Path, spec: ExtractSpec, n_shares: int, *, on_note: NoteCallback
+) -> PartsPlan | None:
     """Find the plan for these options among the caches of a dataset; None if there is none.
+
+    A plan that cannot be read, by whatever options it was made, is told and left alone.
 
     Raises:
         MismatchError: If it is of another number of shares.
-        CorruptError: If one is damaged.
     """
     asked = canonical_json(asked_of(spec))
     pattern = f"{glob.escape(backbone_slug(spec.backbone))}-*.parts/{NAME}"
     for path in sorted(folder.glob(pattern)):
-        plan = read_plan(path.parent)
+        try:
+            plan = read_plan(path.parent)
+        except FeatcacheError as err:
+            on_note(f"a plan was left out: {err}")
+            continue
         if canonical_json(plan.asked) == asked:
             require_shares(plan, n_shares)
             return plan
@@ -199,12 +223,12 @@ def find_plan(folder: Path, spec: ExtractSpec, n_shares: int) -> PartsPlan | Non
 
 
 def require_shares(plan: PartsPlan, n_shares: int) -> None:
-    """Refuse another number of shares than a plan has.
+    """Refuse another number of shares than a plan has, while its cache is not there.
 
     Raises:
         MismatchError: With both.
     """
-    if plan.n_shares != n_shares:
+    if plan.n_shares != n_shares and not plan.whole.is_file():
         raise MismatchError(
             f"{plan.path} is of another number of shares (n_shares: found {plan.n_shares}, wanted "
             f"{n_shares}). Nothing was changed. Go on with --share I/{plan.n_shares}, or remove "
@@ -241,6 +265,7 @@ def _from_json(folder: Path, said: dict[str, Any]) -> PartsPlan:
     return PartsPlan(
         folder=folder,
         asked=mapping(said["asked"]),
+        data_dir=text(said.get("data_dir", ExtractSpec.data_dir)),
         n_shares=n_shares,
         manifest=manifest,
         shares_sha256=digests,

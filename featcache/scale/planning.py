@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from featcache.config import ExtractSpec
 from featcache.core.backbone_kinds import backbone_slug
 from featcache.core.identity import canonical_json
 from featcache.core.paths import expanded
-from featcache.core.reporting import NoteCallback
+from featcache.core.reporting import NoteCallback, silent
 from featcache.core.side_files import parts_folder
 from featcache.errors import CacheMissingError, LockedError
 from featcache.extraction.opening import open_images
@@ -27,7 +28,8 @@ from featcache.scale.plan_file import (
     require_shares,
 )
 from featcache.scale.shares import blocks_of_share
-from featcache.store import locked, read_state
+from featcache.store import Manifest, locked, read_state
+from featcache.store.columns import SplitRows
 from featcache.store.merging import known_of_rows, planned_manifest
 
 _LOOKS_EVERY_S = 0.5
@@ -55,7 +57,7 @@ def plan_parts(
     folder = place.parent
     began_s, is_told = time.monotonic(), False
     while True:
-        if found := find_plan(folder, spec, n_shares):
+        if found := find_plan(folder, spec, n_shares, on_note=silent if is_told else on_note):
             return found
         with contextlib.ExitStack() as stack:
             try:
@@ -67,8 +69,10 @@ def plan_parts(
                 _require_time(began_s, wait_s, folder, err)
                 time.sleep(min(_LOOKS_EVERY_S, wait_s))
                 continue
-            found = find_plan(folder, spec, n_shares)  # it may have been made meanwhile
-            return found or _made(spec, n_shares, on_progress=on_progress, on_note=on_note)
+            if found := find_plan(folder, spec, n_shares, on_note=silent):  # made meanwhile
+                return found
+            made = _made(spec, n_shares, on_progress=on_progress, on_note=on_note)
+            return made if isinstance(made, Path) else _written(made, on_note=on_note)
 
 
 def place_of_plan(spec: ExtractSpec) -> Path:
@@ -89,7 +93,7 @@ def _require_time(began_s: float, wait_s: float, folder: Path, err: LockedError)
 def _made(
     spec: ExtractSpec, n_shares: int, *, on_progress: ProgressCallback, on_note: NoteCallback
 ) -> PartsPlan | Path:
-    """Decide all that a single process would decide before its first row, and write it down."""
+    """Decide all that a single process would decide before its first row."""
     on_note(f"planning {n_shares} shares: the whole dataset is read once, for its digest")
     known = KnownFiles(rehash=spec.rehash, on_note=on_note)
     images = open_images(spec, on_note=on_note)
@@ -110,25 +114,34 @@ def _made(
         statistics = adapted_statistics(job) if spec.bn == "adapted" else None
         reference = None if job.runner is None else reference_rows(job.runner)
     on_progress(Progress("plan", "", 0, 0))
-    rows = plan.rows()
-    ranges = [blocks_of_share(i, n_shares, manifest.n_blocks) for i in range(n_shares)]
-    made = PartsPlan(
+    known.save()
+    return PartsPlan(
         folder=parts_folder(plan.path),
         asked=asked_of(spec),
+        data_dir=str(spec.data_dir),
         n_shares=n_shares,
         manifest=manifest,
-        shares_sha256=tuple(
-            known_of_rows(manifest, *r, rows, are_all=True) if r[0] < r[1] else "" for r in ranges
-        ),
+        shares_sha256=_digests(manifest, n_shares, plan.rows()),
         statistics=statistics,
         reference=reference,
     )
-    known.save()
+
+
+def _digests(manifest: Manifest, n_shares: int, rows: Mapping[str, SplitRows]) -> tuple[str, ...]:
+    """Hash what is known of the rows of each share; empty for one without blocks."""
+    ranges = [blocks_of_share(i, n_shares, manifest.n_blocks) for i in range(n_shares)]
+    return tuple(
+        known_of_rows(manifest, *r, rows, are_all=True) if r[0] < r[1] else "" for r in ranges
+    )
+
+
+def _written(made: PartsPlan, *, on_note: NoteCallback) -> PartsPlan:
+    """Write the plan, or take the one that is there."""
     if made.write():
-        on_note(f"the plan is {made.path}, in blocks of {manifest.rows_per_block} rows")
+        on_note(f"the plan is {made.path}, in blocks of {made.manifest.rows_per_block} rows")
         return made
     there = read_plan(made.folder)  # made by other options that mean the same
-    require_plan_of(there, manifest.identity)
-    require_shares(there, n_shares)
+    require_plan_of(there, made.identity)
+    require_shares(there, made.n_shares)
     on_note(f"the plan was there: {there.path}")
     return there

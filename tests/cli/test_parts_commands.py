@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import featcache
+from featcache.scale.plan_file import read_plan
 from tests.cli.conftest import Run
+from tests.scale.defects import column_of, in_numerics
 from tests.store.damage import flip
 
 
@@ -49,6 +51,8 @@ def test_the_plan_alone_says_which_command_is_next(pixels: list[str], run: Run) 
         (["--share", "0/2", "--wait", "nan"], "--wait is nan"),
         (["--share", "0/2", "--backbone", "vgg16", "--backbone", "resnet18"], "takes one backbone"),
         (["--rows", "5"], "--rows is for --plan, which was not given"),
+        (["--wait", "3"], "--wait is for computing a --share"),
+        (["--plan", "--share", "/2", "--wait", "3"], "--wait is for computing a --share"),
         (["--plan", "--images-per-s", "0"], "--images-per-s is 0, but must be from 1e-06 to 1e+09"),
         (["--plan", "--rows", "0"], "--rows"),
     ],
@@ -163,6 +167,46 @@ def test_a_stranger_in_the_folder_is_told(run: Run, shares: Path) -> None:
     assert (told.exit_code, merged.exit_code) == (12, 12)
     assert "is not of this plan" in told.stderr
     assert "n_shares: found 9, wanted 2" in merged.stderr
+
+
+@pytest.mark.parametrize("command", ["ls", "info", "verify"])
+def test_parts_of_another_numeric_class_are_told_with_what_merges_them(
+    run: Run, shares: Path, command: str
+) -> None:
+    in_numerics(read_plan(shares))
+
+    told = run("cache", command, str(shares))
+    merged = run("cache", "merge", "--mix-numerics", str(shares))
+
+    assert (told.exit_code, merged.exit_code) == (12, 0)
+    assert "other numerics: " in told.stderr
+    assert "blocks that another numeric class computed: 2" in told.stderr
+    assert f"Join them with: featcache cache merge --mix-numerics {shares}" in told.stderr
+    assert "Missing" not in told.stderr
+    assert "NOT OF ONE PLAN" not in told.stdout
+
+
+def test_verify_of_parts_holds_labels_against_the_plan_as_a_merge_does(
+    run: Run, shares: Path
+) -> None:
+    column_of("labels")(read_plan(shares))
+
+    told, merged = run("cache", "verify", str(shares)), run("cache", "merge", str(shares))
+
+    assert (told.exit_code, merged.exit_code) == (12, 12)
+    assert "NOT OF ONE PLAN" in told.stdout
+    assert "other labels, ids or digests of images" in told.stderr
+
+
+def test_a_folder_of_caches_is_not_taken_for_one_of_parts(run: Run, shares: Path) -> None:
+    other, both = (
+        run("cache", "ls", "cache"),
+        run("cache", "ls", str(shares), "--cache-dir", "elsewhere"),
+    )
+
+    assert (other.exit_code, both.exit_code) == (2, 2)
+    assert "To list the caches in it: featcache cache ls --cache-dir cache" in other.stderr
+    assert "give one of them" in both.stderr
 
 
 def test_images_of_parts_are_not_verified(run: Run, shares: Path) -> None:

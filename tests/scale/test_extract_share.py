@@ -10,6 +10,7 @@ import pytest
 import featcache
 from featcache.errors import (
     CacheMissingError,
+    CorruptError,
     InterruptedRunError,
     LockedError,
     MismatchError,
@@ -139,6 +140,41 @@ def test_another_number_of_shares_is_refused(spec: featcache.ExtractSpec) -> Non
 
     with pytest.raises(MismatchError, match=r"n_shares: found 3, wanted 4.*--share I/3, or remove"):
         featcache.extract_share(spec, share="0/4")
+
+
+def test_a_complete_cache_is_reused_by_any_number_of_shares(
+    spec: featcache.ExtractSpec, plan: PartsPlan
+) -> None:
+    featcache.merge_parts(plan.folder)
+
+    other = featcache.extract_share(spec, share="0/4")
+
+    assert (other.outcome, other.path) == ("reused", plan.whole)
+
+
+def test_a_plan_that_cannot_be_read_stops_no_share_of_other_options(
+    spec: featcache.ExtractSpec, plan: PartsPlan
+) -> None:
+    plan.path.write_text("{")
+    notes: list[str] = []
+
+    other = featcache.extract_share(replace(spec, limit=4), share="0/2", on_note=notes.append)
+    with pytest.raises(CorruptError, match="not a plan that featcache wrote"):
+        featcache.extract_share(spec, share="0/3")
+
+    assert other.outcome == "computed"
+    assert len([note for note in notes if note.startswith("a plan was left out: ")]) == 1
+
+
+def test_commands_that_are_told_hold_the_data_folder(
+    spec: featcache.ExtractSpec, tmp_path: Path
+) -> None:
+    planned = featcache.extract_share(replace(spec, data_dir="/shared/data"), share="plan/3")
+
+    found = featcache.describe_parts(planned.path.parent)
+
+    assert "--data-dir /shared/data" in planned.next
+    assert "--data-dir /shared/data" in found.command
 
 
 def test_other_images_than_the_plan_counts_are_refused(

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from featcache.config import ExtractSpec
-from featcache.errors import FeatcacheError, counted
+from featcache.errors import FeatcacheError, UsageError, counted
 from featcache_cli.commands import cache_export, cache_import, cache_parts, cache_verify
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.console import ProgressDisplay, ask, fail, note, reset_progress, show_json
 from featcache_cli.grammar import Command, Group
 from featcache_cli.options import CacheArgument, JsonOption, options_of, takes
 from featcache_cli.tables import show_facts, show_table
+
+if TYPE_CHECKING:
+    from featcache.scale.parts import PartsDescription
+    from featcache.store import CacheSummary
 
 app = typer.Typer(
     name="cache",
@@ -43,9 +48,10 @@ def ls(
 ) -> None:
     """List all caches, complete or not, and folders of parts."""
     from featcache.scale.parts import describe_parts, list_parts
-    from featcache.store import extract_command, human_bytes, list_caches
+    from featcache.store import extract_command, list_caches
 
     if folder is not None:
+        _refuse_other_folder(folder, cache_dir)
         cache_parts.list_parts(folder, json=json)
         return
     caches = list_caches(cache_dir)
@@ -65,34 +71,38 @@ def ls(
     show_table(
         ["dataset", "backbone", "#rows", "#features", "#size", "state", "cache"],
         [
-            *(
-                (
-                    c.dataset,
-                    c.backbone,
-                    c.n_rows,
-                    c.n_features,
-                    human_bytes(c.nbytes),
-                    f"{100 * c.n_rows_done // c.n_rows}%" if c.state == "incomplete" else c.state,
-                    c.path,
-                )
-                for c in caches
-            ),
-            *(
-                (
-                    p.dataset,
-                    p.backbone,
-                    p.n_rows,
-                    p.n_features,
-                    human_bytes(p.nbytes),
-                    f"parts, {100 * p.n_rows_done // p.n_rows}%",
-                    p.folder,
-                )
-                for p in parts
-            ),
+            *(_line(c, _done(c) if c.state == "incomplete" else c.state, c.path) for c in caches),
+            *(_line(p, f"parts, {_done(p)}", p.folder) for p in parts),
         ],
     )
     for problem in problems:
         note(problem)
+
+
+def _line(found: CacheSummary | PartsDescription, state: str, path: Path) -> tuple[object, ...]:
+    from featcache.store import human_bytes
+
+    size = human_bytes(found.nbytes)
+    return found.dataset, found.backbone, found.n_rows, found.n_features, size, state, path
+
+
+def _done(found: CacheSummary | PartsDescription) -> str:
+    return f"{100 * found.n_rows_done // found.n_rows}%"
+
+
+def _refuse_other_folder(folder: str, cache_dir: str) -> None:
+    """Refuse a folder of caches where one of parts is asked for, and both of them together."""
+    from featcache.scale.parts import is_folder_of_parts
+
+    if cache_dir != ExtractSpec.cache_dir:
+        raise UsageError(
+            f"--cache-dir lists the caches there, and {folder!r} its parts: give one of them."
+        )
+    if os.path.isdir(folder) and not is_folder_of_parts(folder):  # noqa: PTH112 - Path.is_dir raises
+        raise UsageError(
+            f"{folder!r} is no folder of parts: it has no plan.json. To list the caches in it: "
+            f"featcache cache ls --cache-dir {shlex.quote(folder)}"
+        )
 
 
 @app.command("info", cls=Command)

@@ -84,7 +84,7 @@ def list_parts(folder: str, *, json: bool) -> None:
 
     found = _described(folder)
     if json:
-        show_json({**vars(found)})
+        show_json(found)
     else:
         show_table(
             ["#share", "#rows", "#size", "state", "part"],
@@ -110,9 +110,9 @@ def tell_parts(folder: str, *, json: bool) -> None:
 
     found = _described(folder)
     if json:
-        show_json({**vars(found)})
+        show_json(found)
     else:
-        n_done = sum(part.state in ("complete", "empty") for part in found.parts)
+        n_done = sum(part.is_there for part in found.parts)
         show_facts(
             {
                 "parts": found.folder,
@@ -129,21 +129,21 @@ def tell_parts(folder: str, *, json: bool) -> None:
 
 
 def verify_parts(folder: str, *, subset: float, json: bool) -> None:
-    """Check every digest of every part that is there, and whether all are of one plan."""
+    """Check every digest of every part that is there, and hold all parts against the plan."""
     from featcache.store import verify_cache
 
-    found = _described(folder)
+    found = _described(folder, reads_rows=True)
     display = ProgressDisplay()
     reports: list[VerifyReport] = []
     for part in found.parts:
         display.show("parts", part.index, found.n_shares)
-        if part.state in ("complete", "incomplete"):
+        if part.state in ("complete", "incomplete", "other numerics"):
             reports.append(verify_cache(part.path, subset=subset))
     reset_progress()
     damaged = [report for report in reports if not report.is_sound]
-    states = {part.state for part in found.parts if part.problem}
+    states = {part.state for part in found.parts}
     is_damaged = bool(damaged) or "damaged" in states
-    is_sound = not (is_damaged or states or found.strangers)
+    is_sound = not (is_damaged or "stranger" in states or found.strangers)
     if json:
         show_json({**vars(found), "is_sound": is_sound, "reports": reports})
     else:
@@ -166,10 +166,10 @@ def verify_parts(folder: str, *, subset: float, json: bool) -> None:
     _end(found)
 
 
-def _described(folder: str) -> PartsDescription:
+def _described(folder: str, *, reads_rows: bool = False) -> PartsDescription:
     from featcache import describe_parts
 
-    return describe_parts(folder)
+    return describe_parts(folder, reads_rows=reads_rows)
 
 
 def _end(found: PartsDescription) -> None:
@@ -189,7 +189,7 @@ def _end(found: PartsDescription) -> None:
     states = {part.state for part in found.parts}
     if "damaged" in states:
         raise typer.Exit(13)
-    if "stranger" in states or found.strangers:
+    if states & {"stranger", "other numerics"} or found.strangers:
         raise typer.Exit(12)
     if found.missing:
         raise typer.Exit(10)

@@ -84,6 +84,8 @@ def extract(
     if devices is not None:
         DevicesSpec(devices=devices)
         _refuse_with_devices(specs, plan=plan, share=share)
+    if wait != ShareSpec.wait and (plan or share is None):
+        raise UsageError("--wait is for computing a --share. Nothing was started.")
     if plan:
         asked = ForecastSpec(
             rows=rows,
