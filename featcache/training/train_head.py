@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from featcache.config import ExtractSpec, HeadSpec, RunSpec, SolverSpec, TrainSpec
+from featcache.core.ranks import require_one_rank
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.starting import ANY_START, starting
 from featcache.errors import UsageError
@@ -128,6 +129,7 @@ def train_head(
     found_by = spec_of(SolverSpec, given)
     head, train = spec_of(HeadSpec, given), spec_of(TrainSpec, given)
     asked = spec_of(RunSpec, given, cache=None)
+    require_one_rank()
     if not found_by.is_mlp:
         if features is None:
             usual = f"features {found_by.features}, as is usual with --solver {found_by.solver}"

@@ -14,7 +14,7 @@ import pytest
 import featcache
 from featcache_cli.commands.train_head import show_training
 from featcache_cli.console import ProgressDisplay
-from tests.cli.conftest import Run, child_environment
+from tests.cli.conftest import Run, Spawn, child_environment
 
 QUICK = ["--lr", "1e-2", "--max-epochs", "2", "--hidden", "16"]
 
@@ -235,3 +235,25 @@ def test_a_signal_keeps_the_head(run: Run, digits: list[str]) -> None:
     [partial] = Path("runs").rglob("*.partial")
     assert featcache.load_head(partial).is_finished is False
     assert run("eval", str(partial)).exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["train-head", "sweep"])
+def test_two_ranks_are_refused_in_one_sentence_before_torch_is_imported(
+    spawn: Spawn, command: str
+) -> None:
+    code = (
+        "import sys; from featcache_cli.app import main\n"
+        "try: main()\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+
+    ranks = [spawn(command, code=code, RANK=rank, WORLD_SIZE="2") for rank in ("0", "1")]
+
+    for rank in ranks:
+        assert rank.returncode == 2
+        assert rank.stdout == ""
+        assert " ".join(rank.stderr.split()) == (
+            "error: This process is one of 2 ranks (WORLD_SIZE is 2), but a head is trained by "
+            "one process, without ddp: start featcache without torchrun, and take featcache sweep "
+            "--devices for many heads on several devices."
+        )

@@ -10,8 +10,8 @@ import pytest
 import featcache
 from featcache import errors
 from featcache.config.scale_specs import device_list
+from featcache.core.workers.messages import read_error, written_error
 from featcache.errors import FeatcacheError, UnknownNameError, UsageError
-from featcache.scale.devices.work import read_error, written_error
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,13 @@ from torch.distributed import HashStore, Store  # type: ignore[attr-defined]
 import featcache
 from featcache.core.reporting import silent
 from featcache.core.side_files import partial_path
+from featcache.core.workers.messages import (
+    FAILED,
+    REFUSED,
+    claimed_key,
+    next_key,
+    written_error,
+)
 from featcache.errors import (
     DeviceError,
     InterruptedRunError,
@@ -26,14 +33,7 @@ from featcache.extraction.opening import identified, open_images
 from featcache.extraction.plan import Plan, make_plan
 from featcache.scale.devices.claiming import compute
 from featcache.scale.devices.watching import Watch
-from featcache.scale.devices.work import (
-    FAILED,
-    REFUSED,
-    Work,
-    claimed_key,
-    next_key,
-    written_error,
-)
+from featcache.scale.devices.work import Work
 from featcache.store import Block, CacheWriter
 from featcache.store.sharing import hand_over
 from tests.conftest import save_image

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch.distributed import Store  # type: ignore[attr-defined]  # named in no
 from featcache.config import ExtractSpec
 from featcache.core.plain_torch import plain_torch
 from featcache.core.reporting import silent
+from featcache.core.workers.messages import REFUSED, claimed_key, next_key
+from featcache.core.workers.worker import tell
 from featcache.errors import CorruptError, MismatchError
 from featcache.extraction.expected_file import require_same_file
 from featcache.extraction.fill import Filled, Target, fill
@@ -26,15 +29,7 @@ from featcache.extraction.plan import make_plan
 from featcache.extraction.prepare import adapt, check_canaries
 from featcache.extraction.reference_rows import compare_reference
 from featcache.images.splits import ArrayImages, Dataset, Split
-from featcache.scale.devices.work import (
-    N_NOTES,
-    REFUSED,
-    Work,
-    claimed_key,
-    next_key,
-    note_key,
-    phases_key,
-)
+from featcache.scale.devices.work import Work, phases_key
 from featcache.store import Block, CacheWriter, SplitRows
 from featcache.store.columns import known_columns
 
@@ -66,13 +61,9 @@ def compute(work: Work, store: Store, *, rank: int, attempt: int) -> None:
         dataset_sha256=work.dataset_sha256,
     )
 
-    def tell(sentence: str) -> None:
-        number = store.add(N_NOTES, 1)
-        store.set(note_key(number), sentence)
-
     with plain_torch(), CacheWriter.resume(path, rows) as writer:
         require_same_file(writer.file, writer.manifest, plan)
-        job = Job.resume(plan, writer, on_progress=silent, on_note=tell)
+        job = Job.resume(plan, writer, on_progress=silent, on_note=partial(tell, store))
         if spec.bn == "adapted":
             adapt(job, writer)
         compare_reference(job, writer)

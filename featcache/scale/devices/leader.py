@@ -13,12 +13,12 @@ import torch
 
 from featcache.core.device import pick_device, pick_n_workers, usable_cores
 from featcache.core.reporting import Choice, NoteCallback
+from featcache.core.workers.launching import launch, make_store
 from featcache.errors import counted
 from featcache.extraction.fill import Filled, Target, fill
 from featcache.extraction.plan import Plan
 from featcache.extraction.progress import ProgressCallback
 from featcache.extraction.run import Made, make_caches
-from featcache.scale.devices.launching import launch, make_store
 from featcache.scale.devices.watching import Watch
 from featcache.scale.devices.work import Work
 from featcache.store import partial_path, read_state

@@ -11,21 +11,14 @@ from torch.distributed import Store  # type: ignore[attr-defined]  # named in no
 
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import stop_if_asked
+from featcache.core.workers.hearing import MOST_TRIES, Hearing
+from featcache.core.workers.messages import claimed_key
 from featcache.errors import DeviceError
 from featcache.extraction.job import Job
 from featcache.extraction.progress import Progress
-from featcache.scale.devices.work import (
-    FAILED,
-    N_NOTES,
-    REFUSED,
-    claimed_key,
-    note_key,
-    phases_key,
-    read_error,
-)
+from featcache.scale.devices.work import phases_key
 from featcache.store import Block, CacheWriter
 
-MOST_TRIES = 3
 _TELLS_EVERY_S = 1.0
 _LEAST_PAUSES = 20  # times what it takes to read the ledger
 _SHOWN_BLOCKS = 4
@@ -48,13 +41,12 @@ class Watch:
         self._store = store
         self._n_workers = n_workers
         self._on_note = on_note
+        self._heard = Hearing(store, on_note)
         self._blocks = writer.manifest.blocks()
         self._tries = Counter[int]()
         self._n_starts = 0
         self._n_starts_in_vain = 0
         self._n_pending = len(writer.pending())
-        self._n_notes = 0
-        self._told = set[str]()
         self._rows_before = self._n_rows_done()
         self._began_s = 0.0  # when the first block was claimed; 0 before that
         self._tells_at_s = 0.0
@@ -75,21 +67,14 @@ class Watch:
             self._n_starts_in_vain = self._n_starts_in_vain + 1 if is_in_vain else 0
             self._n_pending = len(pending)
             self._require_hope(pending)
-            why = self._why_one_failed()
+            why = self._heard.why_one_failed
             self._on_note(f"a worker ended{why}; all are started again, and go on")
         self._n_starts += 1
 
     def look(self) -> None:
         """Tell what the workers tell, and how far they are; stop if that is asked for."""
         stop_if_asked()
-        n_notes = self._store.add(N_NOTES, 0)
-        for number in range(self._n_notes + 1, n_notes + 1):
-            # It is set a moment after it is counted.
-            sentence = self._store.get(note_key(number)).decode(errors="replace")
-            if sentence not in self._told:  # by another worker
-                self._told.add(sentence)
-                self._on_note(sentence)
-        self._n_notes = n_notes
+        self._heard.tell_notes()
         if not self._began_s and self._store.check([claimed_key(self._n_starts - 1)]):
             self._began_s = time.perf_counter()
         if self._began_s and time.perf_counter() >= self._tells_at_s:
@@ -101,8 +86,7 @@ class Watch:
         Raises:
             FeatcacheError: If one did.
         """
-        if self._store.check([REFUSED]):
-            raise read_error(self._store.get(REFUSED))
+        self._heard.require_no_refusal()
 
     def seconds(self) -> float:
         """Give the wall time since the first block was claimed, starts after that included."""
@@ -120,11 +104,10 @@ class Watch:
     def _require_hope(self, pending: Iterable[Block]) -> None:
         """Give up if workers die before they get anywhere, or three times over one block."""
         lost = {block.slot: block for block in pending}
-        claimed = claimed_key(self._n_starts - 1)
-        slots = self._store.get(claimed).decode() if self._store.check([claimed]) else ""
-        self._tries.update(int(slot) for slot in slots.split(",") if slot and int(slot) in lost)
+        slots = self._heard.numbers(claimed_key(self._n_starts - 1))
+        self._tries.update(slot for slot in slots if slot in lost)
         tried = [block for slot, block in sorted(lost.items()) if self._tries[slot] >= MOST_TRIES]
-        why = self._why_one_failed()
+        why = self._heard.why_one_failed
         if tried:
             rows = ", ".join(f"{b.split} {b.start} to {b.stop - 1}" for b in tried[:_SHOWN_BLOCKS])
             more = f" and {n} more blocks" if (n := len(tried) - _SHOWN_BLOCKS) > 0 else ""
@@ -140,12 +123,6 @@ class Watch:
                 f"{self._kept()} Memory may be short for so many. Run the same command with fewer "
                 f"devices, or on one (--device)."
             )
-
-    def _why_one_failed(self) -> str:
-        if not self._store.check([FAILED]):
-            return ""
-        why = self._store.get(FAILED).decode(errors="replace")
-        return f" ({why})"
 
     def _kept(self) -> str:
         n_done, n_all = self._n_rows_done(), sum(b.stop - b.start for b in self._blocks)

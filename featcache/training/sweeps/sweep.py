@@ -16,6 +16,7 @@ from featcache.config import (
     TrainSpec,
 )
 from featcache.core.arguments import one_of, several
+from featcache.core.ranks import require_one_rank
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.starting import ANY_START, starting
 from featcache.errors import UsageError
@@ -136,6 +137,7 @@ def sweep(
         on_note=note,
     )
     asked = spec_of(RunSpec, given, cache=None)
+    require_one_rank()
     if not found_by.is_mlp:
         grid = {"reg": () if reg in ("none", ("none",)) else reg, **penalties}
         axes = {name: values for name, values in grid.items() if values}

@@ -34,7 +34,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from featcache.core.process_wide import WhileAnyInside
-from featcache.scale.devices.work import HOST
+from featcache.core.workers.messages import HOST
 
 _BACKEND = "featcache"
 _LOOKS_EVERY_S = 0.1
