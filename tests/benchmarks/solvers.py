@@ -1,12 +1,13 @@
 """The solvers of heads on a real cache: beside scikit-learn, and beside one another.
 
-    python -m tests.benchmarks.solvers OUT_STEM CACHE [--limit 10000] [--rounds 1]
+    python -m tests.benchmarks.solvers OUT_STEM CACHE [--limit 10000] [--rounds 1] [--newton]
     python -m tests.benchmarks.solvers OUT_STEM CACHE --all [--seeds 5] [--runs-dir runs]
 
 The first takes evenly spaced training rows, standardises them, and holds logistic regression
 against scikit-learn's: the time of 13 values of C, in turn, both until no part of the gradient is
-above 1e-6, and probabilities on the test rows at four values of C, both fitted further. The second
-trains a head by each solver with `train_head`; an MLP with several seeds.
+above 1e-6, and probabilities on the test rows at four values of C, both fitted further. With
+--newton scikit-learn's other solver, newton-cg, is a third witness there; --rounds 0 times nothing.
+The second trains a head by each solver with `train_head`; an MLP with several seeds.
 
 Each finished fit is a line on stderr, with the seconds since the start. OUT_STEM.json and
 OUT_STEM.md are written after each, so a program that is stopped keeps what it has measured.
@@ -29,6 +30,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 import featcache
 from featcache.config import SOLVERS
@@ -96,6 +99,7 @@ def main() -> None:
     parser.add_argument("cache")
     parser.add_argument("--limit", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--newton", action="store_true")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--runs-dir", default="runs")
@@ -115,7 +119,7 @@ def beside_scikit_learn(options: argparse.Namespace, report: Report) -> None:
     report.facts |= {"rows, features": shape, "threads": torch.get_num_threads()}
     report.tell(f"{shape[0]} training rows of {shape[1]} features")
     for value in COMPARED:
-        report.add("differences", difference(data, value, report))
+        report.add("differences", difference(data, value, report, newton=options.newton))
     timed(data, options.rounds, report)
 
 
@@ -178,7 +182,9 @@ def of_scikit_learn(data: dict[str, Any], value: float) -> tuple[float, int]:
     return time.perf_counter() - started, n_steps
 
 
-def difference(data: dict[str, Any], value: float, report: Report) -> dict[str, Any]:
+def difference(
+    data: dict[str, Any], value: float, report: Report, *, newton: bool
+) -> dict[str, Any]:
     """Compare probabilities of the test rows, both fitted further than to choose by."""
     rows = SolverRows.of_arrays(data["train"], data["train_labels"])
     on_step = steps_told(report, f"C {value:g}")
@@ -197,7 +203,7 @@ def difference(data: dict[str, Any], value: float, report: Report) -> dict[str, 
     ended = time.perf_counter()
     own = fit.log_probabilities(data["test"]).exp().numpy()
     theirs, labels = other.predict_proba(data["test"].double().numpy()), data["test_labels"].numpy()
-    return {
+    found = {
         "C": f"{value:g}",
         "largest difference of a probability": f"{np.abs(own - theirs).max():.1e}",
         "accuracy": f"{(own.argmax(1) == labels).mean():.4f}",
@@ -206,7 +212,32 @@ def difference(data: dict[str, Any], value: float, report: Report) -> dict[str, 
         "steps of scikit-learn": n_steps,
         "s": f"{middle - started:.1f}",
         "s of scikit-learn": f"{ended - middle:.1f}",
+        "gradient": f"{gradient(data, value, fit.weight, fit.bias):.1e}",
+        "gradient of scikit-learn": f"{gradient_of(other, data, value):.1e}",
     }
+    if newton:
+        report.tell(f"C {value:g}: now newton-cg")
+        third, _ = scikit_learn(
+            data, value, tolerance=_FURTHER, max_steps=_MOST_STEPS_FURTHER, solver="newton-cg"
+        )
+        its = third.predict_proba(data["test"].double().numpy())
+        found["largest difference from newton-cg"] = f"{np.abs(own - its).max():.1e}"
+        found["gradient of newton-cg"] = f"{gradient_of(third, data, value):.1e}"
+    return found
+
+
+def gradient_of(model: LogisticRegression, data: dict[str, Any], value: float) -> float:
+    return gradient(data, value, torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_))
+
+
+def gradient(data: dict[str, Any], value: float, weight: Tensor, bias: Tensor) -> float:
+    """Find the largest part of the gradient of the mean loss plus |W|^2 / (2 C N), in float64."""
+    weight, bias = (tensor.double().clone().requires_grad_() for tensor in (weight, bias))
+    loss = cross_entropy(data["train"].double() @ weight.T + bias, data["train_labels"])
+    (loss + weight.square().sum() / (2 * value * len(data["train"]))).backward()
+    return max(
+        float(tensor.grad.abs().max()) for tensor in (weight, bias) if tensor.grad is not None
+    )
 
 
 def scikit_learn(
@@ -215,8 +246,9 @@ def scikit_learn(
     *,
     tolerance: float,
     max_steps: int,
+    solver: str = "lbfgs",
 ) -> tuple[LogisticRegression, int]:
-    model = LogisticRegression(C=C, tol=tolerance, max_iter=max_steps)
+    model = LogisticRegression(C=C, tol=tolerance, max_iter=max_steps, solver=solver)
     with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(data["train"].double().numpy(), data["train_labels"].numpy())
