@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -197,6 +198,7 @@ def _fit(
             max_epochs=sides.epochs,
             accelerator="cpu",
             callbacks=[EpochSeed(seed), *callbacks],
+            plugins=[LightningEnvironment()],  # one process, also inside of a job of SLURM
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

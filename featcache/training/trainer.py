@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, Timer
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from featcache.config import TrainSpec
@@ -97,7 +98,8 @@ def make_trainer(
         devices=[int(device.partition(":")[2] or 0)] if on_cuda else 1,
         callbacks=callbacks,
         logger=loggers,
-        plugins=[_WholeFileIO()],
+        # The environment is named, because Lightning would take that of SLURM where it finds one.
+        plugins=[_WholeFileIO(), LightningEnvironment()],
         default_root_dir=folder,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,19 @@ def test_features_in_the_file_train_the_same_head(
 
     assert streamed.choices["features"].startswith("file (the features need 12.5 kB, but ")
     assert head_bytes(streamed) == head_bytes(resident)
+
+
+def test_lightning_does_not_take_a_job_of_slurm_for_its_own(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"NTASKS": "4", "PROCID": "2", "LOCALID": "2", "JOB_NAME": "heads"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    before, seen = signal.getsignal(signal.SIGUSR1), []
+
+    train(on_progress=lambda _: seen.append(signal.getsignal(signal.SIGUSR1)))
+
+    assert seen
+    assert set(seen) == {before}
 
 
 def test_no_seeds_is_an_error(train: Train) -> None:
