@@ -67,7 +67,6 @@ def test_the_example_of_the_format_runs_without_featcache(tmp_path: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec")  # Lightning 2.6.6 on torch 2.14
-@pytest.mark.filterwarnings("ignore:The .srun. command is available")  # where SLURM is installed
 def test_the_examples_of_the_guide_to_heads_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
