@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import re
@@ -11,12 +10,12 @@ from typing import Any
 
 import torch
 
-from featcache.core import cgroup
 from featcache.core.arguments import device_name, text
 from featcache.core.memory import free_memory
 from featcache.core.reporting import Choice
 from featcache.core.tolerances import TF32_ON_CPU
-from featcache.errors import DeviceError, UsageError, counted
+from featcache.core.usable_cores import usable_cores
+from featcache.errors import DeviceError, UsageError
 
 _AMPERE = 8  # major compute capability of the first GPUs with TF32 and bf16
 # What NVIDIA's libraries and torch read from the environment, and compute otherwise then.
@@ -169,16 +168,3 @@ def pick_n_workers(n_workers: int | None, *, device: str = "cpu") -> Choice[int]
         return Choice(n_workers, "asked for")
     n_cores, why = usable_cores()
     return Choice(min(8, n_cores) if device == "cpu" else n_cores, why)
-
-
-def usable_cores() -> Choice[int]:
-    """Count the cores that this process may use: those it may run on, within its time's limit."""
-    if hasattr(os, "sched_getaffinity"):
-        n_cores = len(os.sched_getaffinity(0))
-    else:
-        n_cores = os.cpu_count() or 1
-    allowed = cgroup.cores()
-    if allowed is not None and math.ceil(allowed) < n_cores:
-        why = f"{allowed:.3g} of {counted(n_cores, 'core')}, the limit of this container (cgroup)"
-        return Choice(math.ceil(allowed), why)
-    return Choice(n_cores, counted(n_cores, "core"))

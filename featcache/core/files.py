@@ -163,9 +163,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def human_bytes(nbytes: int) -> str:
-    """Write a number of bytes for people: "184.3 MB", "6.02 GB"."""
+    """Write a number of bytes for people: "184.3 MB", "6.02 GB", "2.10 TB"."""
     if nbytes < 1_000_000:
         return f"{nbytes / 1e3:.1f} kB"
     if nbytes < 1_000_000_000:
         return f"{nbytes / 1e6:.1f} MB"
-    return f"{nbytes / 1e9:.2f} GB"
+    if nbytes < 1_000_000_000_000:
+        return f"{nbytes / 1e9:.2f} GB"
+    return f"{nbytes / 1e12:.2f} TB"

@@ -45,7 +45,8 @@ def cores_facts() -> dict[str, Any]:
     """Tell the processor, and how much of it may be used."""
     import torch
 
-    from featcache.core.device import processor_name, usable_cores
+    from featcache.core.device import processor_name
+    from featcache.core.usable_cores import usable_cores
 
     cores = usable_cores()
     return {

@@ -6,22 +6,24 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 from featcache.backbones.describe import describe_backbone
 from featcache.backbones.families import family_of
 from featcache.config import ExtractSpec
 from featcache.config.scale_specs import MOST_SHARES, ForecastSpec, ShareSpec, split_share
+from featcache.core.arguments import option_name
 from featcache.core.backbone_kinds import backbone_slug
+from featcache.core.dataset_names import FOLDER, OF_PATHS
 from featcache.core.options import AUTO
 from featcache.core.preprocess import Preprocess
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.starting import ANY_START, starting
+from featcache.errors import UsageError
 from featcache.extraction.opening import check_names, open_images
 from featcache.extraction.pace import current_pace
 from featcache.images.batches import image_shape
 from featcache.images.splits import ArrayImages, Dataset
-from featcache.scale.rates import Decoding, measured_backbone, measured_decoding
+from featcache.scale.rates import Machine, rates_of_machine
 from featcache.store import (
     FilePlan,
     Identity,
@@ -37,6 +39,7 @@ _HOURS_OF_A_SHARE = 2
 _HOUR_S = 3600
 _ID_NBYTES = 48  # of a dataset that is not listed
 _MOST_LISTED = 30_000_000
+_SOME_DATASET = f"{FOLDER}/path/to/images"
 _DTYPES = {"float32": "<f4", "float16": "<f2"}
 
 
@@ -50,10 +53,11 @@ class Forecast:
         nbytes: Size of the cache, at most.
         rows_per_block: Rows of a block.
         n_blocks: Blocks.
-        n_shares: Shares that take about two hours each, or those that were asked for.
+        n_shares: Shares that take about two hours each, or those that were asked for; 1 for work
+            that one machine does in that time.
         rows_per_share: Rows of the largest share, at most.
         nbytes_per_share: Size of its part, about.
-        device: Where the backbone runs.
+        device: Where the backbone runs; "cpu" where no network runs.
         images_per_s: Images that one device computes a second; None where no network runs.
         decoded_per_s: Image files that one core decodes a second; None where none is decoded.
         cores: Cores of this machine.
@@ -65,7 +69,7 @@ class Forecast:
         written_per_s: Bytes of features that it writes a second.
         bound_by: What is slowest: "the backbone" or "decoding".
         array: The shares, as SLURM's --array takes them.
-        command: What computes a share.
+        command: What computes a share; where one is enough, the whole.
         remarks: What limits this forecast, in sentences.
         seconds: Wall time of the forecast, without opening the dataset, describing the backbone,
             and measuring.
@@ -94,16 +98,6 @@ class Forecast:
     command: str
     remarks: tuple[str, ...]
     seconds: float
-
-
-class _Machine(NamedTuple):
-    """What is known of one machine; rates are None where there is nothing to do."""
-
-    device: str
-    batch_size: int
-    cores: int
-    images_per_s: float | None
-    decoding: Decoding | None
 
 
 @starting(*ANY_START)
@@ -146,10 +140,13 @@ def forecast(
     check_names(spec)
     dataset = open_images(spec, on_note=note) if asked.rows is None else None
     family = family_of(spec.backbone)
+    _refuse_unused(asked, dataset, runs_network=family.runs_network)
     size = spec.image_size or family.usual_size(spec.backbone)
     info = describe_backbone(spec.backbone, size, layer=spec.layer, pool=spec.pool)
     preprocess = _preprocess(spec, size)
-    machine = _machine(spec, asked, dataset, preprocess, info.activation_bytes_per_image, note)
+    machine = rates_of_machine(
+        spec, asked, dataset, preprocess, info.activation_bytes_per_image, note
+    )
 
     started = time.perf_counter()
     shape: tuple[int, ...] = (info.n_features,)
@@ -159,7 +156,26 @@ def forecast(
         shape = (*preprocess.out_size, 3) if first is None else image_shape(first, preprocess)
         dtype = "|u1"
     plan = _file_plan(spec, asked.rows, dataset, shape, dtype, machine.batch_size, info.gflop)
-    return _forecast(spec, plan, machine, n_shares, started)
+    return _forecast(spec, asked, plan, machine, n_shares, started)
+
+
+def _refuse_unused(asked: ForecastSpec, dataset: Dataset | None, *, runs_network: bool) -> None:
+    """Refuse rates of what is not done.
+
+    Raises:
+        UsageError: Naming the option.
+    """
+    if asked.images_per_s is not None and not runs_network:
+        raise UsageError(
+            f"{option_name('images_per_s')} is for networks, and this backbone runs none. Nothing "
+            f"was measured. Leave it out."
+        )
+    for name in ("decoded_per_s", "image_nbytes"):
+        if getattr(asked, name) is not None and dataset is not None and dataset.is_in_memory:
+            raise UsageError(
+                f"{option_name(name)} is for image files, but the images of {dataset.name} come as "
+                f"arrays. Nothing was measured. Leave it out."
+            )
 
 
 def _preprocess(spec: ExtractSpec, size: int) -> Preprocess:
@@ -168,40 +184,6 @@ def _preprocess(spec: ExtractSpec, size: int) -> Preprocess:
     if asked == "notebook":
         return Preprocess.notebook(size)
     return family.preprocess(spec.backbone, spec.weights, size)
-
-
-def _machine(
-    spec: ExtractSpec,
-    asked: ForecastSpec,
-    dataset: Dataset | None,
-    preprocess: Preprocess,
-    nbytes_per_image: int,
-    note: NoteCallback,
-) -> _Machine:
-    """Take the rates that are given, and measure the others."""
-    from featcache.core.device import pick_batch_size, pick_device, usable_cores
-
-    device = pick_device(spec.device).value
-    batch_size, rate = current_pace().pixels_batch_size, asked.images_per_s
-    if family_of(spec.backbone).runs_network:
-        chosen = pick_batch_size(device, nbytes_per_image=nbytes_per_image).value
-        batch_size = spec.batch_size or chosen
-        if rate is None:
-            note(f"measuring {spec.backbone} on {device} for seconds, with random weights")
-            rate = measured_backbone(spec, preprocess, batch_size)
-    else:
-        rate = None
-    are_arrays = dataset is not None and dataset.is_in_memory
-    decoding = None
-    if not are_arrays:
-        if asked.decoded_per_s is None or asked.image_nbytes is None:
-            note("measuring how fast one core decodes")
-            decoding = measured_decoding(dataset, preprocess)
-        found = decoding or Decoding(1.0, 1)
-        decoding = Decoding(
-            asked.decoded_per_s or found.images_per_s, asked.image_nbytes or found.nbytes
-        )
-    return _Machine(device, batch_size, usable_cores().value, rate, decoding)
 
 
 def _file_plan(
@@ -245,7 +227,7 @@ def _file_plan(
     )
 
 
-def _rate(machine: _Machine, n_views: float) -> tuple[float, str, float]:
+def _rate(machine: Machine, n_views: float) -> tuple[float, str, float]:
     """Give images a second of a machine, what is slowest, and the cores that a device needs.
 
     Each image is decoded once, and runs through the backbone in `n_views` views on average.
@@ -262,8 +244,47 @@ def _rate(machine: _Machine, n_views: float) -> tuple[float, str, float]:
     return min(computed, decoded), bound_by, cores
 
 
+def _remarks(spec: ExtractSpec, asked: ForecastSpec, machine: Machine, rows: int) -> list[str]:
+    """Say what limits the forecast."""
+    remarks = []
+    if rows > _MOST_LISTED:
+        remarks.append(
+            f"A process lists the whole dataset, ids included, and {rows:,} rows are more than "
+            f"the {_MOST_LISTED:,} that fit into the memory of usual machines. Make a cache for "
+            f"each part of the dataset."
+        )
+    if asked.rows is not None and not spec.dataset.startswith(OF_PATHS):
+        remarks.append(
+            f"With --rows no dataset is opened, and the images are counted as image files. Replace "
+            f"{_SOME_DATASET} in the command by yours."
+            if _is_unnamed(spec)
+            else "With --rows no dataset is opened, and the images are counted as image files."
+        )
+    if machine.device == "cpu" and machine.images_per_s is not None:
+        remarks.append("On a CPU the backbone and decoding share the cores, which is counted.")
+    return remarks
+
+
+def _is_unnamed(spec: ExtractSpec) -> bool:
+    return spec.dataset == ExtractSpec.dataset
+
+
+def _command(spec: ExtractSpec, asked: ForecastSpec, n_shares: int) -> str:
+    """Write what computes a share, or the whole where one is enough."""
+    said = asdict(spec)
+    if asked.rows is not None and _is_unnamed(spec):
+        said["dataset"] = _SOME_DATASET
+    command = extract_command(said)
+    return f"{command} --share /{n_shares}" if n_shares > 1 else command
+
+
 def _forecast(
-    spec: ExtractSpec, plan: FilePlan, machine: _Machine, n_shares: int | None, started: float
+    spec: ExtractSpec,
+    asked: ForecastSpec,
+    plan: FilePlan,
+    machine: Machine,
+    n_shares: int | None,
+    started: float,
 ) -> Forecast:
     draft = plan.draft()
     rows = sum(split.n_rows for split in plan.splits.values())
@@ -274,22 +295,11 @@ def _forecast(
     if n_shares is None:
         n_shares = max(1, min(math.ceil(hours / _HOURS_OF_A_SHARE), draft.n_blocks, MOST_SHARES))
     rows_per_share = min(rows, -(-draft.n_blocks // n_shares) * draft.rows_per_block)
-    nbytes = largest_nbytes(plan)
     row_nbytes = sum(e.nbytes for s in draft.splits.values() for e in s.columns.values()) / rows
-    remarks = []
-    if rows > _MOST_LISTED:
-        remarks.append(
-            f"A process lists the whole dataset, ids included, and {rows:,} rows are more than "
-            f"the {_MOST_LISTED:,} that fit into the memory of usual machines. Make a cache for "
-            f"each part of the dataset."
-        )
-    if machine.device == "cpu" and machine.images_per_s is not None:
-        remarks.append("On a CPU the backbone and decoding share the cores, which is counted.")
-    command = extract_command(asdict(spec))
     return Forecast(
         rows=rows,
         n_features=draft.n_features,
-        nbytes=nbytes,
+        nbytes=largest_nbytes(plan),
         rows_per_block=draft.rows_per_block,
         n_blocks=draft.n_blocks,
         n_shares=n_shares,
@@ -307,7 +317,7 @@ def _forecast(
         written_per_s=rate * row_nbytes,
         bound_by=bound_by,
         array=f"0-{n_shares - 1}",
-        command=f"{command} --share /{n_shares}",
-        remarks=tuple(remarks),
+        command=_command(spec, asked, n_shares),
+        remarks=tuple(_remarks(spec, asked, machine, rows)),
         seconds=time.perf_counter() - started,
     )

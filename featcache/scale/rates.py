@@ -11,9 +11,13 @@ from PIL import Image
 
 from featcache.backbones.families import family_of
 from featcache.config import ExtractSpec
+from featcache.config.scale_specs import ForecastSpec
 from featcache.core.backbone_kinds import is_own
 from featcache.core.backbone_names import RANDOM
 from featcache.core.preprocess import Preprocess
+from featcache.core.reporting import NoteCallback
+from featcache.core.usable_cores import usable_cores
+from featcache.extraction.pace import current_pace
 from featcache.images.checked_images import CheckedImages
 from featcache.images.decode_batches import Decoder, Portion, Span, resize_image
 from featcache.images.splits import Dataset, UnreadableImageError
@@ -33,6 +37,56 @@ class Decoding(NamedTuple):
 
     images_per_s: float
     nbytes: int
+
+
+class Machine(NamedTuple):
+    """What is known of one machine.
+
+    Attributes:
+        device: Where the backbone runs; "cpu" where none does.
+        batch_size: Images of a batch.
+        cores: Cores of this machine.
+        images_per_s: Images that the device computes; None where no network runs.
+        decoding: What a core decodes; None where no file is decoded.
+    """
+
+    device: str
+    batch_size: int
+    cores: int
+    images_per_s: float | None
+    decoding: Decoding | None
+
+
+def rates_of_machine(
+    spec: ExtractSpec,
+    asked: ForecastSpec,
+    dataset: Dataset | None,
+    preprocess: Preprocess,
+    nbytes_per_image: int,
+    note: NoteCallback,
+) -> Machine:
+    """Take the rates that are given, and measure the others."""
+    device, batch_size, rate = "cpu", current_pace().pixels_batch_size, asked.images_per_s
+    if family_of(spec.backbone).runs_network:
+        from featcache.core.device import pick_batch_size, pick_device  # it imports torch
+
+        device = pick_device(spec.device).value
+        chosen = pick_batch_size(device, nbytes_per_image=nbytes_per_image).value
+        batch_size = spec.batch_size or chosen
+        if rate is None:
+            note(f"measuring {spec.backbone} on {device} for seconds, with random weights")
+            rate = measured_backbone(spec, preprocess, batch_size)
+    are_arrays = dataset is not None and dataset.is_in_memory
+    decoding = None
+    if not are_arrays:
+        if asked.decoded_per_s is None or asked.image_nbytes is None:
+            note("measuring how fast one core decodes")
+            decoding = measured_decoding(dataset, preprocess)
+        found = decoding or Decoding(1.0, 1)
+        decoding = Decoding(
+            asked.decoded_per_s or found.images_per_s, asked.image_nbytes or found.nbytes
+        )
+    return Machine(device, batch_size, usable_cores().value, rate, decoding)
 
 
 def measured_backbone(spec: ExtractSpec, preprocess: Preprocess, batch_size: int) -> float:

@@ -55,6 +55,7 @@ def test_the_plan_alone_says_which_command_is_next(pixels: list[str], run: Run) 
         (["--plan", "--share", "/2", "--wait", "3"], "--wait is for computing a --share"),
         (["--plan", "--images-per-s", "0"], "--images-per-s is 0, but must be from 1e-06 to 1e+09"),
         (["--plan", "--rows", "0"], "--rows"),
+        (["--plan", "--images-per-s", "9"], "--images-per-s is for networks"),
     ],
 )
 def test_wrong_shares_and_forecasts_are_refused(
@@ -224,6 +225,7 @@ def test_a_forecast_says_what_it_costs_and_computes_nothing(pixels: list[str], r
     facts = {name: value.strip() for name, value in facts.items()}
     assert facts["rows"] == "16 of 192 features"
     assert facts["bound by"] == "decoding"
-    assert facts["array"] == "--array=0-0"
-    assert facts["share"].endswith("--share /1")
+    assert facts["time"].endswith(" s")
+    assert facts["command"].endswith("--backbone pixels --image-size 8 --n-workers 0")
+    assert "array" not in facts
     assert not Path("cache").exists()

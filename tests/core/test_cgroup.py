@@ -11,8 +11,9 @@ import torch
 
 import featcache
 from featcache.core import cgroup, memory
-from featcache.core.device import pick_batch_size, pick_n_workers, usable_cores
+from featcache.core.device import pick_batch_size, pick_n_workers
 from featcache.core.memory import free_memory
+from featcache.core.usable_cores import usable_cores
 from featcache.features.residence import pick_residence
 
 GB = 10**9

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import featcache
+from featcache.errors import UsageError
 from featcache.store import read_state
 from tests.conftest import SMALL_BACKBONE
 from tests.paces import blocks_of
@@ -55,6 +56,45 @@ def test_the_command_of_the_shares_holds_what_was_typed(tmp_path: Path) -> None:
 
     assert f"--data-dir {tmp_path}" in found.command
     assert "--batch-size 32" in found.command
+
+
+def test_work_of_one_machine_is_not_shared_out() -> None:
+    given = {"images_per_s": 1000, "decoded_per_s": 1000, "image_nbytes": 1000}
+
+    small, large = (featcache.forecast(network(), rows=n, **given) for n in (1000, 10**7))
+
+    assert small.n_shares == 1
+    assert "--share" not in small.command
+    assert large.command.endswith(f"--share /{large.n_shares}")
+
+
+def test_rows_of_no_dataset_are_image_files_and_no_dataset_is_made_up() -> None:
+    given = {"images_per_s": 10, "decoded_per_s": 10, "image_nbytes": 1000, "rows": 1000}
+
+    unnamed, own = (
+        featcache.forecast(spec, **given)
+        for spec in (network(), network(dataset="folder:/data/pets"))
+    )
+
+    assert "--dataset folder:/path/to/images " in unnamed.command
+    assert "counted as image files. Replace folder:/path/to/images" in unnamed.remarks[0]
+    assert "--dataset folder:/data/pets " in own.command
+    assert not any("image files" in remark for remark in own.remarks)
+
+
+@pytest.mark.parametrize(
+    ("rate", "told"),
+    [
+        ({"images_per_s": 10}, "--images-per-s is for networks"),
+        ({"decoded_per_s": 10}, "--decoded-per-s is for image files, but .* digits"),
+        ({"image_nbytes": 10}, "--image-nbytes is for image files"),
+    ],
+)
+def test_rates_of_what_is_not_done_are_refused(rate: dict[str, int], told: str) -> None:
+    spec = featcache.ExtractSpec(dataset="digits", backbone="pixels", limit=10)
+
+    with pytest.raises(UsageError, match=told):
+        featcache.forecast(spec, **rate)
 
 
 def test_what_is_slowest_is_named(tmp_path: Path) -> None:

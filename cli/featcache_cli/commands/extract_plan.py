@@ -48,9 +48,10 @@ def _show(found: Forecast) -> None:
         "rows": f"{found.rows:,} of {counted(found.n_features, 'feature')}",
         "cache": f"{human_bytes(found.nbytes)}, in {counted(found.n_blocks, 'block')} of "
         f"{counted(found.rows_per_block, 'row')}",
-        "shares": f"{found.n_shares}, of {found.rows_per_share:,} rows and "
-        f"{human_bytes(found.nbytes_per_share)} at most",
     }
+    if found.n_shares > 1:
+        size = human_bytes(found.nbytes_per_share)
+        facts["shares"] = f"{found.n_shares}, of {found.rows_per_share:,} rows and {size} at most"
     if found.images_per_s is not None:
         facts["backbone"] = f"{rate_of(found.images_per_s)} on one device ({found.device})"
     if found.decoded_per_s is not None:
@@ -66,11 +67,11 @@ def _show(found: Forecast) -> None:
             human_bytes(round(found.written_per_s)),
         )
         facts["read, written"] = f"{reads} and {writes} a second"
-        kind = "CPU" if found.device == "cpu" else "GPU"
-        facts["time"] = (
-            f"{found.device_hours:,.2f} {kind} hours, {duration(found.hours_per_share * 3600)} a "
-            f"share"
-        )
-    facts["array"] = f"--array={found.array}"
-    facts["share"] = found.command
+        facts["time"] = duration(found.hours_per_share * 3600)
+        if found.n_shares > 1:
+            kind = "CPU" if found.device == "cpu" else "GPU"
+            facts["time"] = f"{found.device_hours:,.2f} {kind} hours, {facts['time']} a share"
+    if found.n_shares > 1:
+        facts["array"] = f"--array={found.array}"
+    facts["share" if found.n_shares > 1 else "command"] = found.command
     show_facts(facts)

@@ -11,8 +11,9 @@ from functools import partial
 
 import torch
 
-from featcache.core.device import pick_device, pick_n_workers, usable_cores
+from featcache.core.device import pick_device, pick_n_workers
 from featcache.core.reporting import Choice, NoteCallback
+from featcache.core.usable_cores import usable_cores
 from featcache.core.workers.launching import launch, make_store
 from featcache.errors import counted
 from featcache.extraction.fill import Filled, Target, fill
