@@ -64,7 +64,7 @@ class Evaluation:
         train_acc: Share of the images that it was trained on, 10,000 of them at most, that are
             right; None if those are the split, or the neighbours that the head asks, or if views
             were averaged.
-        n_train_images: How many these are.
+        n_train_images: How many these are; None where `train_acc` is.
         auroc: One-vs-rest area under the ROC curve, averaged over the classes; None if undefined.
         calibration_error: Expected calibration error over 15 bins; None likewise.
         classes: The per-class table.
@@ -88,7 +88,7 @@ class Evaluation:
     top_k: Estimate | None
     k: int
     train_acc: float | None
-    n_train_images: int
+    n_train_images: int | None
     auroc: float | None
     calibration_error: float | None
     classes: Sequence[ClassFigures]
@@ -202,7 +202,7 @@ def evaluation_of(outputs: Outputs, asked: EvaluateSpec) -> Evaluation:
         top_k=of(outputs.ranks < TOP_K) if len(names) > TOP_K + 1 else None,
         k=TOP_K,
         train_acc=float(trained_on.mean()) if len(trained_on) else None,
-        n_train_images=len(trained_on),
+        n_train_images=len(trained_on) or None,
         auroc=_mean_auroc(outputs),
         calibration_error=calibration_error(labels == predictions, outputs.confidences)
         if outputs.head.is_calibrated

@@ -143,16 +143,18 @@ def _found(
     meant = [c.path for c in fitting if c.backbone == of_backbone]
     if meant:
         return _told(_usual_one(meant, of_backbone, folder, of_dataset), of_dataset, on_note)
-    where = f"There is no complete cache of {of_backbone} in {folder}"
     options = {"dataset": of_dataset, "backbone": typed, "cache_dir": cache_dir}
     if others := _others(dataset, backbone, fitting, cache_dir):
         if len(others) == 1:
-            on_note(f"{where}; the only cache that fits is taken")
+            on_note(
+                f"the only cache that fits is taken, {others[0]}: there is none of {of_backbone} "
+                f"in {folder}"
+            )
             return _told(open_cache(others[0]), of_dataset, on_note)
         raise UsageError(
-            f"{where}, but {len(others)} others could be meant: {', '.join(map(str, others))}. "
-            f"Nothing was started. Say which: --cache, or its name after `audit` or `probe`. Or "
-            f"make it with: {extract_command(options)}"
+            f"{len(others)} caches could be meant: {', '.join(map(str, others))}. Nothing was "
+            f"started. Say which: --cache, or its name after `audit` or `probe`. There is none of "
+            f"{of_backbone} in {folder}; to make it: {extract_command(options)}"
         )
     _refuse_misfits(
         [m for m in misfits if backbone in (None, m.cache.identity.backbone)], of_dataset
@@ -168,7 +170,9 @@ def _found(
         path = unfinished[0].path
         begun = read_state(path).manifest
         command = command_of(path, begun.identity, begun.provenance, dataset=of_dataset)
-    raise CacheMissingError(f"{where}.{told} Make it with: {command}")
+    raise CacheMissingError(
+        f"There is no complete cache of {of_backbone} in {folder}.{told} Make it with: {command}"
+    )
 
 
 def _told(cache: Cache, dataset: str, on_note: NoteCallback) -> Found:

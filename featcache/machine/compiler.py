@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sysconfig
@@ -27,7 +28,7 @@ _TIMEOUT_S = 60.0
 def look() -> Iterator[Finding]:
     """Look for what CXX names, or g++, and compile with it."""
     name = os.environ.get("CXX") or "g++"
-    if shutil.which(name) is None:
+    if shutil.which(next(iter(shlex.split(name)), "")) is None:
         yield Finding("compiler", WARNING, f"there is no {name}: {_USE}", _INSTALL)
         return
     if complaint := _complaint(name, _PROGRAM.format(more="")):
@@ -51,7 +52,14 @@ def _complaint(name: str, program: str) -> str:
         source = Path(folder, "try.cpp")
         source.write_text(program)
         headers = f"-I{sysconfig.get_path('include')}"
-        command = [name, *_FLAGS, headers, "-o", str(Path(folder, "try.so")), str(source)]
+        command = [
+            *shlex.split(name),
+            *_FLAGS,
+            headers,
+            "-o",
+            str(Path(folder, "try.so")),
+            str(source),
+        ]
         try:
             done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as err:

@@ -170,6 +170,11 @@ def read_plan(folder: Path) -> PartsPlan:
         MismatchError: If a later featcache wrote it.
     """
     path = folder / NAME
+    if os.path.isfile(folder):  # noqa: PTH113 - Path.is_file raises for a name too long
+        raise CacheMissingError(
+            f"{folder} is a file, but the parts of a cache lie in a folder, <name>.parts. Nothing "
+            f"was done. What the file is: featcache cache info {shlex.quote(str(folder))}"
+        )
     if not os.path.lexists(path):
         raise CacheMissingError(
             f"There is no {path}, so {folder} is no folder of parts. Nothing was done. The first "

@@ -210,6 +210,22 @@ def test_a_folder_of_caches_is_not_taken_for_one_of_parts(run: Run, shares: Path
     assert "give one of them" in both.stderr
 
 
+def test_what_is_no_cache_or_no_folder_of_parts_is_told_as_what_it_is(
+    run: Run, shares: Path
+) -> None:
+    assert run("cache", "merge", str(shares)).exit_code == 0
+    [cache] = Path("cache").glob("*/*.h5")
+
+    removed, merged = run("cache", "rm", str(shares)), run("cache", "merge", str(cache))
+
+    assert (removed.exit_code, merged.exit_code) == (2, 10)
+    assert "is a folder of parts. Nothing was removed. To remove it with all its parts: rm -r " in (
+        removed.stderr
+    )
+    assert f"{cache} is a file, but the parts of a cache lie in a folder" in merged.stderr
+    assert shares.is_dir()
+
+
 def test_images_of_parts_are_not_verified(run: Run, shares: Path) -> None:
     result = run("cache", "verify", str(shares), "--images")
 

@@ -198,7 +198,7 @@ def test_too_few_images_are_refused_with_their_number(export: Export, tmp_path: 
 
 def test_a_size_that_the_images_do_not_have_names_one_that_they_have() -> None:
     dataset = featcache.load_dataset("digits", data_dir="data")
-    images = CheckImages("digits", dataset.splits["test"], (32, 32))
+    images = CheckImages("digits", (dataset.splits["test"],), (32, 32))
     wanted = r"64 images of 32x32 pixels are needed .* \(others have 8x8\)"
 
     with pytest.raises(UsageError, match=wanted):
@@ -215,7 +215,7 @@ def test_images_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
     split = featcache.load_dataset(f"images:{tmp_path}", data_dir="data").splits["all"]
 
     taken = list(
-        CheckImages(f"images:{tmp_path}", split, None).taken(featcache.Preprocess.notebook(8))
+        CheckImages(f"images:{tmp_path}", (split,), None).taken(featcache.Preprocess.notebook(8))
     )
 
     assert len(taken) == 64

@@ -68,6 +68,19 @@ def test_a_folder_that_was_typed_is_told_by_its_name_alone(run: Path, pets: Path
     assert images.name == f"images:{pets} (all)"
 
 
+def test_a_small_test_split_is_checked_with_images_of_other_splits_too(
+    run: Path, tmp_path: Path
+) -> None:
+    for i in range(64):
+        save_image(tmp_path / "photos" / ("test" if i < 20 else "train") / "cat" / f"{i}.png", i)
+    head, check = featcache.load_head(run), f"folder:{tmp_path}/photos"
+
+    images = images_for_check(head, check=check, size=None, data_dir=tmp_path)
+
+    assert images.told == "folder-photos (test, train)"
+    assert len(list(images.taken(featcache.Preprocess.notebook(8)))) == 64
+
+
 def test_a_card_tells_that_the_validation_images_trained_the_head_too(
     run: Path, tmp_path: Path
 ) -> None:

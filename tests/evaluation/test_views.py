@@ -45,7 +45,7 @@ def test_probabilities_of_all_views_are_averaged(viewed: featcache.Cache, tmp_pa
     assert (run / "eval-test-tta.json").exists()
     first = tta.predictions.read_text().splitlines()[1].split(",")
     np.testing.assert_allclose([float(p) for p in first[3:]], wanted[0], rtol=1e-5)
-    assert tta.train_acc is None
+    assert (tta.train_acc, tta.n_train_images) == (None, None)
 
 
 def test_pictures_of_all_views_take_no_others_place(

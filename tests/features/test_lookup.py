@@ -322,15 +322,15 @@ def test_without_the_defaults_the_only_cache_is_taken_and_told(find: Find, tmp_p
 
     assert find() == only
     assert vars(find)["told"][0] == (
-        f"There is no complete cache of vgg16 in {tmp_path}/cache/cifar10; the only cache that "
-        f"fits is taken"
+        f"the only cache that fits is taken, {only}: there is none of vgg16 in "
+        f"{tmp_path}/cache/cifar10"
     )
 
 
 def test_without_the_defaults_several_are_listed(find: Find, tmp_path: Path) -> None:
     paths = [make(tmp_path / f"cache/{name}/resnet18-0.h5") for name in ("digits", "svhn")]
 
-    with pytest.raises(UsageError, match="but 2 others could be meant") as caught:
+    with pytest.raises(UsageError, match=r"^2 caches could be meant") as caught:
         find()
 
     assert all(str(path) in str(caught.value) for path in paths)

@@ -294,6 +294,18 @@ def test_a_missing_compiler_is_a_warning(tmp_path: Path, monkeypatch: pytest.Mon
     assert "apt install g++" in found.way_out
 
 
+def test_a_compiler_may_be_called_through_another_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("there is no compiler")
+    monkeypatch.setenv("CXX", "env g++")
+
+    [found] = compiler.look()
+
+    assert not found.said.startswith("there is no")
+
+
 @pytest.mark.parametrize(
     ("script", "said"),
     [

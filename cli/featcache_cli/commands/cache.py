@@ -244,8 +244,14 @@ def rm(
     json: JsonOption = False,
 ) -> None:
     """Remove a cache; asks first."""
+    from featcache.scale.parts import is_folder_of_parts
     from featcache.store import find_cache, human_bytes, remove_cache, summarise
 
+    if is_folder_of_parts(cache):
+        raise UsageError(
+            f"{cache!r} is a folder of parts. Nothing was removed. To remove it with all its "
+            f"parts: rm -r {shlex.quote(cache)}"
+        )
     path = find_cache(cache, cache_dir=cache_dir)
     summary = summarise(path)
     size = f"{summary.state}, {counted(summary.n_rows_done, 'row')}, {human_bytes(summary.nbytes)}"

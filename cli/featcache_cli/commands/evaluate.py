@@ -184,10 +184,10 @@ def _show_comparison(comparison: Comparison) -> None:
 
 def _of_training(evaluation: Evaluation) -> dict[str, str]:
     """Show the accuracy on images of the training, unless that is what was evaluated."""
-    if evaluation.train_acc is None:
+    acc, n = evaluation.train_acc, evaluation.n_train_images
+    if acc is None or n is None:
         return {}
-    n = evaluation.n_train_images
-    return {"train_acc": f"{evaluation.train_acc:.4f}  of {counted(n, 'image')} it was trained on"}
+    return {"train_acc": f"{acc:.4f}  of {counted(n, 'image')} it was trained on"}
 
 
 def _with_interval(estimate: Estimate) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class Engine:
 
 
 def cpp_compiler() -> str:
-    """Name the C++ compiler that torch would use: what CXX names, or g++.
+    """Name the C++ compiler that torch would use: what CXX says, as in "ccache g++", or g++.
 
     Raises:
         Exception: Of torch's own kind, if there is none.
@@ -82,7 +83,10 @@ def engine_of(compiler: str) -> str:
 def _cpp_version() -> str | None:
     try:
         asked = subprocess.run(
-            [cpp_compiler(), "--version"], capture_output=True, text=True, check=True
+            [*shlex.split(cpp_compiler()), "--version"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except Exception:  # whatever is missing or broken: there is no compiler
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import shlex
 import subprocess
 import tempfile
 from pathlib import Path
@@ -52,7 +53,7 @@ def with_winograd_convolutions(module: nn.Module, compiler: str) -> nn.Module:
     Args:
         module: (B, 3, H, W) -> (B, D), float32 on the CPU, for inference alone; under autocast
             a replaced convolution is computed in float32 all the same.
-        compiler: A C++ compiler, by name or path.
+        compiler: A C++ compiler, by name or path, as a shell reads it.
 
     Raises:
         OSError: If the compiler cannot be run, or what it made cannot be loaded.
@@ -139,7 +140,7 @@ def _build(compiler: str) -> ctypes.CDLL:
     """Compile the source, in less than a second, and load it; the file is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="winograd-", dir=code_folder()) as folder:
         library = Path(folder) / "winograd.so"
-        command = [compiler, *_FLAGS, "-o", str(library), str(_SOURCE)]
+        command = [*shlex.split(compiler), *_FLAGS, "-o", str(library), str(_SOURCE)]
         subprocess.run(command, capture_output=True, text=True, check=True)
         loaded = ctypes.CDLL(str(library))
     loaded.convolve.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 5 + [ctypes.c_int] * 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from featcache.config import MAX_PIXELS
-from featcache.core.dataset_names import IMAGES, IMPORTED_PREFIX, PYTHON, dataset_name
+from featcache.core.dataset_names import (
+    IMAGES,
+    IMPORTED_PREFIX,
+    KINDS,
+    PYTHON,
+    dataset_name,
+)
 from featcache.core.paths import expanded, native, places_of
 from featcache.core.preprocess import Preprocess
 from featcache.errors import DatasetError, UsageError, counted
@@ -43,35 +49,39 @@ class CheckImages:
 
     Attributes:
         dataset: Name of the dataset, which may hold a path.
-        split: The images.
+        splits: The images, those of the first split first.
         size: (height, width) of those that are wanted; None takes every size.
     """
 
     dataset: str
-    split: Split
+    splits: tuple[Split, ...]
     size: tuple[int, int] | None
 
     @property
     def name(self) -> str:
         """Say where they are from, for who exports."""
-        return f"{self.dataset} ({self.split.name})"
+        return f"{self.dataset} ({self._split_names})"
 
     @property
     def told(self) -> str:
         """Say it without a path of this machine, for files that travel."""
-        return f"{dataset_slug(self.dataset)} ({self.split.name})"
+        return f"{dataset_slug(self.dataset)} ({self._split_names})"
+
+    @property
+    def _split_names(self) -> str:
+        return ", ".join(split.name for split in self.splits)
 
     def taken(self, preprocess: Preprocess) -> Iterator[Image.Image]:
-        """Yield 64 images in mode RGB, evenly spaced.
+        """Yield 64 images in mode RGB, evenly spaced within a split.
 
         Raises:
             UsageError: If fewer can be read, or have the size.
         """
-        rows = _spread(len(self.split))
+        rows = [(split, row) for split in self.splits for row in _spread(len(split))]
         n, others = 0, set[tuple[int, ...]]()
-        for row in rows:
+        for split, row in rows:
             try:
-                image = _image(self.split, row)
+                image = _image(split, row)
             except UnreadableImageError:
                 continue
             found = (image.height, image.width)
@@ -86,13 +96,15 @@ class CheckImages:
 
     def require_enough(self) -> None:
         """Refuse what is too few without a look at any image."""
-        images = self.split.images
-        if len(self.split) < N_IMAGES:
+        n_images = sum(len(split) for split in self.splits)
+        if n_images < N_IMAGES:
             raise self._too_few(
-                f"{self.name} has {counted(len(self.split), 'image')}. At most so many", ()
+                f"{self.name} has {counted(n_images, 'image')}. At most so many", ()
             )
-        if isinstance(images, ArrayImages) and self.size not in (None, images.pixels.shape[1:3]):
-            raise self._too_few(f"Of {self.name}, none", [images.pixels.shape[1:3]])
+        arrays = [s.images for s in self.splits if isinstance(s.images, ArrayImages)]
+        sizes = {images.pixels.shape[1:3] for images in arrays}
+        if sizes and self.size not in (None, *sizes):
+            raise self._too_few(f"Of {self.name}, none", sizes)
 
     def _too_few(self, how_many: str, others: Iterable[tuple[int, ...]]) -> UsageError:
         sizes = ", ".join("x".join(map(str, size)) for size in sorted(others)[:3])
@@ -120,19 +132,27 @@ def images_for_check(
         DatasetError: If `check` has none.
     """
     if check is not None:
-        is_folder = expanded(check).is_dir()
-        name = f"{IMAGES}{check}" if is_folder else dataset_name(check)
+        name = dataset_name(check)
+        if not name.startswith(KINDS) and expanded(check).is_dir():
+            name = f"{IMAGES}{check}"
         dataset = load_dataset(name, data_dir=data_dir)
     else:
         name = native(head.dataset)
         dataset = _its_dataset(head, name, data_dir)
-    split = next(dataset.splits[s] for s in ("test", "val", *dataset.splits) if s in dataset.splits)
-    if not isinstance(split.images, ArrayImages):
-        rules = ImageRules.of(head.cache_identity)
-        split = replace(split, images=split.images.following(rules))
-    images = CheckImages(name, split, size)
+    if not dataset.is_in_memory:
+        dataset = dataset.following(ImageRules.of(head.cache_identity))
+    images = CheckImages(name, _enough(dataset), size)
     images.require_enough()
     return images
+
+
+def _enough(dataset: Dataset) -> tuple[Split, ...]:
+    """Take splits until there are 64 images: test, val, then the others."""
+    taken: list[Split] = []
+    for name in dict.fromkeys(("test", "val", *dataset.splits)):
+        if name in dataset.splits and sum(map(len, taken)) < N_IMAGES:
+            taken.append(dataset.splits[name])
+    return tuple(taken)
 
 
 def batches(
