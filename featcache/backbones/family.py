@@ -8,7 +8,8 @@ To add a family:
    core/backbone_names.py checks a name, and `backbone_names` lists those that can be listed.
 3. If its names are spelled differently from torchvision's, add how they are recognised and written,
    and what their files are called, to core/backbone_kinds.py.
-4. Read the places that treat a single family differently, and add the new one if it needs it.
+4. If it is of a library of its own, name that in `LIBRARIES` below, and tell its version.
+5. Read the places that treat a single family differently, and add the new one if it needs it.
    Most call `is_timm` or `is_own`: store/extract_command.py (the command that makes a cache again),
    extraction/repair.py, deployment/named_backbone.py and deployment/exports/tensors_file.py (a name
    that a file alone cannot give), notebook/classifiers.py, notebook/end_to_end.py and
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
     from featcache.backbones.torchvision_weights import Pretrained
     from featcache.images.stat_index import KnownFiles
+
+LIBRARIES = ("timm",)
+"""Libraries of single families; `LoadedBackbone.told` says their versions under these names."""
 
 WEIGHTS_FILE = "weights_file"
 """Under which name `LoadedBackbone.told` says the file of the weights, as it was typed."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from featcache.backbones.batchnorm import load_batch_norm_statistics
-from featcache.backbones.family import LoadedBackbone
+from featcache.backbones.family import LIBRARIES, LoadedBackbone
 from featcache.backbones.runner import BackboneRunner
 from featcache.core.plain_torch import plain_torch
 from featcache.core.tolerances import REFERENCE_TOLERANCE
@@ -26,7 +26,7 @@ from featcache.extraction.job import Job, library_versions, provenance_of
 from featcache.extraction.plan import N_REFERENCE
 from featcache.store import Cache, CacheWriter, read_reference, read_trunk_statistics
 
-_LIBRARIES = ("featcache", "pillow", "timm", "torch", "torchvision")
+_LIBRARIES = ("featcache", "pillow", *LIBRARIES, "torch", "torchvision")
 
 Rows = npt.NDArray[np.float32]
 

@@ -11,6 +11,7 @@ from typing import Any
 import PIL
 from torch import nn
 
+from featcache.backbones.family import LIBRARIES
 from featcache.config.export_specs import ANY
 from featcache.core.backbone_kinds import told_name
 from featcache.core.backbone_names import RANDOM
@@ -166,7 +167,7 @@ def _versions(told: Mapping[str, str]) -> dict[str, str]:
     return {
         "featcache": __version__,
         **{name: version(name) for name in ("torch", "torchvision")},
-        **({"timm": told["timm"]} if "timm" in told else {}),
+        **{name: told[name] for name in LIBRARIES if name in told},
         "pillow": PIL.__version__,
         "python": platform.python_version(),
     }

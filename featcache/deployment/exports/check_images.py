@@ -13,9 +13,7 @@ from PIL import Image
 from featcache.config import MAX_PIXELS
 from featcache.core.dataset_names import (
     IMAGES,
-    IMPORTED_PREFIX,
     KINDS,
-    PYTHON,
     dataset_name,
 )
 from featcache.core.paths import expanded, native, places_of
@@ -25,8 +23,7 @@ from featcache.heads.trained_head import TrainedHead
 from featcache.images.datasets import (
     at_path,
     dataset_slug,
-    is_there,
-    list_datasets,
+    is_here,
     load_dataset,
     path_in,
 )
@@ -189,7 +186,7 @@ def _stacked(group: list[Pair]) -> Pair:
 def _its_dataset(head: TrainedHead, name: str, data_dir: Path) -> Dataset:
     """Open the head's dataset where it is, without a download."""
     for candidate in _places(head, name):
-        if _is_at_hand(candidate, data_dir):
+        if is_here(candidate, data_dir=data_dir):
             try:
                 return load_dataset(candidate, data_dir=data_dir)
             except (DatasetError, UsageError) as err:
@@ -203,13 +200,6 @@ def _places(head: TrainedHead, name: str) -> list[str]:
     if not typed or expanded(typed).is_absolute():
         return [name]
     return [at_path(name, p) for p in places_of(Path(typed), named_in=head.cache_path)]
-
-
-def _is_at_hand(name: str, data_dir: Path) -> bool:
-    if name.startswith((PYTHON, IMPORTED_PREFIX)):
-        return False
-    present = {i.name.lower(): i.present for i in list_datasets(data_dir=data_dir)}
-    return is_there(name) and present.get(name.lower()) is not False
 
 
 def _not_at_hand(name: str, why: str) -> UsageError:

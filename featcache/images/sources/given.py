@@ -39,6 +39,10 @@ class Given(Source):
         """Describe none: there is nothing that a name alone opens."""
         return []
 
+    def is_here(self, name: str, *, data_dir: str | Path) -> bool:
+        """Tell that a name alone brings back no images."""
+        return False
+
     def load(self, name: str, *, data_dir: str | Path) -> Dataset:
         """Refuse.
 

@@ -27,6 +27,10 @@ class Imported(Source):
         """Describe none: there is nothing to extract from."""
         return []
 
+    def is_here(self, name: str, *, data_dir: str | Path) -> bool:
+        """Tell that a name alone brings back no images."""
+        return False
+
     def load(self, name: str, *, data_dir: str | Path) -> Dataset:
         """Refuse.
 

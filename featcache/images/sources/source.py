@@ -65,6 +65,8 @@ class Source(ABC):
        `OF_PATHS` if a path follows it. `_COLUMNS_OF` and `_KIND_BY_ENDING` there are for lists and
        tables with named columns, and for files that are known by their ending.
     4. Name it in the help text of `ExtractSpec.dataset` (config/specs.py).
+    5. Where its name alone cannot open it, as with images from Python, say so in `is_here`, and in
+       store/extract_command.py, which else writes a command with the name.
     """
 
     names: tuple[str, ...] = ()

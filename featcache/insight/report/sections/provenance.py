@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from featcache.backbones.family import LIBRARIES
 from featcache.core.backbone_names import PIXELS, RANDOM
 from featcache.core.preprocess import Preprocess
 from featcache.errors import counted
@@ -17,7 +18,7 @@ from featcache.insight.report.commands import extraction_command, training_comma
 from featcache.insight.report.material import Material
 from featcache.store import Cache, describe_cache, human_bytes, named_backbone
 
-_VERSIONS = ("featcache", "torch", "torchvision", "timm", "pillow", "pytorch_lightning")
+_VERSIONS = ("featcache", "torch", "torchvision", *LIBRARIES, "pillow", "pytorch_lightning")
 _UNKNOWN_LICENCE = (
     "not told by the cache; look it up where the weights are from, before others use the head"
 )
