@@ -113,6 +113,12 @@ def extract(
     else:
         results = extract_all(specs, on_progress=show, on_note=note)
     reset_progress()
+    _show_all(results, json=json)
+    return results
+
+
+def _show_all(results: Sequence[ExtractResult], *, json: bool) -> None:
+    """Show each cache; the command ends with 3 where images could not be read."""
     if json:
         show_json(results if len(results) > 1 else results[0])
     else:
@@ -123,7 +129,6 @@ def extract(
         _tell_failures(result)
     if failed:
         raise typer.Exit(3)
-    return results
 
 
 def _refuse_with_devices(specs: Sequence[ExtractSpec], *, plan: bool, share: str | None) -> None:
