@@ -24,7 +24,10 @@ SECTIONS = (
     *("systems", "cost", "curves", "classes", "reliability", "map", "mistakes", "provenance"),
 )
 MOST_BYTES = 1 << 20
-_SIZES = {"light": (1280, 900), "dark": (1280, 900), "phone": (390, 844), "paper": (794, 1123)}
+_SIZES = {
+    **{"light": (1280, 900), "dark": (1280, 900), "narrow": (1000, 800)},
+    **{"phone": (390, 844), "paper": (794, 1123)},
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def _opened(tab: Any, page: Path, view: str, to: Path, sections: Sequence[str]) 
     tab.goto(own)
     missing = [name for name in sections if not tab.locator(f"section#{name}").is_visible()]
     wrong += [f"section {name} is not visible" for name in missing]
-    wrong += _too_wide(tab)
+    wrong += _too_wide(tab, may_scroll=view == "phone")
     wrong += _broken_pictures(tab)
     wrong += _inaccessible(tab)
     tab.screenshot(path=to / f"{page.stem}-{view}.png", full_page=True)
@@ -100,12 +103,17 @@ def _foreign(asked: str, own: str) -> list[str]:
     return [] if is_own else [f"request: {asked[:200]}"]
 
 
-def _too_wide(tab: Any) -> list[str]:
-    """List what makes the whole page scroll sideways."""
+def _too_wide(tab: Any, *, may_scroll: bool) -> list[str]:
+    """List what makes the whole page scroll sideways, and tables that do not fit if they must."""
     width, room = tab.evaluate(
         "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
     )
-    return [f"the page is {width} px wide, in {room}"] if width > room else []
+    wrong = [f"the page is {width} px wide, in {room}"] if width > room else []
+    cut = tab.evaluate(
+        "[...document.querySelectorAll('.scroll')].filter(t => t.scrollWidth > t.clientWidth)"
+        ".map(t => t.getAttribute('aria-label'))"
+    )
+    return wrong if may_scroll else [*wrong, *(f"a table does not fit: {name}" for name in cut)]
 
 
 def _broken_pictures(tab: Any) -> list[str]:

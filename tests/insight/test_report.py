@@ -13,6 +13,7 @@ import pytest
 import featcache
 from featcache.config import EvaluateSpec
 from featcache.insight.report.judged_run import judged
+from featcache.insight.report.material import signed
 from featcache.insight.report.systems import compared, systems_of
 from tests.insight.pages import read
 from tests.insight.reports import SECTIONS, Report, Train, anchors, words
@@ -85,6 +86,26 @@ def test_a_head_below_the_neighbours_is_marked(train: Train, report: Report) -> 
     marked = ['class="mark">below ' in row for row in rows[:2]]
     assert marked == [False, True]
     assert "not above class means" in rows[0]  # 60 images do not tell them apart
+
+
+def test_the_table_of_systems_has_no_column_that_says_nothing(train: Train, report: Report) -> None:
+    runs = [*train(seeds=2).runs, *train(reg="l2", seeds=2).runs]
+
+    page = report(*(run.path for run in runs)).path.read_text()
+
+    table = page.partition("</table>")[0]
+    titles = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', table)
+    rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", table)
+    assert titles[:5] == ["system", "heads", "test_acc", "less the first", "loss"]  # and no p
+    assert {row.count("<td") for row in rows} == {len(titles) - 1}
+    assert re.search(r'0\.\d{4}<br><span class="muted">0\.\d{4} to \d\.\d{4}</span>', rows[0])
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.01234, "+0.0123"), (-0.5, "-0.5000"), (-0.00004, "0.0000")]
+)
+def test_a_difference_that_is_rounded_to_nought_has_no_sign(value: float, shown: str) -> None:
+    assert signed(value) == shown
 
 
 def system_of(*runs: Path, tmp_path: Path) -> Any:

@@ -52,7 +52,7 @@ def bars(rows: Sequence[Bar], *, x_title: str, caption: Content, alt: str) -> Ht
             width = max(0.5, x(row.value) - x.start)
             place = {"x": f"{x.start:g}", "y": f"{middle - 6:.1f}"}
             drawn.append(element("rect", **place, width=width, height="12", class_="f0"))
-        drawn += [_name(row, middle), _interval(row, x, middle, "axis-line"), _value(row, middle)]
+        drawn += [_name(row, middle), _interval(row, x, middle, "whisker"), _value(row, middle)]
     height = TOP + _ROW * len(rows) + _LOWEST
     shown = picture(_bottom(x, height, x_title), *drawn, alt=alt, height=height)
     return figure(shown, caption=caption)

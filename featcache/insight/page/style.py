@@ -51,6 +51,7 @@ a{color:var(--link)}
 .mark{color:var(--mark);font-weight:600}
 nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1rem;padding:0;list-style:none}
 dl{display:grid;grid-template-columns:minmax(8rem,max-content) 1fr;gap:.15rem 1rem}
+@media(max-width:40rem){dl{grid-template-columns:1fr}dd+dt{margin-top:.4rem}}
 dt{color:var(--muted)}
 dd{margin:0;min-width:0}
 pre{background:var(--raised);padding:.6rem .8rem;overflow-x:auto;max-width:100%}
@@ -62,6 +63,8 @@ th,td{padding:.3rem .7rem .3rem 0;text-align:left;vertical-align:top;
 border-bottom:1px solid var(--line)}
 th{font-weight:600}
 .n{text-align:right;white-space:nowrap}
+thead th{vertical-align:bottom;white-space:normal}
+td .muted{font-size:.8rem}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr));gap:1rem}
 figure{margin:.5rem 0;min-width:0}
 figcaption{margin-top:.15rem}
@@ -71,6 +74,7 @@ svg .small{font-size:9px}
 svg .muted{fill:var(--muted);font-size:11px}
 .grid-line{stroke:var(--line);stroke-width:1;fill:none}
 .axis-line{stroke:var(--muted);stroke-width:1;fill:none}
+.whisker{stroke:var(--fg);stroke-width:1;fill:none}
 .rule{stroke:var(--fg);stroke-width:1;stroke-dasharray:5 3;fill:none}
 .line{fill:none;stroke-width:2;stroke-linejoin:round}
 .dashed{stroke-dasharray:6 3}
@@ -87,20 +91,23 @@ font-size:.85rem}
 padding:0;list-style:none;max-width:none}
 .pictures.pairs{grid-template-columns:repeat(auto-fill,minmax(14rem,1fr))}
 .pictures li{background:var(--raised);padding:.5rem;font-size:.85rem;min-width:0}
+.pictures p{margin:.3rem 0 0}
 .pictures .side{display:flex;gap:.5rem}
 .pictures .side figure{flex:1;margin:0}
 .pictures img{display:block;width:100%;max-width:8rem;height:auto;image-rendering:auto}
 summary{cursor:pointer;color:var(--link)}
 :focus-visible{outline:2px solid var(--link);outline-offset:2px}
+@page{margin:14mm}
 @media print{
 body{max-width:none;padding:0;font-size:10pt}
 nav,summary{display:none}
 h2,h3{break-after:avoid}
-figure,tr,.pictures li{break-inside:avoid}
+figure,tr,.scroll,.pictures li{break-inside:avoid}
 pre{white-space:pre-wrap;overflow-wrap:anywhere}
 .scroll{overflow:visible}
-table{font-size:7pt;width:100%}
-th,td{padding-right:.3rem;overflow-wrap:anywhere}
+table{font-size:8pt}
+td .muted{font-size:7pt}
+th,td{padding-right:.5rem;overflow-wrap:anywhere}
 .n{white-space:normal}
 details::details-content{content-visibility:visible;block-size:auto}
 }

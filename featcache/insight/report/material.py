@@ -126,10 +126,15 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}%"
 
 
-def interval(estimate: Estimate, *, signed: bool = False) -> str:
+def signed(value: float) -> str:
+    """Write a difference with its sign: "+0.0036"; what is rounded to nought has none."""
+    shown = f"{value:+.4f}"
+    return "0.0000" if float(shown) == 0 else shown
+
+
+def interval(estimate: Estimate) -> str:
     """Write the interval of a figure: "0.8664 to 0.8771"."""
-    sign = "+" if signed else ""
-    return f"{estimate.low:{sign}.4f} to {estimate.high:{sign}.4f}"
+    return f"{estimate.low:.4f} to {estimate.high:.4f}"
 
 
 SIMPLE = {

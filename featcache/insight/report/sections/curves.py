@@ -59,7 +59,8 @@ def _losses(system: ReportedSystem) -> Html | None:
 
 def _accuracies(systems: Sequence[ReportedSystem]) -> Html | None:
     drawn = [
-        Line(system.name, points, Mark(i))
+        # One line may lie on another: where that is dashed, both are seen.
+        Line(system.name, points, Mark(i, is_dashed=i % 2 == 1))
         for i, system in enumerate(systems)
         for history in _histories(system)
         if (points := _points(history, "val_acc"))

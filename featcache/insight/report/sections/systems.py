@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 from featcache.insight.page.bars import Bar, dots
 from featcache.insight.page.document import Section
 from featcache.insight.page.markup import Content, Html, element, joined, paragraph
 from featcache.insight.page.table import table
 from featcache.insight.report.cache_facts import SimpleClassifier
-from featcache.insight.report.material import SIMPLE, Material, interval
+from featcache.insight.report.material import SIMPLE, Material, interval, signed
 from featcache.insight.report.systems import ReportedSystem, compared
 
 
@@ -26,20 +28,23 @@ def _table(material: Material) -> Html:
     several = len(material.systems) > 1
     splits = list(dict.fromkeys(system.split for system in material.systems if system.split))
     split = splits[0] if len(splits) == 1 else ""
-    columns = ["system", "#heads", f"#{split or 'test or val'}_acc", "#95% interval"]
-    columns += ["#less the first", "#95% interval", "#p"] * several
+    columns = ["system", "#heads", f"#{split or 'test or val'}_acc"]
+    columns += ["#less the first", "#p"] * several
     columns += ["#loss", "#macro F1", "#calibration error", "#val_acc", "remark"]
     rows = [_row(material, system, several) for system in material.systems]
     rows += [_simple_row(one, told, several) for told, one in _simple(material)]
-    if not any(row[-1] for row in rows):
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
-    return table(columns, rows, caption="Figures of each system, and of the simplest classifiers")
+    told = [i for i in range(len(columns)) if any(row[i] not in ("", "-") for row in rows)]
+    return table(
+        [columns[i] for i in told],
+        [[row[i] for i in told] for row in rows],
+        caption="Figures of each system, and of the simplest classifiers, with 95% intervals",
+    )
 
 
 def _row(material: Material, system: ReportedSystem, several: bool) -> list[Content]:
     acc, loss, f1, error = system.acc, system.loss, system.macro_f1, system.calibration_error
     cells: list[Content] = [system.name, len(system.runs)]
-    cells += ["-", "-"] if acc is None else [f"{acc.value:.4f}", interval(acc)]
+    cells.append("-" if acc is None else _with_interval(f"{acc.value:.4f}", interval(acc)))
     if several:
         cells += _less_first(material, system)
     cells += [
@@ -54,13 +59,19 @@ def _row(material: Material, system: ReportedSystem, several: bool) -> list[Cont
 
 def _less_first(material: Material, system: ReportedSystem) -> list[Content]:
     if system is material.systems[0]:
-        return ["", "", ""]
+        return ["", ""]
     asked = material.figures
     found = compared(system, material.systems[0], draws=asked.draws, seed=asked.seed)
     if found is None:
-        return ["-", "-", "-"]
+        return ["-", "-"]
     p = "-" if found.p_value is None else f"{found.p_value:.3g}"
-    return [f"{found.difference.value:+.4f}", interval(found.difference, signed=True), p]
+    value, low, high = map(signed, astuple(found.difference))
+    return [_with_interval(value, f"{low} to {high}"), p]
+
+
+def _with_interval(value: str, ends: str) -> Html:
+    """Write a figure and its interval below it: side by side, a table is too wide to be seen."""
+    return joined(value, element("br"), element("span", ends, class_="muted"))
 
 
 def _validated(system: ReportedSystem) -> str:
@@ -101,8 +112,8 @@ def _simple(material: Material) -> list[tuple[str, SimpleClassifier]]:
 
 
 def _simple_row(one: SimpleClassifier, told: str, several: bool) -> list[Content]:
-    figures: list[Content] = ["", f"{one.acc:.4f}", interval(one.estimate)]
-    return [told, *figures, *[""] * (3 * several), *[""] * 5]
+    acc = _with_interval(f"{one.acc:.4f}", interval(one.estimate))
+    return [told, "", acc, *[""] * (2 * several), *[""] * 5]
 
 
 def _explained(material: Material) -> list[Html]:
