@@ -74,6 +74,8 @@ class Evaluation:
         classes_file: File with the per-class table.
         confusion_file: File with the cells of the confusion matrix that are not 0.
         remarks: That the head is no better than the largest class, if so.
+        draws: Bootstrap samples of the intervals.
+        seed: What seeded them.
     """
 
     run: Path
@@ -97,6 +99,8 @@ class Evaluation:
     classes_file: Path
     confusion_file: Path
     remarks: tuple[str, ...]
+    draws: int
+    seed: int
 
     def as_json(self) -> dict[str, Any]:
         """Give the figures by name; above 100 classes their table is None, and in its file alone.
@@ -213,6 +217,8 @@ def evaluation_of(outputs: Outputs, asked: EvaluateSpec) -> Evaluation:
         classes_file=path / f"classes-{title}.csv",
         confusion_file=path / f"confusion-{title}.csv",
         remarks=(*of_other, *((remark,) if remark else ())),
+        draws=asked.draws,
+        seed=asked.seed,
     )
     write_predictions(evaluation.predictions, outputs)
     write_classes(evaluation.classes_file, evaluation.classes)

@@ -173,40 +173,26 @@ def _run(
     from featcache.core.arithmetic import head_arithmetic
     from featcache.core.device import pick_device
     from featcache.core.failures import device_failures_named
-    from featcache.features.batches import OrderedBatches
     from featcache.features.residence import pick_residence
     from featcache.features.resident import load_where_it_fits
-    from featcache.features.rows import load_rows
     from featcache.heads.answering import answering_module
-    from featcache.heads.figures import measure
 
     where = torch.device(pick_device(device).value)
     failures = device_failures_named(str(where), "Evaluation", kept=lambda: "Nothing was changed.")
     with head_arithmetic(str(where)), torch.inference_mode(), failures:
-        if other is None:
-            source, index = _rows_of(head, cache, split)
-            all_labels = labels_of(cache, source)
-        else:
-            source, index = split, torch.from_numpy(other.rows(split))
-            all_labels = other.labels(split)
+        source, index, all_labels = _asked_rows(head, cache, split, other)
         n_views = cache[source].n_views if tta else 1
         residence = pick_residence(cache, device=where, draws_views=tta)
         rows, _ = load_where_it_fits(
             cache, source, device=where, residence=residence, n_views=n_views
         )
         module = answering_module(head, own, device=where)
-        n_classes = len(head.class_names)
         logits = _answers(head, module, rows, index, n_views)
         labels = all_labels[index.numpy()]
-        by_row = _by_row(logits, labels, n_classes=n_classes)
-        right: list[npt.NDArray[np.bool_]] = []
+        by_row = _by_row(logits, labels, n_classes=len(head.class_names))
         # Else a row finds itself; and accuracies of one view and of all are no pair.
-        if split != "train" and other is None and head.has_layers and not tta:
-            train_source, train_index = _rows_of(head, cache, "train")
-            every = -(-len(train_index) // _TRAIN_ROWS)
-            train_rows = load_rows(cache, train_source, device=where, residence="file")
-            some = OrderedBatches(train_rows, train_index[::every])
-            measure(some, (module, lambda found, y: right.append(_right(found, y))))
+        is_paired = split != "train" and other is None and head.has_layers and not tta
+        trained_on = _right_of_training(head, module, cache, where) if is_paired else ()
     ids = cache[source].ids
     return Outputs(
         head=head,
@@ -216,11 +202,39 @@ def _run(
         ids=[ids[i] for i in index.tolist()],
         labels=labels,
         **by_row,
-        trained_on=np.concatenate(right) if right else np.zeros(0, np.bool_),
+        trained_on=np.array(trained_on, np.bool_),
         other=other,
         n_views=n_views,
         _logits=logits,
     )
+
+
+def _asked_rows(
+    head: TrainedHead, cache: Cache, split: str, other: OtherImages | None
+) -> tuple[str, torch.Tensor, npt.NDArray[np.int64]]:
+    """Find the rows that are asked for: their split, their numbers, and the labels of the split."""
+    import torch
+
+    if other is not None:
+        return split, torch.from_numpy(other.rows(split)), other.labels(split)
+    source, index = _rows_of(head, cache, split)
+    return source, index, labels_of(cache, source)
+
+
+def _right_of_training(
+    head: TrainedHead, module: nn.Module, cache: Cache, device: torch.device
+) -> npt.NDArray[np.bool_]:
+    """Tell which of the training rows a head gets right, of some that are evenly spaced."""
+    from featcache.features.batches import OrderedBatches
+    from featcache.features.rows import load_rows
+    from featcache.heads.figures import measure
+
+    source, index = _rows_of(head, cache, "train")
+    rows = load_rows(cache, source, device=device, residence="file")
+    some = OrderedBatches(rows, index[:: -(-len(index) // _TRAIN_ROWS)])
+    right: list[npt.NDArray[np.bool_]] = []
+    measure(some, (module, lambda found, labels: right.append(_right(found, labels))))
+    return np.concatenate(right)
 
 
 def _answers(

@@ -290,8 +290,11 @@ def test_the_newest_head_is_tested_without_the_images_that_are_in_train(
     other = of_another_backbone(make_cache)
     head = featcache.train_head(path, solver="ncm", runs_dir=runs).path
     featcache.train_head(other, solver="ncm", runs_dir=runs)  # newer, and of another cache
+    notes: list[str] = []
 
-    found = featcache.audit(path, runs_dir=runs, cache_dir=tmp_path / "cache")
+    found = featcache.audit(path, runs_dir=runs, cache_dir=tmp_path / "cache", on_note=notes.append)
+
+    assert len([note for note in notes if note.startswith("cache ")]) == 1
 
     evaluation = featcache.evaluate(head)
     lines = evaluation.predictions.read_text().splitlines()[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 import featcache
-from featcache.config import EvaluateSpec
+from featcache.insight.report.cache_facts import CacheFacts
+from featcache.insight.report.drawn import Drawn
 from featcache.insight.report.judged_run import judged
 from featcache.insight.report.material import signed
 from featcache.insight.report.systems import compared, systems_of
@@ -40,15 +42,54 @@ def test_a_page_tells_all_of_two_systems_in_order(train: Train, report: Report) 
 
 def test_the_figures_are_those_that_eval_left(train: Train, report: Report) -> None:
     run = train().path
-    evaluation = featcache.evaluate(run, draws=50)
+    evaluation = featcache.evaluate(run, draws=50, seed=3)
     notes: list[str] = []
 
-    found = report(run, on_note=notes.append)
+    found = report(run, draws=None, on_note=notes.append)
 
     assert not [note for note in notes if note.startswith("evaluating")]
     estimates = (evaluation.acc, evaluation.macro_f1)
     assert all(f" {one.value:.4f} " in words(found.path) for one in estimates)
     assert f"{evaluation.acc.low:.4f} to {evaluation.acc.high:.4f}" in words(found.path)
+
+
+@pytest.mark.parametrize("asked", [{"draws": 20, "seed": 3}, {"draws": 50, "seed": 4}])
+def test_figures_that_were_drawn_otherwise_are_drawn_anew(
+    train: Train, report: Report, cache: featcache.Cache, asked: dict[str, int]
+) -> None:
+    run = train(max_epochs=1).path
+    featcache.evaluate(run, draws=50, seed=3)
+    report(run, draws=50, seed=3)
+    notes: list[str] = []
+
+    report(run, **asked, on_note=notes.append)
+
+    expected = featcache.evaluate(run, **asked)
+    said = json.loads((run / "eval-test.json").read_text())
+    facts = CacheFacts.of(cache)
+    assert [note for note in notes if note.startswith("evaluating")] == [f"evaluating {run}"]
+    assert (said["draws"], said["seed"]) == (asked["draws"], asked["seed"])
+    assert said["acc"]["low"] == expected.acc.low
+    assert facts.simple is not None
+    assert facts.map is not None
+    assert (facts.simple.draws, facts.simple.seed) == (asked["draws"], asked["seed"])
+    assert facts.map.seed == asked["seed"]
+
+
+def test_figures_of_a_version_that_did_not_say_how_they_were_drawn_are_taken(
+    train: Train, report: Report
+) -> None:
+    run = train(max_epochs=1).path
+    featcache.evaluate(run)
+    file = run / "eval-test.json"
+    said = json.loads(file.read_text())
+    del said["draws"], said["seed"]
+    file.write_text(json.dumps(said))
+    notes: list[str] = []
+
+    report(run, draws=None, on_note=notes.append)
+
+    assert not [note for note in notes if note.startswith("evaluating")]
 
 
 @pytest.mark.parametrize("harm", ["older", "cut", "other answers", "no json", "no class"])
@@ -113,7 +154,7 @@ def system_of(*runs: Path, tmp_path: Path) -> Any:
         judged(
             run,
             split=None,
-            figures=EvaluateSpec(draws=30),
+            drawn=Drawn(draws=30),
             device="cpu",
             cache_dir=str(tmp_path / "cache"),
             on_note=print,

@@ -90,9 +90,11 @@ class TestWhatARunLacks:
         run = train().path
         featcache.evaluate(run)
         cache.path.unlink()
+        notes: list[str] = []
 
-        found = report(run)
+        found = report(run, on_note=notes.append)
 
+        assert [note for note in notes if "its intervals stay as eval drew them" in note]
         said = words(found.path)
         assert anchors(found.path) == [one for one in SECTIONS if one != "map"]
         assert "The cache is gone" in said

@@ -78,6 +78,17 @@ def audit(
 
 def _show(result: AuditResult, top: int) -> None:
     show_facts(_facts(result))
+    _show_duplicates(result, top)
+    _show_labels(result, top)
+    _show_outliers(result)
+    _show_balance(result, top)
+    if result.unreadable:
+        _headed(f"not readable{_first(len(result.unreadable), top)}")
+        rows = [[_at(one.image), one.reason] for one in result.unreadable[:top]]
+        show_table(["image", "reason"], rows)
+
+
+def _show_duplicates(result: AuditResult, top: int) -> None:
     if result.duplicates:
         _headed(f"duplicates{_first(len(result.duplicates), top)}")
         rows = [
@@ -85,6 +96,9 @@ def _show(result: AuditResult, top: int) -> None:
             for p in result.duplicates[:top]
         ]
         show_table(["kind", "#cosine", "#correlation", "image", "label", "same as", "label"], rows)
+
+
+def _show_labels(result: AuditResult, top: int) -> None:
     if result.label_issues and result.out_of_fold:
         _headed(f"labels that others do not confirm{_first(result.out_of_fold.n_doubted, top)}")
         show_table(
@@ -100,6 +114,9 @@ def _show(result: AuditResult, top: int) -> None:
                 for i in result.label_issues
             ],
         )
+
+
+def _show_outliers(result: AuditResult) -> None:
     if result.outliers:
         _headed("outliers")
         show_table(
@@ -109,16 +126,15 @@ def _show(result: AuditResult, top: int) -> None:
                 for o in result.outliers
             ],
         )
+
+
+def _show_balance(result: AuditResult, top: int) -> None:
     if result.balance:
         _headed("images of each class")
         splits = list(result.n_images)
         ordered = sorted(result.balance, key=lambda one: -sum(one.n.values()))
         counts = [[one.name, *(one.n.get(split, 0) for split in splits)] for one in ordered]
         show_table(["class", *(f"#{split}" for split in splits)], _both_ends(counts, top))
-    if result.unreadable:
-        _headed(f"not readable{_first(len(result.unreadable), top)}")
-        rows = [[_at(one.image), one.reason] for one in result.unreadable[:top]]
-        show_table(["image", "reason"], rows)
 
 
 def _facts(result: AuditResult) -> dict[str, object]:

@@ -29,10 +29,13 @@ ReportOption = Annotated[
 
 @takes(
     options_of(ReportSpec),
+    options_of(EvaluateSpec, "split"),
     options_of(
         EvaluateSpec,
-        *("split", "draws", "seed"),
+        *("draws", "seed"),
         help={"seed": "Seed of the bootstrap samples, and of which images are in the map."},
+        optional=True,
+        unset="as eval left them",
     ),
     options_of(ExtractSpec, "device", "cache_dir", "data_dir"),
     options_of(RunSpec, "runs_dir"),

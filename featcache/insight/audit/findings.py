@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,170 +44,34 @@ from featcache.insight.audit.rows import AuditedRows, NumbersOfRows, audited_ima
 from featcache.insight.audit.tested import tested_without
 from featcache.insight.cache_images import CacheImages
 from featcache.store import Cache
+from featcache.training.folds.divide import TooFewRowsError
 
 
-class Findings:
-    """What is looked for, one after the other, with what is said of it.
+@dataclass(frozen=True, eq=False)
+class _Audited:
+    """What is looked at, and by what means.
 
     Attributes:
-        remarks: What the lists do not say by themselves.
+        rows: The images of the cache.
+        images: Their files or arrays, if they are here.
+        device: Where to compute.
+        n_workers: Processes that decode files.
+        progress: Told a stage, how much of it is done, and of how much.
+        note: Told each choice.
+        remark: Told what the lists do not say by themselves.
     """
 
-    def __init__(
-        self,
-        cache: Cache,
-        images: CacheImages,
-        *,
-        device: str,
-        n_workers: int | None,
-        on_progress: AuditProgressCallback,
-        on_note: NoteCallback,
-    ) -> None:
-        """Take a cache that was verified, and its images, if they are here."""
-        self.cache, self.images = cache, images
-        self.rows = AuditedRows.of_cache(cache)
-        self.remarks: list[str] = []
-        self._note, self._progress = on_note, on_progress
-        chosen = pick_device(device)
-        on_note(f"device {chosen.told}")
-        self.device = torch.device(chosen.value)
-        self.n_workers = pick_n_workers(n_workers).value
+    rows: AuditedRows
+    images: CacheImages
+    device: torch.device
+    n_workers: int
+    progress: AuditProgressCallback
+    note: NoteCallback
+    remark: NoteCallback
 
-    def remark(self, text: str) -> None:
-        """Keep a sentence for the result, and tell it."""
-        self.remarks.append(text)
-        self._note(text)
-
-    def candidates(self) -> Candidates:
-        """Find the nearest of each image."""
-        return find_candidates(
-            self.rows,
-            device=self.device,
-            on_progress=lambda n, total: self._progress("compare features", n, total),
-        )
-
-    def duplicates(self, candidates: Candidates, *, top: int) -> tuple[Pairs, str]:
-        """Find exact and near duplicates; tells also what decided on near ones."""
-        digests = digests_of(self.rows, self.images.dataset)
-        if digests is None:
-            self.remark(
-                "Exact duplicates are not known: the cache holds no digests of its images, and the "
-                f"images are not here. {self.images.reason}"
-            )
-        grey = self._grey()
-        if grey is None:
-            self.remark(
-                "No image was there to decide on near duplicates: the pairs with the most similar "
-                f"features are candidates. {self.images.reason}"
-            )
-        pairs = find_duplicates(
-            exact_pairs(digests),
-            candidates,
-            grey,
-            n_candidates=top,
-            on_progress=lambda n, total: self._progress("compare images", n, total),
-            on_note=self.remark,
-        )
-        return pairs, "features" if grey is None else "images"
-
-    def _grey(self) -> tuple[GreyArray, npt.NDArray[np.bool_]] | None:
-        if self.images.dataset is None:
-            return None
-        try:
-            grey, is_there = grey_images(
-                self.rows,
-                self.images.dataset,
-                n_workers=self.n_workers,
-                on_note=self._note,
-                on_progress=lambda n, total: self._progress("read images", n, total),
-            )
-        except MismatchError as err:
-            what = str(err).partition(". ")[0]
-            self.remark(
-                f"An image changed since the cache was made, so the images decide nothing: {what}. "
-                f"`cache verify --images` names all that changed."
-            )
-            return None
-        n_gone = len(self.rows) - int(is_there.sum())
-        if n_gone:
-            self.remark(
-                f"{counted(n_gone, 'image')} could not be compared with others: they are gone, or "
-                f"others than the cache was made from. `cache verify --images` names them."
-            )
-        return grey, is_there
-
-    def tested(
-        self, head: Path | None, seen: NumbersOfRows, cache_dir: Path
-    ) -> TestedWithout | None:
-        """Test the head without the test images that are in train or val too."""
-        if head is None or not len(seen):
-            return None
-        rows = self.rows.of_split["test"][seen - self.rows.numbers["test"].start]
-        try:
-            return tested_without(
-                head,
-                self.cache,
-                rows,
-                device=str(self.device),
-                cache_dir=cache_dir,
-                on_note=self._note,
-            )
-        except FeatcacheError as err:
-            self.remark(f"{head} could not be tested without them: {err}")
-            return None
-
-    def label_issues(self, *, top: int) -> tuple[Sequence[LabelIssue], OutOfFold | None]:
-        """Judge the labels, where there are any."""
-        labels = self.rows.labels
-        if labels is None:
-            return (), None
-        if len(np.unique(labels)) < 2:
-            self.remark("Labels were not judged: all images are of one class.")
-            return (), None
-        try:
-            return find_label_issues(
-                self.rows,
-                labels,
-                top=top,
-                device=self.device,
-                on_progress=lambda n, total: self._progress("judge labels", n, total),
-            )
-        except UsageError:
-            self.remark("Labels were not judged: there are too few images for that.")
-            return (), None
-
-    def balance(self) -> tuple[ClassCount, ...]:
-        """Count the images of each class."""
-        labels, names = self.rows.labels, self.cache.class_names
-        if labels is None:
-            return ()
-        counts = {
-            split: np.bincount(labels[own.start : own.stop], minlength=len(names)).tolist()
-            for split, own in self.rows.numbers.items()
-        }
-        found = tuple(
-            ClassCount(name, {split: of_all[k] for split, of_all in counts.items()})
-            for k, name in enumerate(names)
-        )
-        empty = [one.name for one in found if one.n.get("train") == 0]
-        if empty:
-            self.remark(
-                f"No image of {counted(len(empty), 'class')} could be read in train: "
-                f"{clipped(', '.join(empty))}."
-            )
-        return found
-
-    def unreadable(self) -> tuple[UnreadableImage, ...]:
-        """List the rows without features."""
-        return tuple(
-            UnreadableImage(audited_image(self.cache, name, int(row)), reason)
-            for name in self.cache
-            for row, reason in zip(
-                np.flatnonzero(~self.cache[name].valid),
-                self.cache[name].failures.values(),
-                strict=True,
-            )
-        )
+    def told(self, stage: str) -> Callable[[int, int], None]:
+        """Make what is called as a stage goes on."""
+        return lambda n_done, n_total: self.progress(stage, n_done, n_total)
 
 
 @plain_torch()
@@ -243,23 +108,29 @@ def findings(
         DeviceError: If the device fails.
     """
     started = time.perf_counter()
-    find = Findings(
-        cache, images, device=device, n_workers=n_workers, on_progress=on_progress, on_note=on_note
-    )
-    rows = find.rows
+    rows = AuditedRows.of_cache(cache)
     if not len(rows):
         raise UsageError(f"No image of {cache.path.name} could be read. Nothing was audited.")
-    failures = device_failures_named(
-        str(find.device), "The audit", kept=lambda: "Nothing was changed."
-    )
-    with head_arithmetic(str(find.device)), failures:
-        candidates = find.candidates()
-        pairs, decided_by = find.duplicates(candidates, top=top)
-        in_train = seen_in(pairs, rows, "train")
-        _tell_in_train(find, in_train)
-        seen = seen_in(pairs, rows, "train", "val").get("test", np.zeros(0, np.int64))
-        tested = find.tested(head, seen, cache_dir)
-        issues, judged = find.label_issues(top=top)
+    remarks: list[str] = []
+
+    def remark(said: str) -> None:
+        remarks.append(said)
+        on_note(said)
+
+    where = pick_device(device)
+    on_note(f"device {where.told}")
+    workers = pick_n_workers(n_workers).value
+    of = _Audited(rows, images, torch.device(where.value), workers, on_progress, on_note, remark)
+    kept = "Nothing was changed."
+    failures = device_failures_named(where.value, "The audit", kept=lambda: kept)
+    with head_arithmetic(where.value), failures:
+        candidates = find_candidates(
+            rows, device=of.device, on_progress=of.told("compare features")
+        )
+        pairs, decided_by = _duplicates(of, candidates, top)
+        in_train = _in_train(of, pairs)
+        tested = _tested(of, head, pairs, cache_dir)
+        issues, judged = _label_issues(of, top)
         outliers = find_outliers(rows, candidates.nearness, top=top)
     n_kept = None
     if out is not None and images.dataset is not None:
@@ -270,25 +141,143 @@ def findings(
         n_images={name: len(own) for name, own in rows.of_split.items()},
         duplicates=described(pairs, rows),
         near_decided_by=decided_by,
-        in_train={name: len(own) for name, own in in_train.items()},
+        in_train=in_train,
         tested=tested,
         label_issues=tuple(issues),
         out_of_fold=judged,
         outliers=tuple(outliers),
-        balance=find.balance(),
-        unreadable=find.unreadable(),
-        remarks=tuple(find.remarks),
+        balance=_balance(of),
+        unreadable=_unreadable(cache),
+        remarks=tuple(remarks),
         seconds=time.perf_counter() - started,
         kept=out,
         n_kept=n_kept,
     )
 
 
-def _tell_in_train(find: Findings, in_train: Mapping[str, NumbersOfRows]) -> None:
-    for split, seen in in_train.items():
-        if len(seen) and "train" in find.rows.of_split:
-            find.remark(
-                f"{len(seen)} of {counted(len(find.rows.of_split[split]), 'image')} of {split!r} "
-                f"{'is' if len(seen) == 1 else 'are'} in 'train' too: figures of {split!r} are too "
-                f"good."
+def _duplicates(of: _Audited, candidates: Candidates, top: int) -> tuple[Pairs, str]:
+    """Find exact and near duplicates; tells also what decided on near ones."""
+    digests = digests_of(of.rows, of.images.dataset)
+    if digests is None:
+        of.remark(
+            "Exact duplicates are not known: the cache holds no digests of its images, and the "
+            f"images are not here. {of.images.reason}"
+        )
+    grey = _grey(of)
+    if grey is None:
+        of.remark(
+            "No image was there to decide on near duplicates: the pairs with the most similar "
+            f"features are candidates. {of.images.reason}"
+        )
+    pairs = find_duplicates(
+        exact_pairs(digests),
+        candidates,
+        grey,
+        n_candidates=top,
+        on_progress=of.told("compare images"),
+        on_note=of.remark,
+    )
+    return pairs, "features" if grey is None else "images"
+
+
+def _grey(of: _Audited) -> tuple[GreyArray, npt.NDArray[np.bool_]] | None:
+    """Read the images small and grey, and which are there; None if no image decides."""
+    if of.images.dataset is None:
+        return None
+    try:
+        grey, is_there = grey_images(
+            of.rows,
+            of.images.dataset,
+            n_workers=of.n_workers,
+            on_note=of.note,
+            on_progress=of.told("read images"),
+        )
+    except MismatchError as err:
+        what = str(err).partition(". ")[0]
+        of.remark(
+            f"An image changed since the cache was made, so the images decide nothing: {what}. "
+            f"`cache verify --images` names all that changed."
+        )
+        return None
+    n_gone = len(of.rows) - int(is_there.sum())
+    if n_gone:
+        of.remark(
+            f"{counted(n_gone, 'image')} could not be compared with others: they are gone, or "
+            f"others than the cache was made from. `cache verify --images` names them."
+        )
+    return grey, is_there
+
+
+def _in_train(of: _Audited, pairs: Pairs) -> Mapping[str, int]:
+    """Count the images of each other split that are in train too, and tell it."""
+    seen = {name: len(own) for name, own in seen_in(pairs, of.rows, "train").items()}
+    for split, n in seen.items():
+        if n and "train" in of.rows.of_split:
+            of.remark(
+                f"{n} of {counted(len(of.rows.of_split[split]), 'image')} of {split!r} "
+                f"{'is' if n == 1 else 'are'} in 'train' too: figures of {split!r} are too good."
             )
+    return seen
+
+
+def _tested(of: _Audited, head: Path | None, pairs: Pairs, cache_dir: Path) -> TestedWithout | None:
+    """Test the head without the test images that are in train or val too."""
+    seen = seen_in(pairs, of.rows, "train", "val").get("test", np.zeros(0, np.int64))
+    if head is None or not len(seen):
+        return None
+    rows: NumbersOfRows = of.rows.of_split["test"][seen - of.rows.numbers["test"].start]
+    try:
+        return tested_without(head, of.rows.cache, rows, device=str(of.device), cache_dir=cache_dir)
+    except FeatcacheError as err:
+        of.remark(f"{head} could not be tested without them: {err}")
+        return None
+
+
+def _label_issues(of: _Audited, top: int) -> tuple[Sequence[LabelIssue], OutOfFold | None]:
+    """Judge the labels, where there are any."""
+    labels = of.rows.labels
+    if labels is None:
+        return (), None
+    if len(np.unique(labels)) < 2:
+        of.remark("Labels were not judged: all images are of one class.")
+        return (), None
+    try:
+        return find_label_issues(
+            of.rows, labels, top=top, device=of.device, on_progress=of.told("judge labels")
+        )
+    except TooFewRowsError:
+        of.remark("Labels were not judged: there are too few images for that.")
+        return (), None
+
+
+def _balance(of: _Audited) -> tuple[ClassCount, ...]:
+    """Count the images of each class."""
+    labels, names = of.rows.labels, of.rows.cache.class_names
+    if labels is None:
+        return ()
+    counts = {
+        split: np.bincount(labels[own.start : own.stop], minlength=len(names)).tolist()
+        for split, own in of.rows.numbers.items()
+    }
+    found = tuple(
+        ClassCount(name, {split: of_all[k] for split, of_all in counts.items()})
+        for k, name in enumerate(names)
+    )
+    empty = [one.name for one in found if one.n.get("train") == 0]
+    if empty:
+        of.remark(
+            f"No image of {counted(len(empty), 'class')} could be read in train: "
+            f"{clipped(', '.join(empty))}."
+        )
+    return found
+
+
+def _unreadable(cache: Cache) -> tuple[UnreadableImage, ...]:
+    """List the rows without features."""
+    return tuple(
+        UnreadableImage(audited_image(cache, name, int(row)), reason)
+        for name in cache
+        for row, reason in zip(
+            np.flatnonzero(~cache[name].valid), cache[name].failures.values(), strict=True
+        )
+    )

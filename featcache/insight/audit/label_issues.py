@@ -70,7 +70,7 @@ def out_of_fold(
         on_fold: Called after each fold.
 
     Raises:
-        UsageError: If there are too few images, or one class alone.
+        TooFewRowsError: If there are too few images, or one class alone.
     """
     suggested = np.zeros(len(rows), np.int64)
     p_suggested, p_label = np.zeros(len(rows)), np.zeros(len(rows))
@@ -110,7 +110,7 @@ def find_label_issues(
         on_progress: Called with the folds that are done, and their number.
 
     Raises:
-        UsageError: If there are too few images.
+        TooFewRowsError: If there are too few images.
     """
     n_done = 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from featcache.core.reporting import NoteCallback
+from featcache.core.reporting import silent
 from featcache.errors import FeatcacheError, MismatchError
 from featcache.heads.head_file import HEAD_FILE, load_head, read_description
 from featcache.heads.predictions import outputs_of
@@ -51,7 +51,6 @@ def tested_without(
     *,
     device: str,
     cache_dir: Path,
-    on_note: NoteCallback,
 ) -> TestedWithout:
     """Test a head on the split "test", with and without some rows.
 
@@ -61,7 +60,6 @@ def tested_without(
         seen: Rows of "test" to leave out.
         device: Where to compute.
         cache_dir: Folder of all caches.
-        on_note: Told the cache.
 
     Raises:
         FeatcacheError: What `featcache.evaluate` raises.
@@ -72,7 +70,7 @@ def tested_without(
         cache=cache.path,
         device=device,
         cache_dir=cache_dir,
-        on_note=on_note,
+        on_note=silent,
         sound=[cache.path],
     )
     right = outputs.predictions == outputs.labels

@@ -51,8 +51,8 @@ def require_own_pdf(pdf: Path) -> None:
         )
 
 
-def print_page(browser: str, page: Path, pdf: Path) -> None:
-    """Print a page of this machine into a PDF file.
+def print_page(browser: str, page: Path, pdf: Path) -> Path:
+    """Print a page of this machine into a PDF file, and give that.
 
     Args:
         browser: From `find_browser`.
@@ -81,6 +81,7 @@ def print_page(browser: str, page: Path, pdf: Path) -> None:
                 f"from a browser. If {pdf.name} is there, it is of an earlier page."
             )
         replace_file(pdf, printed.read_bytes() + _MARK)
+    return pdf
 
 
 def _run(command: list[str]) -> str:

@@ -53,6 +53,8 @@ class SimpleClassifiers:
         n_train: Images that could have been.
         n_test: Images that were tested.
         each: The classifiers.
+        draws: Bootstrap samples of their intervals; None if that was not kept.
+        seed: What seeded them, and chose the images that were fitted; None likewise.
     """
 
     split: str
@@ -60,6 +62,8 @@ class SimpleClassifiers:
     n_train: int
     n_test: int
     each: tuple[SimpleClassifier, ...]
+    draws: int | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,14 @@ class FeatureMap:
         rows: Their rows.
         points: (x, y) of each.
         shares: Of the variance, for both directions.
+        seed: What chose the images; None if that was not kept.
     """
 
     split: str
     rows: tuple[int, ...]
     points: tuple[tuple[float, float], ...]
     shares: tuple[float, float]
+    seed: int | None = None
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ def feature_map(cache: Cache, *, seed: int, device: torch.device) -> FeatureMap:
         rows=tuple(rows.tolist()),
         points=tuple((round(x, _DIGITS), round(y, _DIGITS)) for x, y in (points / scale).tolist()),
         shares=shares,
+        seed=seed,
     )
 
 

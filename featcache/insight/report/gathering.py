@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from featcache.config import EvaluateSpec, RunSpec
+from featcache.config import RunSpec
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import FeatcacheError
 from featcache.insight.cache_images import CacheImages, images_of
 from featcache.insight.report.cache_facts import CacheFacts
+from featcache.insight.report.drawn import Drawn
 from featcache.insight.report.judged_run import JudgedRun
 from featcache.insight.report.material import Material, Naming
 from featcache.insight.report.mistakes import (
@@ -29,7 +30,7 @@ from featcache.store import Cache
 def gathered(
     runs: Sequence[JudgedRun],
     *,
-    figures: EvaluateSpec,
+    drawn: Drawn,
     paths: bool,
     audited: bool,
     where: RunSpec,
@@ -42,7 +43,7 @@ def gathered(
 
     Args:
         runs: The runs.
-        figures: How intervals are drawn.
+        drawn: How intervals are drawn; kept ones that were drawn otherwise are drawn anew.
         paths: Whether paths are told.
         audited: Whether to audit the caches where that was not done.
         where: Device and folders.
@@ -64,7 +65,7 @@ def gathered(
     for one in facts.values():
         stop_if_asked()
         try:
-            _complete(one, figures, where.device, on_note)
+            _complete(one, drawn, where.device, on_note)
             # One that had no images to decide is made anew: they may be back.
             if audited and (one.audit is None or one.audit.near_decided_by == "features"):
                 _audit(one, where, data_dir, on_note)
@@ -82,7 +83,7 @@ def gathered(
         pictures=_audited_pictures(facts.values(), images),
         problems=problems,
         images_per_s=images_per_s,
-        figures=figures,
+        figures=drawn.spec,
         naming=Naming(paths),
     )
     best = material.best
@@ -140,8 +141,13 @@ def _audited_pictures(
     return made
 
 
-def _complete(facts: CacheFacts, figures: EvaluateSpec, device: str, on_note: NoteCallback) -> None:
-    """Compute what is not known yet of a cache."""
+def _complete(facts: CacheFacts, drawn: Drawn, device: str, on_note: NoteCallback) -> None:
+    """Compute what is not known yet of a cache, or was drawn otherwise."""
+    simple, of_map = facts.simple, facts.map
+    if simple is not None and not drawn.fits(simple.draws, simple.seed):
+        facts.simple = None
+    if of_map is not None and drawn.seed not in (None, of_map.seed):
+        facts.map = None
     if facts.simple is not None and facts.map is not None:
         return
     on_note(f"class means, nearest neighbours and map of {facts.cache.path.name} are computed once")
@@ -154,9 +160,9 @@ def _complete(facts: CacheFacts, figures: EvaluateSpec, device: str, on_note: No
 
     where = torch.device(pick_device(device).value)
     if facts.map is None:
-        facts.map = feature_map(facts.cache, seed=figures.seed, device=where)
+        facts.map = feature_map(facts.cache, seed=drawn.spec.seed, device=where)
     if facts.simple is None:
-        facts.simple = simple_classifiers(facts.cache, figures=figures, device=where)
+        facts.simple = simple_classifiers(facts.cache, figures=drawn.spec, device=where)
 
 
 def _mistakes(

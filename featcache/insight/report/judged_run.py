@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.config import EvaluateSpec
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import FeatcacheError
@@ -17,6 +16,7 @@ from featcache.heads.predictions import outputs_of
 from featcache.heads.run_files import HeadRun, read_run
 from featcache.heads.runs import RESULT_FILE
 from featcache.heads.trained_head import TrainedHead
+from featcache.insight.report.drawn import Drawn
 from featcache.insight.report.kept_evaluation import KeptEvaluation, kept_evaluation
 from featcache.store import Cache
 
@@ -48,7 +48,7 @@ def judged(
     run: Path,
     *,
     split: str | None,
-    figures: EvaluateSpec,
+    drawn: Drawn,
     device: str,
     cache_dir: str,
     on_note: NoteCallback,
@@ -59,7 +59,7 @@ def judged(
     Args:
         run: Its folder.
         split: The split; None is "test", or "val" where there is no test split.
-        figures: How intervals are drawn, where they are.
+        drawn: How intervals are drawn; kept ones that were drawn otherwise are drawn anew.
         device: "auto", "cpu", "cuda" or "cuda:N".
         cache_dir: Folder of all caches.
         on_note: Told of an evaluation.
@@ -72,10 +72,9 @@ def judged(
     head = load_head(run)
     trained = read_run(run) if (run / RESULT_FILE).exists() else None
     cache = _cache_of(head, cache_dir)
-    evaluation, problem = None, ""
+    problem = ""
     asked = _splits(cache) if split is None else (split,)
-    for name in asked:
-        evaluation = evaluation or kept_evaluation(run, head, name)
+    evaluation = _kept(run, head, asked, drawn)
     if evaluation is None:
         on_note(f"evaluating {run}")
         try:
@@ -89,13 +88,23 @@ def judged(
                 sound=sound,
             )
             sound.append(outputs.cache.path)
-            evaluation = kept_evaluation(run, head, evaluation_of(outputs, figures).split)
+            made = evaluation_of(outputs, drawn.spec)
+            evaluation = kept_evaluation(run, head, made.split, drawn)
         except FeatcacheError as err:
-            problem = str(err)
-            on_note(problem)
+            evaluation = _kept(run, head, asked, Drawn())
+            problem = "" if evaluation else str(err)
+            on_note(f"its intervals stay as eval drew them: {err}" if evaluation else problem)
     if evaluation is None and not problem:
         problem = f"The files of the evaluation in {run} cannot be read. Run featcache eval again."
     return JudgedRun(run, head, trained, cache, evaluation, problem)
+
+
+def _kept(
+    run: Path, head: TrainedHead, splits: Sequence[str], drawn: Drawn
+) -> KeptEvaluation | None:
+    """Read what is kept of the first split that has it."""
+    found = (kept_evaluation(run, head, split, drawn) for split in splits)
+    return next((one for one in found if one is not None), None)
 
 
 def untested(run: Path, *, cache_dir: str) -> JudgedRun:

@@ -17,7 +17,6 @@ from featcache.insight.audit.result import (
     LabelIssue,
     Outlier,
     OutOfFold,
-    TestedWithout,
     UnreadableImage,
 )
 
@@ -25,11 +24,9 @@ T = TypeVar("T")
 
 
 def audit_to_json(found: AuditResult) -> dict[str, Any]:
-    """Write what an audit found; of a list that it wrote, nothing."""
-    said = {**asdict(found), "kept": None, "n_kept": None, "cache": portable(found.cache)}
-    if found.tested is not None:
-        said["tested"] = {**asdict(found.tested), "run": portable(found.tested.run)}
-    return said
+    """Write what an audit found of images; of a list that it wrote, and of a head, nothing."""
+    of_this_time = dict.fromkeys(("kept", "n_kept", "tested"))
+    return {**asdict(found), **of_this_time, "cache": portable(found.cache)}
 
 
 def audit_from_json(said: Mapping[str, Any]) -> AuditResult:
@@ -38,7 +35,6 @@ def audit_from_json(said: Mapping[str, Any]) -> AuditResult:
     Raises:
         KeyError, TypeError, ValueError: If it is not what was written.
     """
-    tested = said["tested"]
     judged = said["out_of_fold"]
     return from_file(
         AuditResult,
@@ -54,9 +50,7 @@ def audit_from_json(said: Mapping[str, Any]) -> AuditResult:
         balance=_each(said["balance"], lambda one: from_file(ClassCount, one, n=_counts(one["n"]))),
         remarks=tuple(map(str, said["remarks"])),
         out_of_fold=None if judged is None else from_file(OutOfFold, judged),
-        tested=None
-        if tested is None
-        else from_file(TestedWithout, tested, run=Path(native(tested["run"]))),
+        tested=None,  # the heads of a report tell it of themselves
     )
 
 

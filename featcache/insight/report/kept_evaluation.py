@@ -17,6 +17,7 @@ from featcache.evaluation.metrics import Estimate, IntArray
 from featcache.evaluation.tables import MOST_PROBABILITIES
 from featcache.heads.head_file import HEAD_FILE
 from featcache.heads.trained_head import TrainedHead
+from featcache.insight.report.drawn import Drawn
 
 _CLOSE = 1e-9
 
@@ -69,8 +70,10 @@ class KeptEvaluation:
     answers: KeptAnswers
 
 
-def kept_evaluation(run: Path, head: TrainedHead, split: str) -> KeptEvaluation | None:
-    """Read the evaluation of a run's head; None if there is none, or it is not of this head.
+def kept_evaluation(
+    run: Path, head: TrainedHead, split: str, drawn: Drawn
+) -> KeptEvaluation | None:
+    """Read the evaluation of a run's head; None if there is none, or not such a one.
 
     It is of this head if its files are newer and agree with each other.
 
@@ -78,13 +81,17 @@ def kept_evaluation(run: Path, head: TrainedHead, split: str) -> KeptEvaluation 
         run: The run's folder.
         head: Its head.
         split: The split.
+        drawn: How its intervals must have been drawn.
     """
     file, table = run / f"eval-{split}.json", run / f"predictions-{split}.csv"
     try:
         written = min(file.stat().st_mtime_ns, table.stat().st_mtime_ns)
         if written < (run / HEAD_FILE).stat().st_mtime_ns:
             return None
-        return _read(json.loads(file.read_bytes()), _answers(table, head.class_names), split)
+        said = json.loads(file.read_bytes())
+        if not drawn.fits(said.get("draws"), said.get("seed")):
+            return None
+        return _read(said, _answers(table, head.class_names), split)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error):
         return None
 

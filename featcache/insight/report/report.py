@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from featcache.errors import MismatchError, UsageError
 from featcache.heads.runs import find_run, newest_run
 from featcache.insight.page.page_file import place_of_page
 from featcache.insight.report.browser import find_browser, print_page, require_own_pdf
+from featcache.insight.report.drawn import Drawn
 from featcache.insight.report.gathering import gathered
 from featcache.insight.report.judged_run import JudgedRun, judged, untested
-from featcache.insight.report.material import Material
 from featcache.insight.report.write import written
 
 RunGiven = str | os.PathLike[str]
@@ -59,8 +59,8 @@ def report(
     audit: bool = ReportSpec.audit,
     pdf: bool = ReportSpec.pdf,
     split: str | None = EvaluateSpec.split,
-    draws: int = EvaluateSpec.draws,
-    seed: int = EvaluateSpec.seed,
+    draws: int | None = None,
+    seed: int | None = None,
     device: str = ExtractSpec.device,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     data_dir: str | os.PathLike[str] = ExtractSpec.data_dir,
@@ -79,7 +79,9 @@ def report(
             their seeds alone are one system. None is the newest, or what its sweep chose.
         beside: Runs that are shown with the figures of their training alone, such as those of
             settings that a sweep did not choose: to test them too would be to choose by the test.
-        seed: Seeds the bootstrap samples and the choice of images in the map.
+        draws: Bootstrap samples of the intervals; None takes those of `evaluate` where they are
+            kept, else as many as that does. Kept ones that were drawn otherwise are drawn anew.
+        seed: Seeds them, and the choice of images in the map; None likewise.
         on_note: Called with a sentence for each choice that was made.
 
     Raises:
@@ -98,35 +100,20 @@ def report(
     """
     note = on_note or silent
     asked = ReportSpec(out=text("--out", out), paths=paths, audit=audit, pdf=pdf)
-    figures = EvaluateSpec(split=split, draws=draws, seed=seed)
+    drawn = Drawn(draws, seed)
     where = RunSpec(
         device=device,
         cache_dir=text("--cache-dir", cache_dir),
         runs_dir=text("--runs-dir", runs_dir),
     )
+    split = replace(drawn.spec, split=split).split
     page = place_of_page(asked.out)
-    browser = find_browser() if asked.pdf else None
-    if browser is not None:
-        require_own_pdf(page.with_suffix(".pdf"))
-    folders, others = _found(runs, where.runs_dir, note), _named(beside, where.runs_dir)
+    browser = _browser_for(page) if asked.pdf else None
+    folders = _found(runs, where.runs_dir, note)
     sound: list[Path] = []
-    known = [
-        judged(
-            folder,
-            split=figures.split,
-            figures=figures,
-            device=where.device,
-            cache_dir=where.cache_dir,
-            on_note=note,
-            sound=sound,
-        )
-        for folder in folders
-    ]
-    known += [untested(folder, cache_dir=where.cache_dir) for folder in others]
-    _require_one_dataset(known)
     material = gathered(
-        known,
-        figures=figures,
+        _known(folders, beside, split=split, drawn=drawn, where=where, on_note=note, sound=sound),
+        drawn=drawn,
         paths=asked.paths,
         audited=asked.audit,
         where=where,
@@ -137,23 +124,59 @@ def report(
     )
     content = written(material, made=f"{datetime.now(UTC):%Y-%m-%d}").encode()
     replace_file(page, content)
-    printed = None
-    if browser is not None:
-        printed = page.with_suffix(".pdf")
-        print_page(browser, page, printed)
-    return _result(page, printed, content, material)
-
-
-def _result(page: Path, pdf: Path | None, content: bytes, material: Material) -> ReportResult:
     best = material.best
     return ReportResult(
         path=page,
-        pdf=pdf,
+        pdf=None if browser is None else print_page(browser, page, page.with_suffix(".pdf")),
         nbytes=len(content),
         systems=tuple(system.name for system in material.systems),
         best="" if best is None else best.name,
         n_runs=sum(len(system.runs) for system in material.systems),
     )
+
+
+def _browser_for(page: Path) -> str:
+    """Find the browser that prints a page, before any work.
+
+    Raises:
+        UsageError: If there is none, or what lies in the place of the PDF is not featcache's.
+    """
+    browser = find_browser()
+    require_own_pdf(page.with_suffix(".pdf"))
+    return browser
+
+
+def _known(
+    folders: Sequence[Path],
+    beside: Sequence[RunGiven],
+    *,
+    split: str | None,
+    drawn: Drawn,
+    where: RunSpec,
+    on_note: NoteCallback,
+    sound: list[Path],
+) -> list[JudgedRun]:
+    """Read all runs, and judge those of `folders`; to `sound` the caches are added that are.
+
+    Raises:
+        MismatchError: If they are of several datasets.
+    """
+    others = _named(beside, where.runs_dir)
+    known = [
+        judged(
+            folder,
+            split=split,
+            drawn=drawn,
+            device=where.device,
+            cache_dir=where.cache_dir,
+            on_note=on_note,
+            sound=sound,
+        )
+        for folder in folders
+    ]
+    known += [untested(folder, cache_dir=where.cache_dir) for folder in others]
+    _require_one_dataset(known)
+    return known
 
 
 def _found(

@@ -50,6 +50,8 @@ def simple_classifiers(
         n_train=len(rows.all_train.rows),
         n_test=len(labels),
         each=tuple(each),
+        draws=figures.draws,
+        seed=figures.seed,
     )
 
 

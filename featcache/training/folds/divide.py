@@ -12,6 +12,10 @@ from featcache.errors import UsageError, counted
 from featcache.features.split import evenly_spaced, ordered_by_class
 
 
+class TooFewRowsError(UsageError):
+    """Rows cannot be divided into so many folds."""
+
+
 @dataclass(frozen=True, eq=False)
 class FoldRows:
     """The rows of one fold, (n,) int64 each, ascending.
@@ -38,7 +42,7 @@ def divide(labels: Tensor, *, n_folds: int, val_fraction: float, seed: int) -> l
         seed: Seeds which rows these are.
 
     Raises:
-        UsageError: If a fold would have nothing to test, to validate or to learn.
+        TooFewRowsError: If a fold would have nothing to test, to validate or to learn.
     """
     by_class = ordered_by_class(labels, seed=seed)
     fold_of = torch.arange(len(labels)) % n_folds  # dealt out one by one
@@ -63,7 +67,7 @@ def _require_use(fold: FoldRows, labels: Tensor, n_folds: int, *, validates: boo
     if len(labels[fold.train].unique()) < 2:
         lacks.append("fewer than two classes to learn")
     if lacks:
-        raise UsageError(
+        raise TooFewRowsError(
             f"--folds is {n_folds}, but {counted(len(labels), 'image')} are too few for that: a "
             f"fold would have {' and '.join(lacks)}. Nothing was trained for it. Use fewer folds, "
             f"or more images."

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from featcache.errors import counted
 from featcache.insight.audit.result import (
+    CANDIDATE,
     AuditedImage,
     AuditResult,
     DuplicatePair,
@@ -49,8 +52,8 @@ def _of_cache(found: AuditResult, material: Material) -> list[Content]:
     parts: list[Content] = [paragraph(_summary(found))]
     if remarks:
         parts.append(element("ul", *(element("li", remark) for remark in dict.fromkeys(remarks))))
-    if found.tested is not None and found.tested.test_acc_without is not None:
-        parts.append(paragraph(_tested(found, material)))
+    if tested := _tested(found, material):
+        parts.append(element("ul", *(element("li", said) for said in tested)))
     parts += _duplicates(found, material)
     parts += _label_issues(found, material)
     parts += _outliers(found, material)
@@ -74,14 +77,29 @@ def _summary(found: AuditResult) -> str:
     return f"Of {sum(found.n_images.values()):,} images: {pairs}{in_train}{labels}."
 
 
-def _tested(found: AuditResult, material: Material) -> str:
-    tested = found.tested
-    assert tested is not None
-    return (
-        f"{material.naming.path(tested.run)}: test_acc {tested.test_acc:.4f} of "
-        f"{tested.n_images:,} images, {tested.test_acc_without:.4f} of the {tested.n_without:,} "
-        f"that are not in its training images too."
-    )
+def _tested(found: AuditResult, material: Material) -> list[str]:
+    """Tell the accuracy of each system of this cache without test images that it was trained on."""
+    seen = {
+        one.id
+        for pair in found.duplicates
+        for one, other in ((pair.first, pair.second), (pair.second, pair.first))
+        if pair.kind != CANDIDATE and one.split == "test" and other.split in ("train", "val")
+    }
+    said = []
+    for system in material.systems:
+        facts = material.facts_of(system)
+        if not seen or facts is None or facts.audit is not found or system.split != "test":
+            continue
+        assert system.acc is not None
+        ids = next(r.evaluation.answers.ids for r in system.answered if r.evaluation)
+        is_kept = np.array([image_id not in seen for image_id in ids], np.bool_)
+        if is_kept.any():
+            acc, n_kept = system.is_right[:, is_kept].mean(), int(is_kept.sum())
+            said.append(
+                f"{system.name}: test_acc {system.acc.value:.4f} of {len(ids):,} images, "
+                f"{acc:.4f} of the {n_kept:,} that are not in 'train' or 'val' too."
+            )
+    return said
 
 
 def _duplicates(found: AuditResult, material: Material) -> list[Content]:
