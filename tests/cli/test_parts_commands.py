@@ -10,7 +10,7 @@ import pytest
 import featcache
 from featcache.scale.plan_file import read_plan
 from tests.cli.conftest import Run
-from tests.scale.defects import column_of, in_numerics
+from tests.scale.breaking import column_of, in_numerics
 from tests.store.damage import flip
 
 

@@ -21,8 +21,8 @@ from featcache.scale.planning import place_of_plan
 from featcache.store import locked
 from tests.conftest import save_image
 from tests.extraction.interruptions import StopAfter
+from tests.scale.breaking import in_column
 from tests.scale.conftest import all_shares
-from tests.scale.defects import in_column
 from tests.scale.kinds import Kind, kinds
 
 

@@ -23,8 +23,9 @@ from featcache.store import CacheWriter, locked, read_state
 from featcache.store.hdf5_file import plan_of
 from tests.extraction.interruptions import StopAfter
 from tests.paces import blocks_of
+from tests.scale.breaking import VICTIM, in_column, in_numerics
 from tests.scale.conftest import all_shares
-from tests.scale.defects import DEFECTS, VICTIM, Defect, in_column, in_numerics
+from tests.scale.defects import DEFECTS, Defect
 from tests.scale.kinds import BATCH_SIZE, kinds
 from tests.store.damage import flip
 
