@@ -10,6 +10,7 @@ import typer
 
 from featcache.config import DevicesSpec, ExtractSpec, ForecastSpec, ShareSpec
 from featcache.core.arguments import option_name
+from featcache.core.options import declared
 from featcache.errors import UsageError, counted
 from featcache_cli.commands.extract_plan import show_forecast
 from featcache_cli.console import (
@@ -57,10 +58,6 @@ def extract(
     devices: str | None,
     share: str | None,
     wait: float,
-    rows: int | None,
-    images_per_s: float | None,
-    decoded_per_s: float | None,
-    image_nbytes: int | None,
     plan: Annotated[
         bool,
         typer.Option(
@@ -80,6 +77,7 @@ def extract(
     from featcache import extract_all, extract_on_devices
 
     display = ProgressDisplay()
+    of_forecast = ForecastSpec(**{name: options.pop(name) for name in declared(ForecastSpec)})
     specs = [ExtractSpec(**{**options, "backbone": name}) for name in options["backbone"]]
     if devices is not None:
         DevicesSpec(devices=devices)
@@ -87,19 +85,8 @@ def extract(
     if wait != ShareSpec.wait and (plan or share is None):
         raise UsageError("--wait is for computing a --share. Nothing was started.")
     if plan:
-        asked = ForecastSpec(
-            rows=rows,
-            images_per_s=images_per_s,
-            decoded_per_s=decoded_per_s,
-            image_nbytes=image_nbytes,
-        )
-        return show_forecast(specs, asked, share=share, json=json)
-    _refuse_without_plan(
-        rows=rows,
-        images_per_s=images_per_s,
-        decoded_per_s=decoded_per_s,
-        image_nbytes=image_nbytes,
-    )
+        return show_forecast(specs, of_forecast, share=share, json=json)
+    _refuse_without_plan(of_forecast)
     if share is not None:
         return _extract_share(specs, ShareSpec(share=share, wait=wait), display, json=json)
 
@@ -146,8 +133,8 @@ def _refuse_with_devices(specs: Sequence[ExtractSpec], *, plan: bool, share: str
             )
 
 
-def _refuse_without_plan(**of_a_forecast: float | None) -> None:
-    for name, value in of_a_forecast.items():
+def _refuse_without_plan(of_forecast: ForecastSpec) -> None:
+    for name, value in vars(of_forecast).items():
         if value is not None:
             raise UsageError(
                 f"{option_name(name)} is for --plan, which was not given. Nothing was started."

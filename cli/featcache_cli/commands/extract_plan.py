@@ -23,15 +23,7 @@ def show_forecast(
 
     if len(specs) != 1:
         raise UsageError(f"--plan takes one backbone, but {len(specs)} are named.")
-    found = forecast(
-        specs[0],
-        share=share,
-        rows=asked.rows,
-        images_per_s=asked.images_per_s,
-        decoded_per_s=asked.decoded_per_s,
-        image_nbytes=asked.image_nbytes,
-        on_note=note,
-    )
+    found = forecast(specs[0], share=share, **vars(asked), on_note=note)
     if json:
         show_json(found)
     else:
