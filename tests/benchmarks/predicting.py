@@ -10,6 +10,8 @@ Four things are measured. Where a weights file filled the backbone, name it with
    in turn, --rounds times (3); the ratio of each round.
 3. The same with the images as PNG files: `extract images:FOLDER`, and `predict` of that folder.
 4. Peak memory and seconds of `featcache predict -` with 1,000 paths and with --paths (10,000).
+
+--rounds 0 leaves out 2 and 3, --paths 0 leaves out 4.
 """
 
 from __future__ import annotations
@@ -77,14 +79,17 @@ class _Measured:
     def all(self) -> dict[str, Any]:
         """Measure everything."""
         asked = self.asked
-        return {
+        found: dict[str, Any] = {
             "machine": machine("cpu"),
             "options": {n: str(v) for n, v in vars(asked).items() if n not in ("out", "data_dir")},
             "agreement": self.agreement(),
-            "in memory": self.rates(self.in_memory),
-            "as files": self.rates(self.as_files),
-            "stdin": self.stdin(),
         }
+        if asked.rounds:
+            found["in memory"] = self.rates(self.in_memory)
+            found["as files"] = self.rates(self.as_files)
+        if asked.paths:
+            found["stdin"] = self.stdin()
+        return found
 
     def agreement(self) -> dict[str, Any]:
         """Compare the answers for the test images with eval's file."""
