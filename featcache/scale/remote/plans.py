@@ -1,0 +1,132 @@
+"""The plan of the parts in a store, and the folder of this machine where its parts are made."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from featcache.config import ExtractSpec
+from featcache.core.backbone_kinds import backbone_slug
+from featcache.core.files import make_folder, named_failures
+from featcache.core.paths import user_cache_folder
+from featcache.core.replace import write_new_file
+from featcache.core.reporting import NoteCallback
+from featcache.core.store_urls import PARTS, StoreUrl
+from featcache.errors import CacheMissingError, MismatchError
+from featcache.images.datasets import dataset_slug
+from featcache.scale.plan_file import NAME, PartsPlan, find_plan, read_plan
+from featcache.scale.remote.layout import PartsThere
+from featcache.scale.remote.objects import Objects
+
+
+def scratch_of(url: StoreUrl) -> Path:
+    """Name the folder of this machine for what is made for a store, or copied from it.
+
+    It lies in XDG_CACHE_HOME, or in `~/.cache`; without a home, in the folder of temporary files.
+    """
+    home = user_cache_folder() or Path(tempfile.gettempdir()) / "featcache"
+    return home / "stores" / hashlib.sha256(str(url).encode()).hexdigest()[:16]
+
+
+def plan_there(
+    objects: Objects,
+    spec: ExtractSpec,
+    n_shares: int,
+    *,
+    make: Callable[[ExtractSpec], Path],
+    on_note: NoteCallback,
+) -> PartsPlan:
+    """Find the plan for these options in a store, or make it and put it there.
+
+    Args:
+        objects: Of the store's --cache-dir.
+        spec: What the cache is to be.
+        n_shares: How many shares there are.
+        make: Makes a plan in the --cache-dir of a spec, and gives its path.
+        on_note: Told what was chosen.
+
+    Returns:
+        The plan, as a copy in a folder of this machine.
+
+    Raises:
+        MismatchError: If there is a plan of another number of shares, or of another machine.
+    """
+    if found := _found(objects, spec, n_shares):
+        return found
+    made = make(_in(spec, scratch_of(objects.url) / "plans"))
+    name = f"{made.parent.parent.name}/{made.parent.name}"
+    content = made.read_bytes()
+    if objects.put_new(f"{name}/{NAME}", content):
+        on_note(f"the plan is {objects.url}/{name}/{NAME}")
+    else:
+        on_note("another machine was first to write the plan; this one goes on with that")
+    found = _found(objects, spec, n_shares)
+    if found is None:
+        raise MismatchError(
+            f"{objects.url}/{name} plans a cache with other options than this command. Nothing "
+            f"was changed. Run the same command on all machines, or choose another --cache-dir."
+        )
+    return found
+
+
+def copied_plan(there: PartsThere, scratch: Path) -> tuple[PartsPlan, bytes]:
+    """Copy the plan of a folder in a store below a folder of this machine, and read it.
+
+    Each plan has a place of its own there, so that parts of two plans never meet.
+
+    Raises:
+        CacheMissingError: If there is none.
+        CorruptError: If it is damaged.
+    """
+    content = there.plan_bytes()
+    if content is None:
+        raise CacheMissingError(
+            f"There is no {there.url}/{NAME}, so that is no folder of parts. Nothing was done. The "
+            f"first share makes it: featcache extract ... --share 0/N --cache-dir "
+            f"{there.url.store}"
+        )
+    dataset, name = there.url.path.split("/")[-2:]
+    folder = scratch / hashlib.sha256(content).hexdigest()[:16] / dataset / name
+    write_plan(folder, content)
+    return read_plan(folder), content
+
+
+def write_plan(folder: Path, content: bytes) -> None:
+    """Write a plan into a folder of this machine.
+
+    Raises:
+        MismatchError: If another plan is there.
+    """
+    path = folder / NAME
+    with named_failures(path, kept="Nothing was computed."):
+        make_folder(folder)
+    if not write_new_file(path, lambda file: file.write(content)) and path.read_bytes() != content:
+        raise MismatchError(
+            f"{path} is another plan than the one in the store. Nothing was changed. Move {folder} "
+            f"away, or choose another --cache-dir."
+        )
+
+
+def _found(objects: Objects, spec: ExtractSpec, n_shares: int) -> PartsPlan | None:
+    pattern = f"{backbone_slug(spec.backbone)}-*{PARTS}"
+    dataset, scratch = dataset_slug(spec.dataset), scratch_of(objects.url)
+    for folder in objects.folders(dataset):
+        if not fnmatchcase(folder.rpartition("/")[2], pattern):
+            continue
+        url = StoreUrl(objects.url.scheme, objects.url.bucket, f"{objects.url.path}/{folder}")
+        there = PartsThere(objects, StoreUrl(url.scheme, url.bucket, url.path.lstrip("/")))
+        if there.plan_bytes() is None:
+            continue
+        plan, _ = copied_plan(there, scratch)
+        if find_plan(plan.folder.parent, spec, n_shares):
+            return plan
+    return None
+
+
+def _in(spec: ExtractSpec, cache_dir: Path) -> ExtractSpec:
+    from dataclasses import replace
+
+    return replace(spec, cache_dir=str(cache_dir))
