@@ -32,6 +32,10 @@ class StoreUrl:
     def __str__(self) -> str:
         return f"{self.scheme}://{self.bucket}" + (f"/{self.path}" if self.path else "")
 
+    def below(self, key: str) -> StoreUrl:
+        """Give a place within this one."""
+        return StoreUrl(self.scheme, self.bucket, f"{self.path}/{key}".strip("/"))
+
     @property
     def is_parts_folder(self) -> bool:
         """Whether it is `.../<dataset>/<name>.parts`."""

@@ -18,6 +18,7 @@ from featcache.core.reporting import NoteCallback, silent
 from featcache.core.side_files import partial_path
 from featcache.core.starting import ANY_START, starting
 from featcache.core.stopping import working
+from featcache.core.store_urls import is_in_store
 from featcache.errors import CorruptError, MismatchError, UsageError, counted
 from featcache.extraction.opening import check_names, identified, known_rows, open_images
 from featcache.extraction.progress import ProgressCallback
@@ -46,6 +47,7 @@ class ShareResult:
         outcome: "computed", "resumed" (a partial part was completed), "reused" (nothing to do),
             "empty" (there are more shares than blocks) or "planned" (the plan alone was made).
         path: The part; the plan where that was all, or that says so; the cache if it is complete.
+            A URL of what lies in an object store.
         n_rows: Rows of the share.
         n_rows_computed: Rows that this run computed.
         nbytes: Size of the part.
@@ -58,7 +60,7 @@ class ShareResult:
 
     share: str
     outcome: str
-    path: Path
+    path: Path | str
     n_rows: int = 0
     n_rows_computed: int = 0
     nbytes: int = 0
@@ -79,6 +81,9 @@ def extract_share(
     on_note: NoteCallback | None = None,
 ) -> ShareResult:
     """Compute one share of a cache, as a part beside the place of the cache.
+
+    Where `spec.cache_dir` is a URL of an object store, the part is made in a folder of this
+    machine, and uploaded when it is complete.
 
     The first share to come makes the plan that all have in common: it reads the whole dataset for
     its digest, and settles what else a single process would settle. A share that was stopped goes
@@ -110,14 +115,26 @@ def extract_share(
         raise UsageError("--share says which share is computed, but was not given.")
     which = share_of(asked.share, os.environ)
     check_names(spec)
-    plan = plan_parts(
-        spec,
-        which.n_shares,
-        wait_s=_HOUR_S * asked.wait,
-        on_progress=on_progress or silent,
-        on_note=told,
-    )
-    result = _share(spec, which, plan, on_progress=on_progress or silent, on_note=told)
+
+    def compute(spec: ExtractSpec, which: Share) -> ShareResult:
+        plan = plan_parts(
+            spec,
+            which.n_shares,
+            wait_s=_HOUR_S * asked.wait,
+            on_progress=on_progress or silent,
+            on_note=told,
+        )
+        return _share(spec, which, plan, on_progress=on_progress or silent, on_note=told)
+
+    if is_in_store(spec.cache_dir):
+        # Without the extra there is nothing to import there.
+        from featcache.scale.remote.extract_share_there import extract_share_there
+
+        result = extract_share_there(
+            spec, which, compute, on_progress=on_progress or silent, on_note=told
+        )
+    else:
+        result = compute(spec, which)
     return replace(result, share=str(which), seconds=time.perf_counter() - started)
 
 

@@ -126,10 +126,15 @@ class PartsPlan:
         name = f"part-{index:05d}-of-{self.n_shares:05d}-{identity.fingerprint[:8]}.h5"
         return self.folder / name
 
-    def command(self, share: Share) -> str:
-        """Write the command that computes a share, with the options that decide the cache."""
-        folders = {"data_dir": self.data_dir, "cache_dir": str(self.folder.parent.parent)}
-        said = {**self.asked, **folders}
+    def command(self, share: Share, *, cache_dir: str | None = None) -> str:
+        """Write the command that computes a share, with the options that decide the cache.
+
+        Args:
+            share: Which one.
+            cache_dir: Where the parts are, if they are not those of this folder.
+        """
+        place = cache_dir or str(self.folder.parent.parent)
+        said = {**self.asked, "data_dir": self.data_dir, "cache_dir": place}
         return f"{extract_command(said)} --share {share}"
 
     def write(self) -> bool:

@@ -16,6 +16,7 @@ from featcache.core.dataset_names import PYTHON
 from featcache.core.options import declared
 from featcache.core.paths import native, settled
 from featcache.core.preprocess import Preprocess
+from featcache.core.store_urls import is_in_store
 from featcache.store.identity import PART, Identity, Provenance, named_backbone
 
 _RANDOM = re.compile(rf"{RANDOM} \(seed (\d+)\)")
@@ -68,7 +69,7 @@ def extract_command(options: Mapping[str, Any]) -> str:
     for name, default in defaults.items():
         value = options.get(name, default)
         is_default = (tuple(value) if isinstance(value, list) else value) == default  # of JSON
-        if name == "cache_dir":
+        if name == "cache_dir" and not is_in_store(value):
             is_default = settled(value) == settled(ExtractSpec.cache_dir)
         if name in _ALWAYS or not is_default:
             shown = ",".join(value) if isinstance(value, tuple | list) else str(value)

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from featcache.config import ExtractSpec
 from featcache.core.backbone_kinds import backbone_slug
 from featcache.core.files import make_folder, named_failures
+from featcache.core.identity import canonical_json
 from featcache.core.paths import user_cache_folder
 from featcache.core.replace import write_new_file
 from featcache.core.reporting import NoteCallback
 from featcache.core.store_urls import PARTS, StoreUrl
 from featcache.errors import CacheMissingError, MismatchError
 from featcache.images.datasets import dataset_slug
-from featcache.scale.plan_file import NAME, PartsPlan, find_plan, read_plan
+from featcache.scale.plan_file import NAME, PartsPlan, asked_of, read_plan
 from featcache.scale.remote.layout import PartsThere
 from featcache.scale.remote.objects import Objects
+
+_OLD_S = 60
 
 
 def scratch_of(url: StoreUrl) -> Path:
@@ -56,7 +61,7 @@ def plan_there(
     """
     if found := _found(objects, spec, n_shares):
         return found
-    made = make(_in(spec, scratch_of(objects.url) / "plans"))
+    made = _made(spec, scratch_of(objects.url) / f"plans-{n_shares}", make)
     name = f"{made.parent.parent.name}/{made.parent.name}"
     content = made.read_bytes()
     if objects.put_new(f"{name}/{NAME}", content):
@@ -111,22 +116,34 @@ def write_plan(folder: Path, content: bytes) -> None:
 
 
 def _found(objects: Objects, spec: ExtractSpec, n_shares: int) -> PartsPlan | None:
+    """Look through the folders of this dataset and backbone for the plan of these options."""
     pattern = f"{backbone_slug(spec.backbone)}-*{PARTS}"
-    dataset, scratch = dataset_slug(spec.dataset), scratch_of(objects.url)
-    for folder in objects.folders(dataset):
+    asked = canonical_json(asked_of(spec))
+    for folder in objects.folders(dataset_slug(spec.dataset)):
         if not fnmatchcase(folder.rpartition("/")[2], pattern):
             continue
-        url = StoreUrl(objects.url.scheme, objects.url.bucket, f"{objects.url.path}/{folder}")
-        there = PartsThere(objects, StoreUrl(url.scheme, url.bucket, url.path.lstrip("/")))
+        there = PartsThere(objects, objects.url.below(folder))
         if there.plan_bytes() is None:
             continue
-        plan, _ = copied_plan(there, scratch)
-        if find_plan(plan.folder.parent, spec, n_shares):
-            return plan
+        plan, _ = copied_plan(there, scratch_of(objects.url))
+        if canonical_json(plan.asked) != asked:
+            continue
+        if plan.n_shares != n_shares:
+            raise MismatchError(
+                f"{there.url}/{NAME} is of another number of shares (n_shares: found "
+                f"{plan.n_shares}, wanted {n_shares}). Nothing was changed. Go on with --share "
+                f"I/{plan.n_shares}, or remove that folder with a tool of the store to begin anew."
+            )
+        return plan
     return None
 
 
-def _in(spec: ExtractSpec, cache_dir: Path) -> ExtractSpec:
-    from dataclasses import replace
+def _made(spec: ExtractSpec, plans: Path, make: Callable[[ExtractSpec], Path]) -> Path:
+    """Make a plan on this machine; several shares here wait for one of them.
 
-    return replace(spec, cache_dir=str(cache_dir))
+    A plan of an earlier run is removed: the images may be others by now.
+    """
+    for old in plans.glob(f"*/*{PARTS}/{NAME}"):
+        if time.time() - old.stat().st_mtime > _OLD_S:
+            old.unlink(missing_ok=True)
+    return make(replace(spec, cache_dir=str(plans)))
