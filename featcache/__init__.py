@@ -96,6 +96,8 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.scale.parts import PartsDescription as PartsDescription
     from featcache.scale.parts import PartState as PartState
     from featcache.scale.parts import describe_parts as describe_parts
+    from featcache.scale.remote.fetch_cache import FetchResult as FetchResult
+    from featcache.scale.remote.fetch_cache import fetch_cache as fetch_cache
     from featcache.store import Cache as Cache
     from featcache.store import CacheSplit as CacheSplit
     from featcache.store import describe_cache as describe_cache
@@ -172,6 +174,7 @@ _NAMES = {
     "scale.forecast": ("Forecast", "forecast"),
     "scale.merge_parts": ("MergeResult", "merge_parts"),
     "scale.parts": ("PartState", "PartsDescription", "describe_parts"),
+    "scale.remote.fetch_cache": ("FetchResult", "fetch_cache"),
     "store": (
         "Cache",
         "CacheSplit",

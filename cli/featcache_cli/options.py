@@ -55,6 +55,7 @@ class Option:
         unset: What a default of None stands for.
         choices: Values to offer.
         reads: Reads what was typed; None where Typer does.
+        in_store: Whether a path may be a URL of an object store.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Option:
     unset: str = ""
     choices: tuple[str, ...] = ()
     reads: Reader | None = None
+    in_store: bool = False
 
     @property
     def typed_default(self) -> Any:
@@ -94,12 +96,13 @@ class Option:
         if len(self.name) == 1:  # a letter is usually typed behind one dash
             named = [option_name(self.name), f"-{self.name}"]
         offered = _COMPLETED.get(self.name)
+        check_path = read.place_or_url if self.in_store else read.local_path
         return typer.Option(
             *named,
             help=shown,
             rich_help_panel=self.group,
             metavar=_METAVARS.get(self.name),
-            callback=read.local_path if self.name in PATHS else None,
+            callback=check_path if self.name in PATHS else None,
             autocompletion=complete.one_of(*self.choices) if self.choices else offered,
         )
 
@@ -170,6 +173,11 @@ def _or_word(words: Mapping[str, Any], reads: Reader | None) -> Reader:
         return known if known is not None or reads is None else reads(option, text)
 
     return read_one
+
+
+def also_in_a_store(options: Sequence[Option]) -> tuple[Option, ...]:
+    """Let the paths among options be URLs of an object store."""
+    return tuple(replace(option, in_store=True) for option in options)
 
 
 def repeated(option: Option, hint: str) -> Option:

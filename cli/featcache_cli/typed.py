@@ -9,6 +9,7 @@ import typer
 
 from featcache.core.arguments import place
 from featcache.core.options import AUTO
+from featcache.core.store_urls import is_in_store, store_url
 from featcache.errors import UsageError
 
 
@@ -17,6 +18,14 @@ def local_path(param: typer.CallbackParam, path: str | None) -> str | None:
     if path is not None:
         place(max(param.opts, key=len), path)
     return path
+
+
+def place_or_url(param: typer.CallbackParam, path: str | None) -> str | None:
+    """Take a path, or a URL of an object store where the extra for these is installed."""
+    if is_in_store(path):
+        store_url(str(path))
+        return path
+    return local_path(param, path)
 
 
 def words(option: str, text: str) -> tuple[str, ...]:

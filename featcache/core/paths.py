@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from featcache.core.store_urls import is_in_store
 from featcache.errors import UsageError, clipped
 
 # "s3://bucket" and, once it was a Path, "s3:/bucket": open() would make a folder called "s3:".
@@ -27,9 +28,15 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise UsageError(f"{clipped(repr(path))} is no path. Nothing was started.")
     text = os.path.expanduser(path)  # noqa: PTH111
     if _URL.match(text):
+        way_out = "Mount or copy the files, and give their path."
+        if is_in_store(text):
+            way_out = (
+                "Only the parts of a cache may be in an object store (extract --share), and "
+                "featcache cache merge brings them here."
+            )
         raise UsageError(
             f"{text!r} is a URL, but featcache reads and writes only files of this machine. "
-            f"Nothing was started. Mount or copy the files, and give their path."
+            f"Nothing was started. {way_out}"
         )
     try:
         raw = os.fsencode(text)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from featcache.core.paths import expanded
 from featcache.core.side_files import is_parts_folder, partial_path
+from featcache.core.store_urls import is_in_store
 from featcache.errors import FeatcacheError, MismatchError
 from featcache.scale.part_checks import checked_part, other_numerics, strangers_in
 from featcache.scale.plan_file import NAME, PartsPlan, read_plan
@@ -24,7 +25,8 @@ class PartState:
 
     Attributes:
         index: Of the share, from 0.
-        path: Where its part is, or will be; the folder where it is empty.
+        path: Where its part is, or will be; the folder where it is empty. A URL of what lies in an
+            object store, as all paths of its folder are.
         state: "complete", "incomplete", "missing", "empty" (it has no blocks), "damaged",
             "stranger" (it is not of this plan), or "other numerics" (it is complete, but another
             kind of machine computed it; a merge takes it with `mix_numerics`).
@@ -35,7 +37,7 @@ class PartState:
     """
 
     index: int
-    path: Path
+    path: Path | str
     state: str
     n_rows: int = 0
     n_rows_done: int = 0
@@ -54,7 +56,7 @@ class PartsDescription:
 
     Attributes:
         folder: Of the parts.
-        cache: Where they are merged to.
+        cache: Where they are merged to; the seal, of those in an object store.
         state: "complete" or "incomplete".
         dataset: Name of the dataset.
         backbone: Name of the backbone.
@@ -71,8 +73,8 @@ class PartsDescription:
             with --mix-numerics where that is needed.
     """
 
-    folder: Path
-    cache: Path
+    folder: Path | str
+    cache: Path | str
     state: str
     dataset: str
     backbone: str
@@ -83,7 +85,7 @@ class PartsDescription:
     n_rows_done: int
     nbytes: int
     parts: tuple[PartState, ...]
-    strangers: tuple[Path, ...]
+    strangers: tuple[Path | str, ...]
     missing: str
     command: str
 
@@ -130,7 +132,9 @@ def list_parts(cache_dir: str | os.PathLike[str]) -> list[Path]:
 
 
 def is_folder_of_parts(name: str | os.PathLike[str]) -> bool:
-    """Tell whether a name is the path of a folder of parts."""
+    """Tell whether a name is the path of a folder of parts, or a URL: no cache has one."""
+    if is_in_store(os.fspath(name)):
+        return True
     path = expanded(name or ".")
     is_one = is_parts_folder(path) or os.path.exists(path / NAME)  # noqa: PTH110 - Path.exists raises
     return is_one and os.path.isdir(path)  # noqa: PTH112 - likewise

@@ -19,15 +19,15 @@ def moto_server() -> Iterator[str]:
     host, port = server.get_host_and_port()
     endpoint = f"http://{host}:{port}"
     try:
-        make_bucket(endpoint, "bucket")
+        _post(f"{endpoint}/moto-api/reset", "POST")  # its objects live as long as the process
+        _post(f"{endpoint}/bucket", "PUT")
         yield endpoint
     finally:
         server.stop()
 
 
-def make_bucket(endpoint: str, name: str) -> None:
-    """Make a bucket."""
-    with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT")):
+def _post(url: str, method: str) -> None:
+    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10):
         pass
 
 

@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featcache.config import ExtractSpec
+from featcache.core.store_urls import is_in_store
 from featcache.errors import FeatcacheError, UsageError, counted
-from featcache_cli.commands import cache_export, cache_import, cache_parts, cache_verify
+from featcache_cli.commands import (
+    cache_export,
+    cache_import,
+    cache_parts,
+    cache_there,
+    cache_verify,
+)
 from featcache_cli.commands.extract import show_extraction
 from featcache_cli.console import ProgressDisplay, ask, fail, note, reset_progress, show_json
 from featcache_cli.grammar import Command, Group
-from featcache_cli.options import CacheArgument, JsonOption, options_of, takes
+from featcache_cli.options import CacheArgument, JsonOption, also_in_a_store, options_of, takes
 from featcache_cli.tables import show_facts, show_table
 
 if TYPE_CHECKING:
@@ -37,7 +44,7 @@ app.command("merge", cls=Command)(cache_parts.merge)
 
 
 @app.command("ls", cls=Command)
-@takes(options_of(ExtractSpec, "cache_dir"))
+@takes(also_in_a_store(options_of(ExtractSpec, "cache_dir")))
 def ls(
     folder: Annotated[
         str | None, typer.Argument(metavar="FOLDER", help="A folder of parts: list its parts.")
@@ -47,25 +54,26 @@ def ls(
     json: JsonOption = False,
 ) -> None:
     """List all caches, complete or not, and folders of parts."""
-    from featcache.scale.parts import describe_parts, list_parts
+    from featcache.scale.parts import list_parts
     from featcache.store import extract_command, list_caches
 
     if folder is not None:
         _refuse_other_folder(folder, cache_dir)
         cache_parts.list_parts(folder, json=json)
         return
-    caches = list_caches(cache_dir)
+    in_store = is_in_store(cache_dir)
+    caches = [] if in_store else list_caches(cache_dir)
     parts, problems = [], [cache.problem for cache in caches if cache.problem]
-    for path in list_parts(cache_dir):
+    for path in cache_there.list_there(cache_dir) if in_store else list_parts(cache_dir):
         try:
-            parts.append(describe_parts(path))
+            parts.append(cache_parts.described(str(path)))
         except FeatcacheError as err:  # one bad plan hides no other cache
             problems.append(str(err))
     if json:
         show_json({"caches": caches, "parts": parts, "problems": problems})
         return
     if not (caches or parts or problems):
-        command = extract_command({"cache_dir": cache_dir})
+        command = extract_command({"cache_dir": cache_dir}) + " --share 0/1" * in_store
         note(f"There are no caches in {cache_dir!r}. Make one with: {command}")
         return
     show_table(

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featcache.config import ExtractSpec
-from featcache.errors import counted
+from featcache.core.store_urls import is_in_store
+from featcache.errors import UsageError, counted
+from featcache_cli.commands import cache_there
 from featcache_cli.console import (
     ProgressDisplay,
     duration,
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 _SHOWN_FAILURES = 10
 
 FolderArgument = Annotated[
-    str, typer.Argument(metavar="FOLDER", help="The folder of the parts, `<name>.parts`.")
+    str,
+    typer.Argument(metavar="FOLDER", help="The folder of the parts, `<name>.parts`, or its URL."),
 ]
 
 
@@ -36,18 +39,42 @@ FolderArgument = Annotated[
         ExtractSpec,
         "mix_numerics",
         help={"mix_numerics": "Take parts of different hardware or library versions."},
-    )
+    ),
+    options_of(
+        ExtractSpec,
+        "cache_dir",
+        help={"cache_dir": "Folder for the cache, if the parts are in an object store."},
+        optional=True,
+        unset="cache; beside the parts, if they are in a folder",
+    ),
 )
-def merge(folder: FolderArgument, *, mix_numerics: bool, json: JsonOption = False) -> None:
+def merge(
+    folder: FolderArgument,
+    *,
+    mix_numerics: bool,
+    cache_dir: str | None,
+    json: JsonOption = False,
+) -> None:
     """Join the parts of a cache, byte for byte as one process would have written it.
 
     Every byte is compared with its digest. Exit 10 if shares are missing, 12 if a part is not of
-    the plan, 13 if one is damaged, 3 if images could not be read.
+    the plan, 13 if one is damaged, 3 if images could not be read. Parts in an object store are
+    copied for that, and sealed there.
     """
     from featcache import merge_parts
     from featcache.store import human_bytes
 
     display = ProgressDisplay()
+    if is_in_store(folder):
+        cache_there.fetch(
+            folder, cache_dir or ExtractSpec.cache_dir, mix_numerics, display, json=json
+        )
+        return
+    if cache_dir is not None:
+        raise UsageError(
+            f"--cache-dir is for parts in an object store; those of {folder} are joined beside it. "
+            f"Nothing was started."
+        )
     result = merge_parts(
         folder,
         mix_numerics=mix_numerics,
@@ -82,7 +109,7 @@ def list_parts(folder: str, *, json: bool) -> None:
     """List the parts of a folder, one a line, and what is missing."""
     from featcache.store import human_bytes
 
-    found = _described(folder)
+    found = described(folder)
     if json:
         show_json(found)
     else:
@@ -108,7 +135,7 @@ def tell_parts(folder: str, *, json: bool) -> None:
     """Say what a folder of parts holds, and what is missing."""
     from featcache.store import human_bytes
 
-    found = _described(folder)
+    found = described(folder)
     if json:
         show_json(found)
     else:
@@ -132,14 +159,20 @@ def verify_parts(folder: str, *, subset: float, json: bool) -> None:
     """Check every digest of every part that is there, and hold all parts against the plan."""
     from featcache.store import verify_cache
 
-    found = _described(folder, reads_rows=True)
     display = ProgressDisplay()
     reports: list[VerifyReport] = []
-    for part in found.parts:
-        display.show("parts", part.index, found.n_shares)
-        if part.state in ("complete", "incomplete", "other numerics"):
-            reports.append(verify_cache(part.path, subset=subset))
+    if is_in_store(folder):
+        found = cache_there.verified(folder, display, subset=subset)
+        n_rows_checked = found.n_rows_done
+    else:
+        found = described(folder, reads_rows=True)
+        for part in found.parts:
+            display.show("parts", part.index, found.n_shares)
+            if part.state in ("complete", "incomplete", "other numerics"):
+                reports.append(verify_cache(part.path, subset=subset))
+        n_rows_checked = sum(report.n_rows_checked for report in reports)
     reset_progress()
+    n_checked = len(reports) or sum(part.state == "complete" for part in found.parts)
     damaged = [report for report in reports if not report.is_sound]
     states = {part.state for part in found.parts}
     is_damaged = bool(damaged) or "damaged" in states
@@ -150,8 +183,7 @@ def verify_parts(folder: str, *, subset: float, json: bool) -> None:
         show_facts(
             {
                 "parts": found.folder,
-                "checked": f"{counted(len(reports), 'part')}, "
-                f"{sum(report.n_rows_checked for report in reports)} of "
+                "checked": f"{counted(n_checked, 'part')}, {n_rows_checked} of "
                 f"{counted(found.n_rows, 'row')}",
                 "result": "sound" if is_sound else "DAMAGED" if is_damaged else "NOT OF ONE PLAN",
             }
@@ -166,7 +198,10 @@ def verify_parts(folder: str, *, subset: float, json: bool) -> None:
     _end(found)
 
 
-def _described(folder: str, *, reads_rows: bool = False) -> PartsDescription:
+def described(folder: str, *, reads_rows: bool = False) -> PartsDescription:
+    """Describe a folder of parts, on this machine or in an object store."""
+    if is_in_store(folder):
+        return cache_there.described(folder)
     from featcache import describe_parts
 
     return describe_parts(folder, reads_rows=reads_rows)

@@ -11,6 +11,7 @@ import typer
 from featcache.config import DevicesSpec, ExtractSpec, ForecastSpec, ShareSpec
 from featcache.core.arguments import option_name
 from featcache.core.options import declared
+from featcache.core.store_urls import is_in_store
 from featcache.errors import UsageError, counted
 from featcache_cli.commands.extract_plan import show_forecast
 from featcache_cli.console import (
@@ -22,7 +23,7 @@ from featcache_cli.console import (
     reset_progress,
     show_json,
 )
-from featcache_cli.options import JsonOption, options_of, repeated, takes
+from featcache_cli.options import JsonOption, also_in_a_store, options_of, repeated, takes
 from featcache_cli.tables import show_facts
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _STAGES = {
     "check": "checking the rows that are there",
     "adapt": "adapting BatchNorm",
     "plan": "planning the shares",
+    "upload": "uploading, MiB",
 }
 
 
@@ -48,7 +50,7 @@ _STAGES = {
         repeated(option, "Repeat the option for several caches from one reading of the images.")
         for option in options_of(ExtractSpec, "backbone")
     ],
-    options_of(ExtractSpec, without=("dataset", "backbone")),
+    also_in_a_store(options_of(ExtractSpec, without=("dataset", "backbone"))),
     options_of(DevicesSpec),
     options_of(ShareSpec),
     options_of(ForecastSpec),
@@ -87,6 +89,7 @@ def extract(
     if plan:
         return show_forecast(specs, of_forecast, share=share, json=json)
     _refuse_without_plan(of_forecast)
+    _refuse_whole_in_store(options["cache_dir"], share)
     if share is not None:
         return _extract_share(specs, ShareSpec(share=share, wait=wait), display, json=json)
 
@@ -131,6 +134,15 @@ def _refuse_with_devices(specs: Sequence[ExtractSpec], *, plan: bool, share: str
                 f"--devices and {option} do not go together. Nothing was started. Use --device "
                 f"there; with --share, start one share for each device."
             )
+
+
+def _refuse_whole_in_store(cache_dir: str, share: str | None) -> None:
+    if share is None and is_in_store(cache_dir):
+        raise UsageError(
+            f"--cache-dir {cache_dir} is a URL of an object store, which holds parts. Nothing was "
+            f"started. Add --share 0/1 for a single part, or --share I/N on each of N machines; "
+            f"featcache cache merge brings the cache to a machine."
+        )
 
 
 def _refuse_without_plan(of_forecast: ForecastSpec) -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.config import ExtractSpec, HeadSpec, RunSpec, SolverSpec, TrainSpec
 from featcache.config.solver_specs import MOST_STEPS
+from featcache.core.store_urls import is_in_store
 from featcache.errors import counted
+from featcache_cli.commands.cache_there import copy_of
 from featcache_cli.console import (
     ProgressDisplay,
     duration,
@@ -18,6 +20,7 @@ from featcache_cli.console import (
 )
 from featcache_cli.options import (
     JsonOption,
+    also_in_a_store,
     left_to_the_recipe,
     of_the_cache,
     options_of,
@@ -37,7 +40,7 @@ _TOLD = ("converged", "refitted")  # of what is yes or no
 
 
 @takes(
-    options_of(RunSpec, "cache"),
+    also_in_a_store(options_of(RunSpec, "cache")),
     of_the_cache(),
     options_of(RunSpec, "recipe"),
     options_of(SolverSpec),
@@ -58,6 +61,8 @@ def train_head(*, json: JsonOption = False, **options: Any) -> Any:
     from featcache import train_head as run
 
     display = ProgressDisplay()
+    if is_in_store(options["cache"]):
+        options["cache"] = copy_of(options["cache"], display)
     result = run(
         **options,
         on_progress=lambda progress: show_progress(display, progress),

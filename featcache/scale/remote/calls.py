@@ -55,7 +55,8 @@ class Patience:
     first_pause_s: float = 1.0
 
 
-_PATIENCE: ContextVar[Patience] = ContextVar("featcache.scale.remote", default=Patience())
+_USUAL = Patience()
+_PATIENCE: ContextVar[Patience] = ContextVar("featcache.scale.remote", default=_USUAL)
 
 
 def patience() -> Patience:
@@ -127,8 +128,7 @@ def tried(call: Callable[[], T], *, what: str, url: StoreUrl, on_note: NoteCallb
                     f"there."
                 ) from err
             on_note(
-                f"cannot {what} in {url}: {reason}; trying again ({number + 1} of "
-                f"{limits.n_tries})"
+                f"cannot {what} in {url}: {reason}; trying again ({number + 1} of {limits.n_tries})"
             )
             _pause(limits.first_pause_s * 2 ** (number - 1))
     raise AssertionError("no try")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,14 +23,13 @@ from featcache.scale.remote.layout import (
     read_marker,
 )
 from featcache.scale.remote.objects import Objects
+from featcache.scale.remote.part_files import sha256_of
 from featcache.scale.remote.plans import plan_there, scratch_of
 from featcache.scale.shares import Share
 from featcache.store import locked, verify_cache
 
 if TYPE_CHECKING:
     from featcache.scale.extract_share import ShareResult
-
-_READ_NBYTES = 8 << 20
 
 ComputeShare = Callable[[ExtractSpec, Share], "ShareResult"]
 
@@ -120,7 +118,7 @@ def _upload(
                 f"{part} is damaged. Nothing was uploaded. Remove it, and run the same command "
                 f"again: rm {shlex.quote(str(part))}"
             )
-        marker = Marker(_sha256_of(part), part.stat().st_size)
+        marker = Marker(sha256_of(part), part.stat().st_size)
 
         def tell(n_done: int, n_total: int) -> None:
             on_progress(Progress("upload", "", n_done >> 20, n_total >> 20))
@@ -133,14 +131,6 @@ def _upload(
             marker = marker if first is None else read_marker(first, f"{there.url}/{name}")
         part.unlink()
     return marker
-
-
-def _sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while content := file.read(_READ_NBYTES):
-            digest.update(content)
-    return digest.hexdigest()
 
 
 def _result(

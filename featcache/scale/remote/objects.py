@@ -75,7 +75,9 @@ class Objects:
         def listed() -> list[str]:
             import obstore
 
-            return sorted(obstore.list_with_delimiter(self._store, folder or None)["common_prefixes"])
+            return sorted(
+                obstore.list_with_delimiter(self._store, folder or None)["common_prefixes"]
+            )
 
         return self._done(listed, f"list {folder or '/'}")
 
@@ -134,16 +136,18 @@ class Objects:
         """Read an object into an open file, in ranges, and compare its digest.
 
         Raises:
-            CorruptError: If its bytes are not those of the digest.
-            FileNotFoundError: If there is none.
+            CorruptError: If its bytes are not those of the digest, or it is not there.
         """
         digest = hashlib.sha256()
         starts = range(0, nbytes, _CHUNK_NBYTES)
         ranges = (partial(self._range, key, s, min(s + _CHUNK_NBYTES, nbytes)) for s in starts)
-        for content in self._in_order(ranges):
-            digest.update(content)
-            file.write(content)
-            on_progress(file.tell(), nbytes)
+        try:
+            for content in self._in_order(ranges):
+                digest.update(content)
+                file.write(content)
+                on_progress(file.tell(), nbytes)
+        except FileNotFoundError as err:
+            raise CorruptError(f"{self.url}/{key} is not there. Nothing was kept of it.") from err
         if digest.hexdigest() != sha256:
             raise CorruptError(
                 f"{self.url}/{key} is damaged: its SHA-256 begins with {digest.hexdigest()[:8]}, "

@@ -1,0 +1,263 @@
+"""A cache whose parts lie in an object store, here an imitation of S3 on this machine."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import featcache
+from featcache.core.store_urls import store_url
+from featcache.errors import (
+    CacheMissingError,
+    CorruptError,
+    MismatchError,
+    StorageError,
+    UsageError,
+)
+from featcache.scale.remote.calls import Patience, with_patience
+from featcache.scale.remote.describe_there import describe_there, list_there, verify_there
+from featcache.scale.remote.objects import Objects
+from tests.scale.kinds import Kind
+from tests.scale.moto_server import environment, moto_server
+
+obstore = pytest.importorskip("obstore", reason="the extra cloud is not installed; `dev` has it")
+pytest.importorskip("moto", reason="the imitation of S3 is not installed; `dev` has it")
+pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
+
+_NUMBERS = itertools.count()
+_N = 2
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with moto_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def url(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place of the test's own in the store."""
+    for name, value in environment(endpoint).items():
+        monkeypatch.setenv(name, value)
+    return f"s3://bucket/tests/{next(_NUMBERS)}"
+
+
+@pytest.fixture
+def there(kind: Kind, url: str) -> featcache.ExtractSpec:
+    """What is asked of each share."""
+    return replace(kind.spec(Path("unused")), cache_dir=url)
+
+
+@pytest.fixture
+def folder(there: featcache.ExtractSpec) -> str:
+    """The URL of a folder in which all parts are."""
+    for index in range(_N):
+        result = featcache.extract_share(there, share=f"{index}/{_N}")
+    return result.next.split()[-1]
+
+
+def objects_at(url: str) -> dict[str, int]:
+    with Objects.at(store_url(url), on_note=print) as objects:
+        return objects.sizes("")
+
+
+def write(folder: str, name: str, content: bytes) -> None:
+    """Replace an object behind featcache's back."""
+    store = obstore.store.from_url(folder, client_options={"allow_http": True})
+    obstore.put(store, name, content)
+
+
+def remove(folder: str, name: str) -> None:
+    """Remove an object behind featcache's back."""
+    store = obstore.store.from_url(folder, client_options={"allow_http": True})
+    obstore.delete(store, name)
+
+
+def test_the_fetched_cache_is_byte_for_byte_that_of_one_process(
+    kind: Kind, folder: str, tmp_path: Path
+) -> None:
+    whole = kind.whole(tmp_path / "one").path
+
+    fetched = featcache.fetch_cache(folder)
+    again = featcache.fetch_cache(folder)
+
+    assert fetched.path.read_bytes() == whole.read_bytes()
+    assert (fetched.outcome, again.outcome) == ("fetched", "reused")
+    assert again.path == fetched.path
+    assert list(fetched.path.parent.glob("*.parts")) == []
+
+
+def test_a_share_is_data_by_its_digest_and_a_marker_and_no_copy_stays(
+    there: featcache.ExtractSpec, url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    result = featcache.extract_share(there, share="0/1")
+
+    names = sorted(name.partition(".parts/")[2] for name in objects_at(url))
+    assert [name.partition("/")[0] for name in names] == ["data", "markers", "plan.json"]
+    assert str(result.path).startswith(url)
+    caches = tmp_path_factory.getbasetemp() / "caches"
+    assert list(caches.glob("*/featcache/stores/*/*/*/*.parts/part-*.h5*")) == []
+
+
+def test_a_share_that_is_there_is_not_computed_again(there: featcache.ExtractSpec) -> None:
+    first = featcache.extract_share(there, share="1/3")
+    again = featcache.extract_share(there, share="1/3")
+
+    assert (first.outcome, again.outcome) == ("computed", "reused")
+    assert (again.path, again.n_rows, again.n_rows_computed) == (first.path, first.n_rows, 0)
+
+
+def test_the_plan_alone_names_the_next_command(there: featcache.ExtractSpec, url: str) -> None:
+    result = featcache.extract_share(there, share="plan/3")
+
+    assert result.outcome == "planned"
+    assert f"--cache-dir {url} --share 0/3" in result.next
+    assert len(objects_at(url)) == 1
+
+
+def test_shares_beyond_the_blocks_are_empty_and_none_is_missed(
+    there: featcache.ExtractSpec,
+) -> None:
+    results = [featcache.extract_share(there, share=f"{i}/9") for i in range(9)]
+
+    fetched = featcache.fetch_cache(results[0].next.split()[-1])
+
+    assert {result.outcome for result in results} == {"computed", "empty"}
+    assert fetched.n_rows == sum(result.n_rows for result in results)
+
+
+def test_another_number_of_shares_is_refused(there: featcache.ExtractSpec) -> None:
+    featcache.extract_share(there, share="plan/3")
+
+    with pytest.raises(MismatchError, match=r"n_shares: found 3, wanted 4.*--share I/3"):
+        featcache.extract_share(there, share="0/4")
+
+
+def test_a_part_without_a_marker_does_not_count(folder: str) -> None:
+    [marker] = [name for name in objects_at(folder) if "part-00001" in name]
+    remove(folder, marker)
+
+    found = describe_there(folder, on_note=print)
+
+    assert (found.state, found.missing) == ("incomplete", "1")
+    with pytest.raises(CacheMissingError, match=r"lacks shares of 2: 1.*--share 1/2"):
+        featcache.fetch_cache(folder)
+
+
+def test_the_seal_names_the_parts_and_is_never_replaced(folder: str) -> None:
+    featcache.fetch_cache(folder)
+    with Objects.at(store_url(folder), on_note=print) as objects:
+        seal = objects.get("cache.json")
+        write(folder, "cache.json", b"other")
+
+        with pytest.raises(MismatchError, match="seals other parts"):
+            featcache.fetch_cache(folder)
+
+        assert seal is not None
+        assert all(f'"{name[5:-3]}"'.encode() in seal for name in data_of(folder))
+        assert objects.get("cache.json") == b"other"
+
+
+def data_of(folder: str) -> list[str]:
+    return [name for name in objects_at(folder) if name.startswith("data/")]
+
+
+def test_bytes_that_changed_in_the_store_are_found(folder: str) -> None:
+    name = data_of(folder)[0]
+    with Objects.at(store_url(folder), on_note=print) as objects:
+        content = bytearray(objects.get(name) or b"")
+    content[len(content) // 2] ^= 1
+    write(folder, f"{name}", bytes(content))
+
+    verified = verify_there(folder, on_progress=lambda _, __: None, on_note=print)
+
+    assert sorted(part.state for part in verified.parts) == ["complete", "damaged"]
+    with pytest.raises(CorruptError, match=r"is damaged: its SHA-256 .*remove s3://.*markers/part"):
+        featcache.fetch_cache(folder)
+
+
+def test_a_part_of_another_size_is_damaged_without_being_read(folder: str) -> None:
+    write(folder, f"{data_of(folder)[0]}", b"torn")
+
+    found = describe_there(folder, on_note=print)
+
+    assert [part.state for part in found.parts].count("damaged") == 1
+    with pytest.raises(CorruptError, match="has 4 bytes, but must have"):
+        featcache.fetch_cache(folder)
+
+
+def test_a_damaged_marker_is_refused_by_name(folder: str) -> None:
+    [marker] = [name for name in objects_at(folder) if "part-00001" in name]
+    write(folder, f"{marker}", b'{"sha256": "../../x"}')
+
+    with pytest.raises(CorruptError, match=r"part-00001.*is not what featcache wrote"):
+        describe_there(folder, on_note=print)
+
+
+def test_what_is_in_a_store_is_listed(folder: str, url: str) -> None:
+    assert [str(found) for found in list_there(url, on_note=print)] == [folder]
+    assert list_there(f"{url}/nothing", on_note=print) == []
+
+
+def test_an_emptied_store_is_filled_again_with_images_that_changed(
+    kind: Kind, there: featcache.ExtractSpec, folder: str
+) -> None:
+    for name in objects_at(folder):
+        remove(folder, name)
+    for plan in Path(_cache_home()).glob("stores/*/plans-*/*/*.parts/plan.json"):
+        os.utime(plan, (0, 0))  # it is of an earlier day
+    image = next(Path(kind.dataset.removeprefix("folder:")).glob("train/cat/*.png"))
+    image.write_bytes(next(image.parent.glob("*[!0].png")).read_bytes())
+
+    results = [featcache.extract_share(there, share=f"{i}/{_N}") for i in range(_N)]
+
+    assert {result.outcome for result in results} == {"computed"}
+
+
+def _cache_home() -> str:
+    return f"{os.environ['XDG_CACHE_HOME']}/featcache"
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("s3://no-such-bucket/x", "There is no bucket 'no-such-bucket'"),
+        ("s3://key:word@bucket/x", "must not hold credentials"),
+        ("s3://bucket/../x", "is no place in an object store"),
+        ("s3://", "is no place in an object store"),
+        ("az://bucket/x", "cannot be opened: .*Account"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(
+    there: featcache.ExtractSpec, place: str, told: str
+) -> None:
+    with pytest.raises(UsageError, match=told) as raised:
+        featcache.extract_share(replace(there, cache_dir=place), share="0/1")
+
+    assert "word" not in str(raised.value)
+
+
+def test_a_url_of_no_folder_of_parts_names_what_lists_them(url: str) -> None:
+    with pytest.raises(UsageError, match=f"cache ls --cache-dir {url}"):
+        featcache.fetch_cache(url)
+
+
+def test_a_store_that_does_not_answer_is_told_and_tried_so_often(
+    there: featcache.ExtractSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    notes: list[str] = []
+
+    with (
+        with_patience(Patience(timeout_s=1, n_tries=3, first_pause_s=0.01)),
+        pytest.raises(StorageError, match=r"no connection \(tried 3 times") as raised,
+    ):
+        featcache.extract_share(there, share="0/1", on_note=notes.append)
+
+    assert [note[-8:] for note in notes] == ["(2 of 3)", "(3 of 3)"]
+    assert "a-secret-of-the-user" not in str(raised.value) + "".join(notes)
