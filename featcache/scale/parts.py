@@ -9,7 +9,6 @@ from pathlib import Path
 
 from featcache.core.paths import expanded
 from featcache.core.side_files import is_parts_folder, partial_path
-from featcache.core.store_urls import is_in_store
 from featcache.errors import FeatcacheError, MismatchError
 from featcache.scale.part_checks import checked_part, other_numerics, strangers_in
 from featcache.scale.plan_file import NAME, PartsPlan, read_plan
@@ -132,9 +131,7 @@ def list_parts(cache_dir: str | os.PathLike[str]) -> list[Path]:
 
 
 def is_folder_of_parts(name: str | os.PathLike[str]) -> bool:
-    """Tell whether a name is the path of a folder of parts, or a URL: no cache has one."""
-    if is_in_store(os.fspath(name)):
-        return True
+    """Tell whether a name is the path of a folder of parts."""
     path = expanded(name or ".")
     is_one = is_parts_folder(path) or os.path.exists(path / NAME)  # noqa: PTH110 - Path.exists raises
     return is_one and os.path.isdir(path)  # noqa: PTH112 - likewise

@@ -124,7 +124,7 @@ def info(cache: CacheArgument, *, cache_dir: str, json: JsonOption = False) -> N
     from featcache.scale.parts import is_folder_of_parts
     from featcache.store import describe_cache, find_cache
 
-    if is_folder_of_parts(cache):
+    if is_in_store(cache) or is_folder_of_parts(cache):
         cache_parts.tell_parts(cache, json=json)
         return
     description = describe_cache(find_cache(cache, cache_dir=cache_dir))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featcache.config import ExtractSpec
+from featcache.core.store_urls import is_in_store
 from featcache.errors import UsageError, counted
 from featcache_cli.commands.cache_parts import verify_parts
 from featcache_cli.console import ProgressDisplay, fail, note, reset_progress, show_json
@@ -62,7 +63,7 @@ def verify(
     share = _share(subset)
     if dataset is not None and not images:
         raise UsageError("--dataset says where the images are for --images, which was not given.")
-    if is_folder_of_parts(cache):
+    if is_in_store(cache) or is_folder_of_parts(cache):
         if images:
             raise UsageError("--images is for a cache; merge the parts first. Nothing was checked.")
         verify_parts(cache, subset=share, json=json)

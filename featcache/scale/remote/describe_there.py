@@ -11,8 +11,15 @@ from pathlib import Path
 from featcache.core.reporting import NoteCallback
 from featcache.core.store_urls import PARTS, StoreUrl, parts_url, store_url
 from featcache.errors import CorruptError, MismatchError
-from featcache.scale.part_checks import checked_part
-from featcache.scale.parts import COMPLETE, EMPTY, MISSING, PartsDescription, PartState
+from featcache.scale.part_checks import checked_part, other_numerics
+from featcache.scale.parts import (
+    COMPLETE,
+    EMPTY,
+    MISSING,
+    OTHER_NUMERICS,
+    PartsDescription,
+    PartState,
+)
 from featcache.scale.plan_file import NAME, PartsPlan
 from featcache.scale.remote.layout import SEAL, Marker, PartsThere, marker_name
 from featcache.scale.remote.objects import Objects
@@ -47,8 +54,8 @@ class Found:
         """The states of all shares; no part is read."""
         plan, url = self.plan, self.there.url
         parts = tuple(_state_of(self, index) for index in range(plan.n_shares))
-        missing = [part.index for part in parts if part.state not in (COMPLETE, EMPTY)]
-        own = {marker_name(plan, i) for i in range(plan.n_shares) if len(set(plan.blocks(i))) > 1}
+        missing = [part.index for part in parts if not part.is_there]
+        own = {marker_name(plan, index) for index in plan.filled}
         strangers = sorted(n for n in self.sizes if n.startswith("markers/") and n not in own)
         command = f"featcache cache merge {shlex.quote(str(url))}"
         if missing:
@@ -140,7 +147,7 @@ def verify_there(
         for part in found.description.parts:
             on_progress(part.index, found.plan.n_shares)
             parts.append(_verified(found, part) if part.state == COMPLETE else part)
-        bad = [part.index for part in parts if part.state not in (COMPLETE, EMPTY)]
+        bad = [part.index for part in parts if not part.is_there]
         return replace(found.description, parts=tuple(parts), missing=array_of(bad))
 
 
@@ -149,8 +156,9 @@ def _verified(found: Found, part: PartState) -> PartState:
     copy = found.plan.part(part.index)
     try:
         bring_part(found.there, found.markers[part.index], copy, on_progress=lambda _, __: None)
-        with checked_part(found.plan, part.index, mix_numerics=True, reads_rows=True):
-            damages = verify_cache(copy).damages
+        with checked_part(found.plan, part.index, mix_numerics=True, reads_rows=True) as opened:
+            differing = other_numerics(found.plan, opened)
+        damages = verify_cache(copy).damages
         if damages:
             raise CorruptError(f"{part.path}: {damages[0].what}")
     except (CorruptError, MismatchError) as err:
@@ -159,7 +167,7 @@ def _verified(found: Found, part: PartState) -> PartState:
         return replace(part, state=word, n_rows_done=0, problem=problem)
     finally:
         copy.unlink(missing_ok=True)
-    return part
+    return replace(part, state=OTHER_NUMERICS, problem=differing) if differing else part
 
 
 def way_to_anew(found: Found, index: int) -> str:

@@ -84,11 +84,10 @@ class PartsThere:
 
     def markers(self, plan: PartsPlan) -> dict[int, Marker]:
         """Read the markers that are there, by the number of the share."""
-        shares = [i for i in range(plan.n_shares) if len(set(plan.blocks(i))) > 1]
-        found = self.objects.get_all([self.key(marker_name(plan, i)) for i in shares])
+        found = self.objects.get_all([self.key(marker_name(plan, i)) for i in plan.filled])
         return {
             i: read_marker(content, f"{self.url}/{marker_name(plan, i)}")
-            for i, content in zip(shares, found, strict=True)
+            for i, content in zip(plan.filled, found, strict=True)
             if content is not None
         }
 

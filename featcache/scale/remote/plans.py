@@ -18,7 +18,7 @@ from featcache.core.paths import user_cache_folder
 from featcache.core.replace import write_new_file
 from featcache.core.reporting import NoteCallback
 from featcache.core.store_urls import PARTS, StoreUrl
-from featcache.errors import CacheMissingError, MismatchError
+from featcache.errors import CacheMissingError, FeatcacheError, MismatchError
 from featcache.images.datasets import dataset_slug
 from featcache.scale.plan_file import NAME, PartsPlan, asked_of, read_plan
 from featcache.scale.remote.layout import PartsThere
@@ -59,7 +59,7 @@ def plan_there(
     Raises:
         MismatchError: If there is a plan of another number of shares, or of another machine.
     """
-    if found := _found(objects, spec, n_shares):
+    if found := _found(objects, spec, n_shares, on_note):
         return found
     made = _made(spec, scratch_of(objects.url) / f"plans-{n_shares}", make)
     name = f"{made.parent.parent.name}/{made.parent.name}"
@@ -68,7 +68,7 @@ def plan_there(
         on_note(f"the plan is {objects.url}/{name}/{NAME}")
     else:
         on_note("another machine was first to write the plan; this one goes on with that")
-    found = _found(objects, spec, n_shares)
+    found = _found(objects, spec, n_shares, on_note)
     if found is None:
         raise MismatchError(
             f"{objects.url}/{name} plans a cache with other options than this command. Nothing "
@@ -115,7 +115,9 @@ def write_plan(folder: Path, content: bytes) -> None:
         )
 
 
-def _found(objects: Objects, spec: ExtractSpec, n_shares: int) -> PartsPlan | None:
+def _found(
+    objects: Objects, spec: ExtractSpec, n_shares: int, on_note: NoteCallback
+) -> PartsPlan | None:
     """Look through the folders of this dataset and backbone for the plan of these options."""
     pattern = f"{backbone_slug(spec.backbone)}-*{PARTS}"
     asked = canonical_json(asked_of(spec))
@@ -125,7 +127,11 @@ def _found(objects: Objects, spec: ExtractSpec, n_shares: int) -> PartsPlan | No
         there = PartsThere(objects, objects.url.below(folder))
         if there.plan_bytes() is None:
             continue
-        plan, _ = copied_plan(there, scratch_of(objects.url))
+        try:
+            plan, _ = copied_plan(there, scratch_of(objects.url))
+        except FeatcacheError as err:
+            on_note(f"a plan was left out: {err}")
+            continue
         if canonical_json(plan.asked) != asked:
             continue
         if plan.n_shares != n_shares:
