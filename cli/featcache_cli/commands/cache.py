@@ -87,7 +87,7 @@ def ls(
         note(problem)
 
 
-def _line(found: CacheSummary | PartsDescription, state: str, path: Path) -> tuple[object, ...]:
+def _line(found: CacheSummary | PartsDescription, state: str, path: Path | str) -> tuple[object, ...]:
     from featcache.store import human_bytes
 
     size = human_bytes(found.nbytes)
