@@ -87,7 +87,9 @@ def ls(
         note(problem)
 
 
-def _line(found: CacheSummary | PartsDescription, state: str, path: Path | str) -> tuple[object, ...]:
+def _line(
+    found: CacheSummary | PartsDescription, state: str, path: Path | str
+) -> tuple[object, ...]:
     from featcache.store import human_bytes
 
     size = human_bytes(found.nbytes)
