@@ -23,7 +23,8 @@ class JupyterProgress:
         """Require a notebook.
 
         Raises:
-            UsageError: Outside of IPython, where nothing shows a bar.
+            UsageError: Elsewhere, where nothing shows a bar: an IPython of a terminal writes
+                "<IPython.core.display.HTML object>" instead.
         """
         if not _is_notebook():
             raise UsageError(
@@ -56,11 +57,12 @@ class JupyterProgress:
 
 
 def _is_notebook() -> bool:
+    """Tell whether cells come from a front end, by the kernel that serves it."""
     try:
         from IPython.core.getipython import get_ipython
     except ImportError:
         return False
-    return get_ipython() is not None
+    return getattr(get_ipython(), "kernel", None) is not None
 
 
 def _bar(n_done: int, n_total: int) -> str:

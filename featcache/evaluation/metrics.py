@@ -330,6 +330,11 @@ def per_class(
     ]
 
 
+def row_shares(counts: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Divide each count of a matrix by the sum of its row; a row without counts is all 0."""
+    return [[cell / max(1, sum(row)) for cell in row] for row in counts]
+
+
 def confusion_cells(labels: IntArray, predictions: IntArray, n_classes: int) -> IntArray:
     """Count rows by label and prediction: (M, 3) label, prediction, count, where it is not 0."""
     cells, counts = np.unique(labels * n_classes + predictions, return_counts=True)

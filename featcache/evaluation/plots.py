@@ -11,7 +11,8 @@ from typing import Any
 from featcache.core.identity import fingerprint
 from featcache.errors import UsageError
 from featcache.evaluation.evaluate import Evaluation
-from featcache.heads.history import History
+from featcache.evaluation.metrics import row_shares
+from featcache.heads.history import History, points_of
 from featcache.heads.run_files import read_run
 from featcache.heads.runs import RESULT_FILE
 from featcache.store import replace_file
@@ -76,9 +77,7 @@ def plot_together(evaluations: Sequence[Evaluation]) -> list[Path]:
         panels, ("val_loss", "val_acc"), ("loss", "accuracy"), strict=True
     ):
         for title, history in curves.values():
-            rows = [row for row in history if name in row]
-            places, values = [row["epoch"] for row in rows], [row[name] for row in rows]
-            axes.plot(places, values, marker=".", label=title)
+            _draw(axes, history, name, label=title)
         axes.set(xlabel="epoch", ylabel=f"validation {label}")
     # Names are long: below both panels they have room.
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", fontsize=8)
@@ -117,15 +116,21 @@ def _curves(history: History, *, title: str) -> Any:
     figure = new_figure(8, 4)
     figure.suptitle(title, fontsize=10)
     losses, accuracy = figure.subplots(1, 2)
-    epochs = [row["epoch"] for row in history]
-    for name in ("train_loss", "val_loss"):
-        losses.plot(epochs, [row[name] for row in history], marker=".", label=name)
-    losses.set(xlabel="epoch", ylabel="loss")
-    losses.legend()
-    accuracy.plot(epochs, [row["val_acc"] for row in history], marker=".", label="val_acc")
-    accuracy.set(xlabel="epoch", ylabel="accuracy")
-    accuracy.legend()
+    for axes, names, label in (
+        (losses, ("train_loss", "val_loss"), "loss"),
+        (accuracy, ("val_acc",), "accuracy"),
+    ):
+        for name in names:
+            _draw(axes, history, name, label=name)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.legend()
     return figure
+
+
+def _draw(axes: Any, history: History, name: str, *, label: str) -> None:
+    """Draw a figure over the epochs that have it."""
+    points = points_of(history, name)
+    axes.plot([x for x, _ in points], [y for _, y in points], marker=".", label=label)
 
 
 def _confusion(counts: Sequence[Sequence[int]], names: Sequence[str], *, title: str) -> Any:
@@ -133,7 +138,7 @@ def _confusion(counts: Sequence[Sequence[int]], names: Sequence[str], *, title: 
     side = 3 + 0.4 * min(n, 60)
     figure = new_figure(side, side)
     axes = figure.subplots()
-    shares = [[cell / max(1, sum(row)) for cell in row] for row in counts]
+    shares = row_shares(counts)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="prediction", ylabel="label")
     axes.set_title(title, fontsize=10)

@@ -68,3 +68,8 @@ def history_from_json(said: Any) -> tuple[EpochRow, ...]:
     if not isinstance(said, list | tuple):
         raise ValueError("the history is no list")
     return tuple(map(EpochRow.from_json, said))
+
+
+def points_of(history: History, name: str) -> list[tuple[float, float]]:
+    """List (epoch, figure) of the epochs that have a figure."""
+    return [(row.epoch, row[name]) for row in history if name in row]

@@ -46,6 +46,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     shell = InteractiveShell.instance(
         config=config, display_pub_class=CapturingDisplayPublisher, colors="nocolor"
     )
+    shell.kernel = object()  # as ipykernel's has one
     yield shell
     InteractiveShell.clear_instance()
 
@@ -67,6 +68,13 @@ def test_cells_of_a_notebook_show_bars_and_tables(shell: Any) -> None:
     assert "<td>train</td><td>1437</td><td>0</td>" in cache
     assert "<th>test_acc</th><td>0." in evaluation
     assert sweep.count("--reg none") == 2
+
+
+def test_in_a_terminal_ipython_there_is_no_bar(shell: Any) -> None:
+    shell.kernel = None
+
+    with pytest.raises(UsageError, match="shows a bar in a Jupyter notebook, and this is none"):
+        featcache.JupyterProgress()
 
 
 def test_without_a_notebook_there_is_no_bar() -> None:

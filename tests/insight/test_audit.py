@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,16 @@ import pytest
 from PIL import Image
 
 import featcache
-from featcache import AuditResult, DuplicatePair
-from featcache.errors import CacheMissingError, MismatchError, UsageError
+from featcache import DuplicatePair
+from featcache.errors import CacheMissingError, MismatchError
 from tests.benchmarks.planting import plant, with_wrong_labels
 from tests.feature_caches import IDENTITY, MakeCache, learnable_rows
-from tests.insight.conftest import extracted, save_photograph
+from tests.insight.photographs import cache_of_photographs, copied, extracted, save_photograph
 from tests.store.version_1 import as_version_1
 
 
 def ids_of(pairs: tuple[DuplicatePair, ...], kind: str) -> set[frozenset[str]]:
     return {frozenset((p.first.id, p.second.id)) for p in pairs if p.kind == kind}
-
-
-def copied(root: Path, name: str, copy: str) -> None:
-    (root / copy).parent.mkdir(parents=True, exist_ok=True)
-    (root / copy).write_bytes((root / name).read_bytes())
 
 
 @pytest.mark.parametrize("share_in_train", [0.0, 0.1])
@@ -217,20 +211,6 @@ def test_an_image_is_an_outlier_by_the_images_of_its_own_split(make_cache: MakeC
     assert (found.outliers[0].image.split, found.outliers[0].image.row) == ("test", 5)
 
 
-def cache_of_photographs(folder: Path, n: int) -> Path:
-    """Extract so many photographs without labels, and a copy of the fourth."""
-    for i in range(n):
-        save_photograph(folder / "photos" / f"{i}.png", i)
-    copied(folder / "photos", "3.png", "copy.png")
-    return featcache.extract(
-        f"images:{folder / 'photos'}",
-        backbone="pixels",
-        image_size=16,
-        n_workers=0,
-        cache_dir=folder,
-    ).path
-
-
 def test_images_without_labels_have_duplicates_and_outliers(tmp_path: Path) -> None:
     path = cache_of_photographs(tmp_path, 12)
 
@@ -314,85 +294,6 @@ def test_a_run_of_another_cache_is_refused(
 
     with pytest.raises(MismatchError, match="was trained on another cache"):
         featcache.audit(other, run=run)
-
-
-def kept(result: AuditResult) -> list[tuple[str, str]]:
-    """Split and id of the images of the list, as `extract` reads it."""
-    assert result.kept is not None
-    listing = featcache.load_dataset(f"list:{result.kept}", data_dir="data")
-    return [(name, i) for name, split in listing.splits.items() for i in split.ids]
-
-
-def test_a_list_without_duplicates_and_damage_can_be_extracted(
-    photographs: Path, tmp_path: Path
-) -> None:
-    copied(photographs, "train/cat/01.png", "test/cat/zz.png")
-    copied(photographs, "train/cat/03.png", "train/cat/zz.png")
-    copied(photographs, "train/cat/03.png", "train/cat/zzz.png")
-    (photographs / "train/dog/04.png").write_bytes(b"damaged")
-    path = extracted(photographs, tmp_path).path
-    before = {p: p.read_bytes() for p in tmp_path.rglob("*.png")}
-
-    found = featcache.audit(path, write_list=tmp_path / "keep.csv")
-
-    ids = [(name, i) for name in ("train", "test") for i in featcache.open_cache(path)[name].ids]
-    dropped = [image for image in ids if image not in kept(found)]
-    assert dropped == [
-        ("train", "train/cat/01.png"),  # the one in test stays
-        ("train", "train/cat/zz.png"),
-        ("train", "train/cat/zzz.png"),
-        ("train", "train/dog/04.png"),
-    ]
-    assert found.n_kept == len(kept(found)) == 79
-    assert {p: p.read_bytes() for p in tmp_path.rglob("*.png")} == before
-    again = featcache.extract(
-        f"list:{tmp_path / 'keep.csv'}",
-        backbone="pixels",
-        image_size=16,
-        n_workers=0,
-        cache_dir=tmp_path / "cache",
-    )
-    assert featcache.audit(again.path).duplicates == ()
-    assert featcache.open_cache(again.path).class_names == ("cat", "dog")
-
-
-def test_a_list_leaves_out_a_split_whose_folder_is_gone(photographs: Path, tmp_path: Path) -> None:
-    path = extracted(photographs, tmp_path).path
-    shutil.rmtree(photographs / "test")
-
-    found = featcache.audit(path, write_list=tmp_path / "keep.csv")
-
-    assert {name for name, _ in kept(found)} == {"train"}
-
-
-def test_a_list_of_images_without_labels_can_be_read(tmp_path: Path) -> None:
-    path = cache_of_photographs(tmp_path, 4)
-
-    found = featcache.audit(path, write_list=tmp_path / "keep.csv")
-
-    assert kept(found) == [("all", f"{i}.png") for i in range(4)]
-
-
-@pytest.mark.parametrize(
-    ("out", "text"),
-    [
-        ("there.csv", "something lies there already"),
-        ("no/keep.csv", "there is no folder"),
-        ("keep.csv", "a list names files, and the images of digits are none of their own"),
-    ],
-)
-def test_a_list_that_cannot_be_written_is_refused_before_the_audit(
-    tmp_path: Path, out: str, text: str
-) -> None:
-    path = featcache.extract("digits", backbone="pixels", limit=20, cache_dir=tmp_path).path
-    (tmp_path / "there.csv").write_text("mine")
-
-    with pytest.raises(UsageError, match=text) as refusal:
-        featcache.audit(path, write_list=tmp_path / out)
-
-    assert "Nothing was audited" in str(refusal.value)
-    assert (tmp_path / "there.csv").read_text() == "mine"
-    assert not (tmp_path / "keep.csv").exists()
 
 
 def test_too_few_images_are_audited_without_judging_labels(make_cache: MakeCache) -> None:

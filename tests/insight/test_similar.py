@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -179,6 +180,30 @@ def test_an_id_is_meant_where_a_file_has_that_name_too(
     assert any("for the file of that name write ./train/cat/1.png" in note for note in notes)
 
 
+def test_the_likeliest_of_numbered_ids_comes_first(make_cache: MakeCache) -> None:
+    rows = learnable_rows(10, seed=1)
+    ids = [f"test/cat/{i:04d}.jpg" for i in range(10)]
+    cache = featcache.open_cache(make_cache(splits={"test": replace(rows, ids=ids)}))
+
+    with pytest.raises(UsageError, match=r"Did you mean 'test/cat/0000\.jpg', "):
+        featcache.similar("test/cat/000.jpg", cache=cache)
+
+
+@pytest.mark.parametrize(("side", "is_told"), [(200, True), (8, False)])
+def test_a_photograph_among_rows_of_few_pixels_is_told(
+    tmp_path: Path, side: int, is_told: bool
+) -> None:
+    path = featcache.extract(
+        "digits", backbone="pixels", image_size=8, limit=20, cache_dir=tmp_path
+    ).path
+    save_image(tmp_path / "photo.png", 1, size=(side, side))
+    notes: list[str] = []
+
+    featcache.similar(tmp_path / "photo.png", cache=path, on_note=notes.append)
+
+    assert any("are the pixels of images of 8 by 8" in note for note in notes) == is_told
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -186,6 +211,7 @@ def test_an_id_is_meant_where_a_file_has_that_name_too(
         ("train:5", r"train row 5 \('5'\) of .* has no features: broken"),
         ("nosuch", "There is no file 'nosuch', and toy-00000000.h5 has no row with that id"),
         ("train:999", r"has no row with that id. Did you mean '99', '199'"),
+        ("train:0112", r"Did you mean '112', "),
         ("", "There is no file ''"),
         (Path("nosuch"), "nosuch does not exist. Nothing was compared"),
         (Path("/"), "/ is a folder. Nothing was compared. Name one image"),

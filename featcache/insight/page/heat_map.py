@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from featcache.evaluation.metrics import row_shares
 from featcache.insight.page.axes import WIDTH, figure, picture, text
 from featcache.insight.page.markup import Content, Html, element, joined, shortened, visible
 
@@ -39,7 +40,7 @@ def heat_map(
     longest = min(_MOST_LETTERS, max(len(visible(name)) for name in names))
     edge = _TITLE + _LETTER * longest if is_named else _TITLE
     side = (WIDTH - edge - _EDGE) / n
-    shares = [[cell / max(1, sum(row)) for cell in row] for row in counts]
+    shares = row_shares(counts)
     drawn: list[Content] = [_cells(shares, edge, side)]
     if is_named:
         places = [edge + (i + 0.5) * side for i in range(n)]

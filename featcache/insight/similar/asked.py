@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import heapq
 import itertools
 import os
@@ -13,10 +14,11 @@ from pathlib import Path
 from featcache.core.arguments import text
 from featcache.core.paths import portable
 from featcache.core.reporting import NoteCallback
-from featcache.errors import UsageError, clipped, did_you_mean
+from featcache.errors import UsageError, clipped
 from featcache.store import Cache
 
 _SHOWN = 5  # of ids that fit
+_MOST_HINTS, _LIKE = 3, 0.5  # as of other names
 _MOST_COMPARED = 1000  # ids that difflib compares letter by letter: of 60,000 that takes seconds
 
 
@@ -121,7 +123,8 @@ def _row_by_part(
             f"{clipped(repr(given))} is part of several ids of {cache.path.name}: {shown}{more}. "
             f"Nothing was compared. Give more of the id."
         )
-    hint = did_you_mean(part, _look_alikes(part, cache, splits), show=repr)
+    near = _nearest_ids(part, [image_id for split in splits for image_id in cache[split].ids])
+    hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
     raise UsageError(
         f"There is no file {clipped(repr(given))}, and {cache.path.name} has no row with that id."
         f"{hint} Nothing was compared. An id is the path of an image within its dataset, or its "
@@ -129,14 +132,16 @@ def _row_by_part(
     )
 
 
-def _look_alikes(part: str, cache: Cache, splits: Sequence[str]) -> list[str]:
-    """List the ids that begin and end most like a text, so that few need a closer look."""
+def _nearest_ids(part: str, ids: Sequence[str]) -> list[str]:
+    """List the ids that are most like a text; of two alike, that which begins and ends like it."""
 
-    def likeness(image_id: str) -> int:
+    def n_at_ends(image_id: str) -> int:
         return _n_alike(image_id, part) + _n_alike(reversed(image_id), reversed(part))
 
-    ids = (image_id for split in splits for image_id in cache[split].ids)
-    return heapq.nlargest(_MOST_COMPARED, ids, key=likeness)
+    few = heapq.nlargest(_MOST_COMPARED, ids, key=n_at_ends)
+    ratio = {one: difflib.SequenceMatcher(None, one, part).ratio() for one in few}
+    close = [one for one in ratio if ratio[one] >= _LIKE]
+    return sorted(close, key=lambda one: (-ratio[one], -n_at_ends(one)))[:_MOST_HINTS]
 
 
 def _n_alike(one: Iterable[str], other: Iterable[str]) -> int:

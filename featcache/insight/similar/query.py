@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+_SMALL = 32  # px; in fewer, a photograph shows light and dark alone
+
+
 @dataclass(frozen=True, eq=False)
 class NewImage:
     """An image file, decoded by the rules of a cache.
@@ -84,7 +87,7 @@ def features_of(
     with nullcontext(None) if backbone is None else given_backbone(backbone) as name:
         named = name_backbone_of_cache(cache, backbone=name, weights=weights)
         if named.name == PIXELS:
-            return _pixels(new.image, cache)
+            return _pixels(new, cache, on_note)
         from featcache.core.device import pick_device
         from featcache.deployment.image_features import ImageFeatures
 
@@ -106,11 +109,16 @@ def features_of(
     return batch.features.cpu()
 
 
-def _pixels(image: Image.Image, cache: Cache) -> Tensor:
+def _pixels(new: NewImage, cache: Cache, on_note: NoteCallback) -> Tensor:
     """Bring an image to the size of the rows, and to the numbers that pixels are compared by."""
     import torch
 
     height, width = next(iter(cache.splits.values())).features.shape[1:3]
-    fitting = image.resize((width, height), Image.Resampling.BILINEAR)
+    if min(height, width) < _SMALL < min(new.image.size):
+        on_note(
+            f"the rows of {cache.path.name} are the pixels of images of {width} by {height}, so "
+            f"{new.path} was made as small: what is alike at that size need not be of one kind"
+        )
+    fitting = new.image.resize((width, height), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(fitting)).flatten().float()
     return pixels.div_(127.5).sub_(1)[None]

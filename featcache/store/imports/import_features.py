@@ -18,7 +18,8 @@ from featcache.core.reporting import silent
 from featcache.core.starting import ANY_START, starting
 from featcache.errors import UsageError
 from featcache.store import open_cache
-from featcache.store.imports.exported import Claims, differing_blocks, read_claims, restore
+from featcache.store.imports.claims import Claims, read_claims
+from featcache.store.imports.exported import differing_blocks, restore
 from featcache.store.imports.formats import HDF5, format_of
 from featcache.store.imports.keep import Taken, keep, take_hdf5, take_table
 from featcache.store.imports.labels import named_classes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from featcache.heads.history import History
+from featcache.heads.history import History, points_of
 from featcache.insight.page.axes import Mark
 from featcache.insight.page.document import Section
 from featcache.insight.page.lines import Line, lines
@@ -79,6 +79,6 @@ def _accuracies(systems: Sequence[ReportedSystem]) -> Html | None:
 
 def _points(history: History, name: str) -> list[tuple[float, float]]:
     """Take the points of a line, of many epochs every few and the last."""
-    points = [(row["epoch"], row[name]) for row in history if name in row]
+    points = points_of(history, name)
     step = -(-len(points) // _MOST_POINTS)
     return points if step <= 1 else [*points[:-1:step], points[-1]]
