@@ -30,6 +30,7 @@ from featcache.insight.audit.result import (
 )
 from featcache.insight.report.cache_facts import CacheFacts
 from featcache.insight.report.feature_map import principal_plane
+from featcache.insight.report.material import Naming
 from featcache.insight.report.nearest_images import nearest_images
 from tests.feature_caches import CLASS_NAMES, MakeCache, learnable_rows
 from tests.insight.reports import SECTIONS, Report, Train, anchors, body, words
@@ -134,6 +135,19 @@ def test_the_nearest_training_image_of_a_copy_is_its_original(
     is_training = int(rows.labels[11]) >= 0 and found[1].row == 11
     assert (found[1].split, found[1].cosine) == ("train", 1.0) if is_training else True
     assert found[1].cosine >= found[0].cosine
+
+
+@pytest.mark.parametrize(
+    ("paths", "image_id", "called"),
+    [
+        (True, "train/cat/1.png", "train/cat/1.png"),
+        (True, "trains/1.png", "train trains/1.png"),
+        (True, "7", "train 7"),
+        (False, "train/cat/1.png", "train, row 7"),
+    ],
+)
+def test_an_image_is_called_by_its_split_once(paths: bool, image_id: str, called: str) -> None:
+    assert Naming(paths).image("train", 7, image_id) == called
 
 
 def test_an_audit_is_shown_with_pictures_and_kept_for_later_reports(

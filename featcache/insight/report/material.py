@@ -49,7 +49,9 @@ class Naming:
 
     def image(self, split: str, row: int, image_id: str) -> str:
         """Name an image by its id, which may be a path, or by its row."""
-        return f"{split} {image_id}" if self.paths else f"{split}, row {row}"
+        if not self.paths:
+            return f"{split}, row {row}"
+        return image_id if image_id.startswith(f"{split}/") else f"{split} {image_id}"
 
     def message(self, text: str, *, instead: str) -> str:
         """Show a message of an error, which may name paths."""

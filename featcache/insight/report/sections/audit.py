@@ -50,10 +50,8 @@ def _of_cache(found: AuditResult, material: Material) -> list[Content]:
     instead = "A remark of the audit names files, and is left out."
     remarks = [material.naming.message(remark, instead=instead) for remark in found.remarks]
     parts: list[Content] = [paragraph(_summary(found))]
-    if remarks:
-        parts.append(element("ul", *(element("li", remark) for remark in dict.fromkeys(remarks))))
-    if tested := _tested(found, material):
-        parts.append(element("ul", *(element("li", said) for said in tested)))
+    if told := [*dict.fromkeys(remarks), *_tested(found, material)]:
+        parts.append(element("ul", *(element("li", said) for said in told)))
     parts += _duplicates(found, material)
     parts += _label_issues(found, material)
     parts += _outliers(found, material)

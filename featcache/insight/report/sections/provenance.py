@@ -62,7 +62,7 @@ def _of_cache(head: TrainedHead, cache: Cache | None, material: Material) -> Htm
         "backbone": naming.backbone(str(backbone)),
         "weights": None if is_pixels else str(said.get("weights", "unknown")),
         "licence of the weights": None if is_pixels else _licence(said),
-        "SHA-256 of the weights": _text(identity.get("weights_sha256")),
+        "SHA-256 of the weights": None if is_pixels else _text(identity.get("weights_sha256")),
         "layer": _text(identity.get("layer")),
         "pooling": _text(identity.get("pool")),
         "preprocessing": _preprocessing(identity),
