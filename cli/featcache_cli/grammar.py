@@ -71,12 +71,28 @@ class Command(_WithManners, TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments; one that stands alone is told the option that it may belong to."""
-        rest = super().parse_args(ctx, args)
+        typed = [*args]  # Typer empties the list
+        try:
+            rest = super().parse_args(ctx, args)
+        except typer.TyperException as err:
+            named = getattr(err, "option_name", "")
+            if (argument := self._argument_of(named)) is None:
+                raise
+            raise UsageError(
+                f"{ctx.command_path} takes the {argument} as an argument: {ctx.command_path} "
+                f"{shlex.quote(_value_of(named, typed) or argument.upper())}"
+            ) from err
         if rest and not ctx.resilient_parsing:
             raise UsageError(
                 f"{ctx.command_path} has no use for {rest[0]!r}.{_meant(self, rest[0])}"
             )
         return rest
+
+    def _argument_of(self, option: str) -> str | None:
+        """Find the argument that is named like an option: what is an option of other commands."""
+        word = option.lstrip("-")
+        names = {param.name for param in self.params if param.param_type_name == "argument"}
+        return word if {word, f"{word}s"} & names else None
 
 
 class Group(_WithManners, TyperGroup):
@@ -97,6 +113,16 @@ class Group(_WithManners, TyperGroup):
         """Write the commands first, which are what is looked for."""
         self.format_commands(ctx, formatter)
         super().format_options(ctx, formatter)
+
+
+def _value_of(option: str, typed: Sequence[str]) -> str | None:
+    """Find what was typed for an option."""
+    for i, word in enumerate(typed):
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+        if word == option and i + 1 < len(typed):
+            return typed[i + 1]
+    return None
 
 
 def problem_of(err: typer.TyperException) -> str:

@@ -120,6 +120,12 @@ def test_version_is_the_package_version(run: Run) -> None:
         (["cache", "verfy"], "No such command 'verfy'. Did you mean 'verify'?"),
         (["extract", "--bakbone", "x"], "No such option: --bakbone. Did you mean --backbone"),
         (
+            ["probe", "--cache", "my cache.h5"],
+            "featcache probe takes the cache as an argument: featcache probe 'my cache.h5'",
+        ),
+        (["audit", "--cache=X"], "takes the cache as an argument: featcache audit X"),
+        (["eval", "--run"], "takes the run as an argument: featcache eval RUN"),
+        (
             ["extract", "--image-size", "big"],
             "--image-size is 'big', but must be a whole number or auto.",
         ),
