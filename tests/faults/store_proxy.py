@@ -36,9 +36,18 @@ class Proxy(ThreadingHTTPServer):
         self.share, self.stall_s = share, stall_s
         self.counts = Counter[str]()
         self.random = random.Random(0)
+        self._to_lose: tuple[str, str] | None = None
 
-    def fault(self) -> str:
-        """Draw what happens to the next request; empty for nothing."""
+    def lose_answer_to(self, method: str, words: str) -> None:
+        """Lose the answer to the next request of this kind whose path has these words."""
+        self._to_lose = method, words
+
+    def fault(self, method: str, path: str) -> str:
+        """Draw what happens to a request; empty for nothing."""
+        if self._to_lose and method == self._to_lose[0] and self._to_lose[1] in path:
+            self._to_lose = None
+            self.counts["lost reply"] += 1
+            return "lost reply"
         if self.random.random() >= self.share:
             return ""
         [fault] = self.random.choices(list(FAULTS), list(FAULTS.values()))
@@ -97,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _passed(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.server.fault()
+        fault = self.server.fault(self.command, self.path)
         if fault == "503":
             self.send_response(503)
             self.send_header("Content-Length", "0")

@@ -22,6 +22,7 @@ from featcache.errors import (
 from featcache.scale.remote.calls import Patience, with_patience
 from featcache.scale.remote.describe_there import describe_there, list_there, verify_there
 from featcache.scale.remote.objects import Objects
+from tests.faults.store_proxy import faulty
 from tests.scale.kinds import Kind
 from tests.scale.moto_server import environment, moto_server
 
@@ -261,3 +262,22 @@ def test_a_store_that_does_not_answer_is_told_and_tried_so_often(
 
     assert [note[-8:] for note in notes] == ["(2 of 3)", "(3 of 3)"]
     assert "a-secret-of-the-user" not in str(raised.value) + "".join(notes)
+
+
+def test_an_upload_whose_last_answer_was_lost_is_there(
+    url: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytes(9 << 20)  # of two chunks: an upload in several parts
+    (tmp_path / "large").write_bytes(content)
+
+    with faulty(endpoint, share=0, stall_s=0) as proxy:
+        proxy.lose_answer_to("POST", "uploadId=")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
+        with (
+            with_patience(Patience(timeout_s=10, first_pause_s=0.01)),
+            Objects.at(store_url(url), on_note=print) as objects,
+        ):
+            objects.upload("large", tmp_path / "large", on_progress=lambda _, __: None)
+
+            assert objects.sizes("") == {"large": len(content)}
+    assert proxy.counts == {"lost reply": 1}

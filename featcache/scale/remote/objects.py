@@ -31,6 +31,7 @@ _N_THREADS = 4
 _CHUNK_NBYTES = 8 << 20
 _MOST_CHUNKS = 9_000  # S3 takes 10,000 in one upload
 _MOST_SMALL_NBYTES = 256 << 20
+_NO_UPLOAD = "NoSuchUpload"
 
 BytesProgress = Callable[[int, int], None]
 
@@ -116,15 +117,20 @@ class Objects:
         def put() -> None:
             import obstore
 
-            with path.open("rb") as file:
-                obstore.put(
-                    self._store,
-                    key,
-                    _Told(file, nbytes, on_progress),
-                    chunk_size=chunk,
-                    max_concurrency=_N_THREADS,
-                )
-            found = obstore.head(self._store, key)["size"]
+            try:
+                with path.open("rb") as file:
+                    obstore.put(
+                        self._store,
+                        key,
+                        _Told(file, nbytes, on_progress),
+                        chunk_size=chunk,
+                        max_concurrency=_N_THREADS,
+                    )
+            except FileNotFoundError as err:
+                # The answer to the end of the upload was lost, and no upload is left to be ended.
+                if _NO_UPLOAD not in str(err):
+                    raise
+            found = _size_of(self._store, key)
             if found != nbytes:
                 raise OSError(f"{key} has {found} bytes there, but {nbytes} were written")
 
@@ -224,6 +230,16 @@ class _Told:
 
     def tell(self) -> int:
         return self._file.tell()
+
+
+def _size_of(store: Any, key: str) -> int | None:
+    """Ask for the size of an object; None if there is none."""
+    import obstore
+
+    try:
+        return int(obstore.head(store, key)["size"])
+    except FileNotFoundError:
+        return None
 
 
 def _opened(url: StoreUrl) -> Any:
