@@ -157,10 +157,15 @@ class FeatureDataModule(pl.LightningDataModule):
             self.residence = found
             self.on_note(f"features stay in {found.told}")
 
+    @property
+    def device(self) -> torch.device:
+        """Where batches come out."""
+        assert self._device is not None, "the residence was chosen"
+        return self._device
+
     def rows_of(self, split: str) -> FeatureRows:
         """Give a split, which is loaded if it is not yet."""
-        assert self._device is not None, "the residence was chosen"
-        self.load(split, self._device)
+        self.load(split, self.device)
         return self._loaded[split]
 
     @property

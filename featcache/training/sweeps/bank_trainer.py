@@ -105,7 +105,7 @@ class BankRun:
         labels = batches.train_labels.to(device)
         n_classes = len(batches.cache.class_names)
         self._loss = TrainingLoss.of(self.alive[0].train, labels, n_classes=n_classes)
-        self._build(self._initial() if kept is None else self._restored(kept))
+        self._states = self._initial() if kept is None else self._restored(kept)
 
     def run(self) -> None:
         """Train all heads to their ends.
@@ -122,6 +122,7 @@ class BankRun:
         try:
             with torch.no_grad(), failures:
                 try:
+                    self._go_on(self._states)  # with heads whose folders a kill left unwritten
                     while self.alive:
                         self._run_epoch(n_heads)
                 finally:
@@ -160,22 +161,30 @@ class BankRun:
         states = {m.key: state for bank in self._banks for m, state in bank.states()}
         for entry in self.alive:
             entry.keep_if_best(states[entry.member.key].parameters)
-        done = [entry for entry in self.alive if entry.is_done]
-        for entry in done:
-            self._finish(entry, states[entry.member.key].parameters)
-        if done:
-            self.alive = [entry for entry in self.alive if not entry.is_done]
-            self._build({e.member.key: states[e.member.key] for e in self.alive})
+        # Kept before a folder is written: so a kill in between changes no bank of a later epoch,
+        # and with it no bit of those that go on.
+        is_any_done = any(entry.is_done for entry in self.alive)
         self.epoch += 1
         # Made now: what is entered of the next epoch before it breaks off is none of this one.
         self._unsaved = SweepCheckpoint(
             epoch=self.epoch,
             heads={entry.member.key: entry.state for entry in self.alive},
-            states={e.member.key: states[e.member.key] for e in self.alive},
+            states={e.member.key: _needed(e, states[e.member.key]) for e in self.alive},
             broken=dict(self.broken),
         )
-        if done or time.perf_counter() - self._saved_at > _SECONDS_PER_SAVE:
+        if is_any_done or time.perf_counter() - self._saved_at > _SECONDS_PER_SAVE:
             self._save()
+        if is_any_done:
+            self._go_on(states)
+
+    def _go_on(self, states: Mapping[str, MemberState]) -> None:
+        """Write the heads that are done, and put the others side by side."""
+        done = [entry for entry in self.alive if entry.is_done]
+        for entry in done:
+            self._finish(entry, states[entry.member.key].parameters)
+        self.alive = [entry for entry in self.alive if entry not in done]
+        self._build(states)
+        self._states = {}
 
     def _judge(self, losses: Mapping[HeadBank, Tensor], sizes: Sequence[int]) -> None:
         """Validate all heads, and enter the epoch into their histories."""
@@ -281,3 +290,8 @@ class BankRun:
                 best_val_loss=min(losses, default=math.nan),
             )
         )
+
+
+def _needed(entry: Entry, state: MemberState) -> MemberState:
+    """Leave out what a head that is done needs no more: Adam's moments."""
+    return replace(state, first_moments=(), second_moments=()) if entry.is_done else state

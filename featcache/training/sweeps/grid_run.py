@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,22 +13,20 @@ from featcache.config import RunSpec, TrainSpec
 from featcache.core.arithmetic import head_arithmetic
 from featcache.core.failures import device_failures_named
 from featcache.core.identity import fingerprint
-from featcache.core.memory import free_memory
 from featcache.core.plain_torch import plain_torch
 from featcache.core.reporting import Choice, NoteCallback
 from featcache.core.side_files import partial_path
 from featcache.core.stopping import working
-from featcache.errors import NonFiniteError, counted
+from featcache.errors import NonFiniteError
 from featcache.evaluation.metrics import Spread
 from featcache.features.datamodule import FeatureDataModule
 from featcache.features.resident import Resident
 from featcache.features.rows import n_inputs
-from featcache.heads.mlp import n_parameters, require_room
+from featcache.heads.mlp import require_room
 from featcache.heads.run_files import HeadRun, has_test_rows, read_run, tested
 from featcache.heads.runs import run_path
 from featcache.store import (
     Cache,
-    human_bytes,
     is_there,
     locked,
     named_failures,
@@ -36,9 +34,10 @@ from featcache.store import (
 )
 from featcache.training.recipes import Recipe, Setting
 from featcache.training.remarks import remarks_on, reused
-from featcache.training.sweeps.bank_trainer import BankRun, SweepProgressCallback
-from featcache.training.sweeps.entry import Entry, SweepCheckpoint
-from featcache.training.sweeps.head_bank import BYTES_PER_PARAMETER, Member
+from featcache.training.sweeps.bank_trainer import SweepProgressCallback
+from featcache.training.sweeps.entry import Entry
+from featcache.training.sweeps.head_bank import Member
+from featcache.training.sweeps.passes import GridTraining, train_in_passes
 from featcache.training.sweeps.table import SweepResult, SweepSetting, write_tables
 
 
@@ -52,6 +51,7 @@ def train_grid(
     asked: RunSpec,
     device: Choice[str],
     remarks: tuple[str, ...],
+    training: GridTraining = train_in_passes,
     on_progress: SweepProgressCallback,
     on_note: NoteCallback,
 ) -> SweepResult:
@@ -65,6 +65,7 @@ def train_grid(
         asked: How many heads a setting has, and where they go.
         device: "cpu" or "cuda:N", and why.
         remarks: What is to be said of the cache; it is told already.
+        training: Trains the heads that are missing.
         on_progress: Called after every few steps.
         on_note: Told each choice.
 
@@ -73,33 +74,31 @@ def train_grid(
     """
     base = settings[0][1]
     choices = {"device": device.recorded, "recipe": recipe.recorded}
-    grid = [_entries(cache, one, asked, order_seed=base.seed) for one in settings]
-    stem = _stem(grid)
-    checkpoint = partial_path(stem)
-    pending = [e for entries in grid for e in entries if not e.path.exists()]
-    for told in reused([read_run(e.path) for es in grid for e in es if e not in pending]):
+    grid = entries_of(cache, settings, asked)
+    entries = [entry for of_setting in grid for entry in of_setting]
+    stem = stem_of(entries)
+    pending = [entry for entry in entries if not entry.path.exists()]
+    for told in reused([read_run(e.path) for e in entries if e not in pending]):
         on_note(told)
     batches = _batches(cache, base, resident, on_note)
     _require_room(pending, cache, device.value)
     with (
         locked(stem, remove=True),
-        named_failures(stem, kept=lambda: _saved_of(checkpoint)),
+        named_failures(stem, kept=lambda: saved_of(stem)),
         head_arithmetic(device.value),
-        device_failures_named(device.value, "The sweep", kept=lambda: _saved_of(checkpoint)),
+        device_failures_named(device.value, "The sweep", kept=lambda: saved_of(stem)),
     ):
-        if pending:
-            choices["features"] = _loaded(batches, resident.device, on_note).recorded
         started = time.perf_counter()
         with working():
             remove_leftovers(stem.parent, "sweep-*")  # of sweeps that nobody repeats
-            pending = _train(
-                pending,
-                batches,
-                device=resident.device,
-                checkpoint=checkpoint,
-                on_progress=on_progress,
-                on_note=on_note,
-            )
+            n_trained = 0
+            if pending:
+                n_trained, residence = training(
+                    entries, batches, stem=stem, on_progress=on_progress, on_note=on_note
+                )
+                choices["features"] = residence.recorded
+            for checkpoint in checkpoints_of(stem):
+                checkpoint.unlink(missing_ok=True)
         seconds = time.perf_counter() - started
         rows = sorted((_setting(entries) for entries in grid), key=_rank)
         chosen_runs = _test(rows[0], batches, resident.device)
@@ -110,7 +109,7 @@ def train_grid(
             settings=rows,
             test_acc=spread([r.test_acc for r in chosen_runs]),
             test_loss=spread([r.test_loss for r in chosen_runs]),
-            n_trained=len(pending),
+            n_trained=n_trained,
             seconds=seconds,
             cache=cache.path,
             json=stem.with_name(stem.name + ".json"),
@@ -125,6 +124,12 @@ def train_grid(
             f"{result.markdown}. Use a lower --lr if losses became infinite or no number."
         )
     return result
+
+
+def entries_of(cache: Cache, settings: Sequence[Setting], asked: RunSpec) -> list[list[Entry]]:
+    """Name the heads of each setting of a grid."""
+    order_seed = settings[0][1].seed
+    return [_entries(cache, one, asked, order_seed=order_seed) for one in settings]
 
 
 def _entries(cache: Cache, setting: Setting, asked: RunSpec, *, order_seed: int) -> list[Entry]:
@@ -160,90 +165,23 @@ def _require_room(entries: Sequence[Entry], cache: Cache, device: str) -> None:
         require_room(spec, n_features=n_features, n_classes=n_classes, device=device)
 
 
-def _loaded(batches: FeatureDataModule, device: torch.device, on_note: NoteCallback) -> Choice[str]:
-    """Load what stays in windows, or in the file; say where the features stay."""
-    residence = batches.choose_residence(device)
-    on_note(f"features stay in {residence.told}")
-    for split in {batches.train_split, batches.val_split}:
-        batches.load(split, device)
-    return residence
-
-
-def _saved_of(checkpoint: Path) -> str:
-    """Say what is there of a sweep that a failure ended."""
-    if is_there(checkpoint):
-        return "The heads of the last epoch that was saved are kept."
-    return "Heads that are finished are kept; of others no epoch was saved."
-
-
-def _train(
-    pending: Sequence[Entry],
-    batches: FeatureDataModule,
-    *,
-    device: torch.device,
-    checkpoint: Path,
-    on_progress: SweepProgressCallback,
-    on_note: NoteCallback,
-) -> list[Entry]:
-    """Train heads in as many passes as memory asks for; those that a checkpoint keeps come first.
-
-    Returns:
-        The heads that were trained, without those that are known to break off.
-    """
-    kept = SweepCheckpoint.read(checkpoint) if pending and checkpoint.exists() else None
-    broken = dict(kept.broken) if kept else {}
-    for entry in pending:
-        entry.state = broken.get(entry.member.key, entry.state)
-    pending = [entry for entry in pending if not entry.state.problem]
-    first = [entry for entry in pending if kept and entry.member.key in kept.heads]
-    if kept and first:
-        on_note(f"going on after epoch {kept.epoch}, {counted(len(first), 'head')} at once")
-    later = [entry for entry in pending if entry not in first]
-    passes = _passes(later, batches.cache, device=str(device), on_note=on_note)
-    for entries in (first, *passes) if first else passes:
-        BankRun(
-            entries,
-            batches,
-            device=device,
-            checkpoint=checkpoint,
-            kept=kept if entries is first else None,
-            broken=broken,
-            on_progress=on_progress,
-            on_note=on_note,
-        ).run()
-    checkpoint.unlink(missing_ok=True)
-    return pending
-
-
-def _stem(grid: Sequence[Sequence[Entry]]) -> Path:
+def stem_of(entries: Sequence[Entry]) -> Path:
     """Name the sweep's own files by the runs that it is of."""
-    paths = [entry.path for entries in grid for entry in entries]
+    paths = [entry.path for entry in entries]
     digest = fingerprint({"runs": sorted(path.name for path in paths)})
     return paths[0].with_name(f"sweep-{digest[:8]}")
 
 
-def _passes(
-    entries: Sequence[Entry], cache: Cache, *, device: str, on_note: NoteCallback
-) -> Iterable[list[Entry]]:
-    """Divide heads into passes whose weights, gradients and moments fit into half the memory."""
-    free, kind = min(free_memory(device), free_memory("cpu"))
-    room = free // 2
-    n_features, n_classes = n_inputs(cache), len(cache.class_names)
-    one_pass: list[Entry] = []
-    needed = 0
-    for entry in entries:
-        n = n_parameters(entry.member.spec, n_features=n_features, n_classes=n_classes)
-        if one_pass and needed + n * BYTES_PER_PARAMETER > room:
-            on_note(
-                f"{counted(len(one_pass), 'head')} in this pass: more need over "
-                f"{human_bytes(room)}, half of the {kind} that is free"
-            )
-            yield one_pass
-            one_pass, needed = [], 0
-        one_pass.append(entry)
-        needed += n * BYTES_PER_PARAMETER
-    if one_pass:
-        yield one_pass
+def checkpoints_of(stem: Path) -> list[Path]:
+    """List the files that keep how far the heads of a sweep are, of one process or of groups."""
+    return [partial_path(stem), *stem.parent.glob(f"{stem.name}-*.partial")]
+
+
+def saved_of(stem: Path) -> str:
+    """Say what is there of a sweep that a failure ended."""
+    if any(map(is_there, checkpoints_of(stem))):
+        return "The heads of the last epoch that was saved are kept."
+    return "Heads that are finished are kept; of others no epoch was saved."
 
 
 def _setting(entries: Sequence[Entry]) -> SweepSetting:

@@ -92,7 +92,7 @@ class HeadBank:
             loss: What all minimise beside their L1 penalty; None is the plain cross-entropy.
         """
         self.loss = loss or TrainingLoss()
-        paired = sorted(zip(members, states, strict=True), key=lambda pair: _order(pair[0]))
+        paired = sorted(zip(members, states, strict=True), key=lambda pair: order_in_bank(pair[0]))
         self.members = [member for member, _ in paired]
         states = [state for _, state in paired]
         self._parameters = [torch.stack(p).to(device) for p in _columns(states, "parameters")]
@@ -255,7 +255,7 @@ class _DropoutMasks:
 
     def __init__(self, members: Sequence[Member], device: torch.device) -> None:
         self.device = device
-        drop = [m for m in members if m.spec.dropout]  # the last ones, by `_order`
+        drop = [m for m in members if m.spec.dropout]  # the last ones, by `order_in_bank`
         self.kinds = [(m.seed, m.spec.dropout or ()) for m in drop]
         self.widths = members[0].spec.hidden
         self.generators = {kind: torch.Generator(device) for kind in self.kinds}
@@ -286,7 +286,7 @@ class _DropoutMasks:
         return masks
 
 
-def _order(member: Member) -> tuple[Any, ...]:
+def order_in_bank(member: Member) -> tuple[Any, ...]:
     """Sort so that heads with dropout stand last, and those that share a setting side by side."""
     spec = member.spec
     return bool(spec.dropout), member.lr, spec.weight_decay, spec.l1, member.key
