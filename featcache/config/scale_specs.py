@@ -48,7 +48,7 @@ class ShareSpec:
 @options_in("Machine")
 @dataclass(frozen=True, kw_only=True)
 class DevicesSpec:
-    """The devices of this machine that compute one cache together."""
+    """The devices of this machine that do one job together."""
 
     devices: str | None = option(
         None,
@@ -127,6 +127,21 @@ def device_list(devices: str) -> tuple[str, ...]:
     names = tuple("cuda:0" if name == "cuda" else name for name in names)
     if "auto" in names or len(names) > MOST_DEVICES or ("cpu" in names and len(names) > 1):
         raise _no_devices(devices)
+    return names
+
+
+def devices_asked(devices: str, device: str, *, usual: str) -> tuple[str, ...]:
+    """Read `--devices`, and refuse it beside a `--device` that is not at its default.
+
+    Raises:
+        UsageError: If both are given, or it is not written as `device_list` reads it.
+    """
+    names = device_list(devices)
+    if device != usual:
+        raise UsageError(
+            f"--device {device} and --devices {devices} both say where to compute. Nothing was "
+            f"started. Leave one of them out."
+        )
     return names
 
 

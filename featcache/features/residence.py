@@ -72,6 +72,7 @@ def pick_residence(
     device: torch.device,
     order: EpochOrder | None = None,
     draws_views: bool = False,
+    n_processes: int = 1,
 ) -> Choice[str]:
     """Choose where the features stay while heads are trained: "gpu", "memory" or "file".
 
@@ -80,6 +81,7 @@ def pick_residence(
         device: Where the head is trained.
         order: The order of the training rows; windows stay in the file. None is all rows.
         draws_views: Whether all views of the training rows are needed, or the plain ones alone.
+        n_processes: How many keep them at once; each of those on a GPU has its own.
     """
     if order is not None and order.window_rows is not None:
         windows = f"{counted(order.n_windows, 'window')} of {counted(order.window_rows, 'row')}"
@@ -91,11 +93,14 @@ def pick_residence(
         if nbytes <= free:
             return Choice("gpu", f"{needed} of features, {human_bytes(free)} of {kind} are free")
     free, kind = _free("cpu")
-    if nbytes <= free:
-        return Choice("memory", f"{needed} of features, {human_bytes(free)} of {kind} are free")
+    each = f" in each of {n_processes} processes" if n_processes > 1 else ""
+    if nbytes * n_processes <= free:
+        return Choice(
+            "memory", f"{needed} of features{each}, {human_bytes(free)} of {kind} are free"
+        )
     return Choice(
         "file",
-        f"the features need {needed}, but {human_bytes(free)} of {kind} are free: rows "
+        f"the features need {needed}{each}, but {human_bytes(free)} of {kind} are free: rows "
         f"are read from the file as they are needed, which is slower",
     )
 

@@ -45,7 +45,12 @@ class Resident:
 
 
 def load_sound(
-    cache: Cache, *, device: str, window_rows: int | None, draws_views: bool = False
+    cache: Cache,
+    *,
+    device: str,
+    window_rows: int | None,
+    draws_views: bool = False,
+    stays: Choice[str] | None = None,
 ) -> Resident:
     """Verify a cache whole, and load what is trained and tested on where it fits.
 
@@ -56,6 +61,7 @@ def load_sound(
         device: "cpu" or "cuda:N".
         window_rows: Rows of a window; then the file is only verified.
         draws_views: Whether to load all views of the training rows, or the plain ones alone.
+        stays: Where the features stay; None chooses.
 
     Raises:
         CorruptError: If the cache is damaged, or cannot be trained on.
@@ -67,7 +73,7 @@ def load_sound(
     failures = device_failures_named(device, "Training", kept=lambda: "Nothing was changed.")
     with head_arithmetic(device), failures:
         if window_rows is None:
-            residence = pick_residence(cache, device=where, draws_views=draws_views)
+            residence = stays or pick_residence(cache, device=where, draws_views=draws_views)
             residence, features = _read(cache, where, residence, draws_views)
         else:
             require_sound(cache)

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.config import ExtractSpec, HeadSpec, RunSpec, SolverSpec, TrainSpec
+from featcache.config import DevicesSpec, ExtractSpec, HeadSpec, RunSpec, SolverSpec, TrainSpec
 from featcache_cli.commands.report import ReportOption, report_beside
 from featcache_cli.commands.train_head import show_solving
 from featcache_cli.console import (
@@ -55,7 +55,9 @@ _SEEDS = {
     options_of(TrainSpec, "seed", help=_SEEDS, group="Grid"),
     options_of(RunSpec, "seeds", help=_SEEDS, group="Grid"),
     options_of(RunSpec, "max_memory"),
-    options_of(ExtractSpec, "device", "cache_dir"),
+    options_of(ExtractSpec, "device"),
+    options_of(DevicesSpec),
+    options_of(ExtractSpec, "cache_dir"),
     options_of(RunSpec, "runs_dir"),
 )
 def sweep(*, report: ReportOption = False, json: JsonOption = False, **options: Any) -> None:

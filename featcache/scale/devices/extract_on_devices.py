@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from featcache.config import ExtractSpec
-from featcache.config.scale_specs import DevicesSpec, device_list
+from featcache.config.scale_specs import DevicesSpec, devices_asked
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.starting import ANY_START, starting
 from featcache.errors import UsageError
@@ -56,12 +56,7 @@ def extract_on_devices(
     asked = DevicesSpec(devices=devices)
     if asked.devices is None:
         raise UsageError("--devices says where the cache is computed, but was not given.")
-    if spec.device != ExtractSpec.device:
-        raise UsageError(
-            f"--device {spec.device} and --devices {asked.devices} both say where to compute. "
-            f"Nothing was started. Leave one of them out."
-        )
-    names = device_list(asked.devices)
+    names = devices_asked(asked.devices, spec.device, usual=ExtractSpec.device)
 
     def making(
         plans: Sequence[Plan], *, on_progress: ProgressCallback, on_note: NoteCallback

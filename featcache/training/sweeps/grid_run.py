@@ -80,7 +80,7 @@ def train_grid(
     pending = [entry for entry in entries if not entry.path.exists()]
     for told in reused([read_run(e.path) for e in entries if e not in pending]):
         on_note(told)
-    batches = _batches(cache, base, resident, on_note)
+    batches = batches_of(cache, base, resident, on_note)
     _require_room(pending, cache, device.value)
     with (
         locked(stem, remove=True),
@@ -143,15 +143,16 @@ def _entries(cache: Cache, setting: Setting, asked: RunSpec, *, order_seed: int)
     return entries
 
 
-def _batches(
+def batches_of(
     cache: Cache, train: TrainSpec, resident: Resident, on_note: NoteCallback
 ) -> FeatureDataModule:
+    """Make the batches that all heads of a grid see, of what is loaded."""
     batches = FeatureDataModule(
         cache,
         batch_size=train.batch_size,
         val_fraction=train.val_fraction,
         split_seed=train.split_seed,
-        seed=train.seed,
+        seed=train.seed_of_order,
         window_rows=train.window_rows,
         on_note=on_note,
     )

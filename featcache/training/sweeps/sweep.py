@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, cast
 
 from featcache.config import (
     TREATMENTS,
+    DevicesSpec,
     ExtractSpec,
     HeadSpec,
     RunSpec,
     SolverSpec,
     TrainSpec,
 )
+from featcache.config.scale_specs import devices_asked
 from featcache.core.arguments import one_of, several
 from featcache.core.ranks import require_one_rank
 from featcache.core.reporting import NoteCallback, silent
@@ -67,6 +69,7 @@ def sweep(
     seeds: int = RunSpec.seeds,
     max_memory: int | None = RunSpec.max_memory,
     device: str = ExtractSpec.device,
+    devices: str | None = DevicesSpec.devices,
     cache_dir: str | os.PathLike[str] = ExtractSpec.cache_dir,
     runs_dir: str | os.PathLike[str] = RunSpec.runs_dir,
     on_progress: SweepProgressCallback | SolverProgressCallback | None = None,
@@ -98,7 +101,11 @@ def sweep(
             or its last one repeated, to the number of hidden layers.
         seed: The first seed of each setting, and the seed of the order of batches.
         seeds: Heads per setting, with seeds from `seed` on.
-        max_memory: Bytes of features to keep in memory, as for `train_head`.
+        max_memory: Bytes of features to keep in memory, as for `train_head`; with `devices` in each
+            process.
+        devices: Train groups of up to 8 heads on several devices, each by a process of its own. On
+            a CPU a head then has the same bits on any number of devices, one too; the last digits
+            may be others than without `devices`, where all heads are one group.
         on_progress: Called after every few steps.
         on_note: Called with a sentence for each choice that was made.
 
@@ -106,6 +113,7 @@ def sweep(
         UsageError: If arguments contradict each other, or leave no setting.
         NonFiniteError: If no setting has all its heads.
         InterruptedRunError: On Ctrl-C; heads are kept as of the last whole epoch.
+        DeviceError: If a device fails, or workers die again and again.
         FeatcacheError: Those of `train_head`; a loss that is no number ends its head alone.
 
     Example:
@@ -137,6 +145,7 @@ def sweep(
         on_note=note,
     )
     asked = spec_of(RunSpec, given, cache=None)
+    names = _devices(devices, found_by, asked)
     require_one_rank()
     if not found_by.is_mlp:
         grid = {"reg": () if reg in ("none", ("none",)) else reg, **penalties}
@@ -163,6 +172,7 @@ def sweep(
         settings,
         asked,
         taken,
+        devices=names,
         on_progress=cast("SweepProgressCallback", on_progress or silent),
         on_note=note,
     )
@@ -174,10 +184,23 @@ def _sweep_mlps(
     asked: RunSpec,
     recipe: Recipe,
     *,
+    devices: Sequence[str],
     on_progress: SweepProgressCallback,
     on_note: NoteCallback,
 ) -> SweepResult:
     """Load the cache and train the heads."""
+    if devices:
+        from featcache.training.sweeps.devices.leader import train_on_devices
+
+        return train_on_devices(
+            found,
+            settings,
+            devices,
+            recipe=recipe,
+            asked=asked,
+            on_progress=on_progress,
+            on_note=on_note,
+        )
     chosen, resident = load_to_train(
         found.cache,
         device=asked.device,
@@ -199,6 +222,18 @@ def _sweep_mlps(
         on_progress=on_progress,
         on_note=on_note,
     )
+
+
+def _devices(devices: str | None, solver: SolverSpec, asked: RunSpec) -> tuple[str, ...]:
+    """Read `devices`; none where it was not given."""
+    if (given := DevicesSpec(devices=devices).devices) is None:
+        return ()
+    if not solver.is_mlp:
+        raise UsageError(
+            f"--devices is for a sweep of MLPs: --solver {solver.solver} fits all its values side "
+            f"by side in one process. Nothing was started. Leave it out, or use --device."
+        )
+    return devices_asked(given, asked.device, usual=RunSpec.device)
 
 
 def _treatment(option: str, value: object) -> str:
