@@ -42,7 +42,7 @@ CASES: Any = [
     ),
     (
         featcache.sweep,
-        [SolverSpec, HeadSpec],
+        [SolverSpec, HeadSpec, DevicesSpec],
         [TrainSpec, RunSpec, ExtractSpec],
         (*OF_A_CACHE, *OF_THE_RECIPE),
         ("reg",),

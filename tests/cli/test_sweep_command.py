@@ -41,6 +41,13 @@ def test_json_is_one_object(run: Run, sweep: list[str]) -> None:
     assert answer["test_acc"]["n"] == 2
 
 
+def test_it_says_on_how_many_threads_it_trains_with_devices(run: Run, sweep: list[str]) -> None:
+    result = run(*sweep, "--reg", "none,l2", "--devices", "cpu:1")
+
+    assert result.exit_code == 0
+    assert "threads 1: in each process" in result.stderr or "OMP_NUM_THREADS" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -51,6 +58,9 @@ def test_json_is_one_object(run: Run, sweep: list[str]) -> None:
         (["--hidden", "8,x"], "--hidden is '8,x', but must be whole numbers"),
         (["--reg", "none,l3"], "--reg is 'l3'"),
         (["--reg", "l2", "--l1", "1e-4"], "--l1 does nothing with --reg l2"),
+        (["--devices", "cpu:0"], "--devices is 'cpu:0', but must be of 1 to 256"),
+        (["--devices", "cpu:2", "--device", "cpu"], "--device cpu and --devices cpu:2 both say"),
+        (["--devices", "cpu:2", "--solver", "knn"], "--devices is for a sweep of MLPs"),
     ],
 )
 def test_bad_grids_are_exit_2(run: Run, sweep: list[str], options: list[str], text: str) -> None:

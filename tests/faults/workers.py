@@ -38,7 +38,7 @@ _WORKERS = (1, 2, 3, 4)
 _N_RUNS = (2, 40)
 _N_KILLS_OF_WORKERS = 5  # in a run
 _ENDS_WITHIN_S = 3.0
-_TOKEN = "FEATCACHE_TRIAL"
+TOKEN = "FEATCACHE_TRIAL"
 _LOOKS_EVERY_S = 0.02
 
 
@@ -124,7 +124,7 @@ class _Trial:
 
         def before() -> None:
             torch.set_num_threads(1)
-            os.environ[_TOKEN] = token
+            os.environ[TOKEN] = token
 
         return Command(
             ["extract", *words, "--devices", f"cpu:{n_workers}"], self.log, before=before
@@ -138,8 +138,8 @@ class _Trial:
                 break
             time.sleep(random.uniform(0, 0.3))
             before = self._acknowledged()
-            workers = _children(command.pid)
-            if workers and _kill(random.choice(workers), signal.SIGKILL):
+            workers = children_of(command.pid, b"scale.devices.worker")
+            if workers and send(random.choice(workers), signal.SIGKILL):
                 n_left -= 1
                 self.counts["workers killed"] += 1
                 self._compare_acknowledged(before)
@@ -147,7 +147,7 @@ class _Trial:
             time.sleep(random.uniform(0, 0.3))
             number = random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
             before = self._acknowledged()
-            if _kill(command.pid, number):
+            if send(command.pid, number):
                 self.counts[f"leaders with {number.name}"] += 1
                 self._compare_acknowledged(before)
         return n_left
@@ -155,7 +155,7 @@ class _Trial:
     def _is_at_work(self, command: Command) -> bool:
         """Wait until the workers acknowledge something new; tell whether they did."""
         n_before, began_s = len(self._acknowledged()), time.monotonic()
-        while time.monotonic() - began_s < 60 and _is_alive(command.pid):
+        while time.monotonic() - began_s < 60 and is_alive(command.pid):
             if len(self._acknowledged()) > n_before:
                 return True
             time.sleep(_LOOKS_EVERY_S)
@@ -174,7 +174,7 @@ class _Trial:
     def _require_end(self, ended: Ended, token: str) -> None:
         """See that nothing is left alive, and that the command ended as it should."""
         began_s = time.monotonic()
-        while (left := _processes_with(token)) and time.monotonic() - began_s < _ENDS_WITHIN_S:
+        while (left := processes_with(token)) and time.monotonic() - began_s < _ENDS_WITHIN_S:
             time.sleep(_LOOKS_EVERY_S)
         self.slowest_s = max(self.slowest_s, time.monotonic() - began_s)
         self.counts["left alive"] += len(left)
@@ -219,16 +219,16 @@ def _control() -> tuple[str, bool]:
     """Kill the parent of a process that does not ask the system to die with it."""
     token = uuid.uuid4().hex
     code = "import subprocess, sys, time; subprocess.Popen(['sleep', '20']); time.sleep(20)"
-    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, _TOKEN: token})
+    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, TOKEN: token})
     began_s = time.monotonic()
-    while len(_processes_with(token)) < 2 and time.monotonic() - began_s < 10:
+    while len(processes_with(token)) < 2 and time.monotonic() - began_s < 10:
         time.sleep(_LOOKS_EVERY_S)
     parent.kill()
     parent.wait()
     time.sleep(_ENDS_WITHIN_S)
-    left = _processes_with(token)
+    left = processes_with(token)
     for pid in left:
-        _kill(pid, signal.SIGKILL)
+        send(pid, signal.SIGKILL)
     return f"a worker that does not die with its leader: {len(left)} of 1 left alive", len(left) > 0
 
 
@@ -236,10 +236,10 @@ def _told(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in counts.items())
 
 
-def _processes_with(token: str) -> list[int]:
+def processes_with(token: str) -> list[int]:
     """List the processes that a command with this token has started, itself excepted."""
     return [
-        pid for pid, environment in _environments() if f"{_TOKEN}={token}".encode() in environment
+        pid for pid, environment in _environments() if f"{TOKEN}={token}".encode() in environment
     ]
 
 
@@ -250,13 +250,13 @@ def _environments() -> Iterator[tuple[int, bytes]]:
                 yield int(path.parent.name), path.read_bytes()
 
 
-def _children(pid: int) -> list[int]:
-    """List the workers of a leader."""
+def children_of(pid: int, module: bytes) -> list[int]:
+    """List the workers of a leader, by the module that they run."""
     found = []
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             found += [int(child) for child in listing.read_text().split()]
-    return [child for child in found if b"scale.devices.worker" in _command_line(child)]
+    return [child for child in found if module in _command_line(child)]
 
 
 def _command_line(pid: int) -> bytes:
@@ -265,13 +265,15 @@ def _command_line(pid: int) -> bytes:
     return b""
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
 
 
-def _kill(pid: int, number: signal.Signals) -> bool:
+def send(pid: int, number: signal.Signals) -> bool:
+    """Send a signal; tell whether the process was there."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
