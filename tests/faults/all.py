@@ -48,7 +48,7 @@ HARNESSES = (
     "soak",
 )
 # Only where they are named: each takes more than half an hour.
-LONG = ("parts", "workers", "cloud")
+LONG = ("parts", "workers", "cloud", "sweepers")
 _SOAKED = "soak.json"
 ROOT = Path(__file__).parents[2]
 PAGE, FIGURES = ROOT / "docs" / "reliability.md", ROOT / "docs" / "reliability.json"
