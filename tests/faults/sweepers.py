@@ -7,7 +7,6 @@ behind. The negative control of the first trains all heads side by side, in one 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -28,10 +27,15 @@ _WORKERS = (1, 2, 3)
 _N_RUNS = (1, 10)
 _N_KILLS = (2, 4)  # of workers, in a run
 _ENDS_WITHIN_S = 3.0
+_AT_WORK_S = (2.0, 15.0)
+_WORKER = b"sweeps.devices.worker"
 _LOOKS_EVERY_S = 0.02
 _GRID = "--reg none,l1l2,l2,dropout --lr 1e-3,1e-2 --hidden 32 --seeds 4 --batch-size 32"
 _FEW_EPOCHS = "--max-epochs 12 --patience 2 --min-delta 0.01"
-_MANY_EPOCHS = "--max-epochs 400 --patience 40 --min-delta 0.0005"
+_MANY_EPOCHS = (
+    "--max-epochs 150 --patience 15 --min-delta 0.001",
+    "--max-epochs 400 --patience 40 --min-delta 0.0005",
+)
 
 Heads = dict[str, tuple[bytes, bytes, dict[str, object]]]
 
@@ -88,14 +92,6 @@ class _Bench:
             found[path.parent.name] = (path.read_bytes(), curves, figures)
         return found
 
-    def kept(self, name: str) -> tuple[int, int]:
-        """Tell two states of what a sweep has kept apart."""
-        saved = 0
-        for path in (self.folder / name).glob("*/sweep-*.partial"):
-            with contextlib.suppress(OSError):
-                saved += path.stat().st_mtime_ns
-        return len(list((self.folder / name).glob("*/*/head.safetensors"))), saved
-
 
 def _compared(bench: _Bench) -> Claim:
     by_workers = {n: bench.run(f"by-{n}", _FEW_EPOCHS, n) for n in _WORKERS}
@@ -118,15 +114,16 @@ def _compared(bench: _Bench) -> Claim:
 
 
 def _killed(bench: _Bench, *, quick: bool) -> Claim:
-    whole = bench.run("whole", _MANY_EPOCHS, 1)
+    epochs = _MANY_EPOCHS[not quick]
+    whole = bench.run("whole", epochs, 1)
     counts, problems, n_same, slowest_s = Counter[str](), [], 0, 0.0
     n_runs, n_kills = _N_RUNS[not quick], _N_KILLS[not quick]
     for number in range(n_runs):
         name, n_left = f"killed-{number}", n_kills
         while True:
             token = uuid.uuid4().hex
-            command = bench.start(name, _MANY_EPOCHS, random.choice((2, 3)), token)
-            n_left = _strike(bench, name, command, n_left, counts)
+            command = bench.start(name, epochs, random.choice((2, 3)), token)
+            n_left = _strike(command, n_left, counts)
             ended = command.wait()
             counts["commands"] += 1
             counts[f"exit {ended.code}"] += 1
@@ -154,34 +151,29 @@ def _killed(bench: _Bench, *, quick: bool) -> Claim:
     )
 
 
-def _strike(bench: _Bench, name: str, command: Command, n_left: int, counts: Counter[str]) -> int:
-    """Kill workers while they train, and at last the leader; give how many kills are left."""
+def _strike(command: Command, n_left: int, counts: Counter[str]) -> int:
+    """Kill workers while they load and train, and at last the leader; give the kills left."""
     is_last = n_left == 0
     for _ in range(random.randint(1, 2)):
-        if n_left == 0 or not _is_at_work(bench, name, command):
+        if n_left == 0 or not (workers := _workers_at_work(command)):
             break
-        time.sleep(random.uniform(0, 1.0))
-        workers = children_of(command.pid, b"sweeps.devices.worker")
-        if workers and send(random.choice(workers), signal.SIGKILL):
+        if send(random.choice(workers), signal.SIGKILL):
             n_left -= 1
             counts["workers killed"] += 1
-    if not is_last and _is_at_work(bench, name, command):
-        time.sleep(random.uniform(0, 1.0))
+    if not is_last and _workers_at_work(command):
         number = random.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
         counts[f"leader {number.name}"] += send(command.pid, number)
     return n_left
 
 
-def _is_at_work(bench: _Bench, name: str, command: Command) -> bool:
-    """Wait until something new is kept, or until the workers have had time to begin."""
-    before, began_s = bench.kept(name), time.monotonic()
-    while time.monotonic() - began_s < 60:
-        if not is_alive(command.pid):
-            return False
-        if bench.kept(name) != before or time.monotonic() - began_s > 30:
-            return True
+def _workers_at_work(command: Command) -> list[int]:
+    """Wait for workers, and for a moment in their work; none if the command ends before."""
+    while is_alive(command.pid) and not children_of(command.pid, _WORKER):
         time.sleep(_LOOKS_EVERY_S)
-    return False
+    moment_s = time.monotonic() + random.uniform(*_AT_WORK_S)
+    while is_alive(command.pid) and time.monotonic() < moment_s:
+        time.sleep(_LOOKS_EVERY_S)
+    return children_of(command.pid, _WORKER) if is_alive(command.pid) else []
 
 
 def _gone_after_s(token: str, counts: Counter[str]) -> float:

@@ -21,6 +21,7 @@ from featcache.core.reporting import silent
 from featcache.core.workers.messages import FAILED, REFUSED, claimed_key, written_error
 from featcache.errors import (
     DeviceError,
+    DiskFullError,
     InterruptedRunError,
     MismatchError,
     UsageError,
@@ -286,8 +287,18 @@ def test_a_worker_takes_no_group_once_another_has_refused(
     train_taken(work_on(cache), store, rank=0, attempt=0)
 
     assert not any(group.is_done for group in groups)
-    with pytest.raises(MismatchError, match="no"):
-        watch_of(store, groups, []).finish()
+
+
+@pytest.mark.parametrize("moment", ["before_start", "look", "finish"])
+def test_what_a_worker_refuses_ends_the_sweep_at_once(
+    store: Store, tmp_path: Path, moment: str
+) -> None:
+    watch = watch_of(store, groups_in(tmp_path), [])
+    watch.before_start()
+    store.set(REFUSED, written_error(DiskFullError("no room is left")))
+
+    with pytest.raises(DiskFullError, match="no room is left"):
+        getattr(watch, moment)()
 
 
 def test_a_worker_refuses_a_cache_that_was_replaced(

@@ -65,8 +65,13 @@ class SweepWatch:
         self._n_starts += 1
 
     def look(self) -> None:
-        """Tell what the workers tell, and how far they are; stop if that is asked for."""
+        """Tell what the workers tell, and how far they are; stop if that is asked for.
+
+        Raises:
+            FeatcacheError: If a worker has refused; the others keep their last whole epoch.
+        """
         stop_if_asked()
+        self._heard.require_no_refusal()
         self._heard.tell_notes()
         if time.monotonic() >= self._tells_at_s:
             self._tells_at_s = time.monotonic() + _TELLS_EVERY_S
