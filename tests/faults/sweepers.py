@@ -33,7 +33,7 @@ _LOOKS_EVERY_S = 0.02
 _GRID = "--reg none,l1l2,l2,dropout --lr 1e-3,1e-2 --hidden 32 --seeds 4 --batch-size 32"
 _FEW_EPOCHS = "--max-epochs 12 --patience 2 --min-delta 0.01"
 _MANY_EPOCHS = (
-    "--max-epochs 150 --patience 15 --min-delta 0.001",
+    "--max-epochs 40 --patience 6 --min-delta 0.001",
     "--max-epochs 400 --patience 40 --min-delta 0.0005",
 )
 
