@@ -24,7 +24,7 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Every promise tried, with negative controls; writes docs/reliability.md. FAULTS="--only kills" for one, "--only parts workers sweepers" for three long ones, --quick for a subset.
+# Every promise tried, with negative controls; writes docs/reliability.md. FAULTS="--only kills" for one, "--only parts workers cloud sweepers" for the long ones, --quick for a subset.
 faults: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.all $(FAULTS)
 
