@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 FAULTS: Mapping[str, int] = {"503": 5, "reset": 5, "truncated": 5, "lost reply": 5, "stall": 1}
 """What may happen to a request, with how often it does, one to another."""
+_NO_UPLOAD = "NoSuchUpload"  # the word of S3
 
 
 class Proxy(ThreadingHTTPServer):
@@ -36,18 +37,18 @@ class Proxy(ThreadingHTTPServer):
         self.share, self.stall_s = share, stall_s
         self.counts = Counter[str]()
         self.random = random.Random(0)
-        self._to_lose: tuple[str, str] | None = None
+        self._to_forget: tuple[str, str] | None = None
 
-    def lose_answer_to(self, method: str, words: str) -> None:
-        """Lose the answer to the next request of this kind whose path has these words."""
-        self._to_lose = method, words
+    def forget_upload_at(self, method: str, words: str) -> None:
+        """Know nothing of its upload at the next such request whose path has these words."""
+        self._to_forget = method, words
 
     def fault(self, method: str, path: str) -> str:
         """Draw what happens to a request; empty for nothing."""
-        if self._to_lose and method == self._to_lose[0] and self._to_lose[1] in path:
-            self._to_lose = None
-            self.counts["lost reply"] += 1
-            return "lost reply"
+        if self._to_forget and method == self._to_forget[0] and self._to_forget[1] in path:
+            self._to_forget = None
+            self.counts[_NO_UPLOAD] += 1
+            return _NO_UPLOAD
         if self.random.random() >= self.share:
             return ""
         [fault] = self.random.choices(list(FAULTS), list(FAULTS.values()))
@@ -107,10 +108,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _passed(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.server.fault(self.command, self.path)
-        if fault == "503":
-            self.send_response(503)
-            self.send_header("Content-Length", "0")
+        if fault in ("503", _NO_UPLOAD):
+            content = b"" if fault == "503" else f"<Error><Code>{fault}</Code></Error>".encode()
+            self.send_response(503 if fault == "503" else 404)
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
+            self.wfile.write(content)
             return
         if fault == "reset":
             self._hang_up(reset=True)

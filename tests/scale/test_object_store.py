@@ -264,14 +264,14 @@ def test_a_store_that_does_not_answer_is_told_and_tried_so_often(
     assert "a-secret-of-the-user" not in str(raised.value) + "".join(notes)
 
 
-def test_an_upload_whose_last_answer_was_lost_is_there(
+def test_an_upload_that_the_store_has_forgotten_is_begun_again(
     url: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = bytes(9 << 20)  # of two chunks: an upload in several parts
     (tmp_path / "large").write_bytes(content)
 
     with faulty(endpoint, share=0, stall_s=0) as proxy:
-        proxy.lose_answer_to("POST", "uploadId=")
+        proxy.forget_upload_at("POST", "uploadId=")
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
         with (
             with_patience(Patience(timeout_s=10, first_pause_s=0.01)),
@@ -280,4 +280,4 @@ def test_an_upload_whose_last_answer_was_lost_is_there(
             objects.upload("large", tmp_path / "large", on_progress=lambda _, __: None)
 
             assert objects.sizes("") == {"large": len(content)}
-    assert proxy.counts == {"lost reply": 1}
+    assert proxy.counts == {"NoSuchUpload": 1}

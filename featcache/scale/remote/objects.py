@@ -127,7 +127,8 @@ class Objects:
                         max_concurrency=_N_THREADS,
                     )
             except FileNotFoundError as err:
-                # The answer to the end of the upload was lost, and no upload is left to be ended.
+                # A chunk failed, so the package gave the upload up while others were on their way;
+                # or the answer to its end was lost, and the end is tried again.
                 if _NO_UPLOAD not in str(err):
                     raise
             found = _size_of(self._store, key)
