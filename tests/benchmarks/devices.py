@@ -147,9 +147,8 @@ class _Slowing(threading.Thread):
 def _is_at_work(pid: int) -> bool:
     """Tell whether a worker has opened the cache; a slow device does not import more slowly."""
     with contextlib.suppress(OSError):
-        return any(
-            os.readlink(file).endswith(".partial") for file in Path(f"/proc/{pid}/fd").iterdir()
-        )
+        files = Path(f"/proc/{pid}/fd").iterdir()
+        return any(file.readlink().suffix == ".partial" for file in files)
     return False
 
 
