@@ -16,7 +16,7 @@ MOST_ROWS = 10**12  # of a forecast
 LEAST_RATE, MOST_RATE = 1e-6, 1e9  # images a second, likewise
 MOST_DEVICES = 256
 _SEVERAL_ON_A_CPU = re.compile(r"cpu:(\d{1,6})")
-_SHARE = re.compile(r"(?P<index>\d{0,6}|plan)/(?P<n>\d{1,6})")
+_SHARE = re.compile(r"(?P<index>\d{0,6}|plan|ray)/(?P<n>\d{1,6})")
 
 
 @options_in("Scale")
@@ -27,7 +27,8 @@ class ShareSpec:
     share: str | None = option(
         None,
         "Compute only one share, as a part that `cache merge` joins: I/N, with I from 0 to N-1. /N "
-        "takes I from SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX; plan/N makes the plan alone.",
+        "takes I from SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX; plan/N makes the plan alone; "
+        "ray/N computes all of them on a Ray cluster.",
         unset="the whole cache",
     )
     wait: float = option(
@@ -153,7 +154,7 @@ def _no_devices(devices: str) -> UsageError:
 
 
 def split_share(share: str) -> tuple[str, int]:
-    """Read "3/16" as ("3", 16); what stands before the slash may be "plan" or nothing.
+    """Read "3/16" as ("3", 16); before the slash may be "plan", "ray" or nothing.
 
     Raises:
         UsageError: If it is not written so, or names a share that does not exist.
@@ -162,7 +163,7 @@ def split_share(share: str) -> tuple[str, int]:
     if found is None or not 1 <= int(found["n"]) <= MOST_SHARES:
         raise UsageError(
             f"--share is {share!r}, but must be I/N, like 0/16, with N from 1 to {MOST_SHARES}; or "
-            f"/N, or plan/N. Nothing was started."
+            f"/N, plan/N or ray/N. Nothing was started."
         )
     index, n = found["index"], int(found["n"])
     if index.isdigit():

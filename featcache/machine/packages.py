@@ -24,6 +24,7 @@ _EXTRAS = {
     "parquet": "Parquet files",
     "timm": "timm's backbones",
     "onnx": "ONNX files",
+    "ray": "shares on a Ray cluster",
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.config import ExtractSpec
-from featcache.config.scale_specs import ShareSpec
+from featcache.config.scale_specs import ShareSpec, split_share
 from featcache.core.identity import differing_fields
 from featcache.core.reporting import NoteCallback, silent
 from featcache.core.side_files import partial_path
@@ -27,7 +27,7 @@ from featcache.images.splits import Dataset
 from featcache.images.stat_index import KnownFiles
 from featcache.scale.plan_file import PartsPlan, require_plan_of
 from featcache.scale.planning import plan_parts
-from featcache.scale.shares import Share, share_of
+from featcache.scale.shares import RAY, Share, share_of
 from featcache.store import CacheWriter, FilePlan, locked, open_cache, require_identity
 from featcache.store.merging import known_of_rows, part_identity, part_plan, part_rows
 
@@ -43,10 +43,11 @@ class ShareResult:
     """What `extract_share` did.
 
     Attributes:
-        share: "3/16", or "plan/16".
+        share: "3/16", "plan/16" or "ray/16".
         outcome: "computed", "resumed" (a partial part was completed), "reused" (nothing to do),
             "empty" (there are more shares than blocks) or "planned" (the plan alone was made).
-        path: The part; the plan where that was all, or that says so; the cache if it is complete.
+        path: The part; the plan where that was all, or that says so; the folder of the parts after
+            "ray/N"; the cache if it is complete.
             A URL of what lies in an object store.
         n_rows: Rows of the share.
         n_rows_computed: Rows that this run computed.
@@ -88,6 +89,8 @@ def extract_share(
     The first share to come makes the plan that all have in common: it reads the whole dataset for
     its digest, and settles what else a single process would settle. A share that was stopped goes
     on; one that is done says so. `merge_parts` joins the parts to the file of a single process.
+    "ray/N" computes all N as tasks of a Ray cluster: that of RAY_ADDRESS, one that runs here, or
+    one that is started here meanwhile.
 
     Args:
         spec: What the cache is to be, as `extract` takes it.
@@ -113,8 +116,17 @@ def extract_share(
     asked = ShareSpec(share=share, wait=wait)
     if asked.share is None:
         raise UsageError("--share says which share is computed, but was not given.")
-    which = share_of(asked.share, os.environ)
     check_names(spec)
+    kind, n_shares = split_share(asked.share)
+    if kind == RAY:
+        from featcache.scale.ray_engine import extract_on_ray  # its tasks call this function
+
+        dealt = extract_on_ray(
+            spec, n_shares, wait=wait, on_progress=on_progress or silent, on_note=told
+        )
+        seconds = time.perf_counter() - started
+        return replace(dealt, seconds=seconds, images_per_s=dealt.n_rows_computed / seconds)
+    which = share_of(asked.share, os.environ)
 
     def compute(spec: ExtractSpec, which: Share) -> ShareResult:
         plan = plan_parts(

@@ -11,7 +11,7 @@ from featcache.errors import UsageError
 # SLURM's other variables (SLURM_ARRAY_TASK_COUNT, _MIN, _STEP) say how many tasks were submitted
 # this time: an array that is submitted again for what is missing has fewer.
 INDEX_VARIABLES = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")
-PLAN = "plan"
+PLAN, RAY = "plan", "ray"
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ _STAGES = {
     "check": "checking the rows that are there",
     "adapt": "adapting BatchNorm",
     "plan": "planning the shares",
+    "shares": "shares",
     "upload": "uploading, MiB",
 }
 
@@ -188,7 +189,8 @@ def _extract_share(
             f"the merge lists them"
         )
     if result.next:
-        when = "Then" if result.outcome == "planned" else "Once all shares are there"
+        is_all = result.outcome == "planned" or result.share.startswith("ray/")
+        when = "Then" if is_all else "Once all shares are there"
         note(f"{when}: {result.next}")
     return result
 
