@@ -67,14 +67,14 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
         trial.make()
         trial.submit_as_the_guide()
         trial.strike_until_idle(_few_strikes(trial) if quick else _all_strikes(trial))
-        before = Counter(task["JobState"] for task in cluster.ended())
+        before = Counter(f"{task['JobState']} {task['ExitCode']}" for task in cluster.ended())
         missing = describe_parts(trial.plan.folder).missing
         n_lost, n_acknowledged = trial.lost()
         cluster.ask("sbatch", f"--chdir={folder}", f"--array={missing}", str(trial.script))
         trial.strike_until_idle({})
         is_whole = trial.is_that_of_one_process()
         n_rows, n_rows_wanted = _joined_naively(cluster, folder)
-    states = ", ".join(f"{state} {n}" for state, n in sorted(before.items()))
+    states = ", ".join(f"{n} {state}" for state, n in sorted(before.items()))
     struck = ", ".join(trial.struck)
     return [
         Claim(
@@ -209,7 +209,8 @@ class _Trial:
         self._struck("a time limit", task, goes_on=False)
         while not _pending_signals(pid) & _TERM:
             time.sleep(_LOOKS_EVERY_S)
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # SLURM lets it go on, too
+            os.kill(pid, signal.SIGCONT)
 
     def _struck(self, how: str, task: int, *, goes_on: bool) -> None:
         self.struck.append(f"{how} ({task})")
