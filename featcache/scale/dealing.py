@@ -97,8 +97,8 @@ def deal(
         CacheMissingError: If a part is not in this machine's folder when all are done.
         FeatcacheError: As `extract_share` raises them, on any machine.
     """
-    places = {"cache_dir": str(settled(spec.cache_dir)), "data_dir": str(settled(spec.data_dir))}
-    said = asdict(replace(spec, **places))
+    cache_dir, data_dir = str(settled(spec.cache_dir)), str(settled(spec.data_dir))
+    said = asdict(replace(spec, cache_dir=cache_dir, data_dir=data_dir))
     here = str(Path.cwd())
 
     def results(shares: Iterable[str]) -> Iterator[ShareResult]:

@@ -222,7 +222,7 @@ class _Trial:
 
     def is_that_of_one_process(self) -> bool:
         """Join the parts, and compare with the cache of one process."""
-        words = re.search(r"exec (featcache extract .*)", self.script.read_text(), re.DOTALL)[1]
+        _, _, words = self.script.read_text().partition("\nexec ")
         alone = words.replace("\\\n", " ").replace(f"{self.folder}/cache", f"{self.folder}/one")
         alone, _, _ = alone.partition("--share")
         one = {**os.environ, "OMP_NUM_THREADS": "1"}
