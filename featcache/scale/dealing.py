@@ -28,7 +28,7 @@ from featcache.scale.parts import COMPLETE, EMPTY, PartsDescription, describe_pa
 from featcache.scale.shares import PLAN, RAY
 
 _LOCKED_AT_MOST_S = 60.0
-_LOOKS_EVERY_S = 1.0
+_LOOKS_EVERY_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -107,24 +107,23 @@ def deal(
                 raise read_error(answer.encode())
             yield answer
 
-    [planned] = results([f"{PLAN}/{n_shares}"])
-    if planned.outcome == "reused":  # the cache is complete
-        return replace(planned, share=f"{RAY}/{n_shares}")
-    before = _seen_here(planned.path.parent)
-    lacking = [part.index for part in before.parts if part.state not in (COMPLETE, EMPTY)]
-    n_there = n_shares - len(lacking)
-    on_note(f"{n_there} of {n_shares} shares are there; computing {len(lacking)}")
-    on_progress(Progress("shares", "", n_there, n_shares))
-    done: list[ShareResult] = []
     try:
         with working():
+            [planned] = results([f"{PLAN}/{n_shares}"])
+            if planned.outcome == "reused":  # the cache is complete
+                return replace(planned, share=f"{RAY}/{n_shares}")
+            before = _seen_here(planned.path.parent)
+            lacking = [p.index for p in before.parts if p.state not in (COMPLETE, EMPTY)]
+            n_there = n_shares - len(lacking)
+            on_note(f"{n_there} of {n_shares} shares are there; computing {len(lacking)}")
+            done: list[ShareResult] = []
             for result in results(f"{index}/{n_shares}" for index in lacking):
                 done.append(result)
                 on_progress(Progress("shares", "", n_there + len(done), n_shares))
     except KeyboardInterrupt as err:
         raise InterruptedRunError(
-            f"Stopped. {n_there + len(done)} of {n_shares} shares are there, and of the others all "
-            f"acknowledged blocks. The same command goes on from there."
+            "Stopped. Complete shares are kept, and all acknowledged blocks of the others. The "
+            "same command goes on from there."
         ) from err
     return _gathered(_seen_here(before.folder, is_done=True), done)
 

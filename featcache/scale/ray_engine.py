@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from featcache.config import ExtractSpec
 from featcache.core.allocator import keep_freed_memory
+from featcache.core.backbone_names import PIXELS
 from featcache.core.options import AUTO
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import stop_if_asked
@@ -74,7 +75,7 @@ def extract_on_ray(
         ) from err
     with contextlib.redirect_stdout(sys.stderr), _connected(on_note) as has:
         need = need_of_task(spec, has)
-        if spec.device.startswith("cuda") and not has.get("GPU"):
+        if need.n_gpus and not has.get("GPU"):
             on_note("the cluster has no GPU yet: shares wait until it has one")
         kind = f"{counted(need.n_cpus, 'CPU')}{' and a GPU' if need.n_gpus else ''}"
         on_note(f"each share gets {kind}")
@@ -91,11 +92,12 @@ def need_of_task(spec: ExtractSpec, has: dict[str, float]) -> Need:
     """Choose what each task needs.
 
     Args:
-        spec: Its device, and whether a network runs.
+        spec: Where its backbone runs, if one does.
         has: What the cluster has, as Ray counts it: "CPU" and "GPU".
     """
     n_gpus = int(has.get("GPU", 0))
-    if spec.device == "cpu" or (spec.device == AUTO and not n_gpus):
+    needs_none = spec.device == "cpu" or spec.backbone == PIXELS
+    if needs_none or (spec.device == AUTO and not n_gpus):
         return Need(1, 0)
     return Need(max(1, int(has.get("CPU", 1)) // max(1, n_gpus)), 1)
 

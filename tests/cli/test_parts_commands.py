@@ -50,6 +50,8 @@ def test_the_plan_alone_says_which_command_is_next(pixels: list[str], run: Run) 
         (["--share", "x"], "must be I/N"),
         (["--share", "0/2", "--wait", "nan"], "--wait is nan"),
         (["--share", "0/2", "--backbone", "vgg16", "--backbone", "resnet18"], "takes one backbone"),
+        (["--share", "ray/0"], "N from 1 to 99999"),
+        (["--share", "ray/2", "--device", "cuda:1"], "gives each share a GPU of its own"),
         (["--rows", "5"], "--rows is for --plan, which was not given"),
         (["--wait", "3"], "--wait is for computing a --share"),
         (["--plan", "--share", "/2", "--wait", "3"], "--wait is for computing a --share"),

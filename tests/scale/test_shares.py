@@ -47,6 +47,7 @@ def test_the_counts_of_an_array_that_was_submitted_again_are_not_read() -> None:
         ("0/0", {}, "N from 1 to 99999"),
         ("0/100000", {}, "N from 1 to 99999"),
         ("plans/4", {}, "must be I/N"),
+        ("ray/", {}, "must be I/N, .* or /N, plan/N or ray/N"),
         ("", {}, "must be I/N"),
     ],
 )
