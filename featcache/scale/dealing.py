@@ -14,6 +14,7 @@ from featcache.config import ExtractSpec
 from featcache.core.paths import settled
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import working
+from featcache.core.workers.messages import read_error, written_error
 from featcache.errors import (
     CacheMissingError,
     DeviceError,
@@ -22,7 +23,6 @@ from featcache.errors import (
     LockedError,
 )
 from featcache.extraction.progress import Progress, ProgressCallback
-from featcache.scale.devices.work import read_error, written_error
 from featcache.scale.extract_share import ShareResult, extract_share
 from featcache.scale.parts import COMPLETE, EMPTY, PartsDescription, describe_parts
 from featcache.scale.shares import PLAN, RAY
