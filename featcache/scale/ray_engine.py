@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ from featcache.core.allocator import keep_freed_memory
 from featcache.core.backbone_names import PIXELS
 from featcache.core.options import AUTO
 from featcache.core.reporting import NoteCallback
-from featcache.core.stopping import stop_if_asked
+from featcache.core.stopping import StopRequested, stop_if_asked
 from featcache.errors import DeviceError, UsageError, counted
 from featcache.extraction.progress import ProgressCallback
 from featcache.scale.dealing import Answer, Task, deal, run_task
@@ -30,6 +31,7 @@ from featcache.scale.extract_share import ShareResult
 _N_RETRIES = 8
 _MOST_AT_ONCE = 1000  # tasks that Ray holds, of up to 99,999
 _LOOKS_EVERY_S = 0.5
+_ANSWERS_WITHIN_S = 10.0
 _GPUS = (AUTO, "cuda", "cuda:0")  # Ray gives a task one, which is cuda:0 there
 
 
@@ -115,17 +117,20 @@ def _connected(on_note: NoteCallback) -> Iterator[dict[str, float]]:
         return
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
+    address = os.environ.get("RAY_ADDRESS", "")
     try:
+        _require_answer(address)
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    except (ConnectionError, RuntimeError, ValueError) as err:
+    except SystemExit as err:  # by the handler that Ray puts there
+        raise StopRequested(signal.SIGTERM) from err
+    except (OSError, RuntimeError, ValueError) as err:
         first_line = str(err).partition("\n")[0]
         raise DeviceError(
-            f"No Ray cluster answers (RAY_ADDRESS is {os.environ.get('RAY_ADDRESS', 'not set')}): "
-            f"{first_line}. Nothing was started. Set RAY_ADDRESS to one that runs, or unset it and "
+            f"No Ray cluster answers (RAY_ADDRESS is {address or 'not set'}): {first_line}. Nothing was started. Set RAY_ADDRESS to one that runs, or unset it and "
             f"run `ray stop` to use this machine alone."
         ) from err
     finally:
-        if is_main:  # Ray puts one of its own there, which raises where it strikes
+        if is_main:
             signal.signal(signal.SIGTERM, before)
     try:
         has = ray.cluster_resources()
@@ -136,6 +141,17 @@ def _connected(on_note: NoteCallback) -> Iterator[dict[str, float]]:
         yield has
     finally:
         ray.shutdown()  # it ends what still runs; shares keep what they acknowledged
+
+
+def _require_answer(address: str) -> None:
+    """Try whether anything listens at "host:port"; Ray itself would try for minutes.
+
+    Raises:
+        OSError: If nothing does.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isascii() and port.isdigit() and int(port) < 1 << 16:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWERS_WITHIN_S).close()
 
 
 def _answers(tasks: Iterable[Task], need: Need) -> Iterator[Answer]:
