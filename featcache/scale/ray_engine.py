@@ -126,15 +126,16 @@ def _connected(on_note: NoteCallback) -> Iterator[dict[str, float]]:
     except (OSError, RuntimeError, ValueError) as err:
         first_line = str(err).partition("\n")[0]
         raise DeviceError(
-            f"No Ray cluster answers (RAY_ADDRESS is {address or 'not set'}): {first_line}. Nothing was started. Set RAY_ADDRESS to one that runs, or unset it and "
-            f"run `ray stop` to use this machine alone."
+            f"No Ray cluster answers (RAY_ADDRESS is {address or 'not set'}): {first_line}. "
+            f"Nothing was started. Set RAY_ADDRESS to one that runs, or unset it and run `ray "
+            f"stop` to use this machine alone."
         ) from err
     finally:
-        if is_main:
+        if is_main and before is not None:  # None: it was not set from Python
             signal.signal(signal.SIGTERM, before)
     try:
         has = ray.cluster_resources()
-        n_nodes = len(ray.nodes())
+        n_nodes = sum(node["Alive"] for node in ray.nodes())
         address = ray.get_runtime_context().gcs_address
         counts = f"{counted(n_nodes, 'machine')}, {has.get('CPU', 0):g} CPUs"
         on_note(f"Ray {ray.__version__} at {address}: {counts}, {has.get('GPU', 0):g} GPUs")
