@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -137,7 +138,7 @@ def _json(text: str) -> dict[str, object]:
     return {}
 
 
-def _fields(options: dict[str, str]) -> dict[str, object]:
+def _fields(options: dict[str, str]) -> dict[str, Any]:
     numbers = {"--image-size", "--batch-size"}
     return {
         name[2:].replace("-", "_"): int(value) if name in numbers else value
