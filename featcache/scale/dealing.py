@@ -14,6 +14,7 @@ from featcache.config import ExtractSpec
 from featcache.core.paths import settled
 from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import working
+from featcache.core.store_urls import is_in_store
 from featcache.core.workers.messages import read_error, written_error
 from featcache.errors import (
     CacheMissingError,
@@ -24,7 +25,7 @@ from featcache.errors import (
 )
 from featcache.extraction.progress import Progress, ProgressCallback
 from featcache.scale.extract_share import ShareResult, extract_share
-from featcache.scale.parts import COMPLETE, EMPTY, PartsDescription, describe_parts
+from featcache.scale.parts import PartsDescription, describe_parts
 from featcache.scale.shares import PLAN, RAY
 
 _LOCKED_AT_MOST_S = 60.0
@@ -97,7 +98,9 @@ def deal(
         CacheMissingError: If a part is not in this machine's folder when all are done.
         FeatcacheError: As `extract_share` raises them, on any machine.
     """
-    cache_dir, data_dir = str(settled(spec.cache_dir)), str(settled(spec.data_dir))
+    data_dir, cache_dir = str(settled(spec.data_dir)), spec.cache_dir
+    if not is_in_store(cache_dir):
+        cache_dir = str(settled(cache_dir))
     said = asdict(replace(spec, cache_dir=cache_dir, data_dir=data_dir))
     here = str(Path.cwd())
 
@@ -112,8 +115,10 @@ def deal(
             [planned] = results([f"{PLAN}/{n_shares}"])
             if planned.outcome == "reused":  # the cache is complete
                 return replace(planned, share=f"{RAY}/{n_shares}")
-            before = _seen_here(planned.path.parent)
-            lacking = [p.index for p in before.parts if p.state not in (COMPLETE, EMPTY)]
+            where = planned.path
+            folder = where.parent if isinstance(where, Path) else where.rpartition("/")[0]
+            before = _seen_here(folder, on_note)
+            lacking = [part.index for part in before.parts if not part.is_there]
             n_there = n_shares - len(lacking)
             on_note(f"{n_there} of {n_shares} shares are there; computing {len(lacking)}")
             done: list[ShareResult] = []
@@ -125,23 +130,34 @@ def deal(
             "Stopped. Complete shares are kept, and all acknowledged blocks of the others. The "
             "same command goes on from there."
         ) from err
-    return _gathered(_seen_here(before.folder, is_done=True), done)
+    return _gathered(_seen_here(folder, on_note, is_done=True), done)
 
 
-def _seen_here(folder: Path, *, is_done: bool = False) -> PartsDescription:
+def _seen_here(
+    folder: Path | str, on_note: NoteCallback, *, is_done: bool = False
+) -> PartsDescription:
     """Look at the parts from this machine.
 
     Raises:
         CacheMissingError: If the machines of the tasks write into other folders than this one's.
     """
     with contextlib.suppress(CacheMissingError):
-        found = describe_parts(folder)
+        found = _described(folder, on_note)
         if not (is_done and found.missing):
             return found
     raise CacheMissingError(
         f"The shares were computed, but on this machine they are not in {folder}. Nothing was "
         f"removed. Give a --cache-dir that is the same folder on all machines of the cluster."
     )
+
+
+def _described(folder: Path | str, on_note: NoteCallback) -> PartsDescription:
+    if isinstance(folder, Path):
+        return describe_parts(folder)
+    # Without the extra there is nothing to import there.
+    from featcache.scale.remote.describe_there import describe_there
+
+    return describe_there(folder, on_note=on_note)
 
 
 def _gathered(found: PartsDescription, done: list[ShareResult]) -> ShareResult:

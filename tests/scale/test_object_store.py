@@ -19,6 +19,7 @@ from featcache.errors import (
     StorageError,
     UsageError,
 )
+from featcache.scale.dealing import deal, run_task
 from featcache.scale.remote.calls import Patience, with_patience
 from featcache.scale.remote.describe_there import describe_there, list_there, verify_there
 from featcache.scale.remote.objects import Objects
@@ -111,6 +112,29 @@ def test_a_share_that_is_there_is_not_computed_again(there: featcache.ExtractSpe
 
     assert (first.outcome, again.outcome) == ("computed", "reused")
     assert (again.path, again.n_rows, again.n_rows_computed) == (first.path, first.n_rows, 0)
+
+
+def test_dealt_shares_go_into_the_store_and_are_not_dealt_again(
+    there: featcache.ExtractSpec,
+) -> None:
+    notes: list[str] = []
+
+    results = [
+        deal(
+            there,
+            _N,
+            lambda tasks: map(run_task, tasks),
+            wait=0.0,
+            on_progress=lambda _: None,
+            on_note=notes.append,
+        )
+        for _ in range(2)
+    ]
+
+    assert [result.outcome for result in results] == ["computed", "reused"]
+    assert "0 of 2 shares are there; computing 2" in notes
+    assert "2 of 2 shares are there; computing 0" in notes
+    assert results[1].next == f"featcache cache merge {results[1].path}"
 
 
 def test_the_plan_alone_names_the_next_command(there: featcache.ExtractSpec, url: str) -> None:
