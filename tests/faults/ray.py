@@ -98,7 +98,7 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
     n_rows = _joined_naively(folder)
     return [
         Claim(
-            36,
+            34,
             f"{n_shares} shares as tasks of Ray on 2 workers, {len(seen)} of which were killed in "
             f"mid-work (shares {', '.join(map(str, seen))}): {n_there} of {n_shares} are there "
             f"(exit {driver.returncode}), {lost} of {sum(map(len, seen.values()))} acknowledged "

@@ -78,7 +78,7 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
     struck = ", ".join(trial.struck)
     return [
         Claim(
-            35,
+            33,
             f"an array of {n_shares} shares on two nodes, struck in mid-work by: {struck}. Tasks "
             f"ended {states}; missing: {missing}; {n_lost} of {n_acknowledged} acknowledged blocks "
             f"lost. After one submission of those {'all are there' if is_whole else 'NOT all'}, "
