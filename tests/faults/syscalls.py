@@ -65,7 +65,7 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
 
 def _claim_kills(bench: Bench, control: Bench, folder: Path, *, quick: bool) -> Claim:
     n_traced, missed = _count_with_strace(bench, folder / "strace.log")
-    kills = bench.sweep("SIGKILL", step=23 if quick else 1)
+    kills = bench.sweep("SIGKILL", step=13 if quick else 1)
     again = []
     for first in _spread(bench.n_calls, 1 if quick else 4):
         again += _kill_recoveries(bench, folder / "killed", first, step=37 if quick else 1)

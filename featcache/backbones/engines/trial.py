@@ -161,7 +161,7 @@ def _asked_for(trial: _Trial, runner: BackboneRunner, name: str) -> Choice[str |
     trial.run(name, least_gain=0.0)
     choice = trial.choice()
     if choice.value is None:
-        raise CompileError(f"--compile {name} cannot be met: {choice.why}. {_WAYS_OUT}")
+        raise CompileError(f"--compile {name} cannot be met: {choice.why.rstrip('.')}. {_WAYS_OUT}")
     return choice
 
 
