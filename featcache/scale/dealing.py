@@ -33,7 +33,7 @@ _LOOKS_EVERY_S = 0.2
 
 
 @dataclass(frozen=True)
-class Task:
+class ShareTask:
     """One share, for a process anywhere.
 
     Attributes:
@@ -51,11 +51,11 @@ class Task:
 
 Answer = ShareResult | str
 """What a task did, or the refusal as text."""
-Workers = Callable[[Iterable[Task]], Iterator[Answer]]
+RunTasks = Callable[[Iterable[ShareTask]], Iterator[Answer]]
 """Runs tasks on machines, and gives their answers in any order."""
 
 
-def run_task(task: Task) -> Answer:
+def run_task(task: ShareTask) -> Answer:
     """Compute the share of a task in this process.
 
     A refusal is an answer: another try on another machine would be refused again. A device that
@@ -84,7 +84,7 @@ def run_task(task: Task) -> Answer:
 def deal(
     spec: ExtractSpec,
     n_shares: int,
-    workers: Workers,
+    workers: RunTasks,
     *,
     wait: float,
     on_progress: ProgressCallback,
@@ -105,7 +105,7 @@ def deal(
     here = str(Path.cwd())
 
     def results(shares: Iterable[str]) -> Iterator[ShareResult]:
-        for answer in workers(Task(said, share, wait, here) for share in shares):
+        for answer in workers(ShareTask(said, share, wait, here) for share in shares):
             if isinstance(answer, str):
                 raise read_error(answer.encode())
             yield answer

@@ -25,7 +25,7 @@ from featcache.core.reporting import NoteCallback
 from featcache.core.stopping import StopRequested, stop_if_asked
 from featcache.errors import DeviceError, UsageError, counted
 from featcache.extraction.progress import ProgressCallback
-from featcache.scale.dealing import Answer, Task, deal, run_task
+from featcache.scale.dealing import Answer, ShareTask, deal, run_task
 from featcache.scale.extract_share import ShareResult
 
 _N_RETRIES = 8
@@ -84,7 +84,7 @@ def extract_on_ray(
         if spec.n_workers is None:  # they would take all cores of the machine
             spec = replace(spec, n_workers=need.n_cpus)
 
-        def workers(tasks: Iterable[Task]) -> Iterator[Answer]:
+        def workers(tasks: Iterable[ShareTask]) -> Iterator[Answer]:
             return _answers(tasks, need)
 
         return deal(spec, n_shares, workers, wait=wait, on_progress=on_progress, on_note=on_note)
@@ -155,7 +155,7 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWERS_WITHIN_S).close()
 
 
-def _answers(tasks: Iterable[Task], need: Need) -> Iterator[Answer]:
+def _answers(tasks: Iterable[ShareTask], need: Need) -> Iterator[Answer]:
     """Hand tasks to Ray, a bounded number at a time, and give the answers as they come."""
     import ray
 
@@ -167,7 +167,7 @@ def _answers(tasks: Iterable[Task], need: Need) -> Iterator[Answer]:
         retry_exceptions=[DeviceError],
         runtime_env={"env_vars": variables} if variables else None,
     )
-    waiting: dict[Any, Task] = {}
+    waiting: dict[Any, ShareTask] = {}
     left = iter(tasks)
     while True:
         while len(waiting) < _MOST_AT_ONCE and (task := next(left, None)):
@@ -180,7 +180,7 @@ def _answers(tasks: Iterable[Task], need: Need) -> Iterator[Answer]:
             yield _got(reference, waiting.pop(reference))
 
 
-def _got(reference: Any, task: Task) -> Answer:
+def _got(reference: Any, task: ShareTask) -> Answer:
     """Take the answer of a task.
 
     Raises:
@@ -204,6 +204,6 @@ def _got(reference: Any, task: Task) -> Answer:
         ) from err
 
 
-def _in_worker(task: Task) -> Answer:
+def _in_worker(task: ShareTask) -> Answer:
     keep_freed_memory()  # this process is ours
     return run_task(task)

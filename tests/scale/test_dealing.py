@@ -20,7 +20,7 @@ from featcache.errors import (
     MismatchError,
     UsageError,
 )
-from featcache.scale.dealing import Answer, Task, deal, run_task
+from featcache.scale.dealing import Answer, ShareTask, deal, run_task
 from featcache.scale.plan_file import PartsPlan
 from featcache.scale.ray_engine import Need, need_of_task
 from tests.conftest import save_image
@@ -33,7 +33,7 @@ class InThisProcess:
     def __init__(self) -> None:
         self.shares: list[str] = []
 
-    def __call__(self, tasks: Iterable[Task]) -> Iterator[Answer]:
+    def __call__(self, tasks: Iterable[ShareTask]) -> Iterator[Answer]:
         for task in tasks:
             self.shares.append(task.share)
             yield run_task(task)
@@ -106,7 +106,7 @@ def test_relative_folders_are_those_of_the_command(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
 
-    def elsewhere(tasks: Iterable[Task]) -> Iterator[Answer]:
+    def elsewhere(tasks: Iterable[ShareTask]) -> Iterator[Answer]:
         for task in tasks:
             monkeypatch.chdir(tmp_path / "elsewhere")
             yield run_task(task)
@@ -121,7 +121,7 @@ def test_relative_folders_are_those_of_the_command(
 def test_machines_that_write_into_another_folder_are_noticed(
     spec: featcache.ExtractSpec, written: str
 ) -> None:
-    def on_a_disk_of_its_own(tasks: Iterable[Task]) -> Iterator[Answer]:
+    def on_a_disk_of_its_own(tasks: Iterable[ShareTask]) -> Iterator[Answer]:
         for task in tasks:
             answer = run_task(task)
             for file in Path(spec.cache_dir).glob(written):
@@ -133,7 +133,7 @@ def test_machines_that_write_into_another_folder_are_noticed(
 
 
 def test_a_stop_keeps_the_shares_that_are_there(spec: featcache.ExtractSpec) -> None:
-    def stopped_after_one(tasks: Iterable[Task]) -> Iterator[Answer]:
+    def stopped_after_one(tasks: Iterable[ShareTask]) -> Iterator[Answer]:
         for task in tasks:
             yield run_task(task)
             if task.share == "0/3":
@@ -150,7 +150,7 @@ def test_a_stop_keeps_the_shares_that_are_there(spec: featcache.ExtractSpec) -> 
 def test_a_share_waits_for_the_lock_of_a_process_that_was_given_up(
     spec: featcache.ExtractSpec, plan: PartsPlan
 ) -> None:
-    task = Task(asdict(spec), "1/3", 0.0, str(Path.cwd()))
+    task = ShareTask(asdict(spec), "1/3", 0.0, str(Path.cwd()))
     lock = locked(plan.part(1))
     lock.__enter__()
     Timer(0.1, lock.__exit__, (None, None, None)).start()
@@ -164,7 +164,7 @@ def test_a_share_waits_for_the_lock_of_a_process_that_was_given_up(
 def test_a_device_that_fails_is_left_to_another_try(
     spec: featcache.ExtractSpec,
 ) -> None:
-    task = Task(asdict(replace(spec, device="cuda:99")), "0/3", 0.0, str(Path.cwd()))
+    task = ShareTask(asdict(replace(spec, device="cuda:99")), "0/3", 0.0, str(Path.cwd()))
 
     with pytest.raises(DeviceError, match="cuda:99"):
         run_task(task)
