@@ -33,7 +33,7 @@ import torch
 import featcache
 from featcache.core.store_urls import store_url
 from featcache.extraction.progress import Progress
-from featcache.scale.remote.calls import Patience, with_patience
+from featcache.scale.remote.calls import StorePatience, with_patience
 from featcache.scale.remote.describe_there import describe_there, verify_there
 from featcache.scale.remote.layout import Marker, marker_bytes
 from featcache.scale.remote.objects import Objects
@@ -75,7 +75,7 @@ def _failed(folder: Path, kind: Kind, whole: bytes, endpoint: str, n_faults: int
     large = folder / "large"
     large.write_bytes(random.randbytes(_LARGE_NBYTES))
     wrong, n_rounds, longest_s, ended = 0, 0, 0.0, Counter[str]()
-    patience = Patience(timeout_s=_TIMEOUT_S, n_tries=10, first_pause_s=0.02)
+    patience = StorePatience(timeout_s=_TIMEOUT_S, n_tries=10, first_pause_s=0.02)
     with faulty(endpoint, share=0.25, stall_s=2 * _TIMEOUT_S) as proxy, with_patience(patience):
         os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{proxy.server_port}"
         heard = _Silence()

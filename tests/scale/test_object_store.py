@@ -20,7 +20,7 @@ from featcache.errors import (
     UsageError,
 )
 from featcache.scale.dealing import deal, run_task
-from featcache.scale.remote.calls import Patience, with_patience
+from featcache.scale.remote.calls import StorePatience, with_patience
 from featcache.scale.remote.describe_there import describe_there, list_there, verify_there
 from featcache.scale.remote.objects import Objects
 from tests.faults.store_proxy import faulty
@@ -279,7 +279,7 @@ def test_a_store_that_does_not_answer_is_told_and_tried_so_often(
     notes: list[str] = []
 
     with (
-        with_patience(Patience(timeout_s=1, n_tries=3, first_pause_s=0.01)),
+        with_patience(StorePatience(timeout_s=1, n_tries=3, first_pause_s=0.01)),
         pytest.raises(StorageError, match=r"no connection \(tried 3 times") as raised,
     ):
         featcache.extract_share(there, share="0/1", on_note=notes.append)
@@ -298,7 +298,7 @@ def test_an_upload_that_the_store_has_forgotten_is_begun_again(
         proxy.forget_upload_at("POST", "uploadId=")
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
         with (
-            with_patience(Patience(timeout_s=10, first_pause_s=0.01)),
+            with_patience(StorePatience(timeout_s=10, first_pause_s=0.01)),
             Objects.at(store_url(url), on_note=print) as objects,
         ):
             objects.upload("large", tmp_path / "large", on_progress=lambda _, __: None)

@@ -41,7 +41,7 @@ _SECRET = re.compile(r"\?\S*|(?<=://)[^/@\s]*@")
 
 
 @dataclass(frozen=True)
-class Patience:
+class StorePatience:
     """How long a store is waited for.
 
     Attributes:
@@ -55,17 +55,17 @@ class Patience:
     first_pause_s: float = 1.0
 
 
-_USUAL = Patience()
-_PATIENCE: ContextVar[Patience] = ContextVar("featcache.scale.remote", default=_USUAL)
+_USUAL = StorePatience()
+_PATIENCE: ContextVar[StorePatience] = ContextVar("featcache.scale.remote", default=_USUAL)
 
 
-def patience() -> Patience:
+def patience() -> StorePatience:
     """Give the patience that holds here."""
     return _PATIENCE.get()
 
 
 @contextlib.contextmanager
-def with_patience(patience: Patience) -> Iterator[None]:
+def with_patience(patience: StorePatience) -> Iterator[None]:
     """Wait so long inside; tests of faults wait less."""
     token = _PATIENCE.set(patience)
     try:

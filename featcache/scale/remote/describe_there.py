@@ -32,7 +32,7 @@ BlocksProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundThere:
     """What is in a folder of parts in a store.
 
     Attributes:
@@ -79,7 +79,7 @@ class Found:
         )
 
 
-def find_there(there: PartsThere, scratch: Path) -> Found:
+def find_there(there: PartsThere, scratch: Path) -> FoundThere:
     """Look what is in a folder of parts in a store.
 
     Raises:
@@ -92,7 +92,7 @@ def find_there(there: PartsThere, scratch: Path) -> Found:
         key.removeprefix(folder): nbytes
         for key, nbytes in there.objects.sizes(folder.rstrip("/")).items()
     }
-    return Found(there, plan, plan_bytes, there.markers(plan), sizes)
+    return FoundThere(there, plan, plan_bytes, there.markers(plan), sizes)
 
 
 def describe_there(folder: str, *, on_note: NoteCallback) -> PartsDescription:
@@ -151,7 +151,7 @@ def verify_there(
         return replace(found.description, parts=tuple(parts), missing=array_of(bad))
 
 
-def _verified(found: Found, part: PartState) -> PartState:
+def _verified(found: FoundThere, part: PartState) -> PartState:
     """Bring a part here, compare it with its marker and the plan, and remove it."""
     copy = found.plan.part(part.index)
     try:
@@ -170,7 +170,7 @@ def _verified(found: Found, part: PartState) -> PartState:
     return replace(part, state=OTHER_NUMERICS, problem=differing) if differing else part
 
 
-def way_to_anew(found: Found, index: int) -> str:
+def way_to_anew(found: FoundThere, index: int) -> str:
     """Say how the part of a share is made anew."""
     url, plan = found.there.url, found.plan
     command = plan.command(Share(index, plan.n_shares), cache_dir=str(url.store))
@@ -180,7 +180,7 @@ def way_to_anew(found: Found, index: int) -> str:
     )
 
 
-def _state_of(found: Found, index: int) -> PartState:
+def _state_of(found: FoundThere, index: int) -> PartState:
     plan, url = found.plan, found.there.url
     first, stop = plan.blocks(index)
     if first == stop:

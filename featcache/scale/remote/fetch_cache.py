@@ -21,7 +21,7 @@ from featcache.core.stopping import stop_if_asked
 from featcache.core.store_urls import PARTS, parts_url
 from featcache.errors import CacheMissingError, CorruptError, MismatchError
 from featcache.scale.merge_parts import MergeResult, merge_parts
-from featcache.scale.remote.describe_there import Found, find_there, way_to_anew
+from featcache.scale.remote.describe_there import FoundThere, find_there, way_to_anew
 from featcache.scale.remote.layout import SEAL, Marker, PartsThere, seal_of
 from featcache.scale.remote.objects import Objects
 from featcache.scale.remote.part_files import bring_part, sha256_of
@@ -129,7 +129,7 @@ def fetch_cache(
     )
 
 
-def _require_complete(found: Found) -> None:
+def _require_complete(found: FoundThere) -> None:
     """Refuse a folder that is not whole, as far as its markers and sizes tell."""
     description = found.description
     for part in description.parts:
@@ -149,7 +149,7 @@ def _require_complete(found: Found) -> None:
 
 
 def _merged(
-    found: Found, whole: Path, mix_numerics: bool, tell: FetchProgress, on_note: NoteCallback
+    found: FoundThere, whole: Path, mix_numerics: bool, tell: FetchProgress, on_note: NoteCallback
 ) -> MergeResult:
     """Copy the parts beside the place of the cache, join them, and remove the copies."""
     url, folder = found.there.url, whole.with_suffix(PARTS)
@@ -178,7 +178,7 @@ def _merged(
 
 
 def _bring(
-    found: Found, folder: Path, whole: Path, tell: FetchProgress, on_note: NoteCallback
+    found: FoundThere, folder: Path, whole: Path, tell: FetchProgress, on_note: NoteCallback
 ) -> None:
     """Copy the parts that are not here yet."""
     n_total = sum(marker.nbytes for marker in found.markers.values())
@@ -209,7 +209,7 @@ def _is_copied(path: Path, marker: Marker) -> bool:
     )
 
 
-def _seal(found: Found, seal: bytes) -> None:
+def _seal(found: FoundThere, seal: bytes) -> None:
     """Write the seal; it follows from the markers, so one that is there is the same.
 
     Raises:
