@@ -90,7 +90,7 @@ def train_group(
         InterruptedRunError: On a wish to stop; all heads are kept as of the last whole epoch.
     """
     checkpoint = group.checkpoint
-    kept = SweepCheckpoint.read(checkpoint) if checkpoint.exists() else None
+    kept = _kept_of(group)
     broken = dict(kept.broken) if kept else {}
     pending = still_pending(group.entries, broken)
     if not pending:
@@ -114,6 +114,12 @@ def train_group(
     return len(pending)
 
 
+def n_pending(group: HeadGroup) -> int:
+    """Count the heads that `train_group` would train; those that broke off before are none."""
+    kept = _kept_of(group)
+    return len(still_pending(group.entries, kept.broken if kept else {}))
+
+
 def train_groups_here(
     grid: Sequence[Entry],
     batches: FeatureDataModule,
@@ -134,6 +140,10 @@ def groups_on(grid: Sequence[Entry], stem: Path, batches: FeatureDataModule) -> 
     """Cut a grid into groups for the cache of these batches."""
     n_classes = len(batches.cache.class_names)
     return groups_of(grid, stem, n_features=n_inputs(batches.cache), n_classes=n_classes)
+
+
+def _kept_of(group: HeadGroup) -> SweepCheckpoint | None:
+    return SweepCheckpoint.read(group.checkpoint) if group.checkpoint.exists() else None
 
 
 def _cut(entries: Sequence[Entry], n: int) -> Iterator[Sequence[Entry]]:

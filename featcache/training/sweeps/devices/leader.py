@@ -28,7 +28,7 @@ from featcache.training.sweeps.devices.watching import SweepWatch
 from featcache.training.sweeps.devices.work import GROUPS, SweepWork, written_groups
 from featcache.training.sweeps.entry import Entry
 from featcache.training.sweeps.grid_run import entries_of, stem_of, train_grid
-from featcache.training.sweeps.groups import groups_of, groups_on, train_groups_here
+from featcache.training.sweeps.groups import groups_of, groups_on, n_pending, train_groups_here
 from featcache.training.sweeps.table import SweepResult
 from featcache.training.training_cache import load_to_train
 
@@ -65,6 +65,7 @@ def train_on_devices(
     cache, window_rows = found.cache, settings[0][1].window_rows
     for device in devices:
         pick_device(device)
+    asked_for = counted(len(devices), "device")
     n_devices = min(len(devices), max(1, _n_open_groups(cache, settings, asked)))
     devices = devices[:n_devices]
     with _threads(on_note):
@@ -91,7 +92,7 @@ def train_on_devices(
             settings,
             recipe=recipe,
             asked=asked,
-            device=Choice(devices[0], f"of {counted(n_devices, 'device')} asked for"),
+            device=Choice(devices[0], f"{n_devices} of {asked_for} asked for"),
             remarks=found.remarks,
             training=training,
             on_progress=on_progress,
@@ -133,7 +134,7 @@ def _train_by_workers(
 ) -> tuple[int, Choice[str]]:
     """Let workers train the groups that are open, and wait for them; as `GridTraining`."""
     groups = [group for group in groups_on(grid, stem, batches) if not group.is_done]
-    n_pending = sum(not entry.path.exists() for group in groups for entry in group.entries)
+    n_trained = sum(map(n_pending, groups))
     residence = pick_residence(
         batches.cache,
         device=batches.device,
@@ -171,4 +172,4 @@ def _train_by_workers(
             f"Stopped. {watch.kept()} The same command goes on from there."
         ) from err
     watch.finish()
-    return n_pending, residence
+    return n_trained, residence
