@@ -37,14 +37,14 @@ def main() -> None:
     torch.set_num_threads(1)  # as a process of `sweep --devices`
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     print(f"{machine('cpu')}\nload (1, 5, 15 minutes): {load}\n")
-    rows = []
+    rows: list[list[object]] = []
     for shape in _SHAPES:
         for n_features in asked.features:
             banks = {n: _banks(shape, n_features, asked.heads, n) for n in (asked.heads, 8, 4)}
             steps_ms = _measured(banks, n_features, rounds=asked.rounds, n_steps=asked.steps)
-            told = {f"groups of {n}": _told(of_size) for n, of_size in steps_ms.items()}
-            rows.append({"hidden": str(shape), "features": n_features, **told})
-    print(markdown_table(rows))
+            rows.append([shape, n_features, *map(_told, steps_ms.values())])
+    titles = ["hidden", "features", "one group", "groups of 8", "groups of 4"]
+    print("\n".join(markdown_table(titles, rows)))
 
 
 def _banks(
