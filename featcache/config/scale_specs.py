@@ -117,8 +117,8 @@ def device_list(devices: str) -> tuple[str, ...]:
     if number.isascii() and number.isdigit():
         if not 1 <= int(number) <= MOST_DEVICES:
             raise UsageError(
-                f"--devices is {devices!r}, but must be of 1 to {MOST_DEVICES}. Nothing was "
-                f"started."
+                f"--devices {devices} asks for {number}, but the number of devices must be 1 to "
+                f"{MOST_DEVICES}. Nothing was started."
             )
         return tuple("cpu" if several else f"cuda:{i}" for i in range(int(number)))
     try:

@@ -86,7 +86,9 @@ def device_name(device: Any) -> str:
     """
     name = text("--device", device).lower()
     if not re.fullmatch(r"auto|cpu|cuda|cuda:[0-9]{1,4}", name):
-        raise UsageError(f"--device {name!r} is none of: auto, cpu, cuda, cuda:N.")
+        several = re.fullmatch(r"cpu:[0-9]+|[0-9]+|.+,.+", name)
+        hint = f" extract and sweep take several: --devices {name}." if several else ""
+        raise UsageError(f"--device {name!r} is none of: auto, cpu, cuda, cuda:N.{hint}")
     return name
 
 

@@ -43,10 +43,12 @@ def pick_device(device: str) -> Choice[str]:
         return Choice("cpu", "asked for")
     index = int(device.partition(":")[2] or 0)
     if index >= n_cuda:
+        has_cuda = torch.version.cuda is not None or torch.version.hip is not None
+        another = "" if has_cuda else ", or install a CUDA build of torch (see README, Install)"
         raise DeviceError(
-            f"--device {device} was asked for, but torch {torch.__version__} sees {n_cuda} CUDA "
-            f"device(s). Nothing was started. Run with --device cpu, or install a CUDA build of "
-            f"torch (see README, Install)."
+            f"{device} was asked for, but torch {torch.__version__} sees {n_cuda} CUDA device(s). "
+            f"Nothing was started. Run with --device cpu (in place of --devices 2: --devices "
+            f"cpu:2){another}."
         )
     return Choice(f"cuda:{index}", "asked for")
 
