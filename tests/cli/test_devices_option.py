@@ -31,7 +31,8 @@ def test_a_gpu_that_is_not_there_is_a_device_error(pixels: list[str], run: Run) 
     result = run(*pixels, "--devices", "2")
 
     assert result.exit_code == 16
-    assert "--device cuda:0 was asked for" in result.stderr
+    assert "cuda:0 was asked for" in result.stderr
+    assert "--devices cpu:2" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,11 @@ def test_one_value_alone_is_a_sweep_of_one(
         ({"resume": "no"}, "--resume is 'no', but must be True or False."),
         ({"device": 0}, "--device is 0, but must be text."),
         ({"device": "cuda:²"}, "--device 'cuda:²' is none of: auto, cpu, cuda, cuda:N."),
-        ({"device": "cpu:2"}, "extract and sweep take several: --devices cpu:2."),
+        (
+            {"device": "cpu:2"},
+            "--device 'cpu:2' is none of: auto, cpu, cuda, cuda:N. extract and sweep take several: "
+            "--devices cpu:2.",
+        ),
         ({"max_memory": "8GB"}, "--max-memory is '8GB', but must be a whole number."),
         ({"max_memory": 0}, "--max-memory is 0, but must be at least 1."),
         ({"runs_dir": None}, "--runs-dir is None, but must be text."),
