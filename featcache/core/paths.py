@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from featcache.core.store_urls import is_in_store
+from featcache.core.store_urls import is_in_store, shown
 from featcache.errors import UsageError, clipped
 
 # "s3://bucket" and, once it was a Path, "s3:/bucket": open() would make a folder called "s3:".
@@ -35,7 +35,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
                 "featcache cache merge brings them here."
             )
         raise UsageError(
-            f"{text!r} is a URL, but featcache reads and writes only files of this machine. "
+            f"{shown(text)!r} is a URL, but featcache reads and writes only files of this machine. "
             f"Nothing was started. {way_out}"
         )
     try:

@@ -47,6 +47,15 @@ class StoreUrl:
         return StoreUrl(self.scheme, self.bucket, "/".join(self.path.split("/")[:-2]))
 
 
+def shown(place: str) -> str:
+    """Write a URL as a message may: where it may hold a secret, its scheme alone.
+
+    A query may be a signature, and what stands before an "@" a name and password.
+    """
+    scheme, mark, _ = place.partition(":/")
+    return f"{scheme}{mark}/..." if mark and set("@?#") & set(place) else place
+
+
 def is_in_store(place: str | os.PathLike[str] | None) -> bool:
     """Tell whether a text is the URL of a place in an object store, well written or not."""
     return isinstance(place, str) and place.partition("://")[0].lower() in _SCHEMES
@@ -70,12 +79,12 @@ def store_url(place: str) -> StoreUrl:
         _PART.fullmatch(part) and part not in (".", "..") for part in parts
     ):
         raise UsageError(
-            f"{clipped(place)!r} is no place in an object store. Nothing was started. Write it "
-            f"like {scheme.lower()}://bucket/prefix."
+            f"{clipped(shown(place))!r} is no place in an object store. Nothing was started. Write "
+            f"it like {scheme.lower()}://bucket/prefix."
         )
     if importlib.util.find_spec("obstore") is None:
         raise UsageError(
-            f"{clipped(place)!r} is in an object store, and the package for these is not "
+            f"{clipped(shown(place))!r} is in an object store, and the package for these is not "
             f"installed. Nothing was started. Install it with: pip install 'featcache[cloud]'"
         )
     return StoreUrl(scheme.lower(), bucket, "/".join(parts))

@@ -37,18 +37,29 @@ class Proxy(ThreadingHTTPServer):
         self.share, self.stall_s = share, stall_s
         self.counts = Counter[str]()
         self.random = random.Random(0)
-        self._to_forget: tuple[str, str] | None = None
+        self._to_refuse: tuple[str, str, int, str] | None = None
 
     def forget_upload_at(self, method: str, words: str) -> None:
         """Know nothing of its upload at the next such request whose path has these words."""
-        self._to_forget = method, words
+        self.refuse_at(method, words, 404, _NO_UPLOAD)
 
-    def fault(self, method: str, path: str) -> str:
+    def refuse_at(self, method: str, words: str, status: int, code: str) -> None:
+        """Answer so to the next such request whose path has these words."""
+        self._to_refuse = method, words, status, code
+
+    def refusal(self, method: str, path: str) -> tuple[int, str] | None:
+        """Give the answer to a request that is to be refused."""
+        if self._to_refuse is None or method != self._to_refuse[0]:
+            return None
+        _, words, status, code = self._to_refuse
+        if words not in path:
+            return None
+        self._to_refuse = None
+        self.counts[code] += 1
+        return status, code
+
+    def fault(self) -> str:
         """Draw what happens to a request; empty for nothing."""
-        if self._to_forget and method == self._to_forget[0] and self._to_forget[1] in path:
-            self._to_forget = None
-            self.counts[_NO_UPLOAD] += 1
-            return _NO_UPLOAD
         if self.random.random() >= self.share:
             return ""
         [fault] = self.random.choices(list(FAULTS), list(FAULTS.values()))
@@ -107,13 +118,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _passed(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.server.fault(self.command, self.path)
-        if fault in ("503", _NO_UPLOAD):
-            content = b"" if fault == "503" else f"<Error><Code>{fault}</Code></Error>".encode()
-            self.send_response(503 if fault == "503" else 404)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+        if refusal := self.server.refusal(self.command, self.path):
+            self._refuse(refusal[0], f"<Error><Code>{refusal[1]}</Code></Error>".encode())
+            return
+        fault = self.server.fault()
+        if fault == "503":
+            self._refuse(503, b"")
             return
         if fault == "reset":
             self._hang_up(reset=True)
@@ -135,6 +145,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[: len(content) // 2] if fault == "truncated" else content)
         if fault == "truncated":
             self._hang_up()
+
+    def _refuse(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
     def _answer(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         store = http.client.HTTPConnection(self.server.target, timeout=60)

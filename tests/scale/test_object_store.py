@@ -19,9 +19,16 @@ from featcache.errors import (
     StorageError,
     UsageError,
 )
+from featcache.extraction.progress import Progress
 from featcache.scale.dealing import deal, run_task
+<<<<<<< HEAD
 from featcache.scale.remote.calls import StorePatience, with_patience
+=======
+from featcache.scale.plan_file import read_plan
+from featcache.scale.remote.calls import Patience, with_patience
+>>>>>>> 31efbac (A seal is written only by the merge that read every byte; no part is removed whose marker is not there, or that is not ours)
 from featcache.scale.remote.describe_there import describe_there, list_there, verify_there
+from featcache.scale.remote.layout import Marker, marker_bytes, marker_name
 from featcache.scale.remote.objects import Objects
 from tests.faults.store_proxy import faulty
 from tests.scale.kinds import Kind
@@ -174,8 +181,8 @@ def test_a_part_without_a_marker_does_not_count(folder: str) -> None:
         featcache.fetch_cache(folder)
 
 
-def test_the_seal_names_the_parts_and_is_never_replaced(folder: str) -> None:
-    featcache.fetch_cache(folder)
+def test_the_seal_names_the_parts_and_is_never_replaced(folder: str, tmp_path: Path) -> None:
+    featcache.fetch_cache(folder, cache_dir=str(tmp_path))
     with Objects.at(store_url(folder), on_note=print) as objects:
         seal = objects.get("cache.json")
         write(folder, "cache.json", b"other")
@@ -188,16 +195,105 @@ def test_the_seal_names_the_parts_and_is_never_replaced(folder: str) -> None:
         assert objects.get("cache.json") == b"other"
 
 
+def flip_a_byte(folder: str) -> None:
+    name = data_of(folder)[0]
+    with Objects.at(store_url(folder), on_note=print) as objects:
+        content = bytearray(objects.get(name) or b"")
+    content[len(content) // 2] ^= 1
+    write(folder, name, bytes(content))
+
+
+def test_a_merge_that_finds_its_cache_here_seals_no_part_that_it_did_not_read(
+    kind: Kind, folder: str, tmp_path: Path
+) -> None:
+    kind.whole(tmp_path)
+    flip_a_byte(folder)
+
+    fetched = featcache.fetch_cache(folder, cache_dir=str(tmp_path))
+
+    assert fetched.outcome == "reused"
+    assert "cache.json" not in objects_at(folder)
+
+
+def test_a_merge_that_was_killed_before_it_sealed_does_so_when_it_is_run_again(
+    kind: Kind, folder: str, tmp_path: Path
+) -> None:
+    copies = kind.whole(tmp_path).path.with_suffix(".parts")
+    copies.mkdir()
+    (copies / "copied-from").write_text(folder)
+
+    fetched = featcache.fetch_cache(folder, cache_dir=str(tmp_path))
+
+    assert fetched.outcome == "reused"
+    assert "cache.json" in objects_at(folder)
+    assert not copies.exists()
+
+
+def test_a_copy_for_training_writes_nothing_into_the_store(folder: str) -> None:
+    before = objects_at(folder)
+
+    featcache.fetch_cache(folder)
+
+    assert objects_at(folder) == before
+
+
+def test_other_parts_of_the_same_plan_that_were_computed_here_are_not_removed(
+    folder: str, tmp_path: Path
+) -> None:
+    with Objects.at(store_url(folder), on_note=print) as objects:
+        plan = objects.get("plan.json") or b""
+    here = tmp_path.joinpath(*folder.split("/")[-2:])
+    here.mkdir(parents=True)
+    (here / "plan.json").write_bytes(plan)
+    [marker] = [name for name in objects_at(folder) if "part-00000" in name]
+    own = here / marker.removeprefix("markers/").removesuffix(".json")
+    own.write_bytes(b"computed here")
+
+    with pytest.raises(MismatchError, match=r"was computed here.*another --cache-dir"):
+        featcache.fetch_cache(folder, cache_dir=str(tmp_path))
+
+    assert own.read_bytes() == b"computed here"
+    assert {path.name for path in here.iterdir()} == {"plan.json", own.name}
+
+
+def test_a_part_whose_marker_the_store_refuses_is_kept_and_uploaded_by_the_next_call(
+    there: featcache.ExtractSpec, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with faulty(endpoint, share=0, stall_s=0) as proxy:
+        proxy.refuse_at("PUT", "/markers/", 412, "PreconditionFailed")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
+
+        with pytest.raises(StorageError, match="The part is kept: "):
+            featcache.extract_share(there, share="0/1")
+        again = featcache.extract_share(there, share="0/1")
+
+    assert proxy.counts == {"PreconditionFailed": 1}
+    assert (again.outcome, again.n_rows_computed) == ("resumed", 0)
+
+
+def test_the_part_of_the_machine_that_was_first_counts(
+    there: featcache.ExtractSpec, url: str
+) -> None:
+    first, notes = Marker("0" * 64, 1), list[str]()
+
+    def be_first(progress: Progress) -> None:
+        if progress.stage == "upload":
+            [folder] = map(str, list_there(url, on_note=print))
+            [plan] = Path(_cache_home()).glob(f"stores/*/*/*/{folder.split('/')[-1]}")
+            write(folder, marker_name(read_plan(plan), 0), marker_bytes(first))
+
+    result = featcache.extract_share(there, share="0/1", on_progress=be_first, on_note=notes.append)
+
+    assert str(result.path).endswith(first.name)
+    assert "another machine was first to upload share 0; that part counts" in notes
+
+
 def data_of(folder: str) -> list[str]:
     return [name for name in objects_at(folder) if name.startswith("data/")]
 
 
 def test_bytes_that_changed_in_the_store_are_found(folder: str) -> None:
-    name = data_of(folder)[0]
-    with Objects.at(store_url(folder), on_note=print) as objects:
-        content = bytearray(objects.get(name) or b"")
-    content[len(content) // 2] ^= 1
-    write(folder, f"{name}", bytes(content))
+    flip_a_byte(folder)
 
     verified = verify_there(folder, on_progress=lambda _, __: None, on_note=print)
 

@@ -37,7 +37,7 @@ _HOW_TO_SIGN_IN = {
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 # What may hold a secret: the query of a signed URL, and a name and password before a host.
-_SECRET = re.compile(r"\?\S*|(?<=://)[^/@\s]*@")
+_SECRET = re.compile(r"\?\S*|(?<=://)[^@\s]*@")
 
 
 @dataclass(frozen=True)

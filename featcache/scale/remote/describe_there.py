@@ -174,9 +174,10 @@ def way_to_anew(found: FoundThere, index: int) -> str:
     """Say how the part of a share is made anew."""
     url, plan = found.there.url, found.plan
     command = plan.command(Share(index, plan.n_shares), cache_dir=str(url.store))
+    seal = f" and {url}/{SEAL}" if SEAL in found.sizes else ""
     return (
-        f"To compute it anew, remove {url}/{marker_name(plan, index)} with a tool of the store, "
-        f"then: {command}"
+        f"To compute it anew, remove {url}/{marker_name(plan, index)}{seal} with a tool of the "
+        f"store, then: {command}"
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from featcache.config import ExtractSpec
 from featcache.core.reporting import NoteCallback
 from featcache.core.store_urls import StoreUrl, store_url
-from featcache.errors import CorruptError, FeatcacheError
+from featcache.errors import CorruptError, FeatcacheError, StorageError
 from featcache.extraction.progress import Progress, ProgressCallback
 from featcache.scale.plan_file import NAME, PartsPlan
 from featcache.scale.remote.layout import (
@@ -126,9 +126,14 @@ def _upload(
         there.objects.upload(there.key(marker.name), part, on_progress=tell)
         name = marker_name(plan, index)
         if not there.objects.put_new(there.key(name), marker_bytes(marker)):
-            on_note(f"another machine was first to upload share {index}; that part counts")
             first = there.objects.get(there.key(name))
-            marker = marker if first is None else read_marker(first, f"{there.url}/{name}")
+            if first is None:
+                raise StorageError(
+                    f"The store refuses to write {there.url}/{name}, but has none. The part is "
+                    f"kept: {part}. Run the same command again: it uploads that."
+                )
+            on_note(f"another machine was first to upload share {index}; that part counts")
+            marker = read_marker(first, f"{there.url}/{name}")
         part.unlink()
     return marker
 

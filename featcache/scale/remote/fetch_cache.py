@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import shutil
 import tempfile
 import time
@@ -12,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from featcache.config import ExtractSpec
-from featcache.core.files import require_space
+from featcache.core.files import make_folder, named_failures, require_space
 from featcache.core.locks import locked
 from featcache.core.paths import expanded
 from featcache.core.reporting import NoteCallback, silent
@@ -74,8 +75,9 @@ def fetch_cache(
     """Bring a cache from an object store to this machine, byte for byte that of one process.
 
     Every part is compared with its digest when it comes, and every block when the parts are
-    joined. The parts in the store are then sealed: `cache.json` names them. A call that was
-    stopped goes on with the same call; a cache that is here already is only looked at.
+    joined. With a `cache_dir`, the parts in the store are then sealed: `cache.json` names them.
+    Without one, nothing is written there. A call that was stopped goes on with the same call; a
+    cache that is here already is only looked at.
 
     Args:
         url: Of the folder of the parts: s3://BUCKET/PREFIX/DATASET/NAME.parts, or gs://, az://.
@@ -108,12 +110,14 @@ def fetch_cache(
         else:
             home = expanded(cache_dir)
         whole = home / place.path.split("/")[-2] / found.plan.whole.name
-        if is_there := whole.is_file():
+        _require_same_seal(found, seal)
+        is_there = whole.is_file()
+        # A folder of copies beside it is of a merge that was killed before it had sealed.
+        if is_there and not (whole.with_suffix(PARTS) / _COPIED).is_file():
             require_identity(whole, open_cache(whole).identity, found.plan.identity)
             told(f"the cache is on this machine: {whole}")
         else:
-            _merged(found, whole, mix_numerics, tell, told)
-        _seal(found, seal)
+            _merged(found, whole, seal if cache_dir else None, mix_numerics, tell, told)
     cache = open_cache(whole)
     return FetchResult(
         path=whole,
@@ -149,16 +153,25 @@ def _require_complete(found: FoundThere) -> None:
 
 
 def _merged(
-    found: FoundThere, whole: Path, mix_numerics: bool, tell: FetchProgress, on_note: NoteCallback
+    found: FoundThere,
+    whole: Path,
+    seal: bytes | None,
+    mix_numerics: bool,
+    tell: FetchProgress,
+    on_note: NoteCallback,
 ) -> MergeResult:
-    """Copy the parts beside the place of the cache, join them, and remove the copies."""
+    """Copy the parts beside the place of the cache, join and seal them, and remove the copies."""
     url, folder = found.there.url, whole.with_suffix(PARTS)
     with locked(folder, remove=True):
         mark = folder / _COPIED
-        is_ours = mark.is_file() or not folder.exists()
+        is_ours = mark.is_file() or not any(folder.glob("*"))
+        if is_ours:  # marked before anything else is in it: a kill leaves nothing unmarked
+            with named_failures(mark, kept="Nothing was copied."):
+                make_folder(folder)
+                mark.write_text(f"{url}\n")
         write_plan(folder, found.plan_bytes)
-        if is_ours:
-            mark.write_text(f"{url}\n")
+        if not is_ours:
+            _require_no_others(found, folder)
         _bring(found, folder, whole, tell, on_note)
         try:
             merged = merge_parts(
@@ -172,9 +185,23 @@ def _merged(
                 f"{err} That folder has copies of {url}: compute there, with --cache-dir "
                 f"{url.store}, after the marker of the share is removed."
             ) from err
+        if seal is not None:
+            _seal(found, seal)
         if is_ours:
             shutil.rmtree(folder)
     return merged
+
+
+def _require_no_others(found: FoundThere, folder: Path) -> None:
+    """Refuse parts that were computed here and have other bytes: they are not ours to remove."""
+    for i, marker in found.markers.items():
+        path = folder / found.plan.part(i).name
+        if path.exists() and not _is_copied(path, marker):
+            raise MismatchError(
+                f"{path} was computed here, and has other bytes than the part in "
+                f"{found.there.url}. Nothing was changed. Choose another --cache-dir, or join the "
+                f"parts of this machine: featcache cache merge {shlex.quote(str(folder))}"
+            )
 
 
 def _bring(
@@ -209,16 +236,26 @@ def _is_copied(path: Path, marker: Marker) -> bool:
     )
 
 
+def _require_same_seal(found: FoundThere, seal: bytes) -> None:
+    """Refuse parts of which others are sealed, before anything is copied."""
+    there = found.there
+    if SEAL in found.sizes and there.objects.get(there.key(SEAL)) not in (None, seal):
+        raise _other_seal(found)
+
+
 def _seal(found: FoundThere, seal: bytes) -> None:
     """Write the seal; it follows from the markers, so one that is there is the same.
 
     Raises:
         MismatchError: If it was made of other parts.
     """
-    there = found.there
-    if not there.objects.put_new(there.key(SEAL), seal):
-        raise MismatchError(
-            f"{there.url}/{SEAL} seals other parts than those that the markers name. The cache on "
-            f"this machine is of the markers. Remove the seal with a tool of the store, and run "
-            f"the same command again."
-        )
+    if not found.there.objects.put_new(found.there.key(SEAL), seal):
+        raise _other_seal(found)
+
+
+def _other_seal(found: FoundThere) -> MismatchError:
+    return MismatchError(
+        f"{found.there.url}/{SEAL} seals other parts than those that the markers name. What is "
+        f"there is as it was. If a part was made anew, remove the seal with a tool of the store, "
+        f"and run the same command again."
+    )
