@@ -21,12 +21,8 @@ from featcache.errors import (
 )
 from featcache.extraction.progress import Progress
 from featcache.scale.dealing import deal, run_task
-<<<<<<< HEAD
-from featcache.scale.remote.calls import StorePatience, with_patience
-=======
 from featcache.scale.plan_file import read_plan
-from featcache.scale.remote.calls import Patience, with_patience
->>>>>>> 31efbac (A seal is written only by the merge that read every byte; no part is removed whose marker is not there, or that is not ours)
+from featcache.scale.remote.calls import StorePatience, with_patience
 from featcache.scale.remote.describe_there import describe_there, list_there, verify_there
 from featcache.scale.remote.layout import Marker, marker_bytes, marker_name
 from featcache.scale.remote.objects import Objects
