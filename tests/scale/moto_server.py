@@ -7,6 +7,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from featcache.core.store_urls import store_url
+
 
 @contextmanager
 def moto_server() -> Iterator[str]:
@@ -39,3 +41,43 @@ def environment(endpoint: str) -> dict[str, str]:
         "AWS_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": endpoint,
     }
+
+
+def objects_at(url: str) -> dict[str, int]:
+    """Give the sizes of all objects below a URL."""
+    from featcache.scale.remote.objects import Objects
+
+    with Objects.at(store_url(url), on_note=print) as objects:
+        return objects.sizes("")
+
+
+def write(folder: str, name: str, content: bytes) -> None:
+    """Replace an object behind featcache's back."""
+    import obstore
+
+    store = obstore.store.from_url(folder, client_options={"allow_http": True})
+    obstore.put(store, name, content)
+
+
+def remove(folder: str, name: str) -> None:
+    """Remove an object behind featcache's back."""
+    import obstore
+
+    store = obstore.store.from_url(folder, client_options={"allow_http": True})
+    obstore.delete(store, name)
+
+
+def data_of(folder: str) -> list[str]:
+    """Name the parts in a folder."""
+    return [name for name in objects_at(folder) if name.startswith("data/")]
+
+
+def flip_a_byte(folder: str) -> None:
+    """Change a byte of a part behind featcache's back."""
+    from featcache.scale.remote.objects import Objects
+
+    name = data_of(folder)[0]
+    with Objects.at(store_url(folder), on_note=print) as objects:
+        content = bytearray(objects.get(name) or b"")
+    content[len(content) // 2] ^= 1
+    write(folder, name, bytes(content))

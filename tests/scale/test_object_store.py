@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,64 +21,19 @@ from featcache.extraction.progress import Progress
 from featcache.scale.dealing import deal, run_task
 from featcache.scale.plan_file import read_plan
 from featcache.scale.remote.calls import StorePatience, with_patience
-from featcache.scale.remote.describe_there import describe_there, list_there, verify_there
+from featcache.scale.remote.describe_there import describe_there, list_there
 from featcache.scale.remote.layout import Marker, marker_bytes, marker_name
 from featcache.scale.remote.objects import Objects
 from tests.faults.store_proxy import faulty
+from tests.scale.conftest import N_PARTS_THERE
 from tests.scale.kinds import Kind
-from tests.scale.moto_server import environment, moto_server
+from tests.scale.moto_server import data_of, objects_at, remove, write
 
-obstore = pytest.importorskip("obstore", reason="the extra cloud is not installed; `dev` has it")
+pytest.importorskip("obstore", reason="the extra cloud is not installed; `dev` has it")
 pytest.importorskip("moto", reason="the imitation of S3 is not installed; `dev` has it")
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
-_NUMBERS = itertools.count()
-_N = 2
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with moto_server() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-def url(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A place of the test's own in the store."""
-    for name, value in environment(endpoint).items():
-        monkeypatch.setenv(name, value)
-    return f"s3://bucket/tests/{next(_NUMBERS)}"
-
-
-@pytest.fixture
-def there(kind: Kind, url: str) -> featcache.ExtractSpec:
-    """What is asked of each share."""
-    return replace(kind.spec(Path("unused")), cache_dir=url)
-
-
-@pytest.fixture
-def folder(there: featcache.ExtractSpec) -> str:
-    """The URL of a folder in which all parts are."""
-    for index in range(_N):
-        result = featcache.extract_share(there, share=f"{index}/{_N}")
-    return result.next.split()[-1]
-
-
-def objects_at(url: str) -> dict[str, int]:
-    with Objects.at(store_url(url), on_note=print) as objects:
-        return objects.sizes("")
-
-
-def write(folder: str, name: str, content: bytes) -> None:
-    """Replace an object behind featcache's back."""
-    store = obstore.store.from_url(folder, client_options={"allow_http": True})
-    obstore.put(store, name, content)
-
-
-def remove(folder: str, name: str) -> None:
-    """Remove an object behind featcache's back."""
-    store = obstore.store.from_url(folder, client_options={"allow_http": True})
-    obstore.delete(store, name)
+_N = N_PARTS_THERE
 
 
 def test_the_fetched_cache_is_byte_for_byte_that_of_one_process(
@@ -177,81 +130,6 @@ def test_a_part_without_a_marker_does_not_count(folder: str) -> None:
         featcache.fetch_cache(folder)
 
 
-def test_the_seal_names_the_parts_and_is_never_replaced(folder: str, tmp_path: Path) -> None:
-    featcache.fetch_cache(folder, cache_dir=str(tmp_path))
-    with Objects.at(store_url(folder), on_note=print) as objects:
-        seal = objects.get("cache.json")
-        write(folder, "cache.json", b"other")
-
-        with pytest.raises(MismatchError, match="seals other parts"):
-            featcache.fetch_cache(folder)
-
-        assert seal is not None
-        assert all(f'"{name[5:-3]}"'.encode() in seal for name in data_of(folder))
-        assert objects.get("cache.json") == b"other"
-
-
-def flip_a_byte(folder: str) -> None:
-    name = data_of(folder)[0]
-    with Objects.at(store_url(folder), on_note=print) as objects:
-        content = bytearray(objects.get(name) or b"")
-    content[len(content) // 2] ^= 1
-    write(folder, name, bytes(content))
-
-
-def test_a_merge_that_finds_its_cache_here_seals_no_part_that_it_did_not_read(
-    kind: Kind, folder: str, tmp_path: Path
-) -> None:
-    kind.whole(tmp_path)
-    flip_a_byte(folder)
-
-    fetched = featcache.fetch_cache(folder, cache_dir=str(tmp_path))
-
-    assert fetched.outcome == "reused"
-    assert "cache.json" not in objects_at(folder)
-
-
-def test_a_merge_that_was_killed_before_it_sealed_does_so_when_it_is_run_again(
-    kind: Kind, folder: str, tmp_path: Path
-) -> None:
-    copies = kind.whole(tmp_path).path.with_suffix(".parts")
-    copies.mkdir()
-    (copies / "copied-from").write_text(folder)
-
-    fetched = featcache.fetch_cache(folder, cache_dir=str(tmp_path))
-
-    assert fetched.outcome == "reused"
-    assert "cache.json" in objects_at(folder)
-    assert not copies.exists()
-
-
-def test_a_copy_for_training_writes_nothing_into_the_store(folder: str) -> None:
-    before = objects_at(folder)
-
-    featcache.fetch_cache(folder)
-
-    assert objects_at(folder) == before
-
-
-def test_other_parts_of_the_same_plan_that_were_computed_here_are_not_removed(
-    folder: str, tmp_path: Path
-) -> None:
-    with Objects.at(store_url(folder), on_note=print) as objects:
-        plan = objects.get("plan.json") or b""
-    here = tmp_path.joinpath(*folder.split("/")[-2:])
-    here.mkdir(parents=True)
-    (here / "plan.json").write_bytes(plan)
-    [marker] = [name for name in objects_at(folder) if "part-00000" in name]
-    own = here / marker.removeprefix("markers/").removesuffix(".json")
-    own.write_bytes(b"computed here")
-
-    with pytest.raises(MismatchError, match=r"was computed here.*another --cache-dir"):
-        featcache.fetch_cache(folder, cache_dir=str(tmp_path))
-
-    assert own.read_bytes() == b"computed here"
-    assert {path.name for path in here.iterdir()} == {"plan.json", own.name}
-
-
 def test_a_part_whose_marker_the_store_refuses_is_kept_and_uploaded_by_the_next_call(
     there: featcache.ExtractSpec, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,20 +160,6 @@ def test_the_part_of_the_machine_that_was_first_counts(
 
     assert str(result.path).endswith(first.name)
     assert "another machine was first to upload share 0; that part counts" in notes
-
-
-def data_of(folder: str) -> list[str]:
-    return [name for name in objects_at(folder) if name.startswith("data/")]
-
-
-def test_bytes_that_changed_in_the_store_are_found(folder: str) -> None:
-    flip_a_byte(folder)
-
-    verified = verify_there(folder, on_progress=lambda _, __: None, on_note=print)
-
-    assert sorted(part.state for part in verified.parts) == ["complete", "damaged"]
-    with pytest.raises(CorruptError, match=r"is damaged: its SHA-256 .*remove s3://.*markers/part"):
-        featcache.fetch_cache(folder)
 
 
 def test_a_part_of_another_size_is_damaged_without_being_read(folder: str) -> None:

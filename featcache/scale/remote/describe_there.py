@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from featcache.core.files import make_folder, named_failures, require_space
 from featcache.core.reporting import NoteCallback
 from featcache.core.store_urls import PARTS, StoreUrl, parts_url, store_url
 from featcache.errors import CorruptError, MismatchError
@@ -24,7 +26,7 @@ from featcache.scale.plan_file import NAME, PartsPlan
 from featcache.scale.remote.layout import SEAL, Marker, PartsThere, marker_name
 from featcache.scale.remote.objects import Objects
 from featcache.scale.remote.part_files import bring_part
-from featcache.scale.remote.plans import copied_plan
+from featcache.scale.remote.plans import copied_plan, scratch_of
 from featcache.scale.shares import Share, array_of
 from featcache.store import verify_cache
 
@@ -52,12 +54,16 @@ class FoundThere:
     @property
     def description(self) -> PartsDescription:
         """The states of all shares; no part is read."""
+        return self.described(tuple(_state_of(self, i) for i in range(self.plan.n_shares)))
+
+    def described(self, parts: tuple[PartState, ...]) -> PartsDescription:
+        """Describe the folder whose shares are in these states."""
         plan, url = self.plan, self.there.url
-        parts = tuple(_state_of(self, index) for index in range(plan.n_shares))
         missing = [part.index for part in parts if not part.is_there]
         own = {marker_name(plan, index) for index in plan.filled}
         strangers = sorted(n for n in self.sizes if n.startswith("markers/") and n not in own)
-        command = f"featcache cache merge {shlex.quote(str(url))}"
+        mixed = "--mix-numerics " if any(part.state == OTHER_NUMERICS for part in parts) else ""
+        command = f"featcache cache merge {mixed}{shlex.quote(str(url))}"
         if missing:
             command = plan.command(Share(missing[0], plan.n_shares), cache_dir=str(url.store))
         return PartsDescription(
@@ -140,15 +146,26 @@ def verify_there(
     url = parts_url(folder)
     with (
         Objects.at(url.store, on_note=on_note) as objects,
-        tempfile.TemporaryDirectory(prefix="featcache-") as scratch,
+        _scratch(url) as scratch,
     ):
-        found = find_there(PartsThere(objects, url), Path(scratch))
+        found = find_there(PartsThere(objects, url), scratch)
+        largest = max((marker.nbytes for marker in found.markers.values()), default=0)
+        require_space(scratch, nbytes=largest)
         parts = []
         for part in found.description.parts:
             on_progress(part.index, found.plan.n_shares)
             parts.append(_verified(found, part) if part.state == COMPLETE else part)
-        bad = [part.index for part in parts if not part.is_there]
-        return replace(found.description, parts=tuple(parts), missing=array_of(bad))
+        return found.described(tuple(parts))
+
+
+@contextlib.contextmanager
+def _scratch(url: StoreUrl) -> Iterator[Path]:
+    """Make a folder beside what is made for the store: that of temporary files may be small."""
+    home = scratch_of(url.store)
+    with named_failures(home, kept="Nothing was checked."):
+        make_folder(home)
+    with tempfile.TemporaryDirectory(prefix="verify-", dir=home) as folder:
+        yield Path(folder)
 
 
 def _verified(found: FoundThere, part: PartState) -> PartState:

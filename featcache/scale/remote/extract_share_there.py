@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from featcache.config import ExtractSpec
 from featcache.core.reporting import NoteCallback
 from featcache.core.store_urls import StoreUrl, store_url
-from featcache.errors import CorruptError, FeatcacheError, StorageError
+from featcache.errors import CorruptError, DiskFullError, MismatchError, StorageError
 from featcache.extraction.progress import Progress, ProgressCallback
 from featcache.scale.plan_file import NAME, PartsPlan
 from featcache.scale.remote.layout import (
@@ -155,12 +155,18 @@ def _result(
 
 @contextlib.contextmanager
 def as_copies_of(url: StoreUrl) -> Iterator[None]:
-    """Say in each refusal inside that the folder which it names stands for one in a store."""
+    """Say in a refusal inside what the folder of this machine is that it names."""
+    scratch = str(scratch_of(url.store))
     try:
         yield
-    except FeatcacheError as err:
-        if str(scratch_of(url.store)) not in str(err):
+    except MismatchError as err:
+        if scratch not in str(err):
             raise
-        raise type(err)(
+        raise MismatchError(
             f"{err} (That folder stands for {url}. To begin anew, remove both.)"
+        ) from err
+    except DiskFullError as err:
+        raise DiskFullError(
+            f"{err} (A part is made in {scratch} before it is uploaded; XDG_CACHE_HOME names "
+            f"another place for that.)"
         ) from err

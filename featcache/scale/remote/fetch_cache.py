@@ -17,6 +17,7 @@ from featcache.core.files import make_folder, named_failures, require_space
 from featcache.core.locks import locked
 from featcache.core.paths import expanded
 from featcache.core.reporting import NoteCallback, silent
+from featcache.core.side_files import partial_path
 from featcache.core.starting import ANY_START, starting
 from featcache.core.stopping import stop_if_asked
 from featcache.core.store_urls import PARTS, parts_url
@@ -212,7 +213,9 @@ def _bring(
     paths = {i: folder / found.plan.part(i).name for i in found.markers}
     missing = [i for i, path in paths.items() if not _is_copied(path, found.markers[i])]
     n_missing = sum(found.markers[i].nbytes for i in missing)
-    require_space(whole.parent, nbytes=n_missing + found.plan.manifest.file_size)
+    is_reserved = whole.exists() or partial_path(whole).exists()  # by a merge that was stopped
+    n_whole = 0 if is_reserved else found.plan.manifest.file_size
+    require_space(whole.parent, nbytes=n_missing + n_whole)
     on_note(f"copying {len(missing)} of {len(paths)} parts from {found.there.url}")
     n_done = n_total - n_missing
     for i in missing:

@@ -113,6 +113,7 @@ class Objects:
         """Write a file as an object, which is there whole or not at all."""
         nbytes = path.stat().st_size
         chunk = max(_CHUNK_NBYTES, -(-nbytes // _MOST_CHUNKS))
+        was_there = self._done(lambda: _size_of(self._store, key), f"look for {key}") is not None
 
         def put() -> None:
             import obstore
@@ -131,6 +132,8 @@ class Objects:
                 # or the answer to its end was lost, and the end is tried again.
                 if _NO_UPLOAD not in str(err):
                     raise
+                if was_there:  # its size tells nothing of this upload
+                    raise OSError("the store has forgotten the upload") from err
             found = _size_of(self._store, key)
             if found != nbytes:
                 raise OSError(f"{key} has {found} bytes there, but {nbytes} were written")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
 import time
@@ -18,7 +19,7 @@ from featcache.core.paths import user_cache_folder
 from featcache.core.replace import write_new_file
 from featcache.core.reporting import NoteCallback
 from featcache.core.store_urls import PARTS, StoreUrl
-from featcache.errors import CacheMissingError, FeatcacheError, MismatchError
+from featcache.errors import CacheMissingError, CorruptError, MismatchError
 from featcache.images.datasets import dataset_slug
 from featcache.scale.plan_file import NAME, PartsPlan, asked_of, read_plan
 from featcache.scale.remote.layout import PartsThere
@@ -61,9 +62,8 @@ def plan_there(
     """
     if found := _found(objects, spec, n_shares, on_note):
         return found
-    made = _made(spec, scratch_of(objects.url) / f"plans-{n_shares}", make)
+    made, content = _made(spec, scratch_of(objects.url) / f"plans-{n_shares}", make)
     name = f"{made.parent.parent.name}/{made.parent.name}"
-    content = made.read_bytes()
     if objects.put_new(f"{name}/{NAME}", content):
         on_note(f"the plan is {objects.url}/{name}/{NAME}")
     else:
@@ -125,11 +125,11 @@ def _found(
         if not fnmatchcase(folder.rpartition("/")[2], pattern):
             continue
         there = PartsThere(objects, objects.url.below(folder))
-        if there.plan_bytes() is None:
-            continue
         try:
             plan, _ = copied_plan(there, scratch_of(objects.url))
-        except FeatcacheError as err:
+        except CacheMissingError:
+            continue
+        except (CorruptError, MismatchError) as err:
             on_note(f"a plan was left out: {err}")
             continue
         if canonical_json(plan.asked) != asked:
@@ -144,12 +144,19 @@ def _found(
     return None
 
 
-def _made(spec: ExtractSpec, plans: Path, make: Callable[[ExtractSpec], Path]) -> Path:
+def _made(
+    spec: ExtractSpec, plans: Path, make: Callable[[ExtractSpec], Path]
+) -> tuple[Path, bytes]:
     """Make a plan on this machine; several shares here wait for one of them.
 
-    A plan of an earlier run is removed: the images may be others by now.
+    A plan of an earlier run is removed: the images may be others by now. Another share may do so
+    at any time, so a plan that is gone is made again.
     """
-    for old in plans.glob(f"*/*{PARTS}/{NAME}"):
-        if time.time() - old.stat().st_mtime > _OLD_S:
-            old.unlink(missing_ok=True)
-    return make(replace(spec, cache_dir=str(plans)))
+    while True:
+        for old in plans.glob(f"*/*{PARTS}/{NAME}"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - old.stat().st_mtime > _OLD_S:
+                    old.unlink()
+        made = make(replace(spec, cache_dir=str(plans)))
+        with contextlib.suppress(FileNotFoundError):
+            return made, made.read_bytes()
