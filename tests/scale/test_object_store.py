@@ -24,6 +24,7 @@ from featcache.scale.remote.calls import StorePatience, with_patience
 from featcache.scale.remote.describe_there import describe_there, list_there
 from featcache.scale.remote.layout import Marker, marker_bytes, marker_name
 from featcache.scale.remote.objects import Objects
+from featcache.scale.remote.plans import scratch_of
 from tests.faults.store_proxy import faulty
 from tests.scale.conftest import N_PARTS_THERE
 from tests.scale.kinds import Kind
@@ -153,7 +154,7 @@ def test_the_part_of_the_machine_that_was_first_counts(
     def be_first(progress: Progress) -> None:
         if progress.stage == "upload":
             [folder] = map(str, list_there(url, on_note=print))
-            [plan] = Path(_cache_home()).glob(f"stores/*/*/*/{folder.split('/')[-1]}")
+            [plan] = scratch_of(store_url(url)).glob("plans-1/*/*.parts")
             write(folder, marker_name(read_plan(plan), 0), marker_bytes(first))
 
     result = featcache.extract_share(there, share="0/1", on_progress=be_first, on_note=notes.append)
