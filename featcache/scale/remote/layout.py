@@ -91,11 +91,6 @@ class PartsThere:
             if content is not None
         }
 
-    def seal(self) -> Seal | None:
-        """Read the seal; None if there is none."""
-        content = self.objects.get(self.key(SEAL))
-        return None if content is None else _read_seal(content, f"{self.url}/{SEAL}")
-
 
 SEAL = "cache.json"
 
@@ -123,15 +118,6 @@ def seal_of(plan_bytes: bytes, plan: PartsPlan, markers: Mapping[int, Marker]) -
     """Make the seal of a folder whose markers are all there."""
     parts = {plan.part(i).name: marker for i, marker in sorted(markers.items())}
     return Seal(hashlib.sha256(plan_bytes).hexdigest(), parts)
-
-
-def _read_seal(content: bytes, where: str) -> Seal:
-    said = _read(content, where)
-    try:
-        parts = {name: _marker(mapping(m), where) for name, m in mapping(said["parts"]).items()}
-        return Seal(text(said["plan_sha256"]), parts)
-    except (ValueError, KeyError, TypeError) as err:
-        raise _damaged(where, err) from err
 
 
 def _marker(said: Mapping[str, object], where: str) -> Marker:
