@@ -28,15 +28,16 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise UsageError(f"{clipped(repr(path))} is no path. Nothing was started.")
     text = os.path.expanduser(path)  # noqa: PTH111
     if _URL.match(text):
-        way_out = "Mount or copy the files, and give their path."
         if is_in_store(text):
-            way_out = (
-                "Only the parts of a cache may be in an object store (extract --share), and "
-                "featcache cache merge brings them here."
+            raise UsageError(
+                f"{shown(text)!r} is in an object store, but this takes a file of this machine. "
+                f"Nothing was started. Only the parts of a cache may be in a store. To bring them "
+                f"here, use: featcache cache merge URL. To remove them, use the store's own tools."
             )
         raise UsageError(
-            f"{shown(text)!r} is a URL, but featcache reads and writes only files of this machine. "
-            f"Nothing was started. {way_out}"
+            f"{shown(text)!r} is a URL, but featcache reads and writes files of this machine, and "
+            f"parts of caches in stores: s3://, gs:// and az://, with two slashes. Nothing was "
+            f"started. Mount or copy the files, and give their path."
         )
     try:
         raw = os.fsencode(text)

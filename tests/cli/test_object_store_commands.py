@@ -83,7 +83,7 @@ def test_an_empty_store_names_the_command_that_fills_it(run: Run, store: list[st
         (["cache", "info", "s3://bucket/x/y.h5"], "is no folder of parts"),
         (["cache", "verify", "s3://bucket/d/y.parts", "--subset", "5%"], "--subset is for files"),
         (["cache", "merge", "x.parts", "--cache-dir", "y"], "--cache-dir is for parts in an"),
-        (["cache", "rm", "s3://bucket/d/y.parts"], "cache merge brings them here"),
+        (["cache", "rm", "s3://bucket/d/y.parts"], "To remove them, use the store's own tools."),
         (["train-head", "--cache", "s3://bucket/x"], "is no folder of parts"),
         (["train-head", "--cache", "s3://a:b@bucket/x"], "must not hold credentials"),
     ],

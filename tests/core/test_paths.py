@@ -29,5 +29,5 @@ def test_no_message_shows_what_may_be_a_secret(url: str) -> None:
 
 
 def test_a_url_without_a_secret_is_shown_whole() -> None:
-    with pytest.raises(UsageError, match="'s3://bucket/x' is a URL"):
+    with pytest.raises(UsageError, match="'s3://bucket/x' is in an object store"):
         expanded("s3://bucket/x")
