@@ -13,7 +13,6 @@ from featcache.errors import UsageError, counted
 from featcache_cli.commands import cache_there
 from featcache_cli.console import (
     ProgressDisplay,
-    duration,
     fail,
     note,
     reset_progress,
@@ -62,7 +61,6 @@ def merge(
     copied for that, and sealed there.
     """
     from featcache import merge_parts
-    from featcache.store import human_bytes
 
     display = ProgressDisplay()
     if is_in_store(folder):
@@ -82,18 +80,7 @@ def merge(
         on_note=note,
     )
     reset_progress()
-    if json:
-        show_json(result)
-    else:
-        show_facts(
-            {
-                result.outcome: result.path,
-                "rows": f"{result.n_rows} of {counted(result.n_features, 'feature')}",
-                "shares": result.n_shares,
-                "size": human_bytes(result.nbytes),
-                "time": duration(result.seconds),
-            }
-        )
+    cache_there.show_joined(result, json=json)
     note(f"The parts are no longer needed: rm -r {shlex.quote(folder)}")
     if result.failures:
         n = len(result.failures)

@@ -19,6 +19,7 @@ from featcache_cli.console import (
 from featcache_cli.tables import show_facts
 
 if TYPE_CHECKING:
+    from featcache import FetchResult, MergeResult
     from featcache.core.store_urls import StoreUrl
     from featcache.scale.parts import PartsDescription
 
@@ -28,7 +29,6 @@ def fetch(
 ) -> None:
     """Bring the parts of an object store here, joined, and seal them there."""
     from featcache import fetch_cache
-    from featcache.store import human_bytes
 
     result = fetch_cache(
         url,
@@ -38,6 +38,18 @@ def fetch(
         on_note=note,
     )
     reset_progress()
+    show_joined(result, json=json)
+    if result.n_failures:
+        n_failed = f"{result.n_failures} of {counted(result.n_rows, 'image')}"
+        fail(f"{n_failed} could not be read.", kind="unreadable")
+        note(f"They are listed by: featcache cache info {shlex.quote(str(result.path))}")
+        raise typer.Exit(3)
+
+
+def show_joined(result: FetchResult | MergeResult, *, json: bool) -> None:
+    """Show a cache that was joined of parts, and what it took."""
+    from featcache.store import human_bytes
+
     if json:
         show_json(result)
     else:
@@ -50,11 +62,6 @@ def fetch(
                 "time": duration(result.seconds),
             }
         )
-    if result.n_failures:
-        n_failed = f"{result.n_failures} of {counted(result.n_rows, 'image')}"
-        fail(f"{n_failed} could not be read.", kind="unreadable")
-        note(f"They are listed by: featcache cache info {shlex.quote(str(result.path))}")
-        raise typer.Exit(3)
 
 
 def copy_of(url: str, display: ProgressDisplay) -> str:
