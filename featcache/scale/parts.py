@@ -103,12 +103,38 @@ def describe_parts(folder: str | os.PathLike[str], *, reads_rows: bool = False) 
     """
     plan = read_plan(expanded(folder))
     parts = tuple(_state_of(plan, i, reads_rows=reads_rows) for i in range(plan.n_shares))
+    return described(
+        plan, parts, folder=plan.folder, cache=plan.whole, strangers=tuple(strangers_in(plan))
+    )
+
+
+def described(
+    plan: PartsPlan,
+    parts: tuple[PartState, ...],
+    *,
+    folder: Path | str,
+    cache: Path | str,
+    strangers: tuple[Path | str, ...],
+    cache_dir: str | None = None,
+) -> PartsDescription:
+    """Describe a folder whose shares are in these states, here or in an object store.
+
+    Args:
+        plan: Its plan.
+        parts: One for each share.
+        folder: Where it is.
+        cache: Where the whole is, or what is said of it.
+        strangers: Parts there that are not of the plan.
+        cache_dir: Where a missing share is put, if not beside the plan.
+    """
     missing = [part.index for part in parts if not part.is_there]
     mixed = "--mix-numerics " if any(part.state == OTHER_NUMERICS for part in parts) else ""
-    merge = f"featcache cache merge {mixed}{shlex.quote(str(plan.folder))}"
+    command = f"featcache cache merge {mixed}{shlex.quote(str(folder))}"
+    if missing:
+        command = plan.command(Share(missing[0], plan.n_shares), cache_dir=cache_dir)
     return PartsDescription(
-        folder=plan.folder,
-        cache=plan.whole,
+        folder=folder,
+        cache=cache,
         state="incomplete" if missing else COMPLETE,
         dataset=plan.manifest.provenance.dataset,
         backbone=plan.identity.backbone,
@@ -119,9 +145,9 @@ def describe_parts(folder: str | os.PathLike[str], *, reads_rows: bool = False) 
         n_rows_done=sum(part.n_rows_done for part in parts),
         nbytes=sum(part.nbytes for part in parts),
         parts=parts,
-        strangers=tuple(strangers_in(plan)),
+        strangers=strangers,
         missing=array_of(missing),
-        command=plan.command(Share(missing[0], plan.n_shares)) if missing else merge,
+        command=command,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,13 +20,14 @@ from featcache.scale.parts import (
     OTHER_NUMERICS,
     PartsDescription,
     PartState,
+    described,
 )
 from featcache.scale.plan_file import NAME, PartsPlan
 from featcache.scale.remote.layout import SEAL, Marker, PartsThere, marker_name
 from featcache.scale.remote.objects import Objects
 from featcache.scale.remote.part_files import bring_part
 from featcache.scale.remote.plans import copied_plan, scratch_of
-from featcache.scale.shares import Share, array_of
+from featcache.scale.shares import Share
 from featcache.store import verify_cache
 
 BlocksProgress = Callable[[int, int], None]
@@ -58,30 +58,16 @@ class FoundThere:
 
     def described(self, parts: tuple[PartState, ...]) -> PartsDescription:
         """Describe the folder whose shares are in these states."""
-        plan, url = self.plan, self.there.url
-        missing = [part.index for part in parts if not part.is_there]
-        own = {marker_name(plan, index) for index in plan.filled}
+        url = self.there.url
+        own = {marker_name(self.plan, index) for index in self.plan.filled}
         strangers = sorted(n for n in self.sizes if n.startswith("markers/") and n not in own)
-        mixed = "--mix-numerics " if any(part.state == OTHER_NUMERICS for part in parts) else ""
-        command = f"featcache cache merge {mixed}{shlex.quote(str(url))}"
-        if missing:
-            command = plan.command(Share(missing[0], plan.n_shares), cache_dir=str(url.store))
-        return PartsDescription(
+        return described(
+            self.plan,
+            parts,
             folder=str(url),
             cache=f"{url}/{SEAL}" if SEAL in self.sizes else "not sealed yet",
-            state="incomplete" if missing else COMPLETE,
-            dataset=plan.manifest.provenance.dataset,
-            backbone=plan.identity.backbone,
-            n_features=next(iter(plan.manifest.splits.values())).columns["features"].n_values,
-            fingerprint=plan.identity.fingerprint,
-            n_shares=plan.n_shares,
-            n_rows=plan.n_rows,
-            n_rows_done=sum(part.n_rows_done for part in parts),
-            nbytes=sum(part.nbytes for part in parts),
-            parts=parts,
             strangers=tuple(f"{url}/{name}" for name in strangers),
-            missing=array_of(missing),
-            command=command,
+            cache_dir=str(url.store),
         )
 
 
