@@ -13,6 +13,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 import featcache
 from featcache.core.reporting import silent
 from featcache.core.workers.messages import FAILED, REFUSED, claimed_key, written_error
+from featcache.core.workers.worker import tell
 from featcache.errors import DeviceError, DiskFullError
 from featcache.training.sweeps.devices.watching import SweepWatch
 from featcache.training.sweeps.devices.work import broken_key, progress_key
@@ -39,6 +40,18 @@ def test_what_a_worker_refuses_ends_the_sweep_at_once(
 
     with pytest.raises(DiskFullError, match="no room is left"):
         getattr(watch, moment)()
+
+
+def test_what_a_worker_tells_after_the_last_look_is_told(store: Store, tmp_path: Path) -> None:
+    notes: list[str] = []
+    watch = watch_of(store, groups_in(tmp_path), notes)
+    watch.before_start()
+    watch.look()
+    tell(store, "of its last second")
+
+    watch.finish()
+
+    assert notes == ["of its last second"]
 
 
 def test_a_group_whose_worker_dies_three_times_ends_the_sweep(store: Store, tmp_path: Path) -> None:

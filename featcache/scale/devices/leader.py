@@ -131,7 +131,7 @@ def _fill_by_workers(
     finally:
         writer.refresh()
     seconds = watch.seconds()
-    watch.require_no_refusal()
+    watch.finish()
     n_images = sum((b.stop - b.start) * plan.views.n_of(b.split) for b in pending)
     return [Filled(seconds, watch.phases(), n_images)]
 

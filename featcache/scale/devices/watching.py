@@ -60,7 +60,7 @@ class Watch:
         """
         stop_if_asked()
         if self._n_starts:
-            self.require_no_refusal()
+            self._heard.require_no_refusal()
             self._writer.refresh()
             pending = self._writer.pending()
             is_in_vain = len(pending) == self._n_pending
@@ -80,12 +80,13 @@ class Watch:
         if self._began_s and time.perf_counter() >= self._tells_at_s:
             self._tell_progress()
 
-    def require_no_refusal(self) -> None:
-        """Raise what a worker refused, as it would have raised it here.
+    def finish(self) -> None:
+        """Tell what the workers told at their end; raise what one refused, as if it were here.
 
         Raises:
             FeatcacheError: If one did.
         """
+        self._heard.tell_notes()
         self._heard.require_no_refusal()
 
     def seconds(self) -> float:

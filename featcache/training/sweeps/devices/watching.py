@@ -78,11 +78,12 @@ class SweepWatch:
             self._tell_progress()
 
     def finish(self) -> None:
-        """Take over which heads broke off; raise what a worker refused.
+        """Tell what the workers told at their end, and take over which heads broke off.
 
         Raises:
-            FeatcacheError: If one did.
+            FeatcacheError: If a worker has refused.
         """
+        self._heard.tell_notes()
         self._heard.require_no_refusal()
         for number, group in self._groups.items():
             if self._store.check([broken_key(number)]):
