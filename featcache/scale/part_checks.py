@@ -62,7 +62,7 @@ def require_all(plan: PartsPlan) -> None:
         array = array_of(missing)
         raise CacheMissingError(
             f"{plan.folder} lacks {len(missing)} of {plan.n_shares} shares: {array}. Nothing was "
-            f"changed. On SLURM: sbatch --array={array} with the script of before. Elsewhere: "
+            f"changed. On SLURM: sbatch --array={array} with the same script. Elsewhere: "
             f"{plan.command(Share(missing[0], plan.n_shares))}"
         )
 

@@ -4,8 +4,8 @@
 Three claims: faults between it and featcache change no byte and let nothing hang; eight writers of
 one share leave one part; an upload that is killed leaves nothing torn that counts.
 
-The negative controls: a client that tries once, and a writer that names its part before the bytes
-are there.
+The negative controls: a client that tries once, writers that replace what another one wrote, and a
+writer that names its part before the bytes are there.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ _N_KILLS = (8, 100)
 _N_WRITERS = 8
 _TIMEOUT_S = 1.0
 _LARGE_NBYTES = 20_000_000
+_LONGEST_SILENCE_S = 60.0
+_IN_VAIN = (StorePatience(timeout_s=_TIMEOUT_S, n_tries=3), StorePatience())
 
 
 def claims(folder: Path, *, quick: bool) -> list[Claim]:
@@ -65,11 +67,13 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
         return [
             _killed(folder, _N_KILLS[i]),
             _raced(folder, kind, whole, _N_ROUNDS[i]),
-            _failed(folder, kind, whole, endpoint, _N_FAULTS[i]),
+            _failed(folder, kind, whole, endpoint, _N_FAULTS[i], _IN_VAIN[i]),
         ]
 
 
-def _failed(folder: Path, kind: Kind, whole: bytes, endpoint: str, n_faults: int) -> Claim:
+def _failed(
+    folder: Path, kind: Kind, whole: bytes, endpoint: str, n_faults: int, in_vain: StorePatience
+) -> Claim:
     """Shares, a fetch and a large object through a proxy that lets requests fail."""
     large = folder / "large"
     large.write_bytes(random.randbytes(_LARGE_NBYTES))
@@ -99,6 +103,7 @@ def _failed(folder: Path, kind: Kind, whole: bytes, endpoint: str, n_faults: int
             n_rounds += 1
         counts = dict(proxy.counts)
         n_failed, n_tried = _tried_once(f"http://127.0.0.1:{proxy.server_port}/bucket/control")
+    silent_s = _silence_of_a_store_that_never_answers(endpoint, in_vain)
     os.environ["AWS_ENDPOINT_URL"] = endpoint
     told = ", ".join(f"{name} {n}" for name, n in sorted(counts.items()))
     others = {text: n for text, n in ended.items() if text != "whole"}
@@ -106,12 +111,32 @@ def _failed(folder: Path, kind: Kind, whole: bytes, endpoint: str, n_faults: int
         37,
         f"{sum(counts.values())} faults between featcache and a store ({told}) over {n_rounds} "
         f"caches of 2 shares: {wrong} wrong, {ended['whole']} whole, the longest silence "
-        f"{longest_s:.1f} s with requests that end after {_TIMEOUT_S:g} s"
+        f"{longest_s:.1f} s with requests that end after {_TIMEOUT_S:g} s; a store that never "
+        f"answers: {in_vain.n_tries} tries of {in_vain.timeout_s:g} s, the longest silence "
+        f"{silent_s:.1f} s (at most {_LONGEST_SILENCE_S:g} s)"
         + (f"; ended otherwise: {others}" if others else ""),
-        not wrong and ended["whole"] == n_rounds,
+        not wrong and ended["whole"] == n_rounds and max(longest_s, silent_s) < _LONGEST_SILENCE_S,
         f"a client that tries once: {n_failed} of {n_tried} reads fail",
         n_failed > 0,
     )
+
+
+def _silence_of_a_store_that_never_answers(endpoint: str, patience: StorePatience) -> float:
+    """Try to read until the patience ends; give the longest silence, in seconds."""
+    heard = _Silence()
+    with faulty(endpoint, share=1, stall_s=2 * patience.timeout_s) as proxy:
+        proxy.only("stall")
+        os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{proxy.server_port}"
+        with (
+            with_patience(patience),
+            Objects.at(store_url("s3://bucket/silent"), on_note=heard) as objects,
+        ):
+            try:
+                objects.get("nothing")
+            except featcache.StorageError:
+                heard("the end")
+    assert proxy.counts["stall"] >= patience.n_tries, proxy.counts
+    return heard.longest_s
 
 
 class _Silence:
@@ -172,7 +197,36 @@ def _raced(folder: Path, kind: Kind, whole: bytes, n_rounds: int) -> Claim:
         f"{_N_WRITERS * n_rounds} ended with 0, {identical} of {n_rounds} stores with one part and "
         f"one marker, from which the file of one process comes",
         identical == n_rounds and ended[0] == _N_WRITERS * n_rounds,
+        *_replaced(folder, n_rounds),
     )
+
+
+def _replaced(folder: Path, n_rounds: int) -> tuple[str, bool]:
+    """Let writers replace the marker that another one wrote."""
+    changed = 0
+    for number in range(n_rounds):
+        key = f"replaced/{number}.json"
+        writers = [_forked(folder / "r", _replace_marker, key, i) for i in range(_N_WRITERS)]
+        changed += 3 in [_code(pid) for pid in writers]
+    return (
+        f"writers that replace a marker: {changed} of {n_rounds} times one found another's in "
+        f"place of its own",
+        changed > 0,
+    )
+
+
+def _replace_marker(key: str, number: int) -> None:
+    """Write a marker of one's own, whatever is there; end with 3 if another replaces it."""
+    import obstore
+    from obstore.store import S3Store
+
+    own = marker_bytes(Marker(f"{number:064x}", 1))
+    store = S3Store("bucket", client_options={"allow_http": True})
+    obstore.put(store, key, own)
+    for _ in range(20):
+        if bytes(obstore.get(store, key).bytes()) != own:
+            sys.exit(3)
+        time.sleep(0.01)
 
 
 def _require_one_part(place: str, whole: bytes) -> None:

@@ -37,7 +37,12 @@ class Proxy(ThreadingHTTPServer):
         self.share, self.stall_s = share, stall_s
         self.counts = Counter[str]()
         self.random = random.Random(0)
+        self._faults = FAULTS
         self._to_refuse: tuple[str, str, int, str] | None = None
+
+    def only(self, fault: str) -> None:
+        """Let no other fault happen."""
+        self._faults = {fault: 1}
 
     def forget_upload_at(self, method: str, words: str) -> None:
         """Know nothing of its upload at the next such request whose path has these words."""
@@ -62,7 +67,7 @@ class Proxy(ThreadingHTTPServer):
         """Draw what happens to a request; empty for nothing."""
         if self.random.random() >= self.share:
             return ""
-        [fault] = self.random.choices(list(FAULTS), list(FAULTS.values()))
+        [fault] = self.random.choices(list(self._faults), list(self._faults.values()))
         self.counts[fault] += 1
         return fault
 

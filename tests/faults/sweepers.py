@@ -2,7 +2,8 @@
 
 `python -m tests.faults.sweepers [--quick]`. Two claims: 32 heads have the same bytes by one, two
 and three workers; workers and leaders that are killed change no byte of a head and leave no process
-behind. The negative control of the first trains all heads side by side, in one group.
+behind. The negative control of the first trains all heads side by side, in one group; that of the
+second is a process that does not ask the system to end it with its parent.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from pathlib import Path
 from featcache.training.sweeps.devices import leader  # noqa: F401 - the forks have it
 from tests.faults.claims import Claim, main
 from tests.faults.command import Command, run_command
-from tests.faults.workers import TOKEN, children_of, is_alive, processes_with, send
+from tests.faults.workers import (
+    TOKEN,
+    children_of,
+    is_alive,
+    orphan_control,
+    processes_with,
+    send,
+)
 from tests.feature_caches import CLASS_NAMES, IDENTITY, FeatureRecipe, learnable_rows
 
 _WORKERS = (1, 2, 3)
@@ -148,6 +156,7 @@ def _killed(bench: _Bench, *, quick: bool) -> Claim:
         and n_same == n_runs
         and counts["workers killed"] > 0
         and n_leaders > 0,
+        *orphan_control(),
     )
 
 

@@ -211,11 +211,11 @@ def _killed(folder: Path, kind: Kind, n_runs: int) -> Claim:
         and n_same == n_still == n_runs
         and counts["workers killed"] > 0
         and sum(leaders.values()) > 0,
-        *_control(),
+        *orphan_control(),
     )
 
 
-def _control() -> tuple[str, bool]:
+def orphan_control() -> tuple[str, bool]:
     """Kill the parent of a process that does not ask the system to die with it."""
     token = uuid.uuid4().hex
     code = "import subprocess, sys, time; subprocess.Popen(['sleep', '20']); time.sleep(20)"

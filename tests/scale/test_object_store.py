@@ -128,7 +128,9 @@ def test_a_part_without_a_marker_does_not_count(folder: str) -> None:
     found = describe_there(folder, on_note=print)
 
     assert (found.state, found.missing) == ("incomplete", "1")
-    with pytest.raises(CacheMissingError, match=r"lacks shares of 2: 1.*--share 1/2"):
+    with pytest.raises(
+        CacheMissingError, match=r"Of the 2 shares of .* missing: 1\. .*--share 1/2"
+    ):
         featcache.fetch_cache(folder)
 
 
@@ -240,12 +242,32 @@ def test_a_store_that_does_not_answer_is_told_and_tried_so_often(
 
     with (
         with_patience(StorePatience(timeout_s=1, n_tries=3, first_pause_s=0.01)),
-        pytest.raises(StorageError, match=r"no connection \(tried 3 times") as raised,
+        pytest.raises(
+            StorageError,
+            match=r"no connection to http://127\.0\.0\.1:1, as AWS_ENDPOINT_URL says \(tried 3 ",
+        ) as raised,
     ):
         featcache.extract_share(there, share="0/1", on_note=notes.append)
 
     assert [note[-8:] for note in notes] == ["(2 of 3)", "(3 of 3)"]
     assert "a-secret-of-the-user" not in str(raised.value) + "".join(notes)
+
+
+def test_a_call_of_a_store_is_silent_for_less_than_a_minute() -> None:
+    assert StorePatience().longest_silence_s < 60
+
+
+def test_a_copy_is_named_where_the_store_does_not_answer(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = featcache.fetch_cache(folder).path
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+
+    with (
+        with_patience(StorePatience(timeout_s=1, n_tries=2, first_pause_s=0.01)),
+        pytest.raises(StorageError, match=f"A copy is on this machine: --cache {copy}$"),
+    ):
+        featcache.fetch_cache(folder)
 
 
 def test_an_upload_that_the_store_has_forgotten_is_begun_again(

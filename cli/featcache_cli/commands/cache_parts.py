@@ -204,7 +204,7 @@ def _end(found: PartsDescription) -> None:
     if found.missing:
         note(
             f"Missing shares: {found.missing}. On SLURM: sbatch --array={found.missing} with the "
-            f"script of before. Elsewhere: {found.command}"
+            f"same script. Elsewhere: {found.command}"
         )
     elif not found.strangers:
         note(f"All shares are there. Join them with: {found.command}")

@@ -1,12 +1,14 @@
 """One call to an object store: limits on its time and its tries, and its errors in words.
 
 A request ends after `timeout_s`, the package begins no try of its own after `_OWN_TRIES_S`, and
-each further try is told, before the pause that precedes it.
+each further try is told, before the pause that precedes it. So a call is silent for less than a
+minute: see `StorePatience.longest_silence_s`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +25,9 @@ from featcache.errors import FeatcacheError, StorageError, UsageError, clipped
 
 T = TypeVar("T")
 
-_OWN_TRIES_S = 10
+# Of a request that failed at once; an upload of many chunks need not begin anew for one of them.
+_OWN_TRIES_S = 10.0
+_LONGEST_OWN_PAUSE_S = 2.0
 _LOOKS_EVERY_S = 0.1
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 # Where the packages of the stores look for credentials when none are given.
@@ -34,6 +38,8 @@ _HOW_TO_SIGN_IN = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
+# The variables that name another S3 than Amazon's; the first that is set counts.
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 # What may hold a secret: the query of a signed URL, and a name and password before a host.
@@ -50,9 +56,19 @@ class StorePatience:
         first_pause_s: Seconds before the second try; doubled before each further one.
     """
 
-    timeout_s: float = 45.0
+    timeout_s: float = 30.0
     n_tries: int = 6
     first_pause_s: float = 1.0
+
+    @property
+    def longest_silence_s(self) -> float:
+        """How many seconds may pass between two notes: the last pause, and then one try."""
+        one_try_s = _OWN_TRIES_S + _LONGEST_OWN_PAUSE_S + self.timeout_s
+        return self.pause_s(self.n_tries - 1) + one_try_s
+
+    def pause_s(self, number: int) -> float:
+        """Give the seconds to wait after a try that failed; the first has the number 1."""
+        return self.first_pause_s * 2.0 ** (number - 1)
 
 
 _USUAL = StorePatience()
@@ -83,12 +99,15 @@ def client_options(allow_http: bool) -> dict[str, Any]:
 
 def own_tries() -> dict[str, Any]:
     """Write the package's own tries of a request, which are not told."""
-    pause = timedelta(seconds=min(patience().first_pause_s, 1.0))
-    longest = timedelta(seconds=_OWN_TRIES_S)
+    pause_s = min(patience().first_pause_s, _LONGEST_OWN_PAUSE_S / 2)
     return {
         "max_retries": 2,
-        "retry_timeout": longest,
-        "backoff": {"init_backoff": pause / 10, "max_backoff": pause * 2, "base": 2},
+        "retry_timeout": timedelta(seconds=_OWN_TRIES_S),
+        "backoff": {
+            "init_backoff": timedelta(seconds=pause_s / 10),
+            "max_backoff": timedelta(seconds=pause_s * 2),
+            "base": 2,
+        },
     }
 
 
@@ -119,18 +138,17 @@ def tried(call: Callable[[], T], *, what: str, url: StoreUrl, on_note: NoteCallb
                 raise refusal from err
             if isinstance(err, FileNotFoundError):
                 raise
-            reason = reason_of(err)
+            reason = reason_of(err) + _where(url, err)
             if number == limits.n_tries or not _may_pass(err):
                 seconds = time.monotonic() - began_s
                 raise StorageError(
                     f"Cannot {what} in {url}: {reason} (tried {number} times in {seconds:.0f} s). "
-                    f"What is there is as it was. Run the same command again: it goes on from "
-                    f"there."
+                    f"What is there is as it was. Run the same command again."
                 ) from err
             on_note(
                 f"cannot {what} in {url}: {reason}; trying again ({number + 1} of {limits.n_tries})"
             )
-            _pause(limits.first_pause_s * 2 ** (number - 1))
+            _pause(limits.pause_s(number))
     raise AssertionError("no try")
 
 
@@ -152,7 +170,7 @@ def reason_of(err: BaseException) -> str:
     if status := _STATUS.search(text):
         code = _CODE.search(text)
         return f"the store answers {status[1]}" + (f" {code[1]}" if code else "")
-    if "kind: Connect" in text:
+    if _is_no_connection(err):
         return "no connection"
     line = _SECRET.sub("", text.splitlines()[0] if text else type(err).__name__)
     if "timed out" in text.lower() or "kind: Timeout" in text:
@@ -181,6 +199,18 @@ def _refusal(err: Exception, url: StoreUrl) -> UsageError | None:
             f"The store refuses {url}: {reason_of(err)}. Nothing was written. {sign_in}"
         )
     return None
+
+
+def _where(url: StoreUrl, err: Exception) -> str:
+    """Name the machine that cannot be reached, where the environment chooses it."""
+    if url.scheme != "s3" or not _is_no_connection(err):
+        return ""
+    name = next((name for name in ENDPOINTS if os.environ.get(name)), None)
+    return "" if name is None else f" to {_SECRET.sub('', os.environ[name])}, as {name} says"
+
+
+def _is_no_connection(err: BaseException) -> bool:
+    return "kind: Connect" in str(err)
 
 
 def _may_pass(err: Exception) -> bool:

@@ -20,8 +20,8 @@ from featcache.core.reporting import NoteCallback, silent
 from featcache.core.side_files import partial_path
 from featcache.core.starting import ANY_START, starting
 from featcache.core.stopping import stop_if_asked
-from featcache.core.store_urls import PARTS, parts_url
-from featcache.errors import CacheMissingError, CorruptError, MismatchError
+from featcache.core.store_urls import PARTS, StoreUrl, parts_url
+from featcache.errors import CacheMissingError, CorruptError, MismatchError, StorageError
 from featcache.scale.merge_parts import MergeResult, merge_parts
 from featcache.scale.remote.describe_there import FoundThere, find_there, way_to_anew
 from featcache.scale.remote.layout import SEAL, Marker, PartsThere, seal_of
@@ -103,11 +103,16 @@ def fetch_cache(
         Objects.at(place.store, on_note=told) as objects,
         tempfile.TemporaryDirectory(prefix="featcache-") as folder,
     ):
-        found = find_there(PartsThere(objects, place), Path(folder))
+        try:
+            found = find_there(PartsThere(objects, place), Path(folder))
+        except StorageError as err:
+            if cache_dir is None and (copy := _newest_copy(place)):
+                raise StorageError(f"{err} A copy is on this machine: --cache {copy}") from err
+            raise
         _require_complete(found)
         seal = seal_of(found.plan_bytes, found.plan, found.markers).to_bytes()
         if cache_dir is None:
-            home = scratch_of(place.store) / "copies" / hashlib.sha256(seal).hexdigest()[:16]
+            home = _copies(place) / hashlib.sha256(seal).hexdigest()[:16]
         else:
             home = expanded(cache_dir)
         whole = home / place.path.split("/")[-2] / found.plan.whole.name
@@ -134,6 +139,19 @@ def fetch_cache(
     )
 
 
+def _copies(place: StoreUrl) -> Path:
+    """Give the folder in which the copies of a store's caches are, each in one of its own."""
+    return scratch_of(place.store) / "copies"
+
+
+def _newest_copy(place: StoreUrl) -> Path | None:
+    """Find the copy of a cache that was made here last."""
+    dataset, parts = place.path.split("/")[-2:]
+    name = Path(parts).with_suffix(".h5").name
+    found = _copies(place).glob(f"*/{dataset}/{name}")
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
 def _require_complete(found: FoundThere) -> None:
     """Refuse a folder that is not whole, as far as its markers and sizes tell."""
     description = found.description
@@ -147,9 +165,9 @@ def _require_complete(found: FoundThere) -> None:
         )
     if description.missing:
         raise CacheMissingError(
-            f"{description.folder} lacks shares of {description.n_shares}: {description.missing}. "
-            f"Nothing was changed. On SLURM: sbatch --array={description.missing} with the script "
-            f"of before. Elsewhere: {description.command}"
+            f"Of the {description.n_shares} shares of {description.folder}, these are missing: "
+            f"{description.missing}. Nothing was changed. On SLURM: sbatch "
+            f"--array={description.missing} with the same script. Elsewhere: {description.command}"
         )
 
 

@@ -17,6 +17,7 @@ from featcache.core.reporting import NoteCallback
 from featcache.core.store_urls import StoreUrl
 from featcache.errors import CorruptError, StorageError, UsageError
 from featcache.scale.remote.calls import (
+    ENDPOINTS,
     client_options,
     is_exists,
     own_tries,
@@ -252,8 +253,8 @@ def _opened(url: StoreUrl) -> Any:
     allow_http = False
     config: dict[str, Any] = {}
     if url.scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-        allow_http = (endpoint or os.environ.get("AWS_ENDPOINT", "")).startswith("http://")
+        endpoint = next(filter(None, map(os.environ.get, ENDPOINTS)), "")
+        allow_http = endpoint.startswith("http://")
         config = {"checksum_algorithm": "sha256"}  # a body that changed on its way is refused
     try:
         return from_url(

@@ -9,8 +9,6 @@ from featcache.core.replace import write_new_file
 from featcache.scale.remote.layout import Marker, PartsThere
 from featcache.scale.remote.objects import BytesProgress
 
-_READ_NBYTES = 8 << 20
-
 
 def bring_part(
     there: PartsThere, marker: Marker, path: Path, *, on_progress: BytesProgress
@@ -30,8 +28,5 @@ def bring_part(
 
 def sha256_of(path: Path) -> str:
     """Hash a file, hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while content := file.read(_READ_NBYTES):
-            digest.update(content)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

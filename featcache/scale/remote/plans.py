@@ -65,7 +65,7 @@ def plan_there(
     made, content = _made(spec, scratch_of(objects.url) / f"plans-{n_shares}", make)
     name = f"{made.parent.parent.name}/{made.parent.name}"
     if objects.put_new(f"{name}/{NAME}", content):
-        on_note(f"the plan is {objects.url}/{name}/{NAME}")
+        on_note(f"the plan was uploaded: {objects.url}/{name}/{NAME}")
     else:
         on_note("another machine was first to write the plan; this one goes on with that")
     found = _found(objects, spec, n_shares, on_note)
