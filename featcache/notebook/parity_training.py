@@ -27,7 +27,7 @@ from featcache.images.augment import SplitViews
 from featcache.images.splits import Dataset
 from featcache.notebook.active_units import ActiveUnits
 from featcache.notebook.end_to_end import ImageRows, WholeModel, whole_model
-from featcache.store import Cache, named_backbone
+from featcache.store import Cache, CacheSplit, named_backbone
 from featcache.training.module import HeadModule
 from featcache.training.trainer import EpochSeed, quiet_lightning
 
@@ -135,7 +135,7 @@ def train_cached(sides: Sides, seed: int) -> Trained:
             sides.cache,
             "train",
             device=_CPU,
-            residence="memory",
+            residence=_residence(sides.cache["train"], sides.train_rows),
             n_views=sides.views("train").n,
         ),
         EpochOrder(sides.train_rows, seed=seed),
@@ -157,7 +157,8 @@ def train_cached(sides: Sides, seed: int) -> Trained:
             losses.extend(module.step_losses)
 
     _fit(module, batches, sides, seed, callbacks=[Collect()])
-    test = load_rows(sides.cache, "test", device=_CPU, residence="memory")
+    residence = _residence(sides.cache["test"], sides.test_rows)
+    test = load_rows(sides.cache, "test", device=_CPU, residence=residence)
     with head_arithmetic("cpu"), torch.inference_mode():
         logits = module.eval()(test.take(sides.test_rows)[0])
     return Trained(torch.stack(losses).double(), logits, active)
@@ -183,6 +184,11 @@ def train_end_to_end(sides: Sides, seed: int, *, backbone_trains: bool = False) 
     with head_arithmetic("cpu"):
         logits = module.logits(images, sides.batch_size)
     return Trained(torch.stack(module.losses).double(), logits, active)
+
+
+def _residence(split: CacheSplit, rows: Tensor) -> str:
+    """Choose where rows are: a few of a large cache are read when they are needed."""
+    return "memory" if len(rows) == int(split.valid.sum()) else "file"
 
 
 def _fit(

@@ -359,8 +359,11 @@ def test_a_less_exact_cache_is_held_to_its_own_tolerance(
 
 
 class TestACacheThatIsThere:
-    def test_holds_on_a_part_of_its_rows(self, made: Path) -> None:
+    def test_holds_on_a_part_of_its_rows_and_makes_no_room_for_the_others(
+        self, made: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         [summary] = featcache.list_caches(made)
+        monkeypatch.delattr("featcache.features.rows.room_for")
 
         report = featcache.parity(summary.path, weights="random", **(_QUICK | {"limit": 16}))
 
