@@ -87,7 +87,6 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.scale.devices.extract_on_devices import (
         extract_on_devices as extract_on_devices,
     )
-    from featcache.scale.extract_share import ShareResult as ShareResult
     from featcache.scale.extract_share import extract_share as extract_share
     from featcache.scale.forecast import Forecast as Forecast
     from featcache.scale.forecast import forecast as forecast
@@ -98,6 +97,7 @@ if TYPE_CHECKING:  # the same as _NAMES, as type checkers read it
     from featcache.scale.parts import describe_parts as describe_parts
     from featcache.scale.remote.fetch_cache import FetchResult as FetchResult
     from featcache.scale.remote.fetch_cache import fetch_cache as fetch_cache
+    from featcache.scale.share_result import ShareResult as ShareResult
     from featcache.store import Cache as Cache
     from featcache.store import CacheSplit as CacheSplit
     from featcache.store import describe_cache as describe_cache
@@ -170,11 +170,12 @@ _NAMES = {
     "notebook.reproduce": ("Reproduction", "reproduce"),
     "notebook.reproduce_table": ("SystemResult",),
     "scale.devices.extract_on_devices": ("extract_on_devices",),
-    "scale.extract_share": ("ShareResult", "extract_share"),
+    "scale.extract_share": ("extract_share",),
     "scale.forecast": ("Forecast", "forecast"),
     "scale.merge_parts": ("MergeResult", "merge_parts"),
     "scale.parts": ("PartState", "PartsDescription", "describe_parts"),
     "scale.remote.fetch_cache": ("FetchResult", "fetch_cache"),
+    "scale.share_result": ("ShareResult",),
     "store": (
         "Cache",
         "CacheSplit",

@@ -24,8 +24,9 @@ from featcache.errors import (
     LockedError,
 )
 from featcache.extraction.progress import Progress, ProgressCallback
-from featcache.scale.extract_share import ShareResult, extract_share
+from featcache.scale.extract_share import extract_share
 from featcache.scale.parts import PartsDescription, describe_parts
+from featcache.scale.share_result import ShareResult
 from featcache.scale.shares import PLAN, RAY
 
 _LOCKED_AT_MOST_S = 60.0

@@ -6,8 +6,7 @@ import contextlib
 import os
 import shlex
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +21,12 @@ from featcache.core.store_urls import is_in_store
 from featcache.errors import CorruptError, MismatchError, UsageError, counted
 from featcache.extraction.opening import check_names, identified, known_rows, open_images
 from featcache.extraction.progress import ProgressCallback
-from featcache.extraction.result import Failure, reused
+from featcache.extraction.result import reused
 from featcache.images.splits import Dataset
 from featcache.images.stat_index import KnownFiles
 from featcache.scale.plan_file import PartsPlan, require_plan_of
 from featcache.scale.planning import plan_parts
+from featcache.scale.share_result import ShareResult
 from featcache.scale.shares import RAY, Share, share_of
 from featcache.store import CacheWriter, FilePlan, locked, open_cache, require_identity
 from featcache.store.merging import known_of_rows, part_identity, part_plan, part_rows
@@ -36,40 +36,6 @@ if TYPE_CHECKING:
     from featcache.extraction.run import Made
 
 _HOUR_S = 3600
-
-
-@dataclass(frozen=True)
-class ShareResult:
-    """What `extract_share` did.
-
-    Attributes:
-        share: "3/16", "plan/16" or "ray/16".
-        outcome: "computed", "resumed" (a partial part was completed), "reused" (nothing to do),
-            "empty" (there are more shares than blocks) or "planned" (the plan alone was made).
-        path: The part; the plan where that was all, or that says so; the folder of the parts after
-            "ray/N"; the cache if it is complete.
-            A URL of what lies in an object store.
-        n_rows: Rows of the share.
-        n_rows_computed: Rows that this run computed.
-        nbytes: Size of the part.
-        failures: Images that could not be read; their rows are marked invalid.
-        seconds: Wall time of this call.
-        images_per_s: Rate of the computed rows; 0 if there are none.
-        choices: What was chosen automatically, with the reason.
-        next: The command that joins the parts, once all are there.
-    """
-
-    share: str
-    outcome: str
-    path: Path | str
-    n_rows: int = 0
-    n_rows_computed: int = 0
-    nbytes: int = 0
-    failures: tuple[Failure, ...] = ()
-    seconds: float = 0.0
-    images_per_s: float = 0.0
-    choices: Mapping[str, str] = field(default_factory=dict)
-    next: str = ""
 
 
 @starting(*ANY_START)

@@ -26,7 +26,7 @@ from featcache.core.stopping import StopRequested, stop_if_asked
 from featcache.errors import DeviceError, UsageError, counted
 from featcache.extraction.progress import ProgressCallback
 from featcache.scale.dealing import Answer, ShareTask, deal, run_task
-from featcache.scale.extract_share import ShareResult
+from featcache.scale.share_result import ShareResult
 
 _N_RETRIES = 8
 _MOST_AT_ONCE = 1000  # tasks that Ray holds, of up to 99,999

@@ -29,7 +29,7 @@ from featcache_cli.tables import show_facts
 if TYPE_CHECKING:
     from featcache.extraction.progress import Progress
     from featcache.extraction.result import ExtractResult
-    from featcache.scale.extract_share import ShareResult
+    from featcache.scale.share_result import ShareResult
 
 _SHOWN_FAILURES = 10
 _STAGES = {

@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from featcache.config import ExtractSpec
 from featcache.core.reporting import NoteCallback
@@ -25,13 +24,11 @@ from featcache.scale.remote.layout import (
 from featcache.scale.remote.objects import Objects
 from featcache.scale.remote.part_files import sha256_of
 from featcache.scale.remote.plans import plan_there, scratch_of
+from featcache.scale.share_result import ShareResult
 from featcache.scale.shares import Share
 from featcache.store import locked, verify_cache
 
-if TYPE_CHECKING:
-    from featcache.scale.extract_share import ShareResult
-
-ComputeShare = Callable[[ExtractSpec, Share], "ShareResult"]
+ComputeShare = Callable[[ExtractSpec, Share], ShareResult]
 
 
 def extract_share_there(
@@ -70,7 +67,7 @@ def extract_share_there(
         there = PartsThere(objects, url.below(f"{plan.folder.parent.name}/{plan.folder.name}"))
         if which.index is None:
             command = plan.command(Share(0, which.n_shares), cache_dir=str(url))
-            return _result(there, plan, "planned", NAME, n_rows=plan.n_rows, next=command)
+            return ShareResult("", "planned", f"{there.url}/{NAME}", plan.n_rows, next=command)
         if found := _uploaded(there, plan, which.index):
             return found
         local = replace(spec, cache_dir=str(plan.folder.parent.parent))
@@ -98,9 +95,8 @@ def _uploaded(there: PartsThere, plan: PartsPlan, index: int) -> ShareResult | N
     marker = read_marker(content, f"{there.url}/{name}")
     n_rows = sum(block.stop - block.start for block in plan.manifest.blocks(first, stop))
     join = f"featcache cache merge {shlex.quote(str(there.url))}"
-    return _result(
-        there, plan, "reused", marker.name, n_rows=n_rows, nbytes=marker.nbytes, next=join
-    )
+    path = f"{there.url}/{marker.name}"
+    return ShareResult("", "reused", path, n_rows, nbytes=marker.nbytes, next=join)
 
 
 def _upload(
@@ -136,21 +132,6 @@ def _upload(
             marker = read_marker(first, f"{there.url}/{name}")
         part.unlink()
     return marker
-
-
-def _result(
-    there: PartsThere,
-    plan: PartsPlan,
-    outcome: str,
-    name: str,
-    *,
-    n_rows: int,
-    nbytes: int = 0,
-    next: str,
-) -> ShareResult:
-    from featcache.scale.extract_share import ShareResult
-
-    return ShareResult("", outcome, f"{there.url}/{name}", n_rows, nbytes=nbytes, next=next)
 
 
 @contextlib.contextmanager
