@@ -32,6 +32,7 @@ import torch
 
 import featcache
 from featcache.core.store_urls import store_url
+from featcache.errors import StorageError
 from featcache.extraction.progress import Progress
 from featcache.scale.remote.calls import StorePatience, with_patience
 from featcache.scale.remote.describe_there import describe_there, verify_there
@@ -133,7 +134,7 @@ def _silence_of_a_store_that_never_answers(endpoint: str, patience: StorePatienc
         ):
             try:
                 objects.get("nothing")
-            except featcache.StorageError:
+            except StorageError:
                 heard("the end")
     assert proxy.counts["stall"] >= patience.n_tries, proxy.counts
     return heard.longest_s
