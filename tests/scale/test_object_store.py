@@ -121,6 +121,20 @@ def test_another_number_of_shares_is_refused(there: featcache.ExtractSpec) -> No
         featcache.extract_share(there, share="0/4")
 
 
+def test_other_words_for_the_same_images_go_on_with_the_plan_that_is_there(
+    there: featcache.ExtractSpec, url: str
+) -> None:
+    featcache.extract_share(there, share="0/2")
+
+    other = replace(there, dataset=f"{there.dataset}/.")
+    featcache.extract_share(other, share="1/2")
+
+    assert len([name for name in objects_at(url) if name.endswith("plan.json")]) == 1
+    assert len([name for name in objects_at(url) if "/markers/" in name]) == 2
+    with pytest.raises(MismatchError, match=r"n_shares: found 2, wanted 3"):
+        featcache.extract_share(other, share="0/3")
+
+
 def test_a_part_without_a_marker_does_not_count(folder: str) -> None:
     [marker] = [name for name in objects_at(folder) if "part-00001" in name]
     remove(folder, marker)

@@ -21,7 +21,7 @@ from featcache.core.reporting import NoteCallback
 from featcache.core.store_urls import PARTS, StoreUrl
 from featcache.errors import CacheMissingError, CorruptError, MismatchError
 from featcache.images.datasets import dataset_slug
-from featcache.scale.plan_file import NAME, PartsPlan, asked_of, read_plan
+from featcache.scale.plan_file import NAME, PartsPlan, asked_of, read_plan, require_plan_of
 from featcache.scale.remote.layout import PartsThere
 from featcache.scale.remote.objects import Objects
 
@@ -68,12 +68,11 @@ def plan_there(
         on_note(f"the plan was uploaded: {objects.url}/{name}/{NAME}")
     else:
         on_note("another machine was first to write the plan; this one goes on with that")
-    found = _found(objects, spec, n_shares, on_note)
-    if found is None:
-        raise MismatchError(
-            f"{objects.url}/{name} plans a cache with other options than this command. Nothing "
-            f"was changed. Run the same command on all machines, or choose another --cache-dir."
-        )
+    there = PartsThere(objects, objects.url.below(name))
+    found, _ = copied_plan(there, scratch_of(objects.url))
+    # It may be of other options that mean the same, as another path to the same images.
+    require_plan_of(found, read_plan(made.parent).identity)
+    _require_shares(there, found, n_shares)
     return found
 
 
@@ -134,14 +133,18 @@ def _found(
             continue
         if canonical_json(plan.asked) != asked:
             continue
-        if plan.n_shares != n_shares:
-            raise MismatchError(
-                f"{there.url}/{NAME} is of another number of shares (n_shares: found "
-                f"{plan.n_shares}, wanted {n_shares}). Nothing was changed. Go on with --share "
-                f"I/{plan.n_shares}, or remove that folder with a tool of the store to begin anew."
-            )
+        _require_shares(there, plan, n_shares)
         return plan
     return None
+
+
+def _require_shares(there: PartsThere, plan: PartsPlan, n_shares: int) -> None:
+    if plan.n_shares != n_shares:
+        raise MismatchError(
+            f"{there.url}/{NAME} is of another number of shares (n_shares: found "
+            f"{plan.n_shares}, wanted {n_shares}). Nothing was changed. Go on with --share "
+            f"I/{plan.n_shares}, or remove that folder with a tool of the store to begin anew."
+        )
 
 
 def _made(
