@@ -187,7 +187,7 @@ def train_end_to_end(sides: Sides, seed: int, *, backbone_trains: bool = False) 
 
 
 def _residence(split: CacheSplit, rows: Tensor) -> str:
-    """Choose where rows are: a few of a large cache are read when they are needed."""
+    """Keep all rows in memory; read a part of them from the file, which may be far larger."""
     return "memory" if len(rows) == int(split.valid.sum()) else "file"
 
 

@@ -116,7 +116,10 @@ def _failed(
         f"answers: {in_vain.n_tries} tries of {in_vain.timeout_s:g} s, the longest silence "
         f"{silent_s:.1f} s (at most {_LONGEST_SILENCE_S:g} s)"
         + (f"; ended otherwise: {others}" if others else ""),
-        not wrong and ended["whole"] == n_rounds and max(longest_s, silent_s) < _LONGEST_SILENCE_S,
+        not wrong
+        and ended["whole"] == n_rounds
+        and longest_s < _LONGEST_SILENCE_S
+        and silent_s < min(_LONGEST_SILENCE_S, in_vain.longest_silence_s),
         f"a client that tries once: {n_failed} of {n_tried} reads fail",
         n_failed > 0,
     )

@@ -35,6 +35,7 @@ _WORKERS = (1, 2, 3)
 _N_RUNS = (1, 10)
 _N_KILLS = (2, 4)  # of workers, in a run
 _ENDS_WITHIN_S = 3.0
+_ENDED_BY_A_SIGNAL = (130, 143, -signal.SIGKILL)
 _AT_WORK_S = (2.0, 15.0)
 _WORKER = b"sweeps.devices.worker"
 _LOOKS_EVERY_S = 0.02
@@ -136,7 +137,7 @@ def _killed(bench: _Bench, *, quick: bool) -> Claim:
             counts["commands"] += 1
             counts[f"exit {ended.code}"] += 1
             slowest_s = max(slowest_s, _gone_after_s(token, counts))
-            if ended.code not in (0, 130, 143, -signal.SIGKILL) or "Traceback" in ended.text:
+            if ended.code not in (0, *_ENDED_BY_A_SIGNAL) or "Traceback" in ended.text:
                 problems.append(f"exit {ended.code}: {ended.text[-400:]}")
                 break
             if ended.code == 0:
@@ -144,11 +145,13 @@ def _killed(bench: _Bench, *, quick: bool) -> Claim:
         n_same += bench.heads(name) == whole
         counts["left behind"] += len(list((bench.folder / name).glob("*/sweep-*.partial")))
     ends = ", ".join(f"{name} {n}" for name, n in sorted(counts.items()) if name[:4] == "exit")
-    n_leaders = sum(n for name, n in counts.items() if name.startswith("leader"))
+    n_signals = sum(n for name, n in counts.items() if name.startswith("leader"))
+    n_leaders = sum(counts[f"exit {code}"] for code in _ENDED_BY_A_SIGNAL)
     return Claim(
         36,
-        f"{counts['workers killed']} SIGKILLs of workers and {n_leaders} ends of leaders over "
-        f"{n_runs} sweeps of {len(whole)} heads and {counts['commands']} commands ({ends}): "
+        f"{counts['workers killed']} SIGKILLs of workers and {n_leaders} ends of leaders by "
+        f"{n_signals} signals over {n_runs} sweeps of {len(whole)} heads and "
+        f"{counts['commands']} commands ({ends}): "
         f"{n_same} of {n_runs} sweeps with the bytes of an unbroken one, {counts['left behind']} "
         f"checkpoints and {counts['left alive']} processes left {_ENDS_WITHIN_S:g} s after an end, "
         f"the slowest gone after {slowest_s:.1f} s{f'; problems: {problems}' if problems else ''}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -251,20 +252,46 @@ def test_a_url_of_no_folder_of_parts_names_what_lists_them(url: str) -> None:
 def test_a_store_that_does_not_answer_is_told_and_tried_so_often(
     there: featcache.ExtractSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://a-user:a-p@ss-word@127.0.0.1:1?signature=a@b")
     notes: list[str] = []
 
     with (
         with_patience(StorePatience(timeout_s=1, n_tries=3, first_pause_s=0.01)),
         pytest.raises(
             StorageError,
-            match=r"no connection to http://127\.0\.0\.1:1, as AWS_ENDPOINT_URL says \(tried 3 ",
+            match=r"no connection \(AWS_ENDPOINT_URL is http://127\.0\.0\.1:1\) \(tried 3 ",
         ) as raised,
     ):
         featcache.extract_share(there, share="0/1", on_note=notes.append)
 
     assert [note[-8:] for note in notes] == ["(2 of 3)", "(3 of 3)"]
-    assert "a-secret-of-the-user" not in str(raised.value) + "".join(notes)
+    told = str(raised.value) + "".join(notes)
+    assert not [word for word in ("a-secret", "ss-word", "a-user", "@b") if word in told]
+
+
+def test_the_endpoint_of_s3_counts_before_the_others(
+    url: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:1")  # the last of the environment
+
+    with Objects.at(store_url(url), on_note=print) as objects:
+        assert objects.get("nothing") is None
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "")
+    with pytest.raises(UsageError, match="AWS_ENDPOINT_URL_S3 is empty"):
+        Objects(store_url(url), on_note=print)
+
+
+def test_a_damaged_plan_in_the_store_is_named_there(there: featcache.ExtractSpec, url: str) -> None:
+    path = str(featcache.extract_share(there, share="0/2").path)
+    folder = path.rpartition(".parts/")[0] + ".parts"
+    remove(folder, "plan.json")
+    write(folder, "plan.json", b"{}")
+
+    with pytest.raises(CorruptError, match=rf"^{folder}/plan\.json cannot be used"):
+        featcache.extract_share(there, share="1/2")
 
 
 def test_a_call_of_a_store_is_silent_for_less_than_a_minute() -> None:
@@ -279,7 +306,7 @@ def test_a_copy_is_named_where_the_store_does_not_answer(
 
     with (
         with_patience(StorePatience(timeout_s=1, n_tries=2, first_pause_s=0.01)),
-        pytest.raises(StorageError, match=f"A copy is on this machine: --cache {copy}$"),
+        pytest.raises(StorageError, match=f"on this machine: --cache {re.escape(str(copy))}$"),
     ):
         featcache.fetch_cache(folder)
 

@@ -1,8 +1,8 @@
 """One call to an object store: limits on its time and its tries, and its errors in words.
 
-A request ends after `timeout_s`, the package begins no try of its own after `_OWN_TRIES_S`, and
-each further try is told, before the pause that precedes it. So a call is silent for less than a
-minute: see `StorePatience.longest_silence_s`.
+A request ends after `timeout_s`, and obstore may try it again for `_OWN_TRIES_S`. Each further try
+is told, before the pause that precedes it. So a request is silent for less than a minute: see
+`StorePatience.longest_silence_s`. A call that makes several requests may be silent for longer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from featcache.errors import FeatcacheError, StorageError, UsageError, clipped
 
 T = TypeVar("T")
 
-# Of a request that failed at once; an upload of many chunks need not begin anew for one of them.
+# For so long obstore may try a request again: an upload need not begin anew for one of its chunks.
 _OWN_TRIES_S = 10.0
 _LONGEST_OWN_PAUSE_S = 2.0
 _LOOKS_EVERY_S = 0.1
@@ -38,12 +38,13 @@ _HOW_TO_SIGN_IN = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
-# The variables that name another S3 than Amazon's; the first that is set counts.
+# The variables that name another S3 than Amazon's; the first of them counts.
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_NO_CONNECTION, _NO_ANSWER = "no connection", "no answer in time"
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 # What may hold a secret: the query of a signed URL, and a name and password before a host.
-_SECRET = re.compile(r"\?\S*|(?<=://)[^@\s]*@")
+_SECRET = re.compile(r"\?\S*|(?<=://)[^/?#\s]*@")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class StorePatience:
 
     @property
     def longest_silence_s(self) -> float:
-        """How many seconds may pass between two notes: the last pause, and then one try."""
+        """How many seconds a request may be silent: the last pause, and then one try."""
         one_try_s = _OWN_TRIES_S + _LONGEST_OWN_PAUSE_S + self.timeout_s
         return self.pause_s(self.n_tries - 1) + one_try_s
 
@@ -138,7 +139,8 @@ def tried(call: Callable[[], T], *, what: str, url: StoreUrl, on_note: NoteCallb
                 raise refusal from err
             if isinstance(err, FileNotFoundError):
                 raise
-            reason = reason_of(err) + _where(url, err)
+            reason = reason_of(err)
+            reason += _where(url, reason)
             if number == limits.n_tries or not _may_pass(err):
                 seconds = time.monotonic() - began_s
                 raise StorageError(
@@ -159,6 +161,17 @@ def waited(future: Future[T]) -> T:
     return future.result()
 
 
+def s3_endpoint() -> tuple[str, str] | None:
+    """Find the variable that names another S3 than Amazon's, and what it says.
+
+    Raises:
+        UsageError: If the first of them is empty, on which obstore breaks off.
+    """
+    if os.environ.get(ENDPOINTS[0]) == "":
+        raise UsageError(f"{ENDPOINTS[0]} is empty. Nothing was started. Set or unset it.")
+    return next(((name, os.environ[name]) for name in ENDPOINTS if os.environ.get(name)), None)
+
+
 def is_exists(err: BaseException) -> bool:
     """Tell whether a store refused to create what is there already."""
     return type(err).__name__ in ("AlreadyExistsError", "PreconditionError")
@@ -170,11 +183,11 @@ def reason_of(err: BaseException) -> str:
     if status := _STATUS.search(text):
         code = _CODE.search(text)
         return f"the store answers {status[1]}" + (f" {code[1]}" if code else "")
-    if _is_no_connection(err):
-        return "no connection"
+    if "kind: Connect" in text:
+        return _NO_CONNECTION
     line = _SECRET.sub("", text.splitlines()[0] if text else type(err).__name__)
     if "timed out" in text.lower() or "kind: Timeout" in text:
-        return f"no answer within {patience().timeout_s:g} s"
+        return _NO_ANSWER
     if "error sending request" in text or "kind: Request" in text:
         return "the connection broke"
     return clipped(line.partition(", after ")[0])
@@ -201,16 +214,12 @@ def _refusal(err: Exception, url: StoreUrl) -> UsageError | None:
     return None
 
 
-def _where(url: StoreUrl, err: Exception) -> str:
-    """Name the machine that cannot be reached, where the environment chooses it."""
-    if url.scheme != "s3" or not _is_no_connection(err):
+def _where(url: StoreUrl, reason: str) -> str:
+    """Name the machine that is not reached, where the environment chooses it."""
+    if url.scheme != "s3" or reason not in (_NO_CONNECTION, _NO_ANSWER):
         return ""
-    name = next((name for name in ENDPOINTS if os.environ.get(name)), None)
-    return "" if name is None else f" to {_SECRET.sub('', os.environ[name])}, as {name} says"
-
-
-def _is_no_connection(err: BaseException) -> bool:
-    return "kind: Connect" in str(err)
+    found = s3_endpoint()
+    return "" if found is None else f" ({found[0]} is {_SECRET.sub('', found[1])})"
 
 
 def _may_pass(err: Exception) -> bool:

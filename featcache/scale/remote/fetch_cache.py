@@ -107,7 +107,10 @@ def fetch_cache(
             found = find_there(PartsThere(objects, place), Path(folder))
         except StorageError as err:
             if cache_dir is None and (copy := _newest_copy(place)):
-                raise StorageError(f"{err} A copy is on this machine: --cache {copy}") from err
+                raise StorageError(
+                    f"{err} A copy that may be older is on this machine: --cache "
+                    f"{shlex.quote(str(copy))}"
+                ) from err
             raise
         _require_complete(found)
         seal = seal_of(found.plan_bytes, found.plan, found.markers).to_bytes()

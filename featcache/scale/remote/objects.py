@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,11 +16,11 @@ from featcache.core.reporting import NoteCallback
 from featcache.core.store_urls import StoreUrl
 from featcache.errors import CorruptError, StorageError, UsageError
 from featcache.scale.remote.calls import (
-    ENDPOINTS,
     client_options,
     is_exists,
     own_tries,
     reason_of,
+    s3_endpoint,
     tried,
     waited,
 )
@@ -29,7 +28,7 @@ from featcache.scale.remote.calls import (
 T = TypeVar("T")
 
 _N_THREADS = 4
-_CHUNK_NBYTES = 8 << 20
+_CHUNK_NBYTES = 5 << 20  # the least of S3: a slow line must send a few of them in one request
 _MOST_CHUNKS = 9_000  # S3 takes 10,000 in one upload
 _MOST_SMALL_NBYTES = 256 << 20
 _NO_UPLOAD = "NoSuchUpload"
@@ -253,9 +252,10 @@ def _opened(url: StoreUrl) -> Any:
     allow_http = False
     config: dict[str, Any] = {}
     if url.scheme == "s3":
-        endpoint = next(filter(None, map(os.environ.get, ENDPOINTS)), "")
-        allow_http = endpoint.startswith("http://")
         config = {"checksum_algorithm": "sha256"}  # a body that changed on its way is refused
+        if found := s3_endpoint():
+            config["endpoint"] = found[1]
+            allow_http = found[1].startswith("http://")
     try:
         return from_url(
             str(url),

@@ -21,7 +21,7 @@ from featcache.core.reporting import NoteCallback
 from featcache.core.store_urls import PARTS, StoreUrl
 from featcache.errors import CacheMissingError, CorruptError, MismatchError
 from featcache.images.datasets import dataset_slug
-from featcache.scale.plan_file import NAME, PartsPlan, asked_of, read_plan, require_plan_of
+from featcache.scale.plan_file import NAME, PartsPlan, asked_of, read_plan
 from featcache.scale.remote.layout import PartsThere
 from featcache.scale.remote.objects import Objects
 
@@ -58,7 +58,8 @@ def plan_there(
         The plan, as a copy in a folder of this machine.
 
     Raises:
-        MismatchError: If there is a plan of another number of shares, or of another machine.
+        CorruptError: If the plan that is there is damaged.
+        MismatchError: If it is of another number of shares, or of a later featcache.
     """
     if found := _found(objects, spec, n_shares, on_note):
         return found
@@ -69,9 +70,15 @@ def plan_there(
     else:
         on_note("another machine was first to write the plan; this one goes on with that")
     there = PartsThere(objects, objects.url.below(name))
-    found, _ = copied_plan(there, scratch_of(objects.url))
-    # It may be of other options that mean the same, as another path to the same images.
-    require_plan_of(found, read_plan(made.parent).identity)
+    # The fingerprint in its name says that it is of this cache. Its options may be written
+    # otherwise, as another path to the same images.
+    try:
+        found, _ = copied_plan(there, scratch_of(objects.url))
+    except (CorruptError, MismatchError) as err:
+        raise type(err)(
+            f"{there.url}/{NAME} cannot be used. Nothing was changed. Remove that object with a "
+            f"tool of the store, and run the same command again. Of the copy here: {err}"
+        ) from err
     _require_shares(there, found, n_shares)
     return found
 
