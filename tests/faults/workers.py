@@ -51,7 +51,7 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
     with blocks_of(BATCH_SIZE):
         of_each = list(kinds(folder / "kinds", **counts))
         compared = _compared(folder, of_each[1:3] if quick else of_each, quick=quick)
-        many = kinds(folder / "many", n_train=260, n_test=100)
+        many = kinds(folder / "many", n_train=700, n_test=260)
         [network] = [kind for kind in many if kind.name == "a network"]
         return [compared, _killed(folder, network, _N_RUNS[0 if quick else 1])]
 
