@@ -35,9 +35,10 @@ from tests.paces import blocks_of
 from tests.scale.kinds import BATCH_SIZE, Kind, kinds
 
 _WORKERS = (1, 2, 3, 4)
-_N_RUNS = (2, 40)
+_N_RUNS, _N_KILLS, _N_ENDS = (2, 40), (1, 200), (1, 50)  # at least; of workers, of leaders
 _N_KILLS_OF_WORKERS = 5  # in a run
 _ENDS_WITHIN_S = 3.0
+_ENDED_BY_A_SIGNAL = (130, 143, -signal.SIGKILL)
 TOKEN = "FEATCACHE_TRIAL"
 _LOOKS_EVERY_S = 0.02
 
@@ -51,9 +52,10 @@ def claims(folder: Path, *, quick: bool) -> list[Claim]:
     with blocks_of(BATCH_SIZE):
         of_each = list(kinds(folder / "kinds", **counts))
         compared = _compared(folder, of_each[1:3] if quick else of_each, quick=quick)
-        many = kinds(folder / "many", n_train=700, n_test=260)
+        many = kinds(folder / "many", n_train=260, n_test=100)
         [network] = [kind for kind in many if kind.name == "a network"]
-        return [compared, _killed(folder, network, _N_RUNS[0 if quick else 1])]
+        i = 0 if quick else 1
+        return [compared, _killed(folder, network, _N_RUNS[i], _N_KILLS[i], _N_ENDS[i])]
 
 
 def _compared(folder: Path, of_each: list[Kind], *, quick: bool) -> Claim:
@@ -180,15 +182,17 @@ class _Trial:
         self.counts["left alive"] += len(left)
         self.counts[f"exit {ended.code}"] += 1
         # 3: there is an unreadable image; 16: three kills while one block was at work
-        if ended.code not in (3, 16, 130, 143, -signal.SIGKILL) or "Traceback" in ended.text:
+        if ended.code not in (3, 16, *_ENDED_BY_A_SIGNAL) or "Traceback" in ended.text:
             self.problems.append(f"exit {ended.code}: {ended.text[-400:]}")
 
 
-def _killed(folder: Path, kind: Kind, n_runs: int) -> Claim:
+def _killed(folder: Path, kind: Kind, n_runs: int, n_kills: int, n_ends: int) -> Claim:
     whole = _sha256(kind.whole(folder / "unkilled").path)
     counts, n_same, n_still, slowest_s, problems = Counter[str](), 0, 0, 0.0, []
-    for number in range(n_runs):
-        trial = _Trial(kind, folder / f"killed-{number}", folder / "log.txt", counts)
+    least, n_runs = n_runs, 0
+    while n_runs < least or counts["workers killed"] < n_kills or _n_ended(counts) < n_ends:
+        trial = _Trial(kind, folder / f"killed-{n_runs}", folder / "log.txt", counts)
+        n_runs += 1
         path = trial.run()
         found = _sha256(path)
         n_same += found == whole
@@ -196,11 +200,11 @@ def _killed(folder: Path, kind: Kind, n_runs: int) -> Claim:
         n_still += _sha256(path) == found
         slowest_s = max(slowest_s, trial.slowest_s)
         problems += trial.problems
-    leaders = {name: n for name, n in counts.items() if name.startswith("leaders")}
+    leaders = {name: n for name, n in sorted(counts.items()) if name.startswith("leaders")}
     ends = {name: n for name, n in sorted(counts.items()) if name.startswith("exit")}
     return Claim(
         32,
-        f"{counts['workers killed']} SIGKILLs of workers and {sum(leaders.values())} ends of "
+        f"{counts['workers killed']} SIGKILLs of workers and {_n_ended(counts)} ends of "
         f"leaders ({_told(leaders)}) over {n_runs} caches and {counts['commands']} commands, each "
         f"with another number of workers ({_told(ends)}): {counts['lost']} of "
         f"{counts['acknowledged']} acknowledged blocks lost, {n_same} of {n_runs} files "
@@ -209,10 +213,15 @@ def _killed(folder: Path, kind: Kind, n_runs: int) -> Claim:
         f"gone after {slowest_s:.1f} s{f'; problems: {problems}' if problems else ''}",
         not (counts["lost"] or counts["left alive"] or problems)
         and n_same == n_still == n_runs
-        and counts["workers killed"] > 0
-        and sum(leaders.values()) > 0,
+        and counts["workers killed"] >= n_kills
+        and _n_ended(counts) >= n_ends,
         *orphan_control(),
     )
+
+
+def _n_ended(counts: Counter[str]) -> int:
+    """How many commands a signal ended; one that was sent too late ends none."""
+    return sum(counts[f"exit {code}"] for code in _ENDED_BY_A_SIGNAL)
 
 
 def orphan_control() -> tuple[str, bool]:
