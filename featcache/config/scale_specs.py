@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from featcache.core.arguments import device_name, option_name
 from featcache.core.options import check_fields, option, options_in
-from featcache.errors import UsageError
+from featcache.errors import UsageError, clipped
 
 MOST_SHARES = 99_999  # five digits in the name of a part
 MOST_HOURS = 24 * 365
 MOST_ROWS = 10**12  # of a forecast
 LEAST_RATE, MOST_RATE = 1e-6, 1e9  # images a second, likewise
-MOST_DEVICES = 256
+MOST_DEVICES, _MOST_DIGITS = 256, 6
 _SEVERAL_ON_A_CPU = re.compile(r"cpu:(\d{1,6})")
 _SHARE = re.compile(r"(?P<index>\d{0,6}|plan|ray)/(?P<n>\d{1,6})")
 
@@ -115,9 +115,9 @@ def device_list(devices: str) -> tuple[str, ...]:
     several = _SEVERAL_ON_A_CPU.fullmatch(asked)
     number = several[1] if several else asked
     if number.isascii() and number.isdigit():
-        if not 1 <= int(number) <= MOST_DEVICES:
+        if len(number) > _MOST_DIGITS or not 1 <= int(number) <= MOST_DEVICES:
             raise UsageError(
-                f"--devices {devices} asks for {number}, but the number of devices must be 1 to "
+                f"--devices {clipped(devices)} asks for {clipped(number)}, but the number of devices must be 1 to "
                 f"{MOST_DEVICES}. Nothing was started."
             )
         return tuple("cpu" if several else f"cuda:{i}" for i in range(int(number)))
@@ -148,7 +148,7 @@ def devices_asked(devices: str, device: str, *, usual: str) -> tuple[str, ...]:
 
 def _no_devices(devices: str) -> UsageError:
     return UsageError(
-        f"--devices is {devices!r}, but must be a number of GPUs, names like cuda:0,cuda:1, or "
+        f"--devices is {clipped(devices)!r}, but must be a number of GPUs, names like cuda:0,cuda:1, or "
         f"cpu:N for N processes on the CPU. Nothing was started."
     )
 

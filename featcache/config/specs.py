@@ -19,6 +19,7 @@ POOLS = ("default", "flatten", "avg", "max", "cls", "mean", "cls+mean")
 BN_MODES = ("frozen", "adapted")
 STORE_DTYPES = ("float32", "float16")
 MAX_PIXELS = 178_956_970  # of an image; PIL's own: 0.5 GiB of RGB
+_MOST_OF_ANY_IMAGE = 10**16
 # Counts that provenance keeps: images with values clipped to 0..255, and images not upright.
 TOLD_OF_HEADERS = ("clipped_images", "exif_turned_images")
 EXIF_ORIENTATIONS = ("ignore", "apply")
@@ -157,7 +158,11 @@ class ExtractSpec:
         False, "Continue a partial file of different hardware or library versions.", group="Cache"
     )
     max_pixels: int = option(
-        MAX_PIXELS, "Do not decode an image file that has more pixels.", least=1, group="Images"
+        MAX_PIXELS,
+        "Do not decode an image file that has more pixels.",
+        least=1,
+        most=_MOST_OF_ANY_IMAGE,
+        group="Images",
     )
     exif_orientation: str = option(
         "ignore",

@@ -60,6 +60,11 @@ def test_training_answers(
     [
         (["extract", "--image-size", str(10**12)], 2, "--image-size is 1000000000000, but must be"),
         (["extract", "--batch-size", str(10**18)], 2, "--batch-size is 1000000000000000000, but"),
+        (
+            ["extract", "--max-pixels", str(2**63 - 1)],
+            2,
+            "--max-pixels is 9223372036854775807, but",
+        ),
         (["extract", "--cache-dir", LONG], 2, "is no path"),
         (["extract", "--data-dir", LONG, "--dataset", "cifar10"], 2, "is no path"),
         (["extract", "--dataset", f"folder:{LONG}"], 2, "is no path"),

@@ -146,7 +146,7 @@ def _naive_flips(folder: Path, n: int, rng: random.Random) -> int:
         try:
             with h5py.File(harmed) as h5:
                 n_silent += not np.array_equal(h5["features"][:], rows)
-        except (OSError, KeyError, RuntimeError):
+        except (OSError, KeyError, RuntimeError, ValueError):
             continue
     return n_silent
 

@@ -160,7 +160,9 @@ def _kind_of(code: int, text: str, *, limit_s: int) -> str:
         return f"still at work after {limit_s} s"
     if code not in CODES:
         return f"wrong: exit {code}"
-    if code not in (0, 3) and "error: " not in text and "[y/N]" not in text:
+    # "problem" is what doctor says of what it found.
+    told = ("error: ", "[y/N]", "\nproblem ")
+    if code not in (0, 3) and not any(words in text for words in told):
         return "wrong: no message"
     if len(text) > 20_000 or "\x1b[31m" in text:
         return "wrong: too long, or raw escape characters"

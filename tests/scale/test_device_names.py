@@ -54,7 +54,20 @@ def test_devices_are_a_number_names_or_processes_on_the_cpu(
 
 @pytest.mark.parametrize(
     "typed",
-    ["", "0", "cpu:0", "cpu:999", "-1", "cpu,cpu", "cpu,cuda:0", "auto", "gpu", "cuda:", "²"],
+    [
+        "",
+        "0",
+        "cpu:0",
+        "cpu:999",
+        "-1",
+        "cpu,cpu",
+        "cpu,cuda:0",
+        "auto",
+        "gpu",
+        "cuda:",
+        "²",
+        "9" * 5000,
+    ],
 )
 def test_other_devices_are_refused(typed: str) -> None:
     with pytest.raises(UsageError, match=r"--devices .* must be"):
