@@ -117,7 +117,7 @@ def device_list(devices: str) -> tuple[str, ...]:
     if number.isascii() and number.isdigit():
         if len(number) > _MOST_DIGITS or not 1 <= int(number) <= MOST_DEVICES:
             raise UsageError(
-                f"--devices {clipped(devices)} asks for {clipped(number)}, but the number of devices must be 1 to "
+                f"--devices is {clipped(devices)!r}, but the number of devices must be 1 to "
                 f"{MOST_DEVICES}. Nothing was started."
             )
         return tuple("cpu" if several else f"cuda:{i}" for i in range(int(number)))
@@ -148,8 +148,8 @@ def devices_asked(devices: str, device: str, *, usual: str) -> tuple[str, ...]:
 
 def _no_devices(devices: str) -> UsageError:
     return UsageError(
-        f"--devices is {clipped(devices)!r}, but must be a number of GPUs, names like cuda:0,cuda:1, or "
-        f"cpu:N for N processes on the CPU. Nothing was started."
+        f"--devices is {clipped(devices)!r}, but must be a number of GPUs, names like "
+        f"cuda:0,cuda:1, or cpu:N for N processes on the CPU. Nothing was started."
     )
 
 
