@@ -40,7 +40,7 @@ def test_a_gpu_that_is_not_there_is_a_device_error(pixels: list[str], run: Run) 
     [
         (
             ["--devices", "cpu:0"],
-            "--devices cpu:0 asks for 0, but the number of devices must be 1 to 256",
+            "--devices is 'cpu:0', but the number of devices must be 1 to 256",
         ),
         (["--devices", "gpu"], "--devices is 'gpu', but must be a number of GPUs"),
         (["--devices", "cpu:2", "--backbone", "vgg16"], "--devices takes one backbone, but 2 are"),

@@ -60,7 +60,7 @@ def test_it_says_on_how_many_threads_it_trains_with_devices(run: Run, sweep: lis
         (["--reg", "l2", "--l1", "1e-4"], "--l1 does nothing with --reg l2"),
         (
             ["--devices", "cpu:0"],
-            "--devices cpu:0 asks for 0, but the number of devices must be 1 to 256",
+            "--devices is 'cpu:0', but the number of devices must be 1 to 256",
         ),
         (["--devices", "cpu:2", "--device", "cpu"], "--device cpu and --devices cpu:2 both say"),
         (["--devices", "cpu:2", "--solver", "knn"], "--devices is for a sweep of MLPs"),
