@@ -14,8 +14,8 @@ MOST_SHARES = 99_999  # five digits in the name of a part
 MOST_HOURS = 24 * 365
 MOST_ROWS = 10**12  # of a forecast
 LEAST_RATE, MOST_RATE = 1e-6, 1e9  # images a second, likewise
-MOST_DEVICES, _MOST_DIGITS = 256, 6
-_SEVERAL_ON_A_CPU = re.compile(r"cpu:(\d{1,6})")
+MOST_DEVICES = 256
+_NUMBER = re.compile(r"(cpu:)?([0-9]{1,6})")
 _SHARE = re.compile(r"(?P<index>\d{0,6}|plan|ray)/(?P<n>\d{1,6})")
 
 
@@ -112,15 +112,13 @@ def device_list(devices: str) -> tuple[str, ...]:
         UsageError: If it is not written so, or CPU and GPUs are mixed.
     """
     asked = devices.strip().lower()
-    several = _SEVERAL_ON_A_CPU.fullmatch(asked)
-    number = several[1] if several else asked
-    if number.isascii() and number.isdigit():
-        if len(number) > _MOST_DIGITS or not 1 <= int(number) <= MOST_DEVICES:
+    if found := _NUMBER.fullmatch(asked):
+        if not 1 <= int(found[2]) <= MOST_DEVICES:
             raise UsageError(
-                f"--devices is {clipped(devices)!r}, but the number of devices must be 1 to "
+                f"--devices is {devices!r}, but the number of devices must be 1 to "
                 f"{MOST_DEVICES}. Nothing was started."
             )
-        return tuple("cpu" if several else f"cuda:{i}" for i in range(int(number)))
+        return tuple("cpu" if found[1] else f"cuda:{i}" for i in range(int(found[2])))
     try:
         names = tuple(device_name(name.strip()) for name in asked.split(","))
     except UsageError as err:

@@ -311,31 +311,16 @@ def test_a_copy_is_named_where_the_store_does_not_answer(
         featcache.fetch_cache(folder)
 
 
+@pytest.mark.parametrize(
+    "is_there", [False, True], ids=["a new object", "other bytes of that size"]
+)
 def test_an_upload_that_the_store_has_forgotten_is_begun_again(
-    url: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    url: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
 ) -> None:
     content = bytes(9 << 20)  # of two chunks: an upload in several parts
     (tmp_path / "large").write_bytes(content)
-
-    with faulty(endpoint, share=0, stall_s=0) as proxy:
-        proxy.forget_upload_at("POST", "uploadId=")
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
-        with (
-            with_patience(StorePatience(timeout_s=10, first_pause_s=0.01)),
-            Objects.at(store_url(url), on_note=print) as objects,
-        ):
-            objects.upload("large", tmp_path / "large", on_progress=lambda _, __: None)
-
-            assert objects.sizes("") == {"large": len(content)}
-    assert proxy.counts == {"NoSuchUpload": 1}
-
-
-def test_a_forgotten_upload_is_begun_again_where_other_bytes_of_that_size_are(
-    url: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = bytes(9 << 20)
-    (tmp_path / "large").write_bytes(content)
-    write(url, "large", b"x" * len(content))
+    if is_there:
+        write(url, "large", b"x" * len(content))
 
     with faulty(endpoint, share=0, stall_s=0) as proxy:
         proxy.forget_upload_at("POST", "uploadId=")
@@ -347,3 +332,4 @@ def test_a_forgotten_upload_is_begun_again_where_other_bytes_of_that_size_are(
             objects.upload("large", tmp_path / "large", on_progress=lambda _, __: None)
 
             assert objects.get("large") == content
+    assert proxy.counts == {"NoSuchUpload": 1}
