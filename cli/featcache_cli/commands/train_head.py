@@ -6,7 +6,6 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from featcache.config import ExtractSpec, HeadSpec, RunSpec, SolverSpec, TrainSpec
-from featcache.config.solver_specs import MOST_STEPS
 from featcache.core.store_urls import is_in_store
 from featcache.errors import counted
 from featcache_cli.commands.cache_there import copy_of
@@ -89,7 +88,7 @@ def show_progress(display: ProgressDisplay, progress: TrainProgress | SolverProg
 def show_solving(display: ProgressDisplay, progress: SolverProgress) -> None:
     """Show how far a solver is, which does not know how many steps are left."""
     left = counted(progress.n_left, "problem")
-    display.show(f"{progress.solver}, step", progress.n_done, MOST_STEPS, f"{left} left")
+    display.show(f"{progress.solver}, step", progress.n_done, progress.n_most, f"{left} left")
 
 
 def show_training(display: ProgressDisplay, progress: TrainProgress) -> None:

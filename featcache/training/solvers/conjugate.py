@@ -8,14 +8,20 @@ import torch
 from torch import Tensor
 
 from featcache.training.solvers.centred import CentredRows
-from featcache.training.solvers.spectrum import MOST_EXACT, Spectrum, spectrum_of
+from featcache.training.solvers.lbfgs import OnStep
+from featcache.training.solvers.spectrum import MOST_EXACT, spectrum_of
 
 _MOST_STEPS = 500
 _TOLERANCE = 1e-6  # of the right-hand side's length; float32 products allow no more
 
 
 def solve(
-    rows: CentredRows, right: Tensor, *, scale: float, ridge: float
+    rows: CentredRows,
+    right: Tensor,
+    *,
+    scale: float,
+    ridge: float,
+    on_step: OnStep | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
     """Solve for (K, D) right-hand sides: by a Cholesky factor up to 2,048 features, else by CG.
 
@@ -27,6 +33,7 @@ def solve(
         right: (K, D) float64.
         scale: Of the covariance.
         ridge: Added to its diagonal, above 0.
+        on_step: Called after each step of conjugate gradients.
 
     Returns:
         (K, D) float64; and of conjugate gradients, as a head keeps it, whether they "converged" to
@@ -37,15 +44,16 @@ def solve(
         matrix.diagonal().add_(ridge)
         factor = torch.linalg.cholesky(matrix)
         return torch.cholesky_solve(right.T.contiguous(), factor).T.contiguous(), {}
-    found, converged = _conjugate(rows, right, scale, ridge, spectrum_of(rows))
+    found, converged = _conjugate(rows, right, scale, ridge, on_step)
     return found, {"converged": converged}
 
 
 def _conjugate(
-    rows: CentredRows, right: Tensor, scale: float, ridge: float, spectrum: Spectrum
+    rows: CentredRows, right: Tensor, scale: float, ridge: float, on_step: OnStep | None
 ) -> tuple[Tensor, bool]:
     scales = right.new_full((1, len(right)), scale)
     ridges = right.new_full((1,), ridge)
+    spectrum = spectrum_of(rows)
 
     def precondition(vectors: Tensor) -> Tensor:
         return spectrum.solve(vectors[None], scales, ridges)[0]
@@ -54,8 +62,11 @@ def _conjugate(
     near = precondition(residual)
     direction, product = near.clone(), torch.linalg.vecdot(residual, near)
     enough = _TOLERANCE * torch.linalg.vector_norm(right, dim=1)
-    for _ in range(_MOST_STEPS):
-        if bool((torch.linalg.vector_norm(residual, dim=1) <= enough).all()):
+    for n_steps in range(_MOST_STEPS):
+        n_left = int((torch.linalg.vector_norm(residual, dim=1) > enough).sum())
+        if n_steps and on_step is not None:
+            on_step(n_steps, _MOST_STEPS, n_left)
+        if n_left == 0:
             return found, True
         image = rows.covariance_times(direction.T).T * scale + direction * ridge
         length = product / torch.linalg.vecdot(direction, image).clamp(min=1e-300)

@@ -172,5 +172,5 @@ def _require_every_class(train: SolverRows, class_names: Sequence[str]) -> None:
         )
 
 
-def _silent(n_steps: int, n_left: int) -> None:
+def _silent(n_steps: int, n_most: int, n_left: int) -> None:
     pass

@@ -19,8 +19,8 @@ _MOST_HALVINGS = 20
 # By how much of its size a value may rise without having risen: what its sums are rounded to.
 _ROUNDING = {torch.float64: 1e-14, torch.float32: 1e-7}
 
-OnStep = Callable[[int, int], None]
-"""Told the number of steps so far, and of problems that are not done."""
+OnStep = Callable[[int, int, int], None]
+"""Told the steps so far, the step at which it gives up, and the problems that are not done."""
 
 
 class Problems(Protocol):
@@ -113,7 +113,7 @@ def minimise(
             pairs = deque((p._replace(rho=p.rho * is_lower) for p in pairs), _N_PAIRS)
         point = reached
         if on_step is not None:
-            on_step(n_steps + 1, len(which))
+            on_step(n_steps + 1, max_steps, len(which))
     raise AssertionError("a count has no end")
 
 

@@ -27,10 +27,12 @@ class LinearDiscriminant(OneLinearFit):
         self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep
     ) -> Sequence[LinearFit]:
         """Fit them."""
-        return [fit_discriminant(rows, n_classes=n_classes)]
+        return [fit_discriminant(rows, n_classes=n_classes, on_step=on_step)]
 
 
-def fit_discriminant(rows: SolverRows, *, n_classes: int) -> LinearFit:
+def fit_discriminant(
+    rows: SolverRows, *, n_classes: int, on_step: OnStep | None = None
+) -> LinearFit:
     """Fit normal distributions of one covariance to the classes.
 
     The covariance is (1 - s) times that within classes, plus s times its mean variance on the
@@ -41,6 +43,7 @@ def fit_discriminant(rows: SolverRows, *, n_classes: int) -> LinearFit:
     Args:
         rows: N treated rows; each of the K classes has one.
         n_classes: K.
+        on_step: Called after each step, where it is solved in steps.
 
     Returns:
         The fit, whose softmax is the probability; `found` has "shrinkage" and, where it was solved
@@ -49,7 +52,7 @@ def fit_discriminant(rows: SolverRows, *, n_classes: int) -> LinearFit:
     within = CentredRows.by_class(rows, n_classes)
     shrinkage, variance = ledoit_wolf(within)
     ridge = max(shrinkage * variance, 1e-12 * variance) or 1.0
-    weight, told = solve(within, within.means, scale=1 - shrinkage, ridge=ridge)
+    weight, told = solve(within, within.means, scale=1 - shrinkage, ridge=ridge, on_step=on_step)
     shares = torch.bincount(rows.labels, minlength=n_classes).double() / len(rows)
     bias = shares.log() - 0.5 * torch.linalg.vecdot(weight, within.means)
     return LinearFit(weight, bias, {"shrinkage": shrinkage, **told})

@@ -29,11 +29,15 @@ class Ridge(OneLinearFit):
         self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep
     ) -> Sequence[LinearFit]:
         """Choose alpha, and fit with it."""
-        return [fit_ridge(rows, n_classes=n_classes)]
+        return [fit_ridge(rows, n_classes=n_classes, on_step=on_step)]
 
 
 def fit_ridge(
-    rows: SolverRows, *, n_classes: int, alphas: Sequence[float] | None = None
+    rows: SolverRows,
+    *,
+    n_classes: int,
+    alphas: Sequence[float] | None = None,
+    on_step: OnStep | None = None,
 ) -> LinearFit:
     """Minimise |Y - X W' - b|^2 + alpha |W|^2, with the alpha of the least leave-one-out error.
 
@@ -46,6 +50,7 @@ def fit_ridge(
         rows: N treated rows.
         n_classes: K.
         alphas: To choose from, ascending; None is 13 decades around the size of the features.
+        on_step: Called after each step, where it is solved in steps.
 
     Returns:
         The fit; `found` has "alpha", "alpha_is_at_end" (whether it is the least or largest) and,
@@ -61,7 +66,9 @@ def fit_ridge(
     right = torch.zeros(n_classes, rows.n_features, dtype=torch.float64, device=rows.device)
     for part, features in centred.chunks(torch.float64):
         right += (targets[part] - mean).T @ features
-    weight, told = solve(centred, right / len(rows), scale=1.0, ridge=alpha / len(rows))
+    weight, told = solve(
+        centred, right / len(rows), scale=1.0, ridge=alpha / len(rows), on_step=on_step
+    )
     is_end = chosen in (0, len(tried) - 1)
     found = {"alpha": alpha, "alpha_is_at_end": is_end, **told}
     return LinearFit(weight, mean - weight @ centred.means[0], found)

@@ -54,11 +54,13 @@ class SolverProgress:
     Attributes:
         solver: Its name.
         n_done: Steps so far.
+        n_most: The step at which it gives up.
         n_left: Problems side by side that are not done.
     """
 
     solver: str
     n_done: int
+    n_most: int
     n_left: int
 
 
@@ -224,7 +226,7 @@ class SolverJob:
         return finished(fits, train, val, class_names=names, on_step=on_step)
 
     def _teller(self, spec: SolverSpec) -> OnStep:
-        return lambda n, left: self.on_progress(SolverProgress(spec.solver, n, left))
+        return lambda *steps: self.on_progress(SolverProgress(spec.solver, *steps))
 
     def _test(self, fitted: Fitted) -> Figures | None:
         if not has_test_rows(self.cache):

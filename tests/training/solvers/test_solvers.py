@@ -192,8 +192,12 @@ def test_conjugate_gradients_solve_what_a_cholesky_factor_solves() -> None:
     rows = CentredRows.by_mean(wide_rows())
     right = torch.randn(2, 2100, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
-    found, told = solve(rows, right, scale=0.7, ridge=0.2)
+    steps: list[tuple[int, int, int]] = []
 
+    found, told = solve(rows, right, scale=0.7, ridge=0.2, on_step=lambda *at: steps.append(at))
+
+    assert [n for n, _, _ in steps] == list(range(1, len(steps) + 1))
+    assert (steps[0][1:], steps[-1][1:]) == ((500, 2), (500, 0))
     matrix = 0.7 * rows.covariance() + 0.2 * torch.eye(2100, dtype=torch.float64)
     assert told == {"converged": True}
     torch.testing.assert_close(found, torch.linalg.solve(matrix, right.T).T, rtol=0, atol=1e-4)
