@@ -110,3 +110,22 @@ def test_without_the_extra_a_url_names_the_line_that_installs_it(
 
         assert result.exit_code == 2, arguments
         assert "pip install 'featcache[cloud]'" in result.stderr
+
+
+def test_verify_counts_parts_of_another_numeric_class_among_those_it_read(
+    pixels: list[str],
+    run: Run,
+    small_blocks: None,
+    store: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    share = run(*pixels, *store, "--share", "0/2", "--json")
+    folder = json.loads(share.stdout)["next"].split()[-1]
+    monkeypatch.setattr("featcache.extraction.job.version", lambda _: "99.0")
+    assert run(*pixels, *store, "--share", "1/2", "--mix-numerics").exit_code == 0
+
+    verified = run("cache", "verify", folder)
+
+    assert verified.exit_code == 12
+    assert "other numerics: " in verified.stderr
+    assert "2 parts, 16 of 16 rows" in verified.stdout
