@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from featcache.core.memory import free_memory
+from featcache.core.stopping import stop_if_asked
 from featcache.training.solvers.rows import SolverRows
 
 
@@ -19,11 +21,13 @@ class CentredRows:
         rows: The rows.
         means: (G, D) float64.
         groups: (N,) int64.
+        copy: All portions, centred, if they stay in memory.
     """
 
     rows: SolverRows
     means: Tensor
     groups: Tensor
+    copy: Sequence[tuple[slice, Tensor]] | None = None
 
     @classmethod
     def by_mean(cls, rows: SolverRows) -> CentredRows:
@@ -38,8 +42,20 @@ class CentredRows:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def kept(self, dtype: torch.dtype) -> CentredRows:
+        """Keep a copy for many passes, if half of the free memory holds it; else read each time."""
+        n_bytes = len(self) * self.rows.n_features * dtype.itemsize
+        if n_bytes > free_memory(str(self.rows.device)).n_bytes // 2:
+            return self
+        return replace(self, copy=list(self.chunks(dtype)))
+
     def chunks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-        """Give the centred rows in portions, as slices of 0..N and (B, D)."""
+        """Give the centred rows in portions, as slices of 0..N and (B, D), not to be changed."""
+        if self.copy is not None:
+            for part, features in self.copy:
+                stop_if_asked()
+                yield part, features.to(dtype)
+            return
         means = self.means.to(dtype)
         for part, features in self.rows.chunks(dtype):
             # They are ours: copies of what they were taken from.

@@ -53,6 +53,7 @@ def _conjugate(
 ) -> tuple[Tensor, bool]:
     scales = right.new_full((1, len(right)), scale)
     ridges = right.new_full((1,), ridge)
+    rows = rows.kept(torch.float32)  # each step reads them all
     spectrum = spectrum_of(rows)
 
     def precondition(vectors: Tensor) -> Tensor:

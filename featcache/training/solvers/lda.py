@@ -67,7 +67,7 @@ def ledoit_wolf(rows: CentredRows) -> tuple[float, float]:
     n, n_features = len(rows), rows.rows.n_features
     trace = fourth = 0.0
     for _, features in rows.chunks(torch.float64):
-        of_rows = features.square_().sum(1)
+        of_rows = features.square().sum(1)
         trace += float(of_rows.sum()) / n
         fourth += float(of_rows.square().sum()) / n
     if n_features <= MOST_EXACT:

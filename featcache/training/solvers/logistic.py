@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from featcache.config.solver_specs import MOST_STEPS
-from featcache.core.memory import free_memory
 from featcache.training.solvers.centred import CentredRows
 from featcache.training.solvers.lbfgs import OnStep, minimise
 from featcache.training.solvers.linear import LinearFit
@@ -57,7 +56,7 @@ def fit_logistic(
     is_small = len(rows) * rows.n_features <= _MOST_FLOAT64
     dtype = torch.float64 if exact or is_small else torch.float32
     tolerance = EXACT if exact else TOLERANCE if is_small else _TOLERANCE_FLOAT32
-    kept = torch.float64 if is_small else _kept_dtype(rows)
+    kept = torch.float64 if is_small else torch.float32
     problems = LogisticProblems(rows, values, n_classes=n_classes, dtype=dtype, kept=kept)
     begin = [problems.packed(fit) for fit in start] or [problems.zero()] * len(values)
     minima = minimise(
@@ -87,17 +86,17 @@ class LogisticProblems:
         *,
         n_classes: int,
         dtype: torch.dtype,
-        kept: torch.dtype | None,
+        kept: torch.dtype,
     ) -> None:
-        """Take the rows; a centred copy of them stays in memory as `kept`, if that is a type."""
+        """Take the rows; a centred copy of them stays in memory as `kept`, if it has room."""
         self.dtype = dtype
         self._rows, self._labels = CentredRows.by_mean(rows), rows.labels
         self._n_features, self._mean = rows.n_features, self._rows.means[0]
         self._n_out = 1 if n_classes == 2 else n_classes
         self._ridge = 1 / (self._mean.new_tensor(values) * len(rows))
         self._curvature = self._mean.new_ones(len(values), self._n_out)
-        self._kept = None if kept is None else list(self._rows.chunks(kept))
         self._spectrum = spectrum_of(self._rows)
+        self._rows, self._kept = self._rows.kept(kept), kept
 
     def zero(self) -> Tensor:
         """Give the parameters of even probabilities, (P,)."""
@@ -149,7 +148,7 @@ class LogisticProblems:
     def _portions(self, n_problems: int) -> Iterator[tuple[slice, Tensor]]:
         """Give centred rows, so few at a time that their logits have room."""
         step = max(1, _PORTION_VALUES // (n_problems * max(2, self._n_out)))
-        for part, features in self._kept or self._rows.chunks(torch.float32):
+        for part, features in self._rows.chunks(self._kept):
             for start in range(0, len(features), step):
                 some = features[start : start + step]
                 first = part.start + start
@@ -161,9 +160,3 @@ class LogisticProblems:
         scale = self._curvature[which].clamp(min=1e-12)
         weight = self._spectrum.solve(tables[..., :-1], scale, self._ridge[which])
         return torch.cat([weight, tables[..., -1:] / scale[:, :, None]], dim=2).flatten(1)
-
-
-def _kept_dtype(rows: SolverRows) -> torch.dtype | None:
-    """Keep a float32 copy of treated rows if half of the free memory holds it; else read again."""
-    n_bytes = len(rows) * rows.n_features * 4
-    return torch.float32 if n_bytes <= free_memory(str(rows.device)).n_bytes // 2 else None

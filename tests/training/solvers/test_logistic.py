@@ -8,6 +8,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from featcache.core.memory import FreeMemory
+from featcache.training.solvers import centred
 from featcache.training.solvers.linear import LinearFit
 from featcache.training.solvers.logistic import LogisticProblems, fit_logistic
 from featcache.training.solvers.rows import SolverRows
@@ -85,20 +87,23 @@ def test_features_far_from_0_change_the_bias_alone() -> None:
     assert np.abs(found - expected).max() < 1e-4
 
 
-def test_rows_that_are_read_again_give_the_gradient_of_rows_that_are_kept() -> None:
+def test_rows_that_are_read_again_give_the_gradient_of_rows_that_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     data = digits()
     at = torch.randn(2, 650, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) / 50
     which = torch.arange(2)
 
-    def evaluated(
-        dtype: torch.dtype, kept: torch.dtype | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        problems = LogisticProblems(data.rows, [0.1, 10.0], n_classes=10, dtype=dtype, kept=kept)
+    def evaluated(dtype: torch.dtype, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        problems = LogisticProblems(
+            data.rows, [0.1, 10.0], n_classes=10, dtype=dtype, kept=torch.float32
+        )
         return problems.evaluate(at, which)
 
-    values, gradients = evaluated(torch.float64, torch.float32)
-    again, same = evaluated(torch.float64, None)
-    narrow, near = evaluated(torch.float32, None)
+    values, gradients = evaluated(torch.float64, at)
+    monkeypatch.setattr(centred, "free_memory", lambda _: FreeMemory(0, "memory"))
+    again, same = evaluated(torch.float64, at)
+    narrow, near = evaluated(torch.float32, at)
 
     assert torch.equal(again, values)
     assert torch.equal(same, gradients)
@@ -106,7 +111,5 @@ def test_rows_that_are_read_again_give_the_gradient_of_rows_that_are_kept() -> N
     torch.testing.assert_close(near, gradients, rtol=0, atol=1e-6)
     step = torch.zeros_like(at)
     step[:, 7] = 1e-6
-    moved = LogisticProblems(
-        data.rows, [0.1, 10.0], n_classes=10, dtype=torch.float64, kept=None
-    ).evaluate(at + step, which)[0]
+    moved, _ = evaluated(torch.float64, at + step)
     torch.testing.assert_close((moved - values) / 1e-6, gradients[:, 7], rtol=1e-4, atol=1e-8)
