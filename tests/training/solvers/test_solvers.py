@@ -10,7 +10,9 @@ from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import RidgeClassifierCV
 
 from featcache.config import SolverSpec
+from featcache.core.memory import FreeMemory
 from featcache.errors import NonFiniteError, UsageError
+from featcache.training.solvers import centred
 from featcache.training.solvers.centred import CentredRows
 from featcache.training.solvers.conjugate import solve
 from featcache.training.solvers.fit import Fitted, fit_rows
@@ -201,6 +203,19 @@ def test_conjugate_gradients_solve_what_a_cholesky_factor_solves() -> None:
     matrix = 0.7 * rows.covariance() + 0.2 * torch.eye(2100, dtype=torch.float64)
     assert told == {"converged": True}
     torch.testing.assert_close(found, torch.linalg.solve(matrix, right.T).T, rtol=0, atol=1e-4)
+
+
+def test_conjugate_gradients_give_the_same_where_no_copy_of_the_rows_has_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = wide_rows()
+    right = CentredRows.by_class(rows, 3).means
+    kept, _ = solve(CentredRows.by_class(rows, 3), right, scale=0.7, ridge=0.2)
+
+    monkeypatch.setattr(centred, "free_memory", lambda _: FreeMemory(0, "memory"))
+    again, _ = solve(CentredRows.by_class(rows, 3), right, scale=0.7, ridge=0.2)
+
+    assert torch.equal(again, kept)
 
 
 def test_lda_is_that_of_a_shrunk_covariance_by_the_textbook() -> None:
