@@ -1,16 +1,22 @@
-"""Memory of the machine and of its GPUs: what is free, and when it was short."""
+"""Memory of the machine and of its GPUs: what is free, what is taken, and when it was short."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import math
+import mmap
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from featcache.core import cgroup
 
+_MAPPED_FROM = 32 << 20  # bytes; glibc maps no smaller ones either
 _SPARE = 1.2  # of what a batch takes: what must be free
 
 
@@ -38,6 +44,28 @@ def free_memory(device: str) -> FreeMemory:
     if of_group is not None and of_group < of_host:
         return FreeMemory(of_group, "memory within the limit of this container (cgroup)")
     return FreeMemory(of_host, "memory")
+
+
+def large_empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Make an empty tensor whose memory goes back to the system with it.
+
+    The command line lets glibc keep freed memory. Features of several heads, one set after the
+    other, would then pile up there: `reproduce` of three systems held 6 GB three times.
+
+    Raises:
+        MemoryError: If there is no room.
+    """
+    nbytes = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or nbytes < _MAPPED_FROM:
+        return torch.empty(shape, dtype=dtype, device=device)
+    try:
+        memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as err:
+        raise MemoryError(f"{nbytes} bytes of memory are not to be had: {err}") from err
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(*shape)
 
 
 def _free_of_host() -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from featcache.core.memory import large_empty
 from featcache.core.preprocess import Preprocess
 from featcache.core.stopping import stop_if_asked
 from featcache.features.trainable import labels_of
@@ -21,7 +21,6 @@ from featcache.images.transform import BatchPreprocessor
 from featcache.store import Cache, CacheSplit, require_classes, require_fields
 
 _BYTES_PER_COPY = 64 << 20
-_MAPPED_FROM = 32 << 20  # bytes; glibc maps no smaller ones either
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,28 +186,7 @@ def room_for(rows: CacheSplit, *, device: torch.device, residence: str, n_views:
     """Make an empty tensor for all features of a split, on the device or in memory."""
     none = _no_rows(rows)
     shape = (len(rows) * n_views, *none.shape[1:])
-    if residence == "gpu":
-        return torch.empty(shape, dtype=none.dtype, device=device)
-    if math.prod(shape) * none.element_size() < _MAPPED_FROM:
-        return torch.empty(shape, dtype=none.dtype)
-    return _mapped(shape, none.dtype)
-
-
-def _mapped(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Make an empty tensor in memory that goes back to the system with the tensor.
-
-    The command line lets glibc keep freed memory. Features of several heads, one set after the
-    other, would then pile up there: `reproduce` of three systems held 6 GB three times.
-    """
-    nbytes = math.prod(shape) * dtype.itemsize
-    try:
-        memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as err:
-        raise MemoryError(f"{nbytes} bytes of memory are not to be had: {err}") from err
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without huge pages
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(*shape)
+    return large_empty(shape, none.dtype, device if residence == "gpu" else torch.device("cpu"))
 
 
 def _no_rows(rows: CacheSplit) -> Tensor:

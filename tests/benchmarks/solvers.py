@@ -258,7 +258,7 @@ def scikit_learn(
 def steps_told(report: Report, what: str) -> Callable[[int, int, int], None]:
     """Say every 50th step here."""
 
-    def tell(n_steps: int, n_most: int, n_left: int) -> None:
+    def tell(n_steps: int, max_steps: int, n_left: int) -> None:
         if n_steps % _EVERY_STEPS == 0:
             report.tell(f"{what}: step {n_steps}, {n_left} not done")
 
@@ -267,7 +267,7 @@ def steps_told(report: Report, what: str) -> Callable[[int, int, int], None]:
 
 def solving_told(report: Report) -> Callable[[SolverProgress], None]:
     return lambda so_far: steps_told(report, so_far.solver)(
-        so_far.n_done, so_far.n_most, so_far.n_left
+        so_far.n_done, so_far.max_steps, so_far.n_left
     )
 
 

@@ -159,8 +159,7 @@ def verify_parts(folder: str, *, subset: float, json: bool) -> None:
                 reports.append(verify_cache(part.path, subset=subset))
         n_rows_checked = sum(report.n_rows_checked for report in reports)
     reset_progress()
-    is_whole = [part.state in ("complete", "other numerics") for part in found.parts]
-    n_checked = len(reports) or sum(is_whole)
+    n_checked = sum(part.state not in ("missing", "empty") for part in found.parts)
     damaged = [report for report in reports if not report.is_sound]
     states = {part.state for part in found.parts}
     is_damaged = bool(damaged) or "damaged" in states

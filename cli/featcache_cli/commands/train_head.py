@@ -87,8 +87,9 @@ def show_progress(display: ProgressDisplay, progress: TrainProgress | SolverProg
 
 def show_solving(display: ProgressDisplay, progress: SolverProgress) -> None:
     """Show how far a solver is, which does not know how many steps are left."""
-    left = counted(progress.n_left, "problem")
-    display.show(f"{progress.solver}, step", progress.n_done, progress.n_most, f"{left} left")
+    left = counted(progress.n_left, "value" if progress.solver == "logreg" else "class")
+    step = f"step {progress.n_done}, at most {progress.max_steps}"
+    display.show(progress.solver, 0, 0, f"{step}, {left} left")
 
 
 def show_training(display: ProgressDisplay, progress: TrainProgress) -> None:

@@ -14,8 +14,8 @@ from featcache.features.rows import FeatureRows
 from featcache.training.folds.divide import FoldRows
 from featcache.training.folds.trained_fold import TrainedFold
 from featcache.training.solvers.fit import fit_rows
-from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.rows import RowsOfSplit, SolverRows
+from featcache.training.solvers.steps import OnStep
 from featcache.training.solvers.table import SOLVER_OF
 
 _CHOSEN = ("C", "k", "alpha")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from featcache.core.memory import free_memory
+from featcache.core.memory import free_memory, large_empty
 from featcache.core.stopping import stop_if_asked
 from featcache.training.solvers.rows import SolverRows
 
@@ -21,13 +22,13 @@ class CentredRows:
         rows: The rows.
         means: (G, D) float64.
         groups: (N,) int64.
-        copy: All portions, centred, if they stay in memory.
+        portions: All of them, if they stay in memory, as `chunks` gives them.
     """
 
     rows: SolverRows
     means: Tensor
     groups: Tensor
-    copy: Sequence[tuple[slice, Tensor]] | None = None
+    portions: Sequence[tuple[slice, Tensor]] = ()
 
     @classmethod
     def by_mean(cls, rows: SolverRows) -> CentredRows:
@@ -43,18 +44,29 @@ class CentredRows:
         return len(self.rows)
 
     def kept(self, dtype: torch.dtype) -> CentredRows:
-        """Keep a copy for many passes, if half of the free memory holds it; else read each time."""
-        n_bytes = len(self) * self.rows.n_features * dtype.itemsize
-        if n_bytes > free_memory(str(self.rows.device)).n_bytes // 2:
+        """Give the same rows with a copy in memory, if half of what is free holds it.
+
+        The copy serves `chunks` of this type. Rows that stay in the file get none: --max-memory may
+        be why they do.
+        """
+        shape = (len(self), self.rows.n_features)
+        n_bytes = math.prod(shape) * dtype.itemsize
+        free = free_memory(str(self.rows.device)).n_bytes
+        if self.rows.are_in_file or n_bytes > free // 2:
             return self
-        return replace(self, copy=list(self.chunks(dtype)))
+        room = large_empty(shape, dtype, self.rows.device)
+        portions = []
+        for part, features in self.chunks(dtype):
+            room[part] = features
+            portions.append((part, room[part]))
+        return replace(self, portions=portions)
 
     def chunks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-        """Give the centred rows in portions, as slices of 0..N and (B, D), not to be changed."""
-        if self.copy is not None:
-            for part, features in self.copy:
+        """Give the centred rows in portions, as slices of 0..N and (B, D); do not change them."""
+        if self.portions and self.portions[0][1].dtype == dtype:
+            for part, features in self.portions:
                 stop_if_asked()
-                yield part, features.to(dtype)
+                yield part, features
             return
         means = self.means.to(dtype)
         for part, features in self.rows.chunks(dtype):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from featcache.training.solvers.centred import CentredRows
-from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.spectrum import MOST_EXACT, spectrum_of
+from featcache.training.solvers.steps import OnStep
 
 _MOST_STEPS = 500
 _TOLERANCE = 1e-6  # of the right-hand side's length; float32 products allow no more
@@ -63,12 +63,13 @@ def _conjugate(
     near = precondition(residual)
     direction, product = near.clone(), torch.linalg.vecdot(residual, near)
     enough = _TOLERANCE * torch.linalg.vector_norm(right, dim=1)
-    for n_steps in range(_MOST_STEPS):
-        n_left = int((torch.linalg.vector_norm(residual, dim=1) > enough).sum())
+    for n_steps in range(_MOST_STEPS + 1):
+        is_done = torch.linalg.vector_norm(residual, dim=1) <= enough
+        n_left = len(right) - int(is_done.sum())  # what became no number is not done
         if n_steps and on_step is not None:
             on_step(n_steps, _MOST_STEPS, n_left)
-        if n_left == 0:
-            return found, True
+        if n_left == 0 or n_steps == _MOST_STEPS:
+            break
         image = rows.covariance_times(direction.T).T * scale + direction * ridge
         length = product / torch.linalg.vecdot(direction, image).clamp(min=1e-300)
         found += length[:, None] * direction
@@ -76,4 +77,4 @@ def _conjugate(
         near = precondition(residual)
         last, product = product, torch.linalg.vecdot(residual, near)
         direction = near + (product / last.clamp(min=1e-300))[:, None] * direction
-    return found, False
+    return found, n_left == 0

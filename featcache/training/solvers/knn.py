@@ -12,9 +12,9 @@ from featcache.config import SolverSpec
 from featcache.config.solver_specs import OPTIONS_OF_SOLVER
 from featcache.errors import UsageError
 from featcache.heads.neighbours import log_votes, nearest
-from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.rows import SolverRows
 from featcache.training.solvers.solver import Fit
+from featcache.training.solvers.steps import OnStep
 
 
 class _Search:

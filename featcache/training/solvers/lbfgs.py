@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -12,15 +12,13 @@ import torch
 from torch import Tensor
 
 from featcache.core.stopping import stop_if_asked
+from featcache.training.solvers.steps import OnStep
 
 _N_PAIRS = 10  # as scipy's, and so scikit-learn's
 _ARMIJO = 1e-4
 _MOST_HALVINGS = 20
 # By how much of its size a value may rise without having risen: what its sums are rounded to.
 _ROUNDING = {torch.float64: 1e-14, torch.float32: 1e-7}
-
-OnStep = Callable[[int, int, int], None]
-"""Told the steps so far, the step at which it gives up, and the problems that are not done."""
 
 
 class Problems(Protocol):

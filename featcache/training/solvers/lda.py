@@ -9,10 +9,10 @@ import torch
 from featcache.config import SolverSpec
 from featcache.training.solvers.centred import CentredRows
 from featcache.training.solvers.conjugate import solve
-from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.linear import LinearFit, OneLinearFit
 from featcache.training.solvers.rows import SolverRows
 from featcache.training.solvers.spectrum import MOST_EXACT, random_signs
+from featcache.training.solvers.steps import OnStep
 
 _N_DIRECTIONS = 256
 
@@ -43,7 +43,7 @@ def fit_discriminant(
     Args:
         rows: N treated rows; each of the K classes has one.
         n_classes: K.
-        on_step: Called after each step, where it is solved in steps.
+        on_step: Called after each step of conjugate gradients.
 
     Returns:
         The fit, whose softmax is the probability; `found` has "shrinkage" and, where it was solved

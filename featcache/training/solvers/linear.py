@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.rows import SolverRows
 from featcache.training.solvers.solver import Fit
+from featcache.training.solvers.steps import OnStep
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,11 @@ from torch.nn.functional import pad
 
 from featcache.config.solver_specs import MOST_STEPS
 from featcache.training.solvers.centred import CentredRows
-from featcache.training.solvers.lbfgs import OnStep, minimise
+from featcache.training.solvers.lbfgs import minimise
 from featcache.training.solvers.linear import LinearFit
 from featcache.training.solvers.rows import SolverRows
 from featcache.training.solvers.spectrum import spectrum_of
+from featcache.training.solvers.steps import OnStep
 
 # The largest part of the gradient of the mean loss: to choose C by, and of the C that is chosen.
 TOLERANCE, EXACT = 1e-6, 1e-9
@@ -56,8 +57,8 @@ def fit_logistic(
     is_small = len(rows) * rows.n_features <= _MOST_FLOAT64
     dtype = torch.float64 if exact or is_small else torch.float32
     tolerance = EXACT if exact else TOLERANCE if is_small else _TOLERANCE_FLOAT32
-    kept = torch.float64 if is_small else torch.float32
-    problems = LogisticProblems(rows, values, n_classes=n_classes, dtype=dtype, kept=kept)
+    row_dtype = torch.float64 if is_small else torch.float32
+    problems = LogisticProblems(rows, values, n_classes=n_classes, dtype=dtype, row_dtype=row_dtype)
     begin = [problems.packed(fit) for fit in start] or [problems.zero()] * len(values)
     minima = minimise(
         problems, torch.stack(begin), tolerance=tolerance, max_steps=max_steps, on_step=on_step
@@ -86,17 +87,17 @@ class LogisticProblems:
         *,
         n_classes: int,
         dtype: torch.dtype,
-        kept: torch.dtype,
+        row_dtype: torch.dtype,
     ) -> None:
-        """Take the rows; a centred copy of them stays in memory as `kept`, if it has room."""
+        """Take the rows, as `row_dtype`; a centred copy of them stays in memory, if it has room."""
         self.dtype = dtype
-        self._rows, self._labels = CentredRows.by_mean(rows), rows.labels
+        self._rows, self._labels = CentredRows.by_mean(rows).kept(row_dtype), rows.labels
+        self._row_dtype = row_dtype
         self._n_features, self._mean = rows.n_features, self._rows.means[0]
         self._n_out = 1 if n_classes == 2 else n_classes
         self._ridge = 1 / (self._mean.new_tensor(values) * len(rows))
         self._curvature = self._mean.new_ones(len(values), self._n_out)
         self._spectrum = spectrum_of(self._rows)
-        self._rows, self._kept = self._rows.kept(kept), kept
 
     def zero(self) -> Tensor:
         """Give the parameters of even probabilities, (P,)."""
@@ -148,7 +149,7 @@ class LogisticProblems:
     def _portions(self, n_problems: int) -> Iterator[tuple[slice, Tensor]]:
         """Give centred rows, so few at a time that their logits have room."""
         step = max(1, _PORTION_VALUES // (n_problems * max(2, self._n_out)))
-        for part, features in self._rows.chunks(self._kept):
+        for part, features in self._rows.chunks(self._row_dtype):
             for start in range(0, len(features), step):
                 some = features[start : start + step]
                 first = part.start + start

@@ -7,11 +7,11 @@ from typing import TypeVar
 
 from featcache.config import SolverSpec
 from featcache.core.memory import free_memory
-from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.linear import LinearFit
 from featcache.training.solvers.logistic import MOST_STEPS_EXACT, fit_logistic
 from featcache.training.solvers.rows import SolverRows
 from featcache.training.solvers.solver import Fit
+from featcache.training.solvers.steps import OnStep
 
 T = TypeVar("T")
 _COPIES = 30  # of the weights: ten steps and ten changes of gradients, and what is made of them

@@ -8,9 +8,9 @@ import torch
 
 from featcache.config import SolverSpec
 from featcache.training.solvers.centred import class_means
-from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.linear import LinearFit, OneLinearFit
 from featcache.training.solvers.rows import SolverRows
+from featcache.training.solvers.steps import OnStep
 
 
 class NearestMean(OneLinearFit):

@@ -11,10 +11,10 @@ from torch import Tensor
 from featcache.config import SolverSpec
 from featcache.training.solvers.centred import CentredRows
 from featcache.training.solvers.conjugate import solve
-from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.linear import LinearFit, OneLinearFit
 from featcache.training.solvers.rows import RowsOfSplit, SolverRows
 from featcache.training.solvers.spectrum import MOST_EXACT
+from featcache.training.solvers.steps import OnStep
 
 _POWERS = range(-8, 5)  # of ten, times the mean eigenvalue of X'X
 
@@ -50,7 +50,7 @@ def fit_ridge(
         rows: N treated rows.
         n_classes: K.
         alphas: To choose from, ascending; None is 13 decades around the size of the features.
-        on_step: Called after each step, where it is solved in steps.
+        on_step: Called after each step of conjugate gradients.
 
     Returns:
         The fit; `found` has "alpha", "alpha_is_at_end" (whether it is the least or largest) and,

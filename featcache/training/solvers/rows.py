@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from featcache.core.stopping import stop_if_asked
 from featcache.errors import NonFiniteError
-from featcache.features.rows import FeatureRows
+from featcache.features.rows import FeatureRows, RowsInFile
 from featcache.heads.treatment import Standardise, treatment_layers
 
 _CHUNK_VALUES = 32 << 20  # 128 MB of float32
@@ -65,6 +65,11 @@ class SolverRows:
     def labels(self) -> Tensor:
         """(N,) int64, on the device."""
         return torch.cat([p.rows.labels[p.index.to(self.device)] for p in self.parts])
+
+    @property
+    def are_in_file(self) -> bool:
+        """Whether some are read from the file each time."""
+        return any(isinstance(part.rows, RowsInFile) for part in self.parts)
 
     def treated(self, treatment: nn.Module) -> SolverRows:
         """Give the same rows with a treatment, which is moved to their device."""

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from featcache.config import SolverSpec
-from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.rows import SolverRows
+from featcache.training.solvers.steps import OnStep
 
 
 class Fit(Protocol):

@@ -38,8 +38,8 @@ from featcache.training.folds.cross_validation import CrossValidation
 from featcache.training.folds.fold_fit import fit_fold, require_classes_of_folds
 from featcache.training.solvers.fit import Fitted, chosen, figures_of, finished, fit_values
 from featcache.training.solvers.knn import with_possible_k
-from featcache.training.solvers.lbfgs import OnStep
 from featcache.training.solvers.rows import RowsOfSplit, SolverRows
+from featcache.training.solvers.steps import OnStep
 
 LINEAR = HeadSpec(hidden=())
 _NOTHING_KEPT = "Nothing was kept; the same command starts again."
@@ -54,13 +54,13 @@ class SolverProgress:
     Attributes:
         solver: Its name.
         n_done: Steps so far.
-        n_most: The step at which it gives up.
-        n_left: Problems side by side that are not done.
+        max_steps: The step at which it gives up.
+        n_left: Values of C, or classes, that are not solved yet.
     """
 
     solver: str
     n_done: int
-    n_most: int
+    max_steps: int
     n_left: int
 
 
@@ -87,7 +87,7 @@ class SolverJob:
             resident: What is loaded of it; other splits are read from the file.
             train: Which rows validate.
             runs_dir: Folder of all runs.
-            on_progress: Called after each step of L-BFGS.
+            on_progress: Called after each step of a solver that has steps.
             on_note: Told what else is in a folder.
         """
         self.cache, self.resident, self.train = cache, resident, train
@@ -226,7 +226,10 @@ class SolverJob:
         return finished(fits, train, val, class_names=names, on_step=on_step)
 
     def _teller(self, spec: SolverSpec) -> OnStep:
-        return lambda *steps: self.on_progress(SolverProgress(spec.solver, *steps))
+        def tell(n_done: int, max_steps: int, n_left: int) -> None:
+            self.on_progress(SolverProgress(spec.solver, n_done, max_steps, n_left))
+
+        return tell
 
     def _test(self, fitted: Fitted) -> Figures | None:
         if not has_test_rows(self.cache):

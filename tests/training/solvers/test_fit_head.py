@@ -281,7 +281,7 @@ def test_progress_of_logistic_regression_is_told(fit: Fit) -> None:
     fit(solver="logreg", C=0.1, on_progress=told.append)
 
     first = told[0]
-    assert (first.solver, first.n_done, first.n_most, first.n_left) == ("logreg", 1, 1000, 1)
+    assert (first.solver, first.n_done, first.max_steps, first.n_left) == ("logreg", 1, 1000, 1)
 
 
 def test_the_45_values_of_dinov2_are_those_typed_out(fit: Fit) -> None:

@@ -96,7 +96,7 @@ def test_rows_that_are_read_again_give_the_gradient_of_rows_that_are_kept(
 
     def evaluated(dtype: torch.dtype, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         problems = LogisticProblems(
-            data.rows, [0.1, 10.0], n_classes=10, dtype=dtype, kept=torch.float32
+            data.rows, [0.1, 10.0], n_classes=10, dtype=dtype, row_dtype=torch.float32
         )
         return problems.evaluate(at, which)
 

@@ -9,9 +9,11 @@ import torch
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import RidgeClassifierCV
 
+import featcache
 from featcache.config import SolverSpec
 from featcache.core.memory import FreeMemory
 from featcache.errors import NonFiniteError, UsageError
+from featcache.features.rows import load_rows
 from featcache.training.solvers import centred
 from featcache.training.solvers.centred import CentredRows
 from featcache.training.solvers.conjugate import solve
@@ -20,7 +22,7 @@ from featcache.training.solvers.lda import fit_discriminant, ledoit_wolf
 from featcache.training.solvers.logistic import fit_logistic
 from featcache.training.solvers.remarks import solver_remarks
 from featcache.training.solvers.ridge import fit_ridge
-from featcache.training.solvers.rows import SolverRows, fitted_treatment
+from featcache.training.solvers.rows import RowsOfSplit, SolverRows, fitted_treatment
 from featcache.training.solvers.temperature import fit_temperature
 from tests.training.solvers.digits import digits, log_probabilities, rows_of
 
@@ -203,6 +205,41 @@ def test_conjugate_gradients_solve_what_a_cholesky_factor_solves() -> None:
     matrix = 0.7 * rows.covariance() + 0.2 * torch.eye(2100, dtype=torch.float64)
     assert told == {"converged": True}
     torch.testing.assert_close(found, torch.linalg.solve(matrix, right.T).T, rtol=0, atol=1e-4)
+
+
+def test_conjugate_gradients_that_lead_nowhere_have_not_converged() -> None:
+    right = torch.ones(2, 2100, dtype=torch.float64)
+    right[1, 7] = torch.nan
+    steps: list[tuple[int, int, int]] = []
+
+    _, told = solve(
+        CentredRows.by_mean(wide_rows()),
+        right,
+        scale=0.7,
+        ridge=0.2,
+        on_step=lambda *at: steps.append(at),
+    )
+
+    assert told == {"converged": False}
+    assert steps[-1] == (500, 500, 1)
+
+
+def test_rows_in_the_file_get_no_copy_in_memory(cache: featcache.Cache) -> None:
+    in_file, in_memory = (
+        load_rows(cache, "train", device=torch.device("cpu"), residence=residence)
+        for residence in ("file", "memory")
+    )
+
+    kept = [
+        CentredRows.by_mean(
+            SolverRows((RowsOfSplit(rows, torch.arange(len(rows.labels))),), cache.n_features)
+        ).kept(torch.float32)
+        for rows in (in_file, in_memory)
+    ]
+
+    assert [len(rows.portions) for rows in kept] == [0, 1]
+    again, once = ([f for _, f in rows.chunks(torch.float32)] for rows in kept)
+    assert torch.equal(torch.cat(again), torch.cat(once))
 
 
 def test_conjugate_gradients_give_the_same_where_no_copy_of_the_rows_has_room(
