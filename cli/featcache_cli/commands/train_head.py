@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.config import ExtractSpec, HeadSpec, RunSpec, SolverSpec, TrainSpec
 from featcache.core.store_urls import is_in_store
-from featcache.errors import counted
 from featcache_cli.commands.cache_there import copy_of
 from featcache_cli.console import (
     ProgressDisplay,
@@ -87,9 +86,8 @@ def show_progress(display: ProgressDisplay, progress: TrainProgress | SolverProg
 
 def show_solving(display: ProgressDisplay, progress: SolverProgress) -> None:
     """Show how far a solver is, which does not know how many steps are left."""
-    left = counted(progress.n_left, "value" if progress.solver == "logreg" else "class")
     step = f"step {progress.n_done}, at most {progress.max_steps}"
-    display.show(progress.solver, 0, 0, f"{step}, {left} left")
+    display.show(progress.solver, 0, 0, f"{step}, {progress.n_left} not solved yet")
 
 
 def show_training(display: ProgressDisplay, progress: TrainProgress) -> None:

@@ -15,7 +15,7 @@ from featcache.heads.figures import Figures
 from featcache.training.solvers.linear import LinearFit
 from featcache.training.solvers.rows import SolverRows, fitted_treatment
 from featcache.training.solvers.solver import Fit
-from featcache.training.solvers.steps import OnStep, silent
+from featcache.training.solvers.steps import OnStep
 from featcache.training.solvers.table import SOLVER_OF
 from featcache.training.solvers.temperature import fit_temperature
 
@@ -100,7 +100,7 @@ def fit_values(
     treatment = fitted_treatment(train, spec.treatment)
     rows = train.treated(treatment)
     val_rows = val.treated(treatment) if val is not None else None
-    fits = solver.fit(rows, spec, n_classes=len(class_names), on_step=on_step or silent)
+    fits = solver.fit(rows, spec, n_classes=len(class_names), on_step=on_step)
     if solver.has_scores:
         fits = [_calibrated(fit, val_rows) for fit in fits]
     figures = figures_of(fits, val_rows) if val_rows is not None else [None] * len(fits)
@@ -126,7 +126,7 @@ def finished(
         [fitted.fit for fitted in fits],
         rows.treated(first.treatment),
         n_classes=len(class_names),
-        on_step=on_step or silent,
+        on_step=on_step,
     )
     figures: Sequence[Figures | None] = [fitted.val for fitted in fits]
     if val is not None and not is_refitted:  # a little more exact now

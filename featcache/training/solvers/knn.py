@@ -98,7 +98,7 @@ class NearestNeighbours:
     has_scores = False
 
     def fit(
-        self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep
+        self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep | None
     ) -> Sequence[NeighbourFit]:
         """Keep the rows; there is a fit for each k."""
         assert spec.temperature is not None, "settled before"
@@ -108,7 +108,7 @@ class NearestNeighbours:
         return [NeighbourFit(k, spec.temperature, n_classes, search) for k in values]
 
     def finish(
-        self, fits: Sequence[Fit], rows: SolverRows, *, n_classes: int, on_step: OnStep
+        self, fits: Sequence[Fit], rows: SolverRows, *, n_classes: int, on_step: OnStep | None
     ) -> Sequence[Fit]:
         """Keep what was chosen: neighbours are the training rows."""
         return fits

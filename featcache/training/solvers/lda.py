@@ -24,7 +24,7 @@ class LinearDiscriminant(OneLinearFit):
     has_scores = False
 
     def fit(
-        self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep
+        self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep | None
     ) -> Sequence[LinearFit]:
         """Fit them."""
         return [fit_discriminant(rows, n_classes=n_classes, on_step=on_step)]

@@ -56,7 +56,7 @@ class OneLinearFit:
     """What solvers share that fit once, with nothing to choose on validation rows."""
 
     def finish(
-        self, fits: Sequence[Fit], rows: SolverRows, *, n_classes: int, on_step: OnStep
+        self, fits: Sequence[Fit], rows: SolverRows, *, n_classes: int, on_step: OnStep | None
     ) -> Sequence[Fit]:
         """Keep what was fitted."""
         return fits

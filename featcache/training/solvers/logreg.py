@@ -24,7 +24,7 @@ class LogisticRegression:
     has_scores = False
 
     def fit(
-        self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep
+        self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep | None
     ) -> Sequence[LinearFit]:
         """Fit all values of C."""
         assert spec.C is not None, "settled before"
@@ -34,7 +34,7 @@ class LogisticRegression:
         return fits
 
     def finish(
-        self, fits: Sequence[Fit], rows: SolverRows, *, n_classes: int, on_step: OnStep
+        self, fits: Sequence[Fit], rows: SolverRows, *, n_classes: int, on_step: OnStep | None
     ) -> Sequence[LinearFit]:
         """Go on from the fits, on these rows, until they are exact."""
         start = [fit for fit in fits if isinstance(fit, LinearFit)]

@@ -20,7 +20,7 @@ class NearestMean(OneLinearFit):
     has_scores = True
 
     def fit(
-        self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep
+        self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep | None
     ) -> Sequence[LinearFit]:
         """Average the rows of each class (Mensink et al. 2013)."""
         means = class_means(rows, n_classes)

@@ -26,7 +26,7 @@ class Ridge(OneLinearFit):
     has_scores = True
 
     def fit(
-        self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep
+        self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep | None
     ) -> Sequence[LinearFit]:
         """Choose alpha, and fit with it."""
         return [fit_ridge(rows, n_classes=n_classes, on_step=on_step)]

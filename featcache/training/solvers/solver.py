@@ -35,7 +35,7 @@ class Solver(Protocol):
     """Whether its scores are no probabilities before a temperature is fitted."""
 
     def fit(
-        self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep
+        self, rows: SolverRows, spec: SolverSpec, *, n_classes: int, on_step: OnStep | None
     ) -> Sequence[Fit]:
         """Fit to N treated rows: a fit for each value to choose from, ascending.
 
@@ -44,6 +44,6 @@ class Solver(Protocol):
         """
 
     def finish(
-        self, fits: Sequence[Fit], rows: SolverRows, *, n_classes: int, on_step: OnStep
+        self, fits: Sequence[Fit], rows: SolverRows, *, n_classes: int, on_step: OnStep | None
     ) -> Sequence[Fit]:
         """Make of what was fitted to choose by what is kept: more exactly, or on more rows."""

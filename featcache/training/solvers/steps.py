@@ -6,7 +6,3 @@ from collections.abc import Callable
 
 OnStep = Callable[[int, int, int], None]
 """Told the steps so far, the step at which the solver gives up, and what is not solved yet."""
-
-
-def silent(n_done: int, max_steps: int, n_left: int) -> None:
-    """Tell nobody."""
